@@ -1,0 +1,203 @@
+"""The settings of the database."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer, field_validator, model_validator
+
+from conf.masks import MASK, mask_text, mask_value
+
+DRIVERS = (
+    "postgresql",
+    "postgres",
+    "postgresql+psycopg2",
+    "postgresql+psycopg",
+    "postgresql+asyncpg",
+    "sqlite",
+    "sqlite+pysqlite",
+    "sqlite+aiosqlite",
+    "mysql+pymysql",
+    "mariadb+pymysql",
+)
+PARTS = ("drivername", "username", "password", "host", "port", "database")
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """Lives as long as whoever made it, and never changes: frozen.
+
+    Strict: ``pool_size="5"`` is a fault here. Text becomes numbers in ``conf.sources``, where text is all
+    that a variable or a flag can be; a quoted number in a TOML file is a slip, and said to be one.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        validate_default=True,
+        hide_input_in_errors=True,  # the input may hold the password
+    )
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:  # str() is made of it as well
+        return [(name, shown(getattr(self, name), name=name)) for name in type(self).model_fields]
+
+
+def shown(value: Any, *, name: str) -> Any:
+    """A setting's value as it may be shown. A URL keeps everything but its secrets, a section masks its own."""
+    if isinstance(value, SecretStr) and name == "url":
+        return mask_text(value.get_secret_value())
+    return value if isinstance(value, BaseModel) else mask_value(value, name=name)
+
+
+class DatabaseSettings(Section):
+    """Where the database is and how its connections are kept. Lives as long as whoever made it; frozen.
+
+    Reads neither files nor the process environment, so that an application of its own, a script or a test
+    makes one by hand: ``DatabaseSettings(url="sqlite:///x.db")``. The place is given as ``url`` or as parts.
+    ``query`` and ``connect_args`` go with both; what the URL's own query says wins over ``query``.
+    """
+
+    url: SecretStr | None = Field(None, description="where the database is: postgresql://user:password@host/name")
+    drivername: str | None = Field(None, description="the URL in parts: database and driver")
+    username: str | None = Field(None, description="the URL in parts: user")
+    password: SecretStr | None = Field(None, description="the URL in parts: password, as it is, nothing escaped")
+    host: str | None = Field(None, description="the URL in parts: host, or the folder of a Unix socket")
+    port: int | None = Field(None, ge=1, le=65_535, description="the URL in parts: port")
+    database: str | None = Field(None, description="the URL in parts: name of the database, or SQLite's file")
+    query: dict[str, str | list[str]] = Field(
+        default_factory=dict, description="parameters of the connection; the URL's own win over them"
+    )
+    connect_args: dict[str, Any] = Field(
+        default_factory=dict, description="further arguments of the driver's connect(), as a JSON object"
+    )
+
+    pool_size: int = Field(10, ge=1, le=1_000, description="connections of the writer that are kept")
+    reader_pool_size: int | None = Field(
+        None, ge=1, le=1_000, description="connections of the reader that are kept; none: as many as the writer's"
+    )
+    # 0: admission is by places, and a place without a connection behind it helps nobody.
+    max_overflow: int = Field(0, ge=0, le=1_000, description="connections above pool_size, closed when given back")
+    pool_timeout_s: float = Field(
+        5.0, ge=0, le=3_600, allow_inf_nan=False, description="longest wait for a free connection, then 503"
+    )
+    # 30 minutes: below the hour after which firewalls and load balancers commonly forget an idle connection.
+    pool_recycle_s: int = Field(1_800, ge=-1, le=604_800, description="age at which connections are replaced; -1: never")
+    pool_pre_ping: bool = Field(True, description="ask an idle connection whether it lives before it is used")
+    # The connections that a peak opened grow idle at the other end and are recycled there.
+    pool_use_lifo: bool = Field(True, description="take the connection that was used last, not the one idle longest")
+
+    # Whole seconds: libpq and pymysql take nothing finer.
+    connect_timeout_s: int = Field(5, ge=1, le=600, description="longest wait for a new connection")
+    busy_timeout_s: float = Field(
+        5.0, ge=0, le=600, allow_inf_nan=False, description="SQLite: longest wait for another process's lock"
+    )
+    # Behind the request's own deadline (http.request_timeout_s), for what has none: scripts and jobs.
+    statement_timeout_s: Seconds | None = Field(60.0, description="PostgreSQL: longest a statement may run; none: no limit")
+    lock_timeout_s: Seconds | None = Field(None, description="PostgreSQL: longest wait for a lock; none: no limit")
+    idle_in_transaction_timeout_s: Seconds | None = Field(
+        60.0, description="PostgreSQL: longest pause inside of a transaction; none: no limit"
+    )
+    application_name: str = Field(
+        "onfinish", min_length=1, max_length=63, description="the name that pg_stat_activity shows"
+    )
+    echo: bool = Field(False, description="log every statement (parameters hidden)")
+    # Three attempts: two that meet once in a deadlock do not meet a third time but by a design fault.
+    run_again_max: int = Field(3, ge=1, le=20, description="attempts in all at a request that conflicts with another")
+
+    if TYPE_CHECKING:
+        # A type checker reads the fields and would ask for SecretStr, where text is what everybody has.
+        def __init__(
+            self, *, url: str | SecretStr | None = None, password: str | SecretStr | None = None, **settings: Any
+        ) -> None: ...
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and (fault := url_fault(url.get_secret_value())):
+            raise ValueError(fault)
+        return url
+
+    @field_validator("drivername")
+    @classmethod
+    def _check_drivername(cls, drivername: str | None) -> str | None:
+        if drivername is not None and (fault := driver_fault(drivername)):
+            raise ValueError(fault)
+        return drivername
+
+    @model_validator(mode="after")
+    def _check_together(self) -> DatabaseSettings:
+        faults = together_faults(dict(self))
+        if faults:
+            raise ValueError("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
+        return self
+
+    @field_serializer("url", "password", "query", "connect_args", when_used="json")
+    def _serialize(self, value: Any, info: Any) -> Any:
+        return shown(value, name=info.field_name)
+
+
+def driver_fault(drivername: str) -> str | None:
+    """What is wrong with the driver's name, or None."""
+    if drivername in DRIVERS:
+        return None
+    known = drivername if re.fullmatch(r"[A-Za-z0-9_+.]{1,40}", drivername) else MASK  # else a URL, or worse
+    return f"driver {known!r} is not known: choose one of {', '.join(DRIVERS)}"
+
+
+def url_fault(url: str) -> str | None:
+    """What is wrong with a database URL, or None. The answer shows nothing of the URL but its driver.
+
+    SQLAlchemy's own parser is asked, since it is the one that will read the URL. It is imported here because
+    it costs more than all of conf, and ``--help`` has no need of it.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return "not a URL: it reads driver://user:password@host:port/name, or sqlite:///file"
+    if url != url.strip() or any(ord(char) < 32 for char in url):
+        return "malformed URL: white space round it, or a control character in it"
+    if fault := driver_fault(scheme):
+        return fault
+
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except ValueError:  # from int(), which quotes what it was given
+        return "malformed URL: the port is no number (several hosts go into the query: ?host=a:5432&host=b:5432)"
+    except ArgumentError:
+        return "malformed URL: it reads driver://user:password@host:port/name"
+    if "@" in (parsed.host or ""):
+        return "malformed URL: an @ in the user's name or the password is written %40"
+    if parsed.port is not None and not 1 <= parsed.port <= 65_535:
+        return "malformed URL: the port is not between 1 and 65535"
+    if scheme.startswith("sqlite"):
+        if parsed.host or parsed.username or parsed.port:
+            return "malformed URL: a file takes three slashes, sqlite:///file.db, and four with its whole path"
+    elif not rest.split("?", 1)[0].strip("/") and not parsed.query:
+        return "the URL names neither a host nor a database"
+    return None
+
+
+def together_faults(given: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with settings that are each right alone, by the name of the setting to change.
+
+    Reads plain values, so that ``conf.sources`` can ask before anything has been validated.
+    """
+    parts = [name for name in PARTS if given.get(name) is not None]
+    if given.get("url") is not None:
+        if parts:
+            return {"url": f"given together with its parts ({', '.join(parts)}): keep the one or the others"}
+        return {}
+    if not parts:
+        return {"url": "missing: give postgresql://user:password@host/name, or its parts (drivername, host, …)"}
+    if "drivername" not in parts:
+        return {"drivername": f"missing beside {', '.join(parts)}: choose one of {', '.join(DRIVERS)}"}
+    if str(given["drivername"]).startswith("sqlite"):
+        others = [name for name in parts if name in ("username", "password", "host", "port")]
+        return {others[0]: f"SQLite has a file only: leave out {', '.join(others)}"} if others else {}
+    return {}

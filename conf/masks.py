@@ -1,0 +1,55 @@
+"""What a secret looks like when it is shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import SecretStr
+
+MASK = "***"
+
+# Names as the drivers and their users write them: password, sslpassword, passwd, pwd, ssl_key_password,
+# token, client_secret. A passfile is a path, and helps more when it is seen.
+_SECRET_NAME = re.compile(r"(?!passfile$).*(pass|pwd|secret|token|credential|api_?key)", re.IGNORECASE)
+
+# Greedy up to the last @ before the path's end: a password with an unescaped @ in it is masked whole.
+_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*:/{1,3})(?P<user>[^:/@\s]*):(?P<password>[^\s?]*)@")
+_QUERY_PAIR = re.compile(r"(?P<name>[?&;\s]?[^?&;=\s/@]+)=(?P<value>[^&;\s]*)")
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a value of that name has to be masked. Percent signs hide nothing: ``p%61ssword`` is one too."""
+    unquoted = re.sub(r"%([0-9A-Fa-f]{2})", lambda m: chr(int(m[1], 16)), name)
+    return _SECRET_NAME.match(unquoted) is not None
+
+
+def mask_text(text: str) -> str:
+    """The text with the password of every URL and the value of every ``password=…`` in it masked.
+
+    For URLs, and for whatever else may hold one by mistake: a URL given as the port, an unknown flag.
+    It works on what cannot be parsed, too; so it knows nothing of SQLAlchemy.
+    """
+
+    def pair(match: re.Match[str]) -> str:
+        return f"{match['name']}={MASK}" if is_secret_name(match["name"].lstrip("?&; ")) else match[0]
+
+    masked = _USERINFO.sub(rf"\g<scheme>\g<user>:{MASK}@", text)
+    return _QUERY_PAIR.sub(pair, masked)
+
+
+def mask_value(value: Any, *, name: str = "") -> Any:
+    """A copy of ``value`` fit to be shown: secrets masked by type, by their key's name, and inside of URLs."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return MASK if value is not None and is_secret_name(name) else value
+    if isinstance(value, SecretStr):
+        return MASK
+    if isinstance(value, Mapping):
+        return {str(key): mask_value(item, name=str(key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [mask_value(item, name=name) for item in value]
+    if is_secret_name(name):
+        return MASK
+    # An ssl.SSLContext or a callable among the connect_args: its repr tells enough.
+    return mask_text(value if isinstance(value, str) else repr(value))
