@@ -1,0 +1,5 @@
+"""The fixtures, by subject; see the modules."""
+
+pytest_plugins = [
+    "tests.fixtures.loop",
+]
