@@ -1,0 +1,98 @@
+"""What every table is made of: the declarative base, names of constraints, types, ids and times."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, Integer, MetaData, TypeDecorator
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+# Every constraint has a name that says what it is for: migrations can drop it on any database, and an
+# error that names it can be told to a client (`refusals`).
+# https://alembic.sqlalchemy.org/en/latest/naming.html
+NAMING_CONVENTION = {
+    "pk": "pk_%(table_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+}
+
+refusals: dict[str, str] = {}
+"""What a constraint's refusal means, as a sentence for a client.
+
+Filled beside each table. Keys are constraint names and, for SQLite, which names the columns of a
+unique constraint instead, ``table.column``. Neither holds anybody's data.
+"""
+
+
+class Base(DeclarativeBase):
+    """The declarative base of this service's tables. Lives as long as the process."""
+
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment: aware in Python, in UTC, with microseconds, whatever the database keeps it as.
+
+    PostgreSQL keeps ``timestamptz`` and answers in the time zone of the connection; SQLite keeps text
+    without a zone, which sorts right because it is always UTC and written in one format.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone: use db.base.utc_now(), or datetime(…, tzinfo=UTC)")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class now(FunctionElement[datetime]):  # noqa: N801  # a SQL function is written in lower case
+    """The database's clock, in the format of `UtcDateTime`: the default of rows that raw SQL inserts."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(now)
+def _now(element: now, compiler: SQLCompiler, **options: Any) -> str:
+    return "CURRENT_TIMESTAMP"
+
+
+@compiles(now, "sqlite")
+def _now_on_sqlite(element: now, compiler: SQLCompiler, **options: Any) -> str:
+    # CURRENT_TIMESTAMP has no fraction there, and text of another length does not compare as a time.
+    # The brackets are what SQLite asks for round an expression that is a default.
+    return "(strftime('%Y-%m-%d %H:%M:%f000', 'now'))"
+
+
+Json = JSON().with_variant(JSONB(), "postgresql")
+"""Any JSON value. PostgreSQL keeps it parsed: keys in no order, numbers as decimals."""
+
+SerialId = BigInteger().with_variant(Integer(), "sqlite")
+"""A number that the database counts up. 64 bits; SQLite counts only what is called INTEGER, and means 64."""
+
+
+def utc_now() -> datetime:
+    """This moment, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def new_id() -> str:
+    """A random id: 32 lower-case hex digits."""
+    return uuid.uuid4().hex

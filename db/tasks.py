@@ -1,0 +1,261 @@
+"""Tasks: bulk QA work that belongs to a team, or to none yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
+from sqlalchemy import (
+    CheckConstraint,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    Integer,
+    SmallInteger,
+    String,
+    select,
+    text,
+    tuple_,
+)
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from db.base import Base, Json, SerialId, UtcDateTime, new_id, now, refusals, utc_now
+from db.errors import Conflict, NotFound
+from db.teams import require_teams
+
+QUEUED, RUNNING, PASSED, FAILED, CANCELLED = 101, 102, 200, 400, 99
+STATUSES = (QUEUED, RUNNING, PASSED, FAILED, CANCELLED)
+NEXT_STATUSES = {QUEUED: {RUNNING, CANCELLED}, RUNNING: {PASSED, FAILED, QUEUED, CANCELLED}}
+"""Where a status may go. What is not named here is an end."""
+
+GRANULARITIES = ("hourly", "daily", "weekly", "monthly")
+BUNDLE_CHARS_MAX = 64
+CHANGE_ID_MAX = 2**31 - 1
+
+
+class Task(Base):
+    """A row of ``tasks``. Lives as long as the session that loaded it; every column is loaded with it."""
+
+    __tablename__ = "tasks"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
+    task_status: Mapped[int] = mapped_column(SmallInteger, default=QUEUED, server_default=text(str(QUEUED)))
+    s3_keys: Mapped[dict[str, Any]] = mapped_column(Json, default=dict, server_default=text("'{}'"))
+    bundle: Mapped[str] = mapped_column(String(BUNDLE_CHARS_MAX))
+    granularity: Mapped[str] = mapped_column(String(8))
+    target_date: Mapped[date]
+    change_id: Mapped[int] = mapped_column(Integer)
+    team_id: Mapped[int | None] = mapped_column(SerialId, ForeignKey("teams.id"))
+    version: Mapped[int] = mapped_column(Integer, default=1, server_default=text("1"))
+    create_time: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, server_default=now())
+    update_time: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, server_default=now())
+
+    __table_args__ = (
+        CheckConstraint("length(id) = 32 AND id = lower(id)", name="id"),
+        CheckConstraint(f"task_status IN {STATUSES}", name="task_status"),
+        CheckConstraint(f"length(bundle) BETWEEN 1 AND {BUNDLE_CHARS_MAX}", name="bundle"),
+        CheckConstraint(f"granularity IN {GRANULARITIES}", name="granularity"),
+        CheckConstraint(f"change_id BETWEEN 0 AND {CHANGE_ID_MAX}", name="change_id"),
+        CheckConstraint("version >= 1", name="version"),
+        # The list's order, alone and below each filter: a page is read off one index and stops at its
+        # limit, however many rows match and however deep the page is.
+        Index(None, "create_time", "id"),
+        Index(None, "task_status", "create_time", "id"),
+        Index(None, "bundle", "create_time", "id"),
+        Index(None, "granularity", "create_time", "id"),
+        Index(None, "team_id", "create_time", "id"),
+        Index(None, "target_date", "create_time", "id"),
+    )
+
+
+_ID_TAKEN = "a task with this id exists already"
+
+refusals.update(
+    {
+        "pk_tasks": _ID_TAKEN,
+        "tasks.id": _ID_TAKEN,
+        "fk_tasks_team_id_teams": "the team does not exist any more, or still has tasks",
+        "ck_tasks_id": "a task's id is 32 lower-case hex digits",
+        "ck_tasks_task_status": f"task_status is one of {', '.join(map(str, STATUSES))}",
+        "ck_tasks_bundle": f"bundle has 1 to {BUNDLE_CHARS_MAX} characters",
+        "ck_tasks_granularity": f"granularity is one of {', '.join(GRANULARITIES)}",
+        "ck_tasks_change_id": f"change_id is between 0 and {CHANGE_ID_MAX}",
+        "ck_tasks_version": "version is 1 or more",
+    }
+)
+
+
+class NewTask(TypedDict):
+    """What a new task is made of."""
+
+    bundle: str
+    granularity: str
+    target_date: date
+    change_id: int
+    id: NotRequired[str]
+    task_status: NotRequired[int]
+    s3_keys: NotRequired[dict[str, Any]]
+    team_id: NotRequired[int | None]
+
+
+class TaskChange(TypedDict, total=False):
+    """What a change of a task may name; what it leaves out stays as it is."""
+
+    task_status: int
+    s3_keys: dict[str, Any]
+    bundle: str
+    granularity: str
+    target_date: date
+    change_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFilter:
+    """Which tasks; None is any. Both ends of the dates belong to the range."""
+
+    status: int | None = None
+    bundle: str | None = None
+    granularity: str | None = None
+    team_id: int | None = None
+    target_from: date | None = None
+    target_to: date | None = None
+
+
+class Position(NamedTuple):
+    """A task's place in the list. Neither part ever changes, so it stays right when the task is gone."""
+
+    create_time: datetime
+    id: str
+
+
+def create_task(session: Session, *, new: NewTask) -> Task:
+    """Add a task. Flushes, so that an id that is taken is refused here.
+
+    Raises:
+        Invalid: the team does not exist. The session stays usable.
+        Conflict: the id is taken. The database says so, and the transaction can only be rolled back.
+    """
+    require_teams(session, team_id=new.get("team_id"))
+    moment = utc_now()
+    task = Task(**new, create_time=moment, update_time=moment)
+    session.add(task)
+    session.flush()
+    return task
+
+
+def find_task(session: Session, *, task_id: str) -> Task | None:
+    """The task, or None."""
+    return session.get(Task, task_id)
+
+
+def get_task(session: Session, *, task_id: str) -> Task:
+    """The task.
+
+    Raises:
+        NotFound: no such task. The session stays usable.
+    """
+    task = find_task(session, task_id=task_id)
+    if task is None:
+        raise NotFound("task", task_id)
+    return task
+
+
+def lock_task(session: Session, *, task_id: str) -> Task:
+    """The task as it stands now, not to be changed by others before this transaction ends.
+
+    Whoever reads a task in order to change it begins here: between a plain read and the write
+    another transaction could have its say, and would be overwritten.
+
+    Raises:
+        NotFound: no such task. The session stays usable.
+    """
+    # SQLite has no such lock and drops the clause; its writers have the whole file from BEGIN on.
+    task = session.get(Task, task_id, with_for_update=True, populate_existing=True)
+    if task is None:
+        raise NotFound("task", task_id)
+    return task
+
+
+def list_tasks(
+    session: Session, *, where: TaskFilter = TaskFilter(), limit: int = 50, after: Position | None = None
+) -> Sequence[Task]:
+    """Tasks, newest first (`create_time`, then `id`).
+
+    Args:
+        where: which of them.
+        limit: how many at most.
+        after: the list goes on behind this place.
+    """
+    statement = select(Task).where(*_conditions(where))
+    if after is not None:
+        statement = statement.where(tuple_(Task.create_time, Task.id) < tuple_(after.create_time, after.id))
+    newest_first = statement.order_by(Task.create_time.desc(), Task.id.desc())
+    return session.scalars(newest_first.limit(limit)).all()
+
+
+def update_task(session: Session, *, task_id: str, change: TaskChange) -> Task:
+    """Change what ``change`` names. Flushes. What it finds as it should be moves nothing, not even `version`.
+
+    Raises:
+        NotFound: no such task. The session stays usable.
+        Conflict: its status may not go there. The session stays usable.
+    """
+    task = lock_task(session, task_id=task_id)
+    fields: Mapping[str, Any] = change
+    changed = {name: value for name, value in fields.items() if not _same(getattr(task, name), value)}
+    status = changed.get("task_status")
+    if status is not None and status not in NEXT_STATUSES.get(task.task_status, ()):
+        raise Conflict(f"a task cannot go from status {task.task_status} to {status}")
+    for name, value in changed.items():
+        setattr(task, name, value)
+    if changed:
+        touch(task)
+        session.flush()
+    return task
+
+
+def delete_task(session: Session, *, task_id: str) -> None:
+    """Take a task away, and the log of its transfers with it.
+
+    The log goes because ids may be used again: it would be read as the log of the next task of this id.
+
+    Raises:
+        NotFound: no such task. The session stays usable.
+    """
+    session.delete(lock_task(session, task_id=task_id))
+    session.flush()
+
+
+def touch(task: Task) -> None:
+    """Say that a task has changed: `version` counts on, `update_time` moves."""
+    task.version += 1
+    # Always forward, also where this machine's clock stands still or runs behind the last writer's.
+    task.update_time = max(utc_now(), task.update_time + timedelta(microseconds=1))
+
+
+def _conditions(where: TaskFilter) -> list[ColumnElement[bool]]:
+    conditions = {
+        "status": Task.task_status == where.status,
+        "bundle": Task.bundle == where.bundle,
+        "granularity": Task.granularity == where.granularity,
+        "team_id": Task.team_id == where.team_id,
+        "target_from": Task.target_date >= where.target_from,
+        "target_to": Task.target_date <= where.target_to,
+    }
+    return [condition for name, condition in conditions.items() if getattr(where, name) is not None]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are one JSON value. To Python ``1 == True``, and a large float is not its decimal."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return Decimal(repr(one)) == Decimal(repr(other))  # 1e300 comes back from jsonb as 301 digits
+    return bool(one == other)
