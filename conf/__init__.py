@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
-from conf.settings import DatabaseSettings
+from conf.database import DatabaseSettings
+from conf.errors import Fault, SettingsError
+from conf.loading import load_settings
+from conf.settings import CompareSettings, HttpSettings, LogSettings, OpsSettings, Settings
 
-__all__ = ["DatabaseSettings"]
+__all__ = [
+    "CompareSettings",
+    "DatabaseSettings",
+    "Fault",
+    "HttpSettings",
+    "LogSettings",
+    "OpsSettings",
+    "Settings",
+    "SettingsError",
+    "load_settings",
+]

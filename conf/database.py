@@ -6,7 +6,16 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from conf.masks import MASK, mask_text, mask_value
 
@@ -25,6 +34,15 @@ DRIVERS = (
 PARTS = ("drivername", "username", "password", "host", "port", "database")
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+def _check_query_value(value: Any) -> Any:
+    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+        return value
+    raise ValueError('should be text, or a list of texts, as in a URL\'s query: "5", not 5')
+
+
+QueryValue = Annotated[str | list[str], BeforeValidator(_check_query_value)]
 
 
 class Section(BaseModel):
@@ -47,7 +65,7 @@ class Section(BaseModel):
 
 
 def shown(value: Any, *, name: str) -> Any:
-    """A setting's value as it may be shown. A URL keeps everything but its secrets, a section masks its own."""
+    """A setting's value as it may be shown. A URL loses its secrets only; a section masks its own."""
     if isinstance(value, SecretStr) and name == "url":
         return mask_text(value.get_secret_value())
     return value if isinstance(value, BaseModel) else mask_value(value, name=name)
@@ -61,14 +79,18 @@ class DatabaseSettings(Section):
     ``query`` and ``connect_args`` go with both; what the URL's own query says wins over ``query``.
     """
 
-    url: SecretStr | None = Field(None, description="where the database is: postgresql://user:password@host/name")
+    url: SecretStr | None = Field(
+        None, description="where the database is: postgresql://user:password@host/name"
+    )
     drivername: str | None = Field(None, description="the URL in parts: database and driver")
     username: str | None = Field(None, description="the URL in parts: user")
-    password: SecretStr | None = Field(None, description="the URL in parts: password, as it is, nothing escaped")
+    password: SecretStr | None = Field(
+        None, description="the URL in parts: password, as it is, nothing escaped"
+    )
     host: str | None = Field(None, description="the URL in parts: host, or the folder of a Unix socket")
     port: int | None = Field(None, ge=1, le=65_535, description="the URL in parts: port")
     database: str | None = Field(None, description="the URL in parts: name of the database, or SQLite's file")
-    query: dict[str, str | list[str]] = Field(
+    query: dict[str, QueryValue] = Field(
         default_factory=dict, description="parameters of the connection; the URL's own win over them"
     )
     connect_args: dict[str, Any] = Field(
@@ -77,18 +99,27 @@ class DatabaseSettings(Section):
 
     pool_size: int = Field(10, ge=1, le=1_000, description="connections of the writer that are kept")
     reader_pool_size: int | None = Field(
-        None, ge=1, le=1_000, description="connections of the reader that are kept; none: as many as the writer's"
+        None,
+        ge=1,
+        le=1_000,
+        description="connections of the reader that are kept; none: as many as the writer's",
     )
     # 0: admission is by places, and a place without a connection behind it helps nobody.
-    max_overflow: int = Field(0, ge=0, le=1_000, description="connections above pool_size, closed when given back")
+    max_overflow: int = Field(
+        0, ge=0, le=1_000, description="connections above pool_size, closed when given back"
+    )
     pool_timeout_s: float = Field(
         5.0, ge=0, le=3_600, allow_inf_nan=False, description="longest wait for a free connection, then 503"
     )
     # 30 minutes: below the hour after which firewalls and load balancers commonly forget an idle connection.
-    pool_recycle_s: int = Field(1_800, ge=-1, le=604_800, description="age at which connections are replaced; -1: never")
+    pool_recycle_s: int = Field(
+        1_800, ge=-1, le=604_800, description="age at which connections are replaced; -1: never"
+    )
     pool_pre_ping: bool = Field(True, description="ask an idle connection whether it lives before it is used")
     # The connections that a peak opened grow idle at the other end and are recycled there.
-    pool_use_lifo: bool = Field(True, description="take the connection that was used last, not the one idle longest")
+    pool_use_lifo: bool = Field(
+        True, description="take the connection that was used last, not the one idle longest"
+    )
 
     # Whole seconds: libpq and pymysql take nothing finer.
     connect_timeout_s: int = Field(5, ge=1, le=600, description="longest wait for a new connection")
@@ -96,8 +127,12 @@ class DatabaseSettings(Section):
         5.0, ge=0, le=600, allow_inf_nan=False, description="SQLite: longest wait for another process's lock"
     )
     # Behind the request's own deadline (http.request_timeout_s), for what has none: scripts and jobs.
-    statement_timeout_s: Seconds | None = Field(60.0, description="PostgreSQL: longest a statement may run; none: no limit")
-    lock_timeout_s: Seconds | None = Field(None, description="PostgreSQL: longest wait for a lock; none: no limit")
+    statement_timeout_s: Seconds | None = Field(
+        60.0, description="PostgreSQL: longest a statement may run; none: no limit"
+    )
+    lock_timeout_s: Seconds | None = Field(
+        None, description="PostgreSQL: longest wait for a lock; none: no limit"
+    )
     idle_in_transaction_timeout_s: Seconds | None = Field(
         60.0, description="PostgreSQL: longest pause inside of a transaction; none: no limit"
     )
@@ -106,12 +141,18 @@ class DatabaseSettings(Section):
     )
     echo: bool = Field(False, description="log every statement (parameters hidden)")
     # Three attempts: two that meet once in a deadlock do not meet a third time but by a design fault.
-    run_again_max: int = Field(3, ge=1, le=20, description="attempts in all at a request that conflicts with another")
+    run_again_max: int = Field(
+        3, ge=1, le=20, description="attempts in all at a request that conflicts with another"
+    )
 
     if TYPE_CHECKING:
         # A type checker reads the fields and would ask for SecretStr, where text is what everybody has.
         def __init__(
-            self, *, url: str | SecretStr | None = None, password: str | SecretStr | None = None, **settings: Any
+            self,
+            *,
+            url: str | SecretStr | None = None,
+            password: str | SecretStr | None = None,
+            **settings: Any,
         ) -> None: ...
 
     @field_validator("url")
@@ -168,7 +209,9 @@ def url_fault(url: str) -> str | None:
     try:
         parsed = make_url(url)
     except ValueError:  # from int(), which quotes what it was given
-        return "malformed URL: the port is no number (several hosts go into the query: ?host=a:5432&host=b:5432)"
+        return (
+            "malformed URL: the port is no number (several hosts go into the query: ?host=a:5432&host=b:5432)"
+        )
     except ArgumentError:
         return "malformed URL: it reads driver://user:password@host:port/name"
     if "@" in (parsed.host or ""):
@@ -177,7 +220,9 @@ def url_fault(url: str) -> str | None:
         return "malformed URL: the port is not between 1 and 65535"
     if scheme.startswith("sqlite"):
         if parsed.host or parsed.username or parsed.port:
-            return "malformed URL: a file takes three slashes, sqlite:///file.db, and four with its whole path"
+            return (
+                "malformed URL: a file takes three slashes, sqlite:///file.db, and four with its whole path"
+            )
     elif not rest.split("?", 1)[0].strip("/") and not parsed.query:
         return "the URL names neither a host nor a database"
     return None
@@ -194,7 +239,9 @@ def together_faults(given: Mapping[str, Any]) -> dict[str, str]:
             return {"url": f"given together with its parts ({', '.join(parts)}): keep the one or the others"}
         return {}
     if not parts:
-        return {"url": "missing: give postgresql://user:password@host/name, or its parts (drivername, host, …)"}
+        return {
+            "url": "missing: give postgresql://user:password@host/name, or its parts (drivername, host, …)"
+        }
     if "drivername" not in parts:
         return {"drivername": f"missing beside {', '.join(parts)}: choose one of {', '.join(DRIVERS)}"}
     if str(given["drivername"]).startswith("sqlite"):

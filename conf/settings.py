@@ -2,6 +2,206 @@
 
 from __future__ import annotations
 
-from conf.database import DatabaseSettings, Section
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-__all__ = ["DatabaseSettings", "Section"]
+from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from conf.database import DatabaseSettings, Seconds, Section, shown
+
+DEFAULT_URL = "sqlite:///onfinish.db"
+
+# Where nobody is harmed by a traceback in an answer. Any other environment, one that a clone adds too
+# (staging), is held to what production is held to.
+HARMLESS = ("development", "testing")
+
+MIB = 1024 * 1024
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+class HttpSettings(Section):
+    """Where requests come in and what one of them may take. Lives as long as its Settings; frozen."""
+
+    address: str = Field("127.0.0.1", min_length=1, description="the address that is listened on")
+    port: int = Field(8888, ge=0, le=65_535, description="the port; 0 takes a free one")
+    processes: int = Field(1, ge=1, le=256, description="processes that share the port")
+    drain_s: float = Field(
+        30.0,
+        ge=0,
+        le=3_600,
+        allow_inf_nan=False,
+        description="on SIGTERM: longest wait for requests in flight",
+    )
+    # While /readyz says 503 and the load balancer takes notice. Nobody watches a laptop's /readyz.
+    grace_s: float = Field(
+        0.5,
+        ge=0,
+        le=600,
+        allow_inf_nan=False,
+        description="on SIGTERM: new connections still accepted so long",
+    )
+    request_timeout_s: Seconds = Field(30.0, description="longest a request may take, then 504")
+    body_max_bytes: int = Field(8 * MIB, ge=1, le=1024 * MIB, description="largest body, then 413")
+    # Each keeps a connection of the pool for as long as its client cares to read.
+    exports_max: int = Field(2, ge=1, le=1_000, description="exports that may run at once, then 503")
+
+
+class OpsSettings(Section):
+    """Where metrics are shown. Lives as long as its Settings; frozen."""
+
+    port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="/metrics and /stats listen there, on loopback, and nowhere else; "
+        "none: off in production, elsewhere on the main port, for loopback callers",
+    )
+
+
+class CompareSettings(Section):
+    """Whether the scope comparison is served. Lives as long as its Settings; frozen."""
+
+    mount: bool = Field(False, description="serve /contextvar, /registry, /threadlocal and /compare")
+
+
+class LogSettings(Section):
+    """What is logged and how it is written. Lives as long as its Settings; frozen."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+        "info", description="the least of what is logged"
+    )
+    format: Annotated[Literal["lines", "json"], BeforeValidator(_lower)] = Field(
+        "lines", description="lines to read, or one JSON object a line"
+    )
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Lives as long as the process; frozen.
+
+    Made by ``conf.load_settings``. Made by hand, ``Settings(database=…)``, it reads neither files nor the
+    process environment, as a test wants it.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", strict=True, validate_default=True, hide_input_in_errors=True
+    )
+
+    environment: str = Field(
+        "development", description="development, testing or production: chooses the file"
+    )
+    conf_dir: Path | None = Field(None, description="folder with <environment>.toml; none: the package's own")
+    debug: bool = Field(False, description="asyncio's debug mode: slow callbacks and lost awaits are logged")
+    autoreload: bool = Field(False, description="start again when a file changes; never in production")
+
+    http: HttpSettings = Field(default_factory=HttpSettings)
+    ops: OpsSettings = Field(default_factory=OpsSettings)
+    database: DatabaseSettings = Field(default_factory=lambda: DatabaseSettings(url=DEFAULT_URL))
+    compare: CompareSettings = Field(default_factory=CompareSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what it is given. ``conf.sources`` adds the others, which know where a value came from."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Settings:
+        top = {name: value for name, value in self if not isinstance(value, Section)}
+        sections = {name: value for name, value in self if isinstance(value, Section)}
+        faults = together_faults(
+            top | {f"{section}.{name}": value for section in sections for name, value in sections[section]}
+        )
+        if faults:
+            raise ValueError("; ".join(f"{path}: {fault}" for path, fault in faults.items()))
+        return self
+
+    def __repr_name__(self) -> str:
+        return "Settings"  # not the name of the subclass that conf.loading makes for its sources
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        return [(name, shown(getattr(self, name), name=name)) for name in type(self).model_fields]
+
+    @property
+    def production(self) -> bool:
+        """Whether outsiders may be near: production, and every environment that is not known to be harmless."""
+        return self.environment not in HARMLESS
+
+    def origin_of(self, path: str) -> str:
+        """Where the value in force came from.
+
+        Args:
+            path: a setting, ``http.port``, or one entry of a table: ``database.query.sslmode``.
+
+        Returns:
+            ``default``, ``conf/<environment>.toml``, ``environment PORT``, ``flag --port``, or ``argument``
+            where the settings were made by hand.
+
+        Raises:
+            KeyError: no such setting.
+        """
+        value: Any = self
+        for name in path.split("."):
+            fields = getattr(type(value), "model_fields", value if isinstance(value, dict) else {})
+            if name not in fields:
+                raise KeyError(f"no such setting: {path}")
+            parent, value = value, value[name] if isinstance(value, dict) else getattr(value, name)
+        if path in self._origins:
+            return self._origins[path]
+        made_by_hand = not self._origins and name in getattr(parent, "model_fields_set", ())
+        return "argument" if made_by_hand else "default"
+
+
+def together_faults(values: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with settings of several sections that are each right alone, by the setting to change.
+
+    Reads plain values by their paths, so that ``conf.loading`` can ask before anything has been validated.
+    """
+    environment = values.get("environment", "development")
+    faults = {}
+    if environment not in HARMLESS:
+        dangerous = {
+            "debug": "it costs time, and its log says more than a log should keep",
+            "autoreload": "it drops requests at every change of a file",
+            "compare.mount": "it serves what is wrong on purpose",
+        }
+        faults = {
+            path: f"not with environment {environment!r}: {why}"
+            for path, why in dangerous.items()
+            if values.get(path) is True
+        }
+    processes = values.get("http.processes", 1)
+    several = isinstance(processes, int) and processes > 1
+    if several and values.get("autoreload") is True:
+        faults["autoreload"] = f"not with {processes} processes: set http.processes to 1, or this to false"
+    if several and _in_memory(values):
+        faults["http.processes"] = (
+            "each process would have an in-memory SQLite of its own: set 1, or another URL"
+        )
+    ops_port = values.get("ops.port")
+    if ops_port and ops_port == values.get("http.port", 8888):
+        faults["ops.port"] = f"http.port is {ops_port} too"
+    return faults
+
+
+def _in_memory(values: Mapping[str, Any]) -> bool:
+    url = values.get("database.url")
+    if url is None:
+        is_sqlite = str(values.get("database.drivername")).startswith("sqlite")
+        return is_sqlite and values.get("database.database") in (None, "", ":memory:")
+    text = url.get_secret_value() if isinstance(url, SecretStr) else str(url)
+    return re.match(r"sqlite[+a-z]*://(/?$|/?\?|/:memory:|.*[?&]mode=memory)", text) is not None

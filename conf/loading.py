@@ -1,0 +1,160 @@
+"""The loading of settings: which source wins over which, every fault of all of them at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from conf import database
+from conf.errors import Fault, SettingsError
+from conf.names import names
+from conf.settings import DEFAULT_URL, HARMLESS, Settings, together_faults
+from conf.sources import CHOOSERS, Source, read_file, read_flags, read_variables
+from conf.text import reason
+
+_URL = "database.url"
+_PARTS = tuple(f"database.{part}" for part in database.PARTS)
+
+
+def load_settings(
+    argv_overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """The settings in force: defaults, over them the environment's file, then variables, then flags.
+
+    Reads that file and nothing else; changes nothing.
+
+    Args:
+        argv_overrides: settings by their path, ``{"http.port": "0"}``, as text or as what it stands for.
+        environ: variables by name; None is the process environment.
+
+    Raises:
+        SettingsError: with every fault of every source.
+    """
+    variables = read_variables(os.environ if environ is None else environ)
+    flags = read_flags(argv_overrides or {})
+    given = variables.values | flags.values
+    origins = variables.origins | flags.origins
+    faults = [*variables.faults, *flags.faults]
+
+    environment = given.get("environment", Settings.model_fields["environment"].default)
+    conf_dir: Path | None = given.get("conf_dir")
+    if any(fault.setting in CHOOSERS for fault in faults):
+        file = Source()
+    else:
+        file = read_file(environment, conf_dir, origins=origins)
+        faults = [*file.faults, *faults]
+    _displace(file, given)
+
+    rising = (file, variables, flags)
+    values = file.values | given
+    if not values.keys() & {_URL, *_PARTS} and environment in HARMLESS:
+        file.put(_URL, DEFAULT_URL, "default")
+        values[_URL] = DEFAULT_URL
+    origins = file.origins | origins
+
+    settings: Settings | None = None
+    try:
+        settings = _make(rising)
+    except ValidationError as exc:
+        faults += _faults_of_values(exc, origins)
+    faults += _faults_together(values, origins, faults)
+    if faults or settings is None:
+        raise SettingsError(faults)
+    settings._origins.update(origins)
+    return settings
+
+
+def _displace(file: Source, given: Mapping[str, Any]) -> None:
+    """Let a URL that is given here and now displace the parts in the file, and parts the file's URL.
+
+    Else nobody could start with parts in an environment whose file names a URL. Within one layer, url and
+    parts together are a contradiction, and told as one.
+    """
+    if _URL in given:
+        for part in _PARTS:
+            file.drop(part)
+    elif given.keys() & set(_PARTS):
+        file.drop(_URL)
+
+
+def _make(rising: Sequence[Source]) -> Settings:
+    """Settings of these sources, the last of which is heard first.
+
+    Raises:
+        ValidationError: a value is wrong.
+    """
+
+    class Loaded(Settings):  # pydantic-settings takes sources from the class, and these are this call's own
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return tuple(reversed(rising))
+
+    return Loaded()
+
+
+def _faults_of_values(error: ValidationError, origins: Mapping[str, str]) -> list[Fault]:
+    """What the models say, by setting. What they say of several together, :func:`_faults_together` says better."""
+    faults: dict[str, Fault] = {}
+    for detail in error.errors(include_url=False):
+        loc = [str(part) for part in detail["loc"]]
+        path = ".".join(loc[:2] if loc[0] in {name.section for name in names().values()} else loc[:1])
+        name = names().get(path)
+        if name is None:
+            continue
+        # An entry of a table; what follows are the arms of a union, one fault each.
+        path = ".".join(loc[:3]) if name.table else path
+        faults.setdefault(
+            path, Fault(path, origins.get(path, origins.get(name.path, "")), reason(detail, name))
+        )
+    return list(faults.values())
+
+
+def _faults_together(
+    values: Mapping[str, Any], origins: Mapping[str, str], faults: Sequence[Fault]
+) -> list[Fault]:
+    """What is wrong with settings that are each right alone.
+
+    The models ask the same questions, but only once each of their values is right by itself.
+    """
+    found = {
+        f"database.{name}": message for name, message in database.together_faults(_section(values)).items()
+    }
+    found |= together_faults(values)
+    told = {fault.setting for fault in faults}
+    if _URL in found and _URL not in origins:
+        # It may stand in the part of a source that could not be read.
+        if told & {_URL, *_PARTS, *CHOOSERS, ""}:
+            del found[_URL]
+        else:
+            name = names()[_URL]
+            found[_URL] = (
+                f"not set, and environment {values.get('environment', 'development')!r} has no default: "
+                f"set {name.variable} or {name.flag} to postgresql://user:password@host/name, or give its parts "
+                f"({names()['database.drivername'].variable}, {names()['database.host'].variable}, ...)"
+            )
+    return [
+        Fault(path, _origins(path, values, origins), text) for path, text in found.items() if path not in told
+    ]
+
+
+def _origins(path: str, values: Mapping[str, Any], origins: Mapping[str, str]) -> str:
+    """Where a setting came from; of a URL that is one of several contradicting, all of those places."""
+    if path != _URL or path not in values:
+        return origins.get(path, "")
+    places = [origins[name] for name in (_URL, *_PARTS) if name in values]
+    return ", ".join(dict.fromkeys(places))
+
+
+def _section(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        path.removeprefix("database."): value
+        for path, value in values.items()
+        if path.startswith("database.")
+    }

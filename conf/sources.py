@@ -1,0 +1,146 @@
+"""The sources of settings: an environment's file, variables, flags."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_settings import PydanticBaseSettingsSource
+
+from conf.errors import Fault
+from conf.masks import mask_text
+from conf.names import Name, names, near
+from conf.settings import Settings
+from conf.text import from_text
+
+# They choose the file, so the file cannot choose them.
+CHOOSERS = ("environment", "conf_dir")
+
+
+class Source(PydanticBaseSettingsSource):
+    """What one source says of each setting, and what is wrong there. Lives as long as the loading does."""
+
+    def __init__(self) -> None:
+        super().__init__(Settings)
+        self.values: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
+        self.faults: list[Fault] = []
+
+    def put(self, path: str, value: Any, origin: str) -> None:
+        """Set a value; of a table, remember where each of its entries came from, since tables are merged."""
+        self.values[path] = value
+        self.origins[path] = origin
+        if isinstance(value, dict):
+            self.origins |= {f"{path}.{key}": origin for key in value}
+
+    def put_given(self, name: Name, value: Any, origin: str) -> None:
+        """Set a value that may be known by its text only."""
+        try:
+            self.put(name.path, from_text(name, value) if isinstance(value, str) else value, origin)
+        except ValueError as exc:
+            self.faults.append(Fault(name.path, origin, str(exc)))
+
+    def drop(self, path: str) -> None:
+        """Forget a setting, as though it had not been named."""
+        self.values.pop(path, None)
+        self.origins.pop(path, None)
+
+    def __call__(self) -> dict[str, Any]:
+        """The values as pydantic-settings merges them: a table a section."""
+        tree: dict[str, Any] = {}
+        for path, value in self.values.items():
+            section, _, name = path.rpartition(".")
+            (tree.setdefault(section, {}) if section else tree)[name] = value
+        return tree
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """For the base class, which asks field by field where ``__call__`` does not answer for all."""
+        return self().get(field_name), field_name, False
+
+
+def read_flags(overrides: Mapping[str, Any]) -> Source:
+    """What the command line says, by path; a value may be text or what it stands for."""
+    source = Source()
+    for path, value in overrides.items():
+        name = names().get(path)
+        if name is None:
+            source.faults.append(Fault(mask_text(path), "", f"no such setting{near(path, list(names()))}"))
+        else:
+            source.put_given(name, value, f"flag {name.flag}")
+    return source
+
+
+def read_variables(environ: Mapping[str, str]) -> Source:
+    """What the process environment says. Other people's variables are none of ours.
+
+    An empty one counts as not set: that is what ``PORT=${PORT:-}`` in a compose file means by it.
+    """
+    source = Source()
+    for name in names().values():
+        if text := environ.get(name.variable):
+            source.put_given(name, text, f"environment {name.variable}")
+    return source
+
+
+def read_file(environment: str, conf_dir: Path | None, *, origins: Mapping[str, str]) -> Source:
+    """What the environment's file says.
+
+    Args:
+        environment: names the file.
+        conf_dir: its folder; None is this package, wherever it is installed.
+        origins: where those two came from, for the message when there is no such file.
+    """
+    source = Source()
+    folder: Traversable = files("conf") if conf_dir is None else conf_dir
+    try:
+        choices = sorted(
+            item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")
+        )
+    except OSError as exc:
+        source.faults.append(Fault("conf_dir", origins.get("conf_dir", ""), f"{conf_dir}: {exc.strerror}"))
+        return source
+    if environment not in choices:
+        where = f" in {conf_dir}" if conf_dir is not None else ""
+        known = f"choose one of {', '.join(choices)}" if choices else "there is no *.toml file"
+        message = f"no environment {mask_text(repr(environment))}: {known}{where}{near(environment, choices)}"
+        source.faults.append(Fault("environment", origins.get("environment", ""), message))
+        return source
+
+    origin = f"conf/{environment}.toml" if conf_dir is None else str(conf_dir / f"{environment}.toml")
+    try:
+        tree = tomllib.loads((folder / f"{environment}.toml").read_text("utf-8"))
+    except OSError as exc:
+        source.faults.append(Fault("", origin, f"cannot be read: {exc.strerror}"))
+    except UnicodeDecodeError as exc:
+        source.faults.append(Fault("", origin, f"not UTF-8 at byte {exc.start}"))
+    except tomllib.TOMLDecodeError as exc:
+        source.faults.append(Fault("", origin, f"not TOML: {mask_text(str(exc))}"))
+    else:
+        for path, value in _leaves(tree, "", source, origin):
+            source.put(path, value, origin)
+    return source
+
+
+def _leaves(tree: Mapping[str, Any], section: str, source: Source, origin: str) -> Iterator[tuple[str, Any]]:
+    """The settings of a parsed file by their paths. What is none of them becomes a fault of the source."""
+    known = names()
+    sections = {name.section for name in known.values()} - {""}
+    for key, value in tree.items():
+        path = f"{section}.{key}" if section else key
+        if path in CHOOSERS:
+            message = f"chooses this file, so it cannot stand in it: use {known[path].variable} or {known[path].flag}"
+            source.faults.append(Fault(path, origin, message))
+        elif path in known:
+            yield path, value
+        elif path not in sections:
+            message = f"no such setting{near(path, [*known, *sections])}"
+            source.faults.append(Fault(path, origin, message))
+        elif isinstance(value, dict):
+            yield from _leaves(value, path, source, origin)
+        else:
+            source.faults.append(Fault(path, origin, f"is a section: write [{path}], and its settings below"))
