@@ -100,7 +100,7 @@ def _make(rising: Sequence[Source]) -> Settings:
 
 
 def _faults_of_values(error: ValidationError, origins: Mapping[str, str]) -> list[Fault]:
-    """What the models say, by setting. What they say of several together, :func:`_faults_together` says better."""
+    """What the models say of each setting. Of several together :func:`_faults_together` says it better."""
     faults: dict[str, Fault] = {}
     for detail in error.errors(include_url=False):
         loc = [str(part) for part in detail["loc"]]
@@ -126,22 +126,20 @@ def _faults_together(
     found = {
         f"database.{name}": message for name, message in database.together_faults(_section(values)).items()
     }
-    found |= together_faults(values)
     told = {fault.setting for fault in faults}
+    if not told & set(CHOOSERS):
+        found |= together_faults(values)
     if _URL in found and _URL not in origins:
-        # It may stand in the part of a source that could not be read.
-        if told & {_URL, *_PARTS, *CHOOSERS, ""}:
+        if told & {_URL, *_PARTS, *CHOOSERS, ""}:  # it stood, or may have stood, where nothing could be read
             del found[_URL]
         else:
             name = names()[_URL]
             found[_URL] = (
                 f"not set, and environment {values.get('environment', 'development')!r} has no default: "
-                f"set {name.variable} or {name.flag} to postgresql://user:password@host/name, or give its parts "
-                f"({names()['database.drivername'].variable}, {names()['database.host'].variable}, ...)"
+                f"set {name.variable} or {name.flag} to postgresql://user:password@host/name, or give "
+                f"its parts ({names()['database.drivername'].variable}, {names()['database.host'].variable}, ...)"
             )
-    return [
-        Fault(path, _origins(path, values, origins), text) for path, text in found.items() if path not in told
-    ]
+    return [Fault(path, _origins(path, values, origins), text) for path, text in found.items()]
 
 
 def _origins(path: str, values: Mapping[str, Any], origins: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ _QUERY_PAIR = re.compile(r"(?P<name>[?&;\s]?[^?&;=\s/@]+)=(?P<value>[^&;\s]*)")
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a value of that name has to be masked. Percent signs hide nothing: ``p%61ssword`` is one too."""
+    """Whether a value of that name has to be masked; percent signs hide nothing, ``p%61ssword`` is one too."""
     unquoted = re.sub(r"%([0-9A-Fa-f]{2})", lambda m: chr(int(m[1], 16)), name)
     return _SECRET_NAME.match(unquoted) is not None
 
@@ -40,7 +40,7 @@ def mask_text(text: str) -> str:
 
 
 def mask_value(value: Any, *, name: str = "") -> Any:
-    """A copy of ``value`` fit to be shown: secrets masked by type, by their key's name, and inside of URLs."""
+    """A copy of ``value`` fit to be shown: secrets masked by type, by their key's name, and in URLs."""
     if value is None or isinstance(value, (bool, int, float)):
         return MASK if value is not None and is_secret_name(name) else value
     if isinstance(value, SecretStr):

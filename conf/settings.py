@@ -138,7 +138,7 @@ class Settings(BaseSettings):
 
     @property
     def production(self) -> bool:
-        """Whether outsiders may be near: production, and every environment that is not known to be harmless."""
+        """Whether strangers may be near: production, and every environment not known to be harmless."""
         return self.environment not in HARMLESS
 
     def origin_of(self, path: str) -> str:

@@ -106,8 +106,10 @@ def read_file(environment: str, conf_dir: Path | None, *, origins: Mapping[str, 
         return source
     if environment not in choices:
         where = f" in {conf_dir}" if conf_dir is not None else ""
-        known = f"choose one of {', '.join(choices)}" if choices else "there is no *.toml file"
-        message = f"no environment {mask_text(repr(environment))}: {known}{where}{near(environment, choices)}"
+        known = (
+            f"is not one of {', '.join(choices)}" if choices else "is not there, nor any other *.toml file,"
+        )
+        message = f"{mask_text(repr(environment))} {known}{where}{near(environment, choices)}"
         source.faults.append(Fault("environment", origins.get("environment", ""), message))
         return source
 
@@ -133,7 +135,9 @@ def _leaves(tree: Mapping[str, Any], section: str, source: Source, origin: str) 
     for key, value in tree.items():
         path = f"{section}.{key}" if section else key
         if path in CHOOSERS:
-            message = f"chooses this file, so it cannot stand in it: use {known[path].variable} or {known[path].flag}"
+            message = (
+                f"chooses this file, so it cannot stand in it: use {known[path].variable}, {known[path].flag}"
+            )
             source.faults.append(Fault(path, origin, message))
         elif path in known:
             yield path, value

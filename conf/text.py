@@ -41,7 +41,7 @@ def from_text(name: Name, text: str) -> Any:
         return _table(name, text)
     field = name.field
     # The field's own range and spelling; its annotation alone has lost them.
-    annotated = (
+    annotated: Any = (
         cast(Any, Annotated)[(field.annotation, *field.metadata)] if field.metadata else field.annotation
     )
     try:
