@@ -62,7 +62,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class now(FunctionElement[datetime]):  # noqa: N801  # a SQL function is written in lower case
+class now(FunctionElement[datetime]):  # named as SQLAlchemy names SQL functions
     """The database's clock, in the format of `UtcDateTime`: the default of rows that raw SQL inserts."""
 
     type = UtcDateTime()

@@ -249,7 +249,7 @@ def _conditions(where: TaskFilter) -> list[ColumnElement[bool]]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two values are one JSON value. To Python ``1 == True``, and a large float is not its decimal."""
+    """Whether two are one JSON value. To Python ``1 == True``, and a large float is not its decimal."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
     if isinstance(one, list) and isinstance(other, list):

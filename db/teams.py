@@ -122,8 +122,8 @@ def require_teams(session: Session, **fields: int | None) -> None:
         return
     # FOR KEY SHARE is the lock that the foreign key takes anyway: it stops a delete, not a rename.
     # In the order of the ids, so that two who lock the same two teams do not wait for one another.
-    statement = select(Team.id).where(Team.id.in_(wanted)).order_by(Team.id).with_for_update(read=True, key_share=True)
-    found = set(session.scalars(statement))
+    statement = select(Team.id).where(Team.id.in_(wanted)).order_by(Team.id)
+    found = set(session.scalars(statement.with_for_update(read=True, key_share=True)))
     for field, team_id in fields.items():
         if team_id is not None and team_id not in found:
             raise Invalid(_NO_SUCH_TEAM, pointer=f"/{field}")

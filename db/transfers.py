@@ -52,7 +52,12 @@ refusals.update(
 
 
 def transfer_task(
-    session: Session, *, task_id: str, from_team_id: int | None, to_team_id: int | None, note: str | None = None
+    session: Session,
+    *,
+    task_id: str,
+    from_team_id: int | None,
+    to_team_id: int | None,
+    note: str | None = None,
 ) -> tuple[Task, Transfer]:
     """Move a task between teams and write the audit row, in the caller's transaction.
 
@@ -79,7 +84,11 @@ def transfer_task(
     touch(task)
     # One moment for both: the log's last line is the task's last change.
     transfer = Transfer(
-        task_id=task_id, from_team_id=from_team_id, to_team_id=to_team_id, note=note, create_time=task.update_time
+        task_id=task_id,
+        from_team_id=from_team_id,
+        to_team_id=to_team_id,
+        note=note,
+        create_time=task.update_time,
     )
     session.add(transfer)
     session.flush()

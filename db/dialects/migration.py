@@ -1,0 +1,61 @@
+"""What each database needs round a migration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection
+
+from db.errors import SchemaError
+
+QUEUE_TIMEOUT_S = 600
+"""Longest wait for another migration to end. Several workers or hosts may start, and migrate, at once."""
+
+LOCK_TIMEOUT_S = 5
+"""Longest wait for a table's lock. While ALTER TABLE waits in the queue, everybody else's reads and writes
+of that table wait behind it: better a migration that gives up than a service that stands still.
+https://www.postgresql.org/docs/current/explicit-locking.html"""
+
+STATEMENT_TIMEOUT_S = 600
+"""Longest a statement may run: an index over some ten million rows fits, one without end does not."""
+
+_ADVISORY_LOCK = int.from_bytes(b"onfinish")
+"""Any 64-bit number will do; this one can be read in pg_locks."""
+
+ADVISORY_LOCK_SQL = f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"
+
+_POSTGRESQL = (
+    f"SET LOCAL lock_timeout = '{QUEUE_TIMEOUT_S}s'",
+    f"SET LOCAL statement_timeout = '{QUEUE_TIMEOUT_S}s'",
+    # Held to the end of the transaction, whatever that end is.
+    ADVISORY_LOCK_SQL,
+    f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'",
+    f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S}s'",
+)
+
+
+def guards(backend: str) -> tuple[str, ...]:
+    """The statements that a migration's transaction begins with. SQLite's BEGIN IMMEDIATE is guard enough."""
+    return _POSTGRESQL if backend == "postgresql" else ()
+
+
+@contextmanager
+def guarded(connection: Connection) -> Iterator[None]:
+    """Migrate alone, within time limits, and leave no row that refers to nothing.
+
+    Args:
+        connection: in a transaction that nothing has been done in yet.
+
+    Raises:
+        SchemaError: rows would refer to nothing. SQLite, whose foreign keys are off while tables are
+            rebuilt, does not notice by itself.
+    """
+    for statement in guards(connection.dialect.name):
+        connection.exec_driver_sql(statement)
+    yield
+    if connection.dialect.name == "sqlite":
+        orphans = {row.table for row in connection.exec_driver_sql("PRAGMA foreign_key_check")}
+        if orphans:
+            tables = ", ".join(sorted(orphans))
+            raise SchemaError(f"rows of {tables} would refer to nothing; nothing was changed")

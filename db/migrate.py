@@ -1,0 +1,174 @@
+"""The schema: what revision it is at, how it gets to another, and whether it is what the code expects.
+
+Alembic's revisions in `db.migrations` are the only maker of the schema. They go forward only; the way
+back is a backup, since no revision can give back what a later one took away.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from alembic import autogenerate, command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from conf import DatabaseSettings
+from db.dialects import Role, dialect_for
+from db.dialects.migration import guarded
+from db.engine import make_engine, make_url
+from db.errors import SchemaError
+from db.migrations.options import OPTIONS
+
+WAY_OUT = "run `python -m server migrate`"
+
+
+def upgrade(settings: DatabaseSettings, to: str = "head") -> None:
+    """Bring the schema to a revision: all of the way in one transaction, or not at all.
+
+    Two that migrate at once go one after the other, and the second finds nothing left to do.
+
+    Args:
+        to: a revision, or "head".
+
+    Raises:
+        SchemaError: no such revision, the schema is past it, or it is newer than this code.
+        DatabaseError: the database cannot be reached, or a lock was not to be had in time.
+        Nothing was changed after any of them.
+    """
+    with _connection(settings, "migration") as connection:
+        upgrade_on(connection, to)
+
+
+def upgrade_on(connection: Connection, to: str = "head") -> None:
+    """`upgrade` on a connection of the caller's, who commits or rolls back.
+
+    For a database that lives in one connection: an in-memory SQLite.
+    """
+    revision = _resolve(to)
+    with guarded(connection):
+        _require_way(_revision_of(connection), revision)
+        command.upgrade(_config(connection=connection), revision)
+
+
+def current(settings: DatabaseSettings) -> str | None:
+    """The revision the database is at; None where it has no schema yet."""
+    with _connection(settings, "reader") as connection:
+        return _revision_of(connection)
+
+
+def current_on(connection: Connection) -> str | None:
+    """`current` on a connection of the caller's."""
+    return _revision_of(connection)
+
+
+def head() -> str:
+    """The newest revision that this code knows."""
+    revision = _scripts().get_current_head()
+    if revision is None:
+        raise SchemaError("this installation has no migrations: is db/migrations/versions part of it?")
+    return revision
+
+
+def drift(settings: DatabaseSettings) -> list[str]:
+    """What the database's schema and the code's tables differ in, a sentence each; empty where nothing."""
+    with _connection(settings, "reader") as connection:
+        return drift_on(connection)
+
+
+def drift_on(connection: Connection) -> list[str]:
+    """`drift` on a connection of the caller's."""
+    at = _revision_of(connection)
+    sentences = []
+    if at != head():
+        sentences.append(f"schema is at {at or 'nothing'}, the code expects {head()}: {WAY_OUT}")
+    context = MigrationContext.configure(connection, opts=OPTIONS)
+    differences = autogenerate.compare_metadata(context, OPTIONS["target_metadata"])
+    return sentences + [_sentence(difference) for difference in differences]
+
+
+def sql(settings: DatabaseSettings, to: str = "head") -> str:
+    """The SQL that makes the schema from nothing, for somebody else to run. Connects to no database."""
+    config = _config(backend=make_url(settings).get_backend_name())
+    config.output_buffer = io.StringIO()
+    command.upgrade(config, _resolve(to), sql=True)
+    return config.output_buffer.getvalue()
+
+
+@contextmanager
+def _connection(settings: DatabaseSettings, role: Role) -> Iterator[Connection]:
+    """A connection of our own in a transaction, which is kept unless something is raised."""
+    dialect = dialect_for(make_url(settings))
+    engine = make_engine(settings, role, dialect)
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except DBAPIError as error:
+        raise dialect.translate(error, read_only=role == "reader") from error
+    finally:
+        engine.dispose()
+
+
+def _config(**attributes: object) -> Config:
+    """Alembic's configuration, made here: there is no alembic.ini to be found, or lost."""
+    config = Config(attributes=attributes)
+    config.set_main_option("script_location", "db:migrations")
+    return config
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
+def _revision_of(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _resolve(to: str) -> str:
+    """The full name of a revision."""
+    scripts = _scripts()
+    try:
+        script = scripts.get_revision(to)
+    except CommandError:
+        script = None
+    if script is None:
+        known = ", ".join(reversed([each.revision for each in scripts.walk_revisions()]))
+        raise SchemaError(f"there is no revision {to!r}: choose head or one of {known}")
+    return script.revision
+
+
+def _require_way(at: str | None, to: str) -> None:
+    """See to it that the way from ``at`` to ``to`` leads forward."""
+    if at is None:
+        return
+    scripts = _scripts()
+    try:
+        ahead = {script.revision for script in scripts.walk_revisions(base=at)}
+    except CommandError:
+        raise SchemaError(
+            f"the schema is at {at}, which this code does not know (its newest is {head()}): "
+            "a newer release made it, run that one"
+        ) from None
+    if to not in ahead:
+        raise SchemaError(f"the schema is at {at}, which comes after {to}: migrations go forward only")
+
+
+def _sentence(difference: Any) -> str:
+    """One of Alembic's differences in words: "add" is what the database lacks, "remove" what it has too much."""
+    if isinstance(difference, list):  # what differs in one column
+        return "; ".join(map(_sentence, difference))
+    operation, *what = difference
+    verb, _, kind = operation.partition("_")
+    if verb == "modify":
+        _, table, column, _, there, expected = what
+        return f"{kind} of {table}.{column} is {there!r} in the database, {expected!r} in the code"
+    subject = what[-1]
+    table = what[-2] if kind == "column" else getattr(getattr(subject, "table", None), "name", None)
+    name = f"{table}.{subject.name}" if table else subject.name
+    return f"{kind} {name} is in the {'code' if verb == 'add' else 'database'} only"

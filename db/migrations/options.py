@@ -1,0 +1,22 @@
+"""What Alembic is told wherever it is called: to migrate, to compare and to draft a revision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Every module with tables, so that Base.metadata is whole.
+import db.tasks
+import db.teams
+import db.transfers  # noqa: F401
+from db.base import Base
+
+OPTIONS: dict[str, Any] = {
+    "target_metadata": Base.metadata,
+    # SQLite cannot alter most of a table; batch mode makes a new one and copies.
+    "render_as_batch": True,
+    "compare_type": True,
+    "compare_server_default": True,
+    # One transaction for all revisions: a failure leaves the schema where it was.
+    "transaction_per_migration": False,
+    "transactional_ddl": True,
+}
