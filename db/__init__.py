@@ -1,0 +1,10 @@
+"""Sessions and transactions: who owns one, where it runs, and what becomes of it."""
+
+from __future__ import annotations
+
+from db.async_unit_of_work import AsyncUnitOfWork
+from db.database import Database
+from db.engine import make_engine, make_url
+from db.unit_of_work import Outcome, UnitOfWork
+
+__all__ = ["AsyncUnitOfWork", "Database", "Outcome", "UnitOfWork", "make_engine", "make_url"]

@@ -1,0 +1,339 @@
+"""A unit of work whose owner lives on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+
+from sqlalchemy.orm import Session
+
+from db.errors import (
+    Cancelled,
+    ConcurrentUse,
+    DeadlinePassed,
+    OutcomeUnknown,
+    SessionSettled,
+    Unavailable,
+)
+from db.lane import Lane
+from db.unit_of_work import Outcome, UnitOfWork
+
+if TYPE_CHECKING:
+    from db.database import Database
+
+log = logging.getLogger("onfinish.db")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INTERRUPT_EVERY_S = 0.2
+"""How often a stopped unit's statement is cancelled: the first time may fall between two statements."""
+
+SEVER_AFTER_S = 1.0
+"""How long a cancelled statement, or a COMMIT at the deadline, may still take before its link is cut."""
+
+GIVE_UP_AFTER_S = 1.0
+"""How long a thread may take to notice that; then the answer no longer waits for it."""
+
+
+class AsyncUnitOfWork:
+    """A `UnitOfWork` for code on the event loop: its work runs in the lane's threads, a hop at a time.
+
+    Lives as long as one request, or one ``async with database.unit_of_work()``. Takes a place before
+    the first hop and keeps it until it is settled. Settled exactly once, by whoever comes first: its
+    owner, or whoever stopped it.
+    """
+
+    def __init__(self, database: Database, lane: Lane, *, label: str, deadline_at: float | None) -> None:
+        self.label = label
+        self.deadline_at = deadline_at
+        self.opened_at = time.monotonic()
+        self.db_s = 0.0
+        self.reason: Cancelled | None = None
+        self._database = database
+        self._lane = lane
+        self._unit = UnitOfWork(
+            lane.engine, lane.dialect, label=label, read_only=lane.read_only, deadline_at=deadline_at, confined=True
+        )
+        self.session: Session = self._unit.session
+        self._holder: object | None = None
+        self._has_place = False
+        self._running = False
+        self._hop: asyncio.Future[Any] | None = None
+        self._answer: asyncio.Future[Any] | None = None
+        self._gave_up: asyncio.Future[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._settling = False
+        self._settled: asyncio.Future[None] | None = None
+        database.units.add(self)
+
+    @property
+    def outcome(self) -> Outcome:
+        """What has become of the work."""
+        return self._unit.outcome
+
+    @property
+    def commit_s(self) -> float:
+        """How long COMMIT took, in seconds."""
+        return self._unit.commit_s
+
+    @property
+    def has_place(self) -> bool:
+        """Whether the unit holds one of its lane's places, and with it perhaps a connection."""
+        return self._has_place
+
+    @property
+    def settled(self) -> bool:
+        """Whether the decision is made, or is being made."""
+        return self._settling
+
+    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a plain function where it may wait for the database, and return what it returns.
+
+        The first call takes a place, which may take up to ``database.pool_timeout_s``. The function
+        sees the context variables of the caller.
+
+        Raises:
+            NoPlace: all places stayed taken. Nothing has run; the unit stays usable.
+            ConcurrentUse: another call is under way. That call goes on.
+            SessionSettled: the unit's work is over.
+            Cancelled: the unit was stopped; it can only be undone.
+            DatabaseError: what the driver reported, translated.
+            Exception: whatever the function raises.
+        """
+        self._check_usable()
+        self._running = True
+        try:
+            if not self._has_place:
+                await self._take_place()
+            return await self._start(self._unit.call, function, *args, **kwargs)  # type: ignore[no-any-return]
+        finally:
+            self._running = False
+
+    async def settle(self, *, keep: bool, afterwards: list[Callable[[Session], object]] | None = None) -> None:
+        """Commit or roll back, give everything back.
+
+        Args:
+            keep: commit, unless the unit was stopped meanwhile.
+            afterwards: each is called with a new session, in a unit of work of its own that is kept,
+                whatever becomes of this one; what they raise is logged.
+
+        Raises:
+            DatabaseError: ``keep`` was asked for, and the work was not kept, or nobody knows.
+        """
+        if self._settling:
+            await self._settled_by_another()
+        else:
+            self._settling = True
+            try:
+                await self._settle(keep)
+            finally:
+                try:
+                    for function in afterwards or ():
+                        await self._follow_up(function)
+                finally:
+                    self._end()
+        if keep and self.outcome is Outcome.UNDONE:
+            raise self.reason or SessionSettled(f"{self.label}: the unit of work was undone already")
+
+    def cancel(self, reason: Cancelled) -> None:
+        """Stop the unit: nothing more of it starts, its running statement is cancelled, nothing is kept.
+
+        Returns at once; the place is given back as soon as the running hop has ended. A COMMIT that
+        has been sent is not cancelled; only at the deadline is its connection given up. Must be called
+        on the event loop. Later calls change nothing, except that a deadline also ends a COMMIT.
+        """
+        late = self._settling
+        if self._unit.outcome is not Outcome.OPEN and not late:
+            return
+        if late and not isinstance(reason, DeadlinePassed):
+            return
+        self.reason = self.reason or reason
+        self._unit.watch.mark(self.reason)
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._timer = (
+            None
+            if self.deadline_at is None
+            else loop.call_later(self.deadline_at - time.monotonic(), self.cancel, DeadlinePassed())
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self.settle(keep=kind is None)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    # -- hops
+
+    def _check_usable(self) -> None:
+        if self.reason is not None:
+            raise self.reason
+        if self._settling:
+            raise SessionSettled(
+                f"{self.label}: `run` was called after the unit of work had been settled; for later work there are "
+                "`self.afterwards(…)` and `database.unit_of_work()`"
+            )
+        if self._running or self._hop is not None:
+            raise ConcurrentUse(
+                f"{self.label}: `run` was called while another `run` of the same session was under way (as with "
+                "`asyncio.gather`); a session does one thing at a time: await one after the other, do both in one "
+                "function, or give each a `database.unit_of_work()` outside of the request"
+            )
+
+    async def _take_place(self) -> None:
+        holder = asyncio.current_task()
+        self._database.claim(holder, self.label)
+        try:
+            await self._lane.places.take(self._seconds_to_wait())
+        except BaseException:
+            self._database.unclaim(holder)
+            raise
+        self._holder, self._has_place = holder, True
+        if self.reason is not None:  # stopped while it stood in the queue
+            if self._settling:
+                self._leave_place()
+            raise self.reason
+
+    def _seconds_to_wait(self) -> float:
+        limit = self._database.settings.pool_timeout_s
+        return limit if self.deadline_at is None else min(limit, max(0.0, self.deadline_at - time.monotonic()))
+
+    def _start(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+        """Start a hop. Returns its answer: a waiter that is cancelled cancels that, and the hop runs on."""
+        loop = asyncio.get_running_loop()
+        context = contextvars.copy_context()
+        began = time.perf_counter()
+
+        def work() -> Any:
+            thread = self._database.claim_thread(self.label)
+            try:
+                return context.run(function, *args, **kwargs)
+            finally:
+                self._database.unclaim(thread)
+
+        def ended(hop: asyncio.Future[Any]) -> None:
+            self.db_s += time.perf_counter() - began
+            self._hop = None
+            error = asyncio.CancelledError() if hop.cancelled() else hop.exception()
+            if answer.done():  # nobody waits any more
+                return
+            if error is None:
+                answer.set_result(hop.result())
+            elif hop.cancelled():
+                answer.cancel()
+            else:
+                answer.set_exception(error)
+
+        answer: asyncio.Future[Any] = loop.create_future()
+        hop = loop.run_in_executor(self._lane.threads, work)
+        self._hop, self._answer = hop, answer
+        hop.add_done_callback(ended)
+        return answer
+
+    # -- the end
+
+    async def _settle(self, keep: bool) -> None:
+        if self._hop is not None and not await self._hop_ended():
+            if keep:
+                raise self.reason or Unavailable("the database did not answer in time")
+        elif not self._unit.in_use:
+            self._unit.settle(keep=keep and self.reason is None)  # nothing was opened: no hop
+        else:
+            if not self._has_place:  # rows were added to the session, and no `run` has taken a place yet
+                await self._lane.places.take(self._seconds_to_wait())
+                self._has_place = True
+            await self._start(self._unit.settle, keep=keep)
+
+    async def _hop_ended(self) -> bool:
+        """Wait for a hop whose caller was cancelled. False where it was given up on."""
+        if self._gave_up is None:
+            self._gave_up = asyncio.get_running_loop().create_future()
+        hop = self._hop
+        if hop is not None:
+            await asyncio.wait([hop, self._gave_up], return_when=asyncio.FIRST_COMPLETED)
+        return self._hop is None
+
+    def _give_up(self) -> None:
+        """Let those who wait for the hop go on without it."""
+        if self._gave_up is None:
+            self._gave_up = asyncio.get_running_loop().create_future()
+        if not self._gave_up.done():
+            self._gave_up.set_result(None)
+        if self._answer is not None and not self._answer.done():
+            sent = self._unit.watch.committing
+            self._answer.set_exception(OutcomeUnknown() if sent else (self.reason or DeadlinePassed()))
+
+    async def _stop(self) -> None:
+        """End the running hop, by stronger and stronger means; then see that the unit is undone."""
+        loop, watch = asyncio.get_running_loop(), self._unit.watch
+        cut_at = loop.time() + SEVER_AFTER_S
+        while self._hop is not None and loop.time() < cut_at:
+            await loop.run_in_executor(self._database.stoppers, watch.interrupt)
+            if self._hop is not None:
+                await asyncio.wait([self._hop], timeout=INTERRUPT_EVERY_S)
+        if self._hop is not None:
+            log.warning("%s: a cancelled statement went on; its connection is cut", self.label)
+            await loop.run_in_executor(self._database.stoppers, watch.sever)
+            if self._hop is not None:
+                await asyncio.wait([self._hop], timeout=GIVE_UP_AFTER_S)
+        if self._hop is not None:
+            log.error("%s: a thread hangs in this unit of work; its place stays taken until it ends", self.label)
+            self._give_up()
+        if not self._settling:
+            await self.settle(keep=False)
+
+    async def _settled_by_another(self) -> None:
+        if self._unit.outcome is Outcome.OPEN or self._has_place:
+            if self._settled is None:
+                self._settled = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._settled)
+
+    async def _follow_up(self, function: Callable[[Session], object]) -> None:
+        """Do a piece of work of its own, on this unit's place where that is a writer's."""
+        writer = self._database.writer
+        try:
+            if self._lane is not writer:
+                self._leave_place()
+                self._lane = writer
+            if not self._has_place:
+                await writer.places.take(self._database.settings.pool_timeout_s)
+                self._has_place = True
+            await self._start(self._database.do, function, label=f"{self.label} afterwards")
+        except Exception:
+            log.exception("%s: work for afterwards failed", self.label)
+
+    def _end(self) -> None:
+        hop = self._hop
+        if hop is None:
+            self._leave_place()
+        else:  # given up on: what it holds comes back when it ends, and its owner may go on meanwhile
+            self._database.unclaim(self._holder)
+            hop.add_done_callback(lambda _: threading.Thread(target=self._clean_up, daemon=True).start())
+        self._database.units.discard(self)
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
+
+    def _clean_up(self) -> None:
+        if not self._unit.settled:
+            self._unit.settle(keep=False)
+        self._leave_place()
+
+    def _leave_place(self) -> None:
+        if self._has_place:
+            self._has_place = False
+            self._database.unclaim(self._holder)
+            self._lane.places.give_back()

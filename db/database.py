@@ -1,0 +1,171 @@
+"""The database of one process: its writer, its reader, and the units of work that use them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from conf import DatabaseSettings
+from db.async_unit_of_work import AsyncUnitOfWork
+from db.dialects import Role, dialect_for
+from db.engine import make_engine, make_url, read_only_view
+from db.errors import OutsideRun, SecondPlace
+from db.lane import Lane
+from db.places import Places
+from db.unit_of_work import UnitOfWork
+
+_STOPPERS = 4
+"""Threads that cancel statements. Each takes a second at most, so four stop a full pool of ten in three."""
+
+
+class Database:
+    """A writer and a reader, each a `Lane`. Lives as long as its process; made after a fork, ended by `close`.
+
+    The writer runs transactions. The reader runs single statements outside of any, and the database
+    itself refuses to write for it: one round trip instead of three, and later perhaps on a replica.
+    Nothing is connected to before the first statement.
+
+    Args:
+        settings: ``DatabaseSettings(url="sqlite:///x.db")`` is enough.
+    """
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self.settings = settings
+        self.dialect = dialect_for(make_url(settings))
+        self.writer = self._lane("writer")
+        if self.dialect.shares_one_connection:
+            self.reader = Lane(read_only_view(self.writer.engine), self.dialect, self.writer.places, read_only=True)
+        else:
+            self.reader = self._lane("reader")
+        self.stoppers = ThreadPoolExecutor(_STOPPERS, thread_name_prefix="onfinish-stopper")
+        self.units: set[AsyncUnitOfWork] = set()
+        self._holders: dict[object, str] = {}
+
+    def unit_of_work(
+        self, *, label: str = "a unit of work", read_only: bool = False, deadline_at: float | None = None
+    ) -> AsyncUnitOfWork:
+        """A unit of work for code on the event loop; opens nothing yet.
+
+        As a context manager it is kept at the end, and undone where the block raises::
+
+            async with database.unit_of_work(label="nightly job") as unit:
+                await unit.run(tasks.update_task, unit.session, task_id=…, change=…)
+
+        Args:
+            label: how messages name it.
+            read_only: on the reader.
+            deadline_at: on the clock of `time.monotonic`; past it the unit is stopped and undone.
+        """
+        lane = self.reader if read_only else self.writer
+        return AsyncUnitOfWork(self, lane, label=label, deadline_at=deadline_at)
+
+    @contextmanager
+    def session_scope(
+        self, *, label: str = "session_scope()", read_only: bool = False, timeout_s: float | None = None
+    ) -> Iterator[Session]:
+        """A session for a script, a job or a test, in a thread that may wait: kept at the end, undone on an error.
+
+        Stands in the same queue for a place as the requests of the process do.
+
+        Raises:
+            NoPlace: all places stayed taken for ``database.pool_timeout_s``.
+            OutsideRun: called on an event loop, which it would stop; `unit_of_work` is for there.
+            SecondPlace: the caller holds a unit of work open already.
+            DatabaseError: a driver's error, translated; nothing is kept then, or `OutcomeUnknown`.
+        """
+        if asyncio._get_running_loop() is not None:
+            raise OutsideRun(
+                f"{label}: session_scope() would stop the event loop; there, write `async with database.unit_of_work()`"
+            )
+        thread = self.claim_thread(label)
+        lane = self.reader if read_only else self.writer
+        try:
+            lane.places.take_blocking(self.settings.pool_timeout_s)
+            try:
+                deadline_at = None if timeout_s is None else time.monotonic() + timeout_s
+                unit = UnitOfWork(lane.engine, self.dialect, label=label, read_only=read_only, deadline_at=deadline_at)
+                try:
+                    yield unit.session
+                except SQLAlchemyError as error:
+                    unit.settle(keep=False)
+                    raise unit.translated(error) from error
+                except BaseException:
+                    unit.settle(keep=False)
+                    raise
+                else:
+                    unit.settle(keep=True)
+            finally:
+                lane.places.give_back()
+        finally:
+            self.unclaim(thread)
+
+    def do(self, function: Callable[[Session], Any], *, label: str) -> Any:
+        """Call a function with the session of a unit of work of its own, for a caller who holds a place."""
+        unit = UnitOfWork(self.writer.engine, self.dialect, label=label)
+        try:
+            result = unit.call(function, unit.session)
+        except BaseException:
+            unit.settle(keep=False)
+            raise
+        unit.settle(keep=True)
+        return result
+
+    async def close(self, *, grace_s: float = 5.0) -> None:
+        """Stop what is still open, and close all connections. Call it on the event loop that used them.
+
+        Units of work that are open are undone; what hangs longer than ``grace_s`` is left to its thread.
+        """
+        from db.errors import DeadlinePassed
+
+        for unit in list(self.units):
+            unit.cancel(DeadlinePassed("the service is shutting down; nothing of this request was kept"))
+        give_up_at = time.monotonic() + grace_s
+        while self.units and time.monotonic() < give_up_at:
+            await asyncio.sleep(0.02)
+        await asyncio.get_running_loop().run_in_executor(None, self.dispose)
+
+    def dispose(self) -> None:
+        """Close all connections and end the threads, from a script that has no event loop."""
+        for lane in {self.writer, self.reader}:
+            lane.close(wait=not self.units)
+        self.stoppers.shutdown(wait=not self.units)
+
+    # -- who holds a place: a second one, waited for by somebody who has one, is a deadlock with a full pool
+
+    def claim(self, holder: object, label: str) -> None:
+        """Note that a task or thread wants a place.
+
+        Raises:
+            SecondPlace: it holds one already.
+        """
+        held = self._holders.get(holder)
+        if held is not None:
+            raise SecondPlace(
+                f"{label}: a second unit of work was begun while {held} is open in the same task or thread; with "
+                "all places taken both would wait for ever. Do the work in that one's session, or after it: "
+                "`self.afterwards(…)`"
+            )
+        self._holders[holder] = label
+
+    def claim_thread(self, label: str) -> int:
+        """Note that the calling thread works in a unit of work; returns what to `unclaim`."""
+        thread = threading.get_ident()
+        self.claim(thread, label)
+        return thread
+
+    def unclaim(self, holder: object) -> None:
+        """Forget a holder."""
+        self._holders.pop(holder, None)
+
+    def _lane(self, role: Role) -> Lane:
+        engine = make_engine(self.settings, role, self.dialect)
+        places = Places(sum(self.dialect.pool_size(self.settings, role)), name=role)
+        return Lane(engine, self.dialect, places, read_only=role == "reader")

@@ -1,0 +1,74 @@
+"""The questions that `db` asks of a database, and the answers that fit most of them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from sqlalchemy import URL, Engine
+from sqlalchemy.exc import DBAPIError
+
+from conf import DatabaseSettings
+from db.errors import Conflict, DatabaseError
+
+Role = Literal["writer", "reader", "migration"]
+
+
+class Dialect:
+    """One database's own ways. Lives as long as the engines made with it, and holds no connection.
+
+    Args:
+        url: where it is, with the driver named.
+    """
+
+    discard_after_interrupt = True
+    """A connection whose statement was cancelled is closed: a late cancel could hit its next user."""
+
+    shares_one_connection = False
+    """There is but one connection, so the reader is the writer and one unit of work runs at a time."""
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+
+    def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
+        """What the driver's ``connect`` is given. What the URL says is left out, so that it wins."""
+        raise NotImplementedError
+
+    def engine_options(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
+        """What `sqlalchemy.create_engine` is given beyond the pool's settings."""
+        raise NotImplementedError
+
+    def install(self, engine: Engine, settings: DatabaseSettings, role: Role) -> None:
+        """Put the database's own hooks on a new engine."""
+
+    def pool_size(self, settings: DatabaseSettings, role: Role) -> tuple[int, int]:
+        """How many connections are kept, and how many more there may be for a while."""
+        if role == "reader" and settings.reader_pool_size is not None:
+            return settings.reader_pool_size, 0
+        return settings.pool_size, settings.max_overflow
+
+    def translate(self, error: DBAPIError, *, read_only: bool) -> DatabaseError:
+        """What a driver's error means. Told by codes, never by message text."""
+        raise NotImplementedError
+
+    def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
+        """Whether an error of COMMIT leaves open if it was applied: the database did not answer."""
+        raise NotImplementedError
+
+    def transaction_is_lost(self, connection: Any) -> bool:
+        """Whether the driver's connection has no transaction that COMMIT would commit."""
+        raise NotImplementedError
+
+    def interrupt(self, connection: Any) -> None:
+        """Cancel what the driver's connection runs. Called from another thread; takes a second at most."""
+        raise NotImplementedError
+
+    def sever(self, connection: Any) -> None:
+        """Break the driver's connection under a thread that waits for it."""
+        raise NotImplementedError
+
+
+def refused_by(constraint: str | None, fallback: str = "the data as it stands does not allow this") -> Conflict:
+    """The refusal of a constraint, in the words its table has for it."""
+    from db.base import refusals
+
+    return Conflict(refusals.get(constraint or "", fallback), constraint=constraint)

@@ -1,0 +1,74 @@
+"""Cancel a statement through the libpq that psycopg2 carries, without stopping the process.
+
+``psycopg2.connection.cancel()`` holds the interpreter's lock while it connects and until the server
+closes that connection: on a dead link, or a peer that accepts and says nothing, every thread of the
+process stood still. ``ctypes`` gives the lock up round each call, and libpq's own asynchronous form
+(17 and newer, https://www.postgresql.org/docs/current/libpq-cancel.html) can be given a limit. It
+uses TLS where the connection does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import select
+import time
+from typing import Any
+
+_FAILED, _READING, _WRITING, _OK = range(4)  # PostgresPollingStatusType
+
+
+@functools.cache
+def _libpq() -> ctypes.CDLL | None:
+    """The library psycopg2 is linked with; None where it is older than 17."""
+    import psycopg2
+
+    # Symbols are looked up in the extension and in what it was linked with.
+    library = ctypes.CDLL(psycopg2._psycopg.__file__)
+    if not hasattr(library, "PQcancelCreate"):
+        return None
+    library.PQcancelCreate.restype = ctypes.c_void_p
+    library.PQcancelCreate.argtypes = [ctypes.c_void_p]
+    for name in ("PQcancelStart", "PQcancelPoll", "PQcancelSocket"):
+        function = getattr(library, name)
+        function.restype = ctypes.c_int
+        function.argtypes = [ctypes.c_void_p]
+    library.PQcancelFinish.restype = None
+    library.PQcancelFinish.argtypes = [ctypes.c_void_p]
+    return library
+
+
+def cancel(connection: Any, *, timeout_s: float) -> bool:
+    """Ask the server to cancel what ``connection`` runs, from another thread than the one that waits.
+
+    Args:
+        connection: a psycopg2 connection that is not being closed meanwhile.
+        timeout_s: how long to try.
+
+    Returns:
+        Whether the server has taken the request. It says nothing about whether a statement ran.
+    """
+    library = _libpq()
+    if library is None:
+        connection.cancel()
+        return True
+    give_up_at = time.monotonic() + timeout_s
+    request = library.PQcancelCreate(connection.pgconn_ptr)
+    try:
+        if not library.PQcancelStart(request):
+            return False
+        state = _WRITING
+        while state not in (_OK, _FAILED):
+            left_s = give_up_at - time.monotonic()
+            fd = library.PQcancelSocket(request)
+            if left_s <= 0 or fd < 0:
+                return False
+            poll = select.poll()
+            poll.register(fd, select.POLLIN if state == _READING else select.POLLOUT)
+            poll.poll(left_s * 1000)
+            if time.monotonic() >= give_up_at:
+                return False
+            state = library.PQcancelPoll(request)
+        return bool(state == _OK)
+    finally:
+        library.PQcancelFinish(request)

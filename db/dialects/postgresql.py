@@ -1,0 +1,121 @@
+"""PostgreSQL through psycopg2."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool, QueuePool
+
+from conf import DatabaseSettings
+from db.dialects.base import Dialect, Role, refused_by
+from db.dialects.libpq import cancel
+from db.errors import (
+    DatabaseError,
+    DeadlinePassed,
+    ReadOnlyViolation,
+    RunAgain,
+    StatementFailed,
+    Unavailable,
+    Unreachable,
+)
+
+_INTEGRITY_CONSTRAINT_VIOLATION = "23"
+_CONNECTION_EXCEPTION = "08"
+_INSUFFICIENT_RESOURCES = "53"
+_OPERATOR_INTERVENTION = "57"
+_RUN_AGAIN = {"40001": "serialization", "40P01": "deadlock"}
+_QUERY_CANCELED = "57014"
+_LOCK_NOT_AVAILABLE = "55P03"
+_READ_ONLY_SQL_TRANSACTION = "25006"
+_IN_ERROR = 3  # psycopg2.extensions.TRANSACTION_STATUS_INERROR
+
+_CANCEL_TIMEOUT_S = 1.0
+
+
+class PostgreSQL(Dialect):
+    """PostgreSQL 13 and newer. https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+
+    def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
+        arguments: dict[str, Any] = {
+            "connect_timeout": max(1, round(settings.connect_timeout_s)),
+            "application_name": settings.application_name,
+            # A link that went down without a word is noticed in half a minute, not after two hours.
+            "keepalives_idle": 15,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+        }
+        for name in self.url.query:
+            arguments.pop(name, None)
+        options = self._options(settings, role)
+        if options:
+            given = self.url.query.get("options")
+            arguments["options"] = " ".join([options, given] if isinstance(given, str) else [options])
+        return arguments
+
+    def engine_options(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
+        if role == "migration":
+            return {"poolclass": NullPool}
+        options: dict[str, Any] = {"poolclass": QueuePool}
+        if role == "reader":
+            options["isolation_level"] = "AUTOCOMMIT"
+        return options
+
+    def translate(self, error: DBAPIError, *, read_only: bool) -> DatabaseError:
+        code = getattr(error.orig, "pgcode", None)
+        if code is None:  # the driver says so, not the server: the connection failed or broke
+            if error.connection_invalidated or type(error.orig).__name__ in ("OperationalError", "InterfaceError"):
+                return Unreachable("the database cannot be reached")
+            return StatementFailed(type(error.orig).__name__)
+        if code[:2] == _INTEGRITY_CONSTRAINT_VIOLATION:
+            diagnostics = getattr(error.orig, "diag", None)
+            return refused_by(getattr(diagnostics, "constraint_name", None))
+        if code in _RUN_AGAIN:
+            return RunAgain(_RUN_AGAIN[code])
+        if code == _QUERY_CANCELED:
+            return DeadlinePassed()
+        if code == _LOCK_NOT_AVAILABLE:
+            return Unavailable("a lock was not to be had in time")
+        if code == _READ_ONLY_SQL_TRANSACTION:
+            if read_only:
+                return ReadOnlyViolation("a write in a read-only unit of work was refused by the database")
+            return Unavailable("the database takes no writes at the moment", retry_after_s=5)
+        if code[:2] in (_CONNECTION_EXCEPTION, _INSUFFICIENT_RESOURCES, _OPERATOR_INTERVENTION):
+            return Unreachable("the database cannot be worked with at the moment", retry_after_s=2)
+        return StatementFailed(code)
+
+    def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
+        code = getattr(error.orig, "pgcode", None)
+        # A backend told to stop while it waits for a standby has committed already, and says 57P01.
+        return code is None or code[:2] in (_CONNECTION_EXCEPTION, _OPERATOR_INTERVENTION)
+
+    def transaction_is_lost(self, connection: Any) -> bool:
+        return bool(connection.info.transaction_status == _IN_ERROR)
+
+    def interrupt(self, connection: Any) -> None:
+        cancel(connection, timeout_s=_CANCEL_TIMEOUT_S)
+
+    def sever(self, connection: Any) -> None:
+        # close() would wait for the thread that hangs on this connection; shutdown(2) wakes it.
+        with socket.socket(fileno=os.dup(connection.fileno())) as own:
+            try:
+                own.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it was down already
+
+    def _options(self, settings: DatabaseSettings, role: Role) -> str:
+        """Server settings that hold from the connection's first moment, at no round trip."""
+        limits: dict[str, str] = {}
+        if role != "migration":  # a migration sets limits of its own
+            for name, seconds in (
+                ("statement_timeout", settings.statement_timeout_s),
+                ("lock_timeout", settings.lock_timeout_s),
+                ("idle_in_transaction_session_timeout", settings.idle_in_transaction_timeout_s),
+            ):
+                if seconds:
+                    limits[name] = f"{seconds * 1000:.0f}"
+        if role == "reader":
+            limits["default_transaction_read_only"] = "on"
+        return " ".join(f"-c {name}={value}" for name, value in limits.items())

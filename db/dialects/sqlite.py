@@ -1,0 +1,152 @@
+"""SQLite made safe: transactions of our own, one writer at a time, readers that cannot write."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool, QueuePool, StaticPool
+
+from conf import DatabaseSettings
+from db.dialects.base import Dialect, Role, refused_by
+from db.errors import DatabaseError, DeadlinePassed, ReadOnlyViolation, RunAgain, StatementFailed, Unreachable
+from db.watch import watch_of
+
+READ_ONLY = "onfinish_read_only"
+"""Execution option of the in-memory database's reader, which is the writer's engine under another name."""
+
+_POLL_S = 0.05
+"""How long SQLite itself waits for a lock before we look whether the unit of work was stopped meanwhile."""
+
+_SERVED_FROM_MEMORY = (None, "", ":memory:")
+
+
+class SQLite(Dialect):
+    """SQLite through the standard library's driver."""
+
+    discard_after_interrupt = False  # interrupt() reaches a running statement or nothing
+
+    def __init__(self, url: URL) -> None:
+        super().__init__(url)
+        name = url.database
+        self.shares_one_connection = name in _SERVED_FROM_MEMORY or (
+            str(name).startswith("file:") and (":memory:" in str(name) or url.query.get("mode") == "memory")
+        )
+
+    def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
+        # A hop may run on another thread than the last one; the places see to it that no two do at once.
+        return {"check_same_thread": False, "timeout": settings.busy_timeout_s}
+
+    def engine_options(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
+        if self.shares_one_connection:
+            return {"poolclass": StaticPool}
+        if role == "migration":
+            return {"poolclass": NullPool}
+        options: dict[str, Any] = {"poolclass": QueuePool}
+        if role == "reader":
+            options["isolation_level"] = "AUTOCOMMIT"
+        return options
+
+    def pool_size(self, settings: DatabaseSettings, role: Role) -> tuple[int, int]:
+        # SQLite takes one writer at a time and lets the others poll, unfairly: they queue with us instead.
+        if role == "writer" or self.shares_one_connection:
+            return 1, 0
+        return super().pool_size(settings, role)
+
+    def install(self, engine: Engine, settings: DatabaseSettings, role: Role) -> None:
+        @event.listens_for(engine, "connect")
+        def prepare_connection(connection: sqlite3.Connection, record: object) -> None:
+            # The driver's own transactions break savepoints and let DDL escape a rollback.
+            connection.isolation_level = None
+            # WAL is a property of the file: readers do not block the writer, nor it them.
+            if not self.shares_one_connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+            # Alembic's batch mode rebuilds tables, which live foreign keys would turn into deletes.
+            connection.execute(f"PRAGMA foreign_keys = {'OFF' if role == 'migration' else 'ON'}")
+            if role == "reader":
+                connection.execute("PRAGMA query_only = ON")
+
+        if role == "reader" and not self.shares_one_connection:
+            return
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            if self.shares_one_connection:
+                # Set at every beginning, so nothing depends on how the unit before this one ended.
+                read_only = bool(connection.get_execution_options().get(READ_ONLY))
+                connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
+                connection.exec_driver_sql("BEGIN")
+            else:
+                _begin_immediate(connection, settings.busy_timeout_s)
+
+    def translate(self, error: DBAPIError, *, read_only: bool) -> DatabaseError:
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        if code is None:
+            return StatementFailed(type(error.orig).__name__)
+        primary = code & 0xFF  # the extended codes carry their primary in the low byte
+        name = str(getattr(error.orig, "sqlite_errorname", code))
+        if primary == sqlite3.SQLITE_CONSTRAINT:
+            return refused_by(_constraint_of(error.orig))
+        if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return RunAgain("busy")
+        if primary == sqlite3.SQLITE_INTERRUPT:
+            return DeadlinePassed()
+        if primary == sqlite3.SQLITE_READONLY and read_only:
+            return ReadOnlyViolation("a write in a read-only unit of work was refused by the database")
+        if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            return Unreachable(f"the database file cannot be used at the moment ({name})")
+        return StatementFailed(name)
+
+    def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
+        # SQLite answers in the same process; only a failing disk leaves the question open.
+        return bool(getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR)
+
+    def transaction_is_lost(self, connection: Any) -> bool:
+        return not connection.in_transaction
+
+    def interrupt(self, connection: Any) -> None:
+        connection.interrupt()
+
+    def sever(self, connection: Any) -> None:
+        connection.interrupt()  # there is no socket; a statement that ignores this ends by itself
+
+
+def _begin_immediate(connection: Connection, busy_timeout_s: float) -> None:
+    """Take the write lock at once, not at the first write.
+
+    A deferred transaction that has read and then wants to write fails "locked" whatever the busy
+    timeout. The wait is cut into pieces, since SQLite does not hear an interrupt while it waits.
+    """
+    watch = watch_of(connection)
+    driver: Any = connection.connection.dbapi_connection
+    left_s = watch.seconds_left() if watch else None
+    give_up_at = time.monotonic() + (busy_timeout_s if left_s is None else min(busy_timeout_s, left_s))
+    driver.execute(f"PRAGMA busy_timeout = {_POLL_S * 1000:.0f}")
+    try:
+        while time.monotonic() < give_up_at:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    break
+                if watch is not None:
+                    watch.check()
+        if watch is not None:
+            watch.check()
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # the last try, whose error is SQLAlchemy's
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {busy_timeout_s * 1000:.0f}")
+
+
+def _constraint_of(error: BaseException | None) -> str | None:
+    """The name SQLite gives a constraint: "UNIQUE constraint failed: teams.name" is "teams.name".
+
+    It has no field for it. The text before the colon is fixed in SQLite's source (sqlite3VdbeHalt and
+    sqlite3UniqueConstraint); where it ever changes, the message falls back to the general one.
+    """
+    _, colon, name = str(error).partition(" constraint failed: ")
+    return name if colon else None

@@ -1,0 +1,107 @@
+"""Engines, made from settings in this one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url as parse_url
+from sqlalchemy.pool import QueuePool
+
+from conf import DatabaseSettings
+from db.dialects import Dialect, Role, dialect_for
+from db.dialects.sqlite import READ_ONLY
+from db.watch import watch_of
+
+_DRIVERS = {"postgres": "postgresql+psycopg2", "postgresql": "postgresql+psycopg2"}
+"""Bare names that SQLAlchemy 2.1 refuses, or takes for psycopg 3."""
+
+
+def make_url(settings: DatabaseSettings) -> URL:
+    """Where the database is: the URL of the settings, or the URL that their parts make.
+
+    The environment's ``query`` is what a URL does not say itself: ``?sslmode=…`` in the URL wins.
+
+    Raises:
+        ValueError: there is neither a URL nor a driver name.
+    """
+    if settings.url is not None:
+        url = parse_url(settings.url.get_secret_value())
+    elif settings.drivername is not None:
+        password = settings.password
+        url = URL.create(
+            settings.drivername,
+            username=settings.username,
+            password=None if password is None else password.get_secret_value(),
+            host=settings.host,
+            port=settings.port,
+            database=settings.database,
+        )
+    else:
+        raise ValueError("no database is set: set database.url, or database.drivername and its other parts")
+    url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
+    return url.update_query_dict({name: value for name, value in settings.query.items() if name not in url.query})
+
+
+def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dialect | None = None) -> Engine:
+    """An engine for one kind of work, with its pool and hooks. Opens no connection yet.
+
+    Args:
+        settings: where and how.
+        role: "writer" runs transactions; "reader" single statements in AUTOCOMMIT that the database
+            itself keeps from writing; "migration" has no pool and no time limits.
+        dialect: the ways of that database, where the caller has them already.
+
+    Returns:
+        An engine that whoever asked for it disposes of.
+    """
+    url = make_url(settings)
+    dialect = dialect or dialect_for(url)
+    options: dict[str, Any] = {
+        # Parameters are people's data; they belong in no message and no log.
+        "hide_parameters": True,
+        "echo": settings.echo,
+        **dialect.engine_options(settings, role),
+    }
+    if options["poolclass"] is QueuePool:
+        size, overflow = dialect.pool_size(settings, role)
+        options |= {
+            "pool_size": size,
+            "max_overflow": overflow,
+            # Never waited for: a unit of work has a place before it asks for a connection.
+            "pool_timeout": settings.pool_timeout_s,
+            "pool_recycle": settings.pool_recycle_s,
+            "pool_pre_ping": settings.pool_pre_ping,
+            "pool_use_lifo": settings.pool_use_lifo,
+        }
+    engine = create_engine(url, connect_args=dialect.connect_args(settings, role) | settings.connect_args, **options)
+    _install_watch(engine)
+    dialect.install(engine, settings, role)
+    return engine
+
+
+def read_only_view(engine: Engine) -> Engine:
+    """The reader of a database that has one connection: the writer's engine, told not to write."""
+    return engine.execution_options(**{READ_ONLY: True})
+
+
+def _install_watch(engine: Engine) -> None:
+    """Let the watch of a unit of work see its connection, its statements and its COMMIT."""
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        watch = watch_of(connection)
+        if watch is not None:
+            watch.check()
+            watch.connected(connection)
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def before_cursor_execute(connection: Connection, *statement: object) -> None:
+        watch = watch_of(connection)
+        if watch is not None:
+            watch.check()
+
+    @event.listens_for(engine, "commit")
+    def commit(connection: Connection) -> None:
+        watch = watch_of(connection)
+        if watch is not None:
+            watch.commit_begins()

@@ -1,0 +1,192 @@
+"""What can go wrong between a unit of work and its database.
+
+::
+
+    DatabaseError
+    ├── Refused                 a rule of the data says no
+    │   ├── NotFound
+    │   ├── Conflict            also what a constraint refuses, at a statement or only at COMMIT
+    │   └── Invalid
+    ├── RunAgain                a serialization failure, a deadlock, a busy SQLite file
+    ├── Unavailable             no answer to be had now; later perhaps
+    │   ├── NoPlace
+    │   └── Unreachable
+    ├── OutcomeUnknown          COMMIT was sent and nobody knows what became of it
+    ├── Cancelled               stopped from outside, nothing kept
+    │   ├── DeadlinePassed
+    │   └── ClientGone
+    ├── Misuse                  a fault of the program
+    │   ├── SessionSettled, ConcurrentUse, OutsideRun, NotYours, SecondPlace
+    │   ├── ReadOnlyViolation
+    │   └── TransactionLost
+    ├── SchemaError             the schema is not where it would have to be
+    └── StatementFailed         the database refused a statement for a reason that is no client's
+
+Driver errors are turned into these where the driver is called (`db.dialects`), told apart by
+SQLSTATE or SQLite's result code, never by message text. No message here holds SQL, parameters or
+a constraint's detail: such an error may be shown, its ``__cause__`` may not.
+"""
+
+from __future__ import annotations
+
+
+class DatabaseError(Exception):
+    """Everything this package raises of its own."""
+
+
+class Refused(DatabaseError):
+    """A rule of the data says no; whoever asked can do something about it."""
+
+
+class NotFound(Refused):
+    """There is no such row.
+
+    Args:
+        what: the kind of row, as a reader calls it: "task".
+        key: what it was looked up by.
+    """
+
+    def __init__(self, what: str, key: object) -> None:
+        super().__init__(f"no {what} {key}")
+        self.what = what
+        self.key = key
+
+
+class Conflict(Refused):
+    """The data as it stands does not allow this.
+
+    Args:
+        message: a sentence for the client.
+        constraint: the constraint that refused it, where the database named one.
+    """
+
+    def __init__(self, message: str, *, constraint: str | None = None) -> None:
+        super().__init__(message)
+        self.constraint = constraint
+
+
+class Invalid(Refused):
+    """What was asked for contradicts itself, or names something that does not exist.
+
+    Args:
+        message: a sentence for the client.
+        pointer: JSON pointer (RFC 6901) to the field at fault, "" for the whole body.
+    """
+
+    def __init__(self, message: str, *, pointer: str = "") -> None:
+        super().__init__(message)
+        self.pointer = pointer
+
+
+class RunAgain(DatabaseError):
+    """The database broke a tie between two transactions against this one.
+
+    Nothing of it is kept, and the same work may well succeed when it is done again from the
+    start: https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
+
+    Args:
+        reason: a word for the log and the metrics: "deadlock", "serialization", "busy".
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the database refused the transaction as a conflict ({reason})")
+        self.reason = reason
+
+
+class Unavailable(DatabaseError):
+    """The database cannot be worked with at the moment.
+
+    Args:
+        message: a sentence for the client; names no host.
+        retry_after_s: when it may be worth asking again.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class NoPlace(Unavailable):
+    """Every place was taken for as long as a unit of work may wait for one."""
+
+
+class Unreachable(Unavailable):
+    """No connection, or a connection that broke before COMMIT was sent."""
+
+
+class OutcomeUnknown(DatabaseError):
+    """COMMIT was sent, and its answer never came."""
+
+    def __init__(self) -> None:
+        super().__init__("the connection was lost during COMMIT; whether it was applied is not known")
+
+
+class Cancelled(DatabaseError):
+    """The unit of work was stopped from outside. Nothing of it is kept."""
+
+
+class DeadlinePassed(Cancelled):
+    """The time for the request ran out."""
+
+    def __init__(self, message: str = "the time for this request ran out; nothing of it was kept") -> None:
+        super().__init__(message)
+
+
+class ClientGone(Cancelled):
+    """Whoever asked is no longer there to be answered."""
+
+    def __init__(self) -> None:
+        super().__init__("the client closed its connection before it was answered")
+
+
+class Misuse(DatabaseError):
+    """The program used a session in a way that cannot be right. The message names the way out."""
+
+
+class SessionSettled(Misuse):
+    """A session was used after its unit of work had ended."""
+
+
+class ConcurrentUse(Misuse):
+    """Two pieces of work wanted one session at the same time."""
+
+
+class OutsideRun(Misuse):
+    """SQL was sent from outside `run`, where it would have stopped the event loop."""
+
+
+class NotYours(Misuse):
+    """Somebody other than the unit of work tried to end its session."""
+
+
+class SecondPlace(Misuse):
+    """A unit of work was begun by somebody who holds another one open."""
+
+
+class ReadOnlyViolation(Misuse):
+    """A write in a read-only unit of work, refused by the database itself."""
+
+
+class TransactionLost(Misuse):
+    """The database had given the transaction up before COMMIT.
+
+    PostgreSQL answers COMMIT in an aborted transaction with ROLLBACK and no error, and sqlite3's
+    ``commit()`` does nothing when SQLite has rolled back by itself. Code that swallowed the first
+    error would be told that its work was kept.
+    """
+
+
+class StatementFailed(DatabaseError):
+    """The database refused a statement for a reason that lies in the program.
+
+    Args:
+        code: SQLSTATE, or SQLite's error name.
+    """
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"the database refused a statement ({code})")
+        self.code = code
+
+
+class SchemaError(DatabaseError):
+    """The schema is not where it has to be, or cannot be brought there. The message names the way out."""

@@ -1,0 +1,233 @@
+"""One session and the decision about its work."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.orm import Session, SessionTransaction
+
+from db.dialects import Dialect
+from db.errors import DatabaseError, NotYours, OutcomeUnknown, SessionSettled, StatementFailed
+from db.watch import OPTION, Watch
+
+log = logging.getLogger("onfinish.db")
+
+
+class Outcome(enum.Enum):
+    """What has become of a unit of work."""
+
+    OPEN = "open"
+    KEPT = "kept"
+    UNDONE = "undone"
+    UNKNOWN = "unknown"
+
+
+class UnitOfWork:
+    """One session and the decision about its work, made exactly once.
+
+    Lives as long as one request or one job; whoever made it settles it. Undone unless
+    ``settle(keep=True)`` is reached and succeeds. Not for two threads or tasks at once.
+
+    Args:
+        engine: the writer or the reader.
+        dialect: that engine's own ways.
+        label: how messages name this unit: "POST TaskHandler".
+        read_only: it runs on the reader; keeping it commits nothing.
+        deadline_at: on the clock of `time.monotonic`; None for no limit.
+        confined: statements only inside of `call` (a request), or anywhere (a script).
+
+    Warns:
+        ResourceWarning: dropped without `settle`; its connection went back to the pool, rolled back.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        dialect: Dialect,
+        *,
+        label: str,
+        read_only: bool = False,
+        deadline_at: float | None = None,
+        confined: bool = False,
+    ) -> None:
+        self.label = label
+        self.read_only = read_only
+        self.outcome = Outcome.OPEN
+        self.watch = Watch(label, dialect, deadline_at=deadline_at, confined=confined)
+        self.commit_s = 0.0
+        self._dialect = dialect
+        self.settled = False
+        self.session: Session = OwnedSession(engine, self.watch)
+
+    def __del__(self) -> None:
+        if not getattr(self, "settled", True):
+            warnings.warn(f"{self.label}: a unit of work was dropped unsettled", ResourceWarning, source=self)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether there is anything to settle: a transaction, or changes that wait for a flush."""
+        return self.session.in_transaction() or bool(self.session.new or self.session.dirty or self.session.deleted)
+
+    def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function that works with the session, in a thread that may wait.
+
+        Raises:
+            DatabaseError: a driver's error, translated. The unit can only be undone then, except
+                where the function guarded the statement with a savepoint.
+            Exception: whatever else the function raises.
+        """
+        self.watch.enter()
+        try:
+            return function(*args, **kwargs)
+        except SQLAlchemyError as error:
+            raise self.translated(error) from error
+        finally:
+            self.watch.leave()
+
+    def settle(self, *, keep: bool) -> None:
+        """Commit or roll back, then close: in that order whatever happens. The session is unusable afterwards.
+
+        A session closed without a rollback after a COMMIT that failed would leave the failed work in the
+        connection, for its next user to commit.
+
+        Raises:
+            DatabaseError: the work could not be kept; `outcome` tells whether that is certain.
+            SessionSettled: this was done before.
+        """
+        if self.settled:
+            raise SessionSettled(f"{self.label}: the unit of work is settled already ({self.outcome.value})")
+        self.settled = True
+        self.watch.enter()
+        try:
+            if keep:
+                self._keep()
+            else:
+                self.outcome = Outcome.UNDONE
+        finally:
+            self._release()
+            self.watch.leave()
+
+    def _keep(self) -> None:
+        session = self.session
+        self.outcome = Outcome.UNDONE  # what is true if the next line raises
+        try:
+            session.flush()
+            if self.watch.reason is not None:
+                raise self.watch.reason
+            if not self.read_only:
+                began = time.perf_counter()
+                try:
+                    Session.commit(session)
+                finally:
+                    self.commit_s = time.perf_counter() - began
+            self.outcome = Outcome.KEPT
+        except DBAPIError as error:
+            if self.watch.committing and self._dialect.commit_may_have_been_applied(error):
+                self.outcome = Outcome.UNKNOWN
+                raise OutcomeUnknown from error
+            raise self.translated(error) from error
+        except SQLAlchemyError as error:
+            raise self.translated(error) from error
+
+    def _release(self) -> None:
+        """Give the connection back, rolled back; or throw it away where that cannot be done."""
+        session = self.session
+        self.watch.release_begins()
+        try:
+            if not self._is_discarded:
+                Session.rollback(session)
+            if self._is_discarded:
+                Session.invalidate(session)
+            else:
+                Session.close(session)
+        except Exception as error:  # the connection is of no use any more, whatever the reason
+            log.warning("%s: a connection was thrown away, it could not be rolled back (%s)", self.label, name(error))
+            Session.invalidate(session)
+        finally:
+            self.watch.released()
+            session.execution_options = {}
+            session.__class__ = SettledSession
+            session.__dict__["label"] = self.label
+
+    @property
+    def _is_discarded(self) -> bool:
+        return self.watch.interrupted and self._dialect.discard_after_interrupt
+
+    def translated(self, error: SQLAlchemyError) -> DatabaseError:
+        """What a driver's error means for this unit of work."""
+        if isinstance(error, DBAPIError):
+            reason = self.watch.reason
+            if reason is not None and self.watch.interrupted:
+                return reason
+            return self._dialect.translate(error, read_only=self.read_only)
+        return StatementFailed(name(error))
+
+
+class OwnedSession(Session):
+    """A session that its unit of work ends, and nobody else. Lives as long as that unit.
+
+    Model code may flush it and open savepoints in it. A commit or rollback in the middle of a
+    request would keep half of it, or silently drop what came before.
+    """
+
+    def __init__(self, engine: Engine, watch: Watch) -> None:
+        super().__init__(
+            engine,
+            # Rows end with the unit of work, so nothing may happen between COMMIT and their use.
+            expire_on_commit=False,
+            close_resets_only=False,
+            execution_options={OPTION: watch},
+        )
+        self._label = watch.label
+
+    def commit(self) -> NoReturn:
+        """Not here."""
+        raise self._not_yours("commit", "its unit of work commits it; `await self.commit()` in a handler settles early")
+
+    def rollback(self) -> NoReturn:
+        """Not here."""
+        raise self._not_yours("rollback", "raise an error to undo the request, or guard a part with `begin_nested()`")
+
+    def close(self) -> NoReturn:
+        """Not here."""
+        raise self._not_yours("close", "its unit of work closes it")
+
+    def begin(self, nested: bool = False) -> SessionTransaction:
+        """A savepoint; the transaction itself has begun already."""
+        if not nested:
+            raise self._not_yours("begin", "the unit of work is the transaction; a savepoint is `begin_nested()`")
+        return super().begin(nested=True)
+
+    def _not_yours(self, method: str, way_out: str) -> NotYours:
+        return NotYours(f"{self._label}: `session.{method}()` was called on a session that is not the caller's: {way_out}")
+
+
+class SettledSession(Session):
+    """What an owned session becomes once it is settled: every use says so, naming whose it was."""
+
+    def __getattribute__(self, attribute: str) -> Any:
+        if attribute.startswith("__") and attribute.endswith("__"):
+            return object.__getattribute__(self, attribute)
+        label = object.__getattribute__(self, "__dict__").get("label", "a unit of work")
+        raise SessionSettled(
+            f"{label}: its session was used after it had been settled (`session.{attribute}`); load what you need "
+            "before `finish()`, or give later work a unit of its own: `self.afterwards(…)`, `database.unit_of_work()`"
+        )
+
+    def __setattr__(self, attribute: str, value: object) -> None:
+        getattr(self, attribute)
+
+
+def name(error: BaseException) -> str:
+    """An error as a log may show it: its kind and its code, and nothing of the statement."""
+    origin = getattr(error, "orig", None)
+    code = getattr(origin, "pgcode", None) or getattr(origin, "sqlite_errorname", None)
+    kind = type(origin or error).__name__
+    return f"{kind} {code}" if code else kind

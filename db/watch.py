@@ -1,0 +1,149 @@
+"""The watch over a unit of work's statements: who may send one, and how the running one is stopped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from db.errors import Cancelled, DeadlinePassed, OutsideRun, TransactionLost
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from db.dialects import Dialect
+
+OPTION = "onfinish_watch"
+"""The execution option under which a session hands its watch to the hooks of its engine."""
+
+_ANY_THREAD = -1
+
+
+class Watch:
+    """What the engine's hooks, and whoever cancels, know of one unit of work.
+
+    Made with its unit, and of no use after it. It reaches the hooks as an execution option of the
+    session, so nothing is looked up by thread or by context. Its lock stands between the thread
+    that runs a statement and the one that wants it stopped: a cancel never reaches a connection
+    that has gone back to the pool, and never a COMMIT.
+
+    Args:
+        label: how messages name the unit: "POST TaskHandler".
+        deadline_at: on the clock of `time.monotonic`; None for no limit.
+        confined: statements are allowed between `enter` and `leave` only (a request's unit), or
+            from wherever the owner likes (a script's).
+    """
+
+    __slots__ = ("label", "deadline_at", "reason", "committing", "closing", "interrupted", "_confined", "_thread", "_dialect",
+                 "_connection", "_lock")
+
+    def __init__(self, label: str, dialect: Dialect, *, deadline_at: float | None, confined: bool) -> None:
+        self.label = label
+        self.deadline_at = deadline_at
+        self.reason: Cancelled | None = None
+        self.committing = False
+        self.closing = False
+        self.interrupted = False
+        self._confined = confined
+        self._thread: int | None = None if confined else _ANY_THREAD
+        self._dialect = dialect
+        self._connection: Any = None
+        self._lock = threading.Lock()
+
+    def seconds_left(self) -> float | None:
+        """Time until the deadline, 0 when it has passed, None without one."""
+        return None if self.deadline_at is None else max(0.0, self.deadline_at - time.monotonic())
+
+    def mark(self, reason: Cancelled) -> None:
+        """From now on no statement starts, and no COMMIT is sent. The first reason stays."""
+        with self._lock:
+            if self.reason is None:
+                self.reason = reason
+
+    def enter(self) -> None:
+        """The calling thread may send statements until `leave`."""
+        if self._confined:
+            self._thread = threading.get_ident()
+
+    def leave(self) -> None:
+        """Nobody may send statements; waits for a cancel under way, so that it hits nothing else."""
+        with self._lock:
+            if self._confined:
+                self._thread = None
+
+    def check(self) -> None:
+        """Raise where a statement must not be sent now.
+
+        Raises:
+            Cancelled: the unit was stopped.
+            OutsideRun: the caller is not the piece of work that runs for this unit.
+        """
+        if self.reason is not None:
+            raise self.reason
+        if self._thread != _ANY_THREAD and self._thread != threading.get_ident():
+            raise OutsideRun(
+                f"{self.label}: SQL was sent from outside `run` and would have stopped the event loop; "
+                "write `await self.run(function, self.session, …)`, and load inside that function what the "
+                "answer needs (an attribute that loads lazily sends SQL too)"
+            )
+        if self.deadline_at is not None and time.monotonic() >= self.deadline_at:
+            self.mark(DeadlinePassed())
+            raise DeadlinePassed
+
+    # -- called by the engine's hooks, in the thread that works
+
+    def connected(self, connection: Connection) -> None:
+        """The unit has taken this connection."""
+        with self._lock:
+            self._connection = connection.connection.dbapi_connection
+
+    def commit_begins(self) -> None:
+        """COMMIT is about to be sent: the last moment for a second look.
+
+        Raises:
+            Cancelled: the unit was stopped; COMMIT is not sent.
+            TransactionLost: there is no transaction left that could be committed.
+        """
+        with self._lock:
+            if self.reason is not None:
+                raise self.reason
+            if self._connection is not None and self._dialect.transaction_is_lost(self._connection):
+                raise TransactionLost(
+                    f"{self.label}: the database had aborted the transaction after an error that the program "
+                    "caught; nothing is kept. Let the error travel, or guard the statement with "
+                    "`session.begin_nested()`"
+                )
+            self.committing = True
+
+    def release_begins(self) -> None:
+        """The connection is about to be rolled back: there is nothing left to cancel."""
+        with self._lock:
+            self.closing = True
+
+    def released(self) -> None:
+        """The unit has given its connection back; stopping it touches nothing from now on."""
+        with self._lock:
+            self._connection = None
+
+    # -- called by whoever stops the unit, in a thread of their own: both may take a second
+
+    def interrupt(self) -> None:
+        """Have the database cancel the running statement. Does nothing to a COMMIT, or between statements."""
+        with self._lock:
+            if self._connection is None or self._thread is None or self.committing or self.closing:
+                return
+            self.interrupted = True
+            self._dialect.interrupt(self._connection)
+
+    def sever(self) -> None:
+        """Shut the connection's socket down, which wakes a thread that waits for its answer."""
+        with self._lock:
+            if self._connection is not None and self._thread is not None:
+                self.interrupted = True
+                self._dialect.sever(self._connection)
+
+
+def watch_of(connection: Connection) -> Watch | None:
+    """The watch of the unit of work that uses this connection, None for work of the engine's own."""
+    watch: Watch | None = connection.get_execution_options().get(OPTION)
+    return watch
