@@ -8,7 +8,11 @@ import pytest
 pytest.register_assert_rewrite("tests.fixtures")
 
 pytest_plugins = [
-    "tests.fixtures.databases",
+    "pytester",
+    "tests.fixtures.outcome",
+    "tests.fixtures.leaks",
+    "tests.fixtures.logs",
     "tests.fixtures.loop",
     "tests.fixtures.postgres",
+    "tests.fixtures.databases",
 ]
