@@ -155,6 +155,15 @@ class DatabaseSettings(Section):
             **settings: Any,
         ) -> None: ...
 
+    @property
+    def shown_url(self) -> str:
+        """Where the database is, in one line that may be shown: the URL, or what the parts make, masked."""
+        if self.url is not None:
+            return mask_text(self.url.get_secret_value())
+        user = f"{self.username or ''}{':' + MASK if self.password is not None else ''}"
+        place = f"{self.host or ''}{f':{self.port}' if self.port is not None else ''}"
+        return f"{self.drivername}://{user + '@' if user else ''}{place}/{self.database or ''}"
+
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: SecretStr | None) -> SecretStr | None:

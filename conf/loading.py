@@ -137,7 +137,7 @@ def _faults_together(
             found[_URL] = (
                 f"not set, and environment {values.get('environment', 'development')!r} has no default: "
                 f"set {name.variable} or {name.flag} to postgresql://user:password@host/name, or give "
-                f"its parts ({names()['database.drivername'].variable}, {names()['database.host'].variable}, ...)"
+                "its parts (DATABASE_DRIVERNAME, DATABASE_HOST, ...)"
             )
     return [Fault(path, _origins(path, values, origins), text) for path, text in found.items()]
 

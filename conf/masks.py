@@ -14,13 +14,15 @@ MASK = "***"
 # token, client_secret. A passfile is a path, and helps more when it is seen.
 _SECRET_NAME = re.compile(r"(?!passfile$).*(pass|pwd|secret|token|credential|api_?key)", re.IGNORECASE)
 
-# Greedy up to the last @ before the path's end: a password with an unescaped @ in it is masked whole.
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*:/{1,3})(?P<user>[^:/@\s]*):(?P<password>[^\s?]*)@")
-_QUERY_PAIR = re.compile(r"(?P<name>[?&;\s]?[^?&;=\s/@]+)=(?P<value>[^&;\s]*)")
+# Greedy up to the last @ before the query: a password with an unescaped @ or / in it is masked whole.
+# Every repetition has a bound, so that no text takes long; the longest of passwords, a cloud's sign-in
+# token, has 2 KB.
+_USERINFO = re.compile(r"(?P<scheme>:/{1,3})(?P<user>[^:/@\s]{0,255}):(?P<password>[^\s?]{0,4096})@")
+_QUERY_PAIR = re.compile(r"(?P<before>^|[?&;\s])(?P<name>[^?&;=\s]{1,255})=(?P<value>[^&;\s]{0,4096})")
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a value of that name has to be masked; percent signs hide nothing, ``p%61ssword`` is one too."""
+    """Whether a value of that name has to be masked. Percent signs hide nothing: so does ``p%61ssword``."""
     unquoted = re.sub(r"%([0-9A-Fa-f]{2})", lambda m: chr(int(m[1], 16)), name)
     return _SECRET_NAME.match(unquoted) is not None
 
@@ -33,7 +35,7 @@ def mask_text(text: str) -> str:
     """
 
     def pair(match: re.Match[str]) -> str:
-        return f"{match['name']}={MASK}" if is_secret_name(match["name"].lstrip("?&; ")) else match[0]
+        return f"{match['before']}{match['name']}={MASK}" if is_secret_name(match["name"]) else match[0]
 
     masked = _USERINFO.sub(rf"\g<scheme>\g<user>:{MASK}@", text)
     return _QUERY_PAIR.sub(pair, masked)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import NoneType
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
@@ -55,10 +55,8 @@ class Name:
         """What the value may be: ``(int,)`` of ``int | None``."""
         annotation = self.field.annotation
         arms = [arm for arm in get_args(annotation) if arm is not NoneType] if self.optional else [annotation]
-        # Annotated[float, …] and dict[str, …] are what they are made of.
-        return tuple(
-            get_origin(arm) if get_origin(arm) is dict else getattr(arm, "__origin__", arm) for arm in arms
-        )
+        # Annotated[float, …] and dict[str, …] are what they are made of; a Literal stays what it is.
+        return tuple(arm if get_origin(arm) is Literal else getattr(arm, "__origin__", arm) for arm in arms)
 
     @property
     def secret(self) -> bool:

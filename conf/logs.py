@@ -1,0 +1,99 @@
+"""The log: one handler, lines to read or one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from conf.masks import mask_text
+from conf.settings import LogSettings
+
+# What every record has; what else it has came with ``extra=`` and belongs into the JSON.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+# A line feed could forge a line, an escape could rewrite the terminal; both may come from a client.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+class LogHandler(logging.StreamHandler[TextIO]):
+    """The handler that ``set_up_logs`` puts at the root, and takes away when it is called again."""
+
+
+def set_up_logs(settings: LogSettings, *, stream: TextIO | None = None) -> LogHandler:
+    """Send what is logged to ``stream``, the standard error if None, in the way the settings say.
+
+    Changes the root logger. May be called again, say in a forked child: the last call holds, and handlers of
+    others, pytest's for one, stay as they are.
+    """
+    handler = LogHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if settings.format == "json" else LineFormatter())
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if isinstance(old, LogHandler)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(settings.level.upper())
+    # At INFO it tells which dialect it has found, twice a migration.
+    logging.getLogger("alembic").setLevel(logging.DEBUG if settings.level == "debug" else logging.WARNING)
+    logging.captureWarnings(True)
+    return handler
+
+
+class LineFormatter(logging.Formatter):
+    """A record as a line to read. Lives as long as its handler.
+
+    The local time, since who reads it sits beside the machine. What belongs to a line but is not its first
+    is indented, so that nothing in a message can pass for a line of its own.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created).astimezone()
+        message = record.getMessage().translate(_CONTROLS)
+        if record.exc_info or record.stack_info:
+            message += "\n" + _trace(self, record)
+        head = f"{time:%H:%M:%S}.{int(record.msecs):03d} {record.levelname:<7} {record.name}: "
+        return head + message.replace("\n", "\n    ")
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one JSON object in one line of ASCII. Lives as long as its handler.
+
+    ``time`` (UTC), ``level``, ``logger``, ``message``, ``process``, whatever came with ``extra``, and for an
+    exception ``error`` (its class) and ``traceback``.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "process": record.process,
+        }
+        entry |= {
+            key: value for key, value in vars(record).items() if key not in _STANDARD and key not in entry
+        }
+        if record.exc_info or record.stack_info:
+            kind = record.exc_info[0] if record.exc_info else None
+            entry |= {"error": kind.__qualname__ if kind else None, "traceback": _trace(self, record)}
+        try:
+            return json.dumps(entry, default=str, allow_nan=False)
+        except (
+            TypeError,
+            ValueError,
+        ):  # NaN is no JSON, nor is a tuple for a key: such an extra goes as text
+            return json.dumps(
+                {key: value if isinstance(value, (str, int)) else str(value) for key, value in entry.items()}
+            )
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    """The traceback and the stack; a driver's message in them may hold the URL it was given."""
+    parts = []
+    if record.exc_info:
+        parts.append(formatter.formatException(record.exc_info))
+    if record.stack_info:
+        parts.append(formatter.formatStack(record.stack_info))
+    return mask_text("\n".join(parts))

@@ -1,0 +1,267 @@
+"""The command line: flags from the settings' models, commands from the modules in ``server.commands``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from importlib import import_module, metadata
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any, Literal, NoReturn, Protocol, cast, get_args, get_origin
+
+from conf import Fault, Settings, SettingsError, load_settings
+from conf.logs import set_up_logs
+from conf.masks import mask_text, mask_value
+from conf.names import Name, names, near
+from server import commands
+
+DEFAULT_COMMAND = "serve"
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+_DEST = "setting "  # no command's own option can be called so
+
+_GENERAL = "What chooses the file, and what concerns everything."
+_EPILOG = """\
+Brackets hold the environment variable and the default. A setting may also stand
+in conf/<environment>.toml. Flags win over variables, variables over the file,
+the file over the defaults; the command 'config' shows which has won. Every user
+of the machine can read flags (ps): give passwords as variables.
+
+exit status: 0 done, 1 failed, 2 wrong settings or usage, 130 interrupted
+"""
+
+
+class Command(Protocol):
+    """A module of ``server.commands``, named as its command is."""
+
+    SUMMARY: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's own arguments. Those of the settings are there already."""
+
+    def run(self, settings: Settings, arguments: argparse.Namespace) -> int:
+        """Do it; import here what is slow to import. Returns the exit status."""
+
+
+def find_commands() -> dict[str, Command]:
+    """Every command by its name: a module that is put into ``server.commands`` is one."""
+    found = [module.name for module in iter_modules(commands.__path__) if not module.name.startswith("_")]
+    return {name: cast(Command, import_module(f"{commands.__name__}.{name}")) for name in found}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit status. Wrong settings and wrong usage are 2, and told on the standard error.
+    """
+    try:
+        status = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # `… config | head`: whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
+        return 1
+
+
+def _main(argv: list[str]) -> int:
+    found = find_commands()
+    parser, known = build_parser(found)
+    argv, overrides, faults = _sift(argv, known, [*found])
+    try:
+        arguments = parser.parse_args(argv)
+        if arguments.command is None:
+            arguments = parser.parse_args([*argv, DEFAULT_COMMAND])
+    except UsageError as exc:
+        faults = [*faults, Fault("", "", str(exc))]
+        arguments = argparse.Namespace()
+    overrides |= {
+        key.removeprefix(_DEST): value for key, value in vars(arguments).items() if key.startswith(_DEST)
+    }
+    settings: Settings | None = None
+    try:
+        settings = load_settings(overrides)
+    except SettingsError as exc:
+        faults = [*faults, *exc.faults]
+    if faults or settings is None:
+        print(f"{parser.prog}: {SettingsError(faults)}", file=sys.stderr)
+        return 2
+
+    set_up_logs(settings.log)
+    return run_command(
+        found[arguments.command], settings, arguments, prog=f"{parser.prog} {arguments.command}"
+    )
+
+
+def run_command(command: Command, settings: Settings, arguments: argparse.Namespace, *, prog: str) -> int:
+    """Run one command; what the database has against it becomes a line on the standard error and a 1."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from db.errors import DatabaseError
+
+    try:
+        return command.run(settings, arguments)
+    except (DatabaseError, SQLAlchemyError, ModuleNotFoundError) as exc:
+        if isinstance(exc, ModuleNotFoundError) and exc.name in ("conf", "db", "handlers", "server"):
+            raise
+        print(f"{prog}: {_told(exc, settings)}", file=sys.stderr)
+        return 1
+
+
+def _told(exc: Exception, settings: Settings) -> str:
+    """What went wrong, in one line that may be shown: the sentence, the driver's own reason, and where."""
+    if isinstance(exc, ModuleNotFoundError):
+        return (
+            f"{exc}: pip install 'onfinish[async,mysql]' brings the drivers that are not there by themselves"
+        )
+    told = str(exc) if isinstance(exc, _database_error()) else type(exc).__name__
+    driver_error = getattr(exc.__cause__ or exc, "orig", None)
+    if driver_error is None:
+        return told
+    reason = mask_text(str(driver_error)).strip().partition("\n")[0]
+    database = settings.database
+    origin = settings.origin_of("database.url" if database.url is not None else "database.drivername")
+    return f"{told}: {reason} [{database.shown_url}, from {origin}]"
+
+
+def _database_error() -> type[Exception]:
+    from db.errors import DatabaseError
+
+    return DatabaseError
+
+
+class UsageError(Exception):
+    """The command line cannot be read. Nothing was done; the message may be shown."""
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps ``[PORT; 8888]`` in one line."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        joined = re.sub(r"\[[^\]]*\]$", lambda match: match[0].replace(" ", "\0"), text)
+        return [line.replace("\0", " ") for line in super()._split_lines(joined, width)]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises where argparse would print and exit, so that wrong settings are told in the same go."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{mask_text(message)}; see {self.prog} --help")
+
+
+def build_parser(found: dict[str, Command]) -> tuple[argparse.ArgumentParser, dict[str, argparse.Action]]:
+    """The parser, and every flag that it or one of its commands knows.
+
+    The flags of the settings may stand before the command and after it.
+    """
+    prog = "onfinish" if Path(sys.argv[0]).stem.startswith("onfinish") else "python -m server"
+    parser = _Parser(
+        prog=prog,
+        usage="%(prog)s [COMMAND] [--SETTING VALUE ...]",
+        description="A Tornado service in which every request owns one SQLAlchemy session.",
+        epilog=_EPILOG,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,  # --pool would mean another setting as soon as one is added
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"onfinish {_version()}", help="show it and exit"
+    )
+    subparsers = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", prog=prog, parser_class=_Parser
+    )
+    for name, command in found.items():
+        subparser = subparsers.add_parser(
+            name,
+            help=command.SUMMARY + (" (the default)" if name == DEFAULT_COMMAND else ""),
+            description=command.SUMMARY[0].upper() + command.SUMMARY[1:] + ".",
+            epilog=f"Every setting is a flag as well: see {prog} --help.",
+            allow_abbrev=False,
+        )
+        command.add_arguments(subparser)
+        _add_settings(subparser, shown=False)
+    _add_settings(parser, shown=True)
+    parsers = [parser, *subparsers.choices.values()]
+    return parser, {flag: action for each in parsers for flag, action in each._option_string_actions.items()}
+
+
+def _add_settings(parser: argparse.ArgumentParser, *, shown: bool) -> None:
+    """A flag for each setting, without default: the command's parser would undo what the first one read."""
+    defaults = Settings()
+    groups: dict[str, argparse._ActionsContainer] = {}
+    for name in names().values():
+        if shown and name.section not in groups:
+            about = type(getattr(defaults, name.section)).__doc__ if name.section else _GENERAL
+            title = name.section or "general"
+            groups[name.section] = parser.add_argument_group(title, f"{about}".partition(".")[0] + ".")
+        group = groups.get(name.section, parser)
+        options: dict[str, Any] = {"dest": _DEST + name.path, "default": argparse.SUPPRESS}
+        options["help"] = _help(name, defaults) if shown else argparse.SUPPRESS
+        if bool in name.types:
+            group.add_argument(name.flag, action=argparse.BooleanOptionalAction, **options)
+        else:
+            group.add_argument(name.flag, metavar=_metavar(name), **options)
+
+
+def _help(name: Name, defaults: Settings) -> str:
+    value: Any = defaults
+    for part in name.path.split("."):
+        value = getattr(value, part)
+    text = mask_value(value.get_secret_value() if name.path == "database.url" else value)
+    default = "none" if text is None or text == {} else str(text).lower() if isinstance(text, bool) else text
+    return f"{name.field.description} [{name.variable}; {default}]".replace("%", "%%")
+
+
+def _metavar(name: Name) -> str:
+    kind = name.types[0]
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
+    if name.path.endswith("_s"):
+        return "S"
+    return {int: "N", float: "N", Path: "FOLDER", dict: "TABLE"}.get(
+        kind, "URL" if name.path.endswith("url") else "TEXT"
+    )
+
+
+def _sift(
+    argv: list[str], known: dict[str, argparse.Action], command_names: list[str]
+) -> tuple[list[str], dict[str, Any], list[Fault]]:
+    """Take out what argparse would stop at: flags that are none, and yes-or-no flags with a value.
+
+    argparse tells of the first mistake only, and quotes what it does not know, passwords too.
+
+    Returns:
+        The arguments that are left, settings by path, faults.
+    """
+    left: list[str] = []
+    overrides: dict[str, Any] = {}
+    faults: list[Fault] = []
+    skip_value = False
+    for index, argument in enumerate(argv):
+        if argument == "--":
+            left += argv[index:]
+            break
+        flag, equals, value = argument.partition("=")
+        action = known.get(flag)
+        if skip_value and not argument.startswith("-") and argument not in command_names:
+            skip_value = False  # the value of a flag that is none
+        elif flag.startswith("--") and action is None:
+            hint = near(flag, [each for each in known if each.startswith("--")])
+            faults.append(Fault(f"flag {mask_text(flag)}", "", f"no such flag{hint}"))
+            skip_value = not equals
+        elif equals and isinstance(action, argparse.BooleanOptionalAction) and not flag.startswith("--no-"):
+            overrides[action.dest.removeprefix(_DEST)] = value
+        else:
+            skip_value = False
+            left.append(argument)
+    return left, overrides, faults
+
+
+def _version() -> str:
+    try:
+        return metadata.version("onfinish")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

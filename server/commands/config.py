@@ -1,0 +1,89 @@
+"""The command that shows the settings in force."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl
+
+from conf import Settings
+from conf.database import shown
+from conf.names import Name, names
+
+SUMMARY = "show the settings in force, and where each came from"
+
+# 80 columns: two of indent, the longest name, two blanks, the value, two blanks, "environment DATABASE_URL".
+_VALUE_WIDTH = 22
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as a JSON object, by setting")
+
+
+def run(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Print the settings, secrets masked."""
+    print(as_json(settings) if arguments.json else as_table(settings))
+    return 0
+
+
+def as_json(settings: Settings) -> str:
+    """Every setting by its path: value, origin, flag and variable."""
+    entries = {
+        name.path: {
+            "value": _shown(settings, name),
+            "origin": settings.origin_of(name.path),
+            "flag": name.flag,
+            "variable": name.variable,
+        }
+        for name in names().values()
+    }
+    return json.dumps(entries, indent=2, default=str)
+
+
+def as_table(settings: Settings) -> str:
+    """A block a section, a line a setting; what is not a default stands out by its origin."""
+    lines: list[str] = []
+    section = None
+    width = max(len(name.path.rpartition(".")[2]) for name in names().values())
+    for name, label, value, origin in _rows(settings):
+        if name.section != section:
+            section = name.section
+            lines += ["", f"[{section}]"] if section else []
+        row = f"{'  ' if section else ''}{label:<{width + 2 - (0 if section else -2)}}"
+        if len(value) > _VALUE_WIDTH:
+            lines += [row + value, " " * (width + 4 + _VALUE_WIDTH + 2) + origin]
+        else:
+            lines.append(f"{row}{value:<{_VALUE_WIDTH}}  {origin}")
+    return "\n".join(lines)
+
+
+def _rows(settings: Settings) -> Iterator[tuple[Name, str, str, str]]:
+    url = settings.database.url
+    # What the URL's own query says wins, so the table must not look as though the file's did.
+    overruled = dict(parse_qsl(url.get_secret_value().partition("?")[2])) if url is not None else {}
+    for name in names().values():
+        label = name.path.rpartition(".")[2]
+        value = _shown(settings, name)
+        if isinstance(value, dict) and value:
+            for key, item in value.items():
+                origin = settings.origin_of(f"{name.path}.{key}")
+                if name.path == "database.query" and key in overruled:
+                    origin += ", but the url says otherwise"
+                yield name, f"{label}.{key}", _text(item), origin
+        else:
+            yield name, label, _text(value), settings.origin_of(name.path)
+
+
+def _shown(settings: Settings, name: Name) -> Any:
+    value: Any = settings
+    for part in name.path.split("."):
+        value = getattr(value, part)
+    return shown(value, name=name.path.rpartition(".")[2])
+
+
+def _text(value: Any) -> str:
+    if value is None or value == {}:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)

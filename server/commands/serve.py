@@ -1,0 +1,20 @@
+"""The command that serves."""
+
+from __future__ import annotations
+
+import argparse
+
+from conf import Settings
+
+SUMMARY = "serve until SIGTERM or SIGINT"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """None of its own: what can be said about serving is a setting."""
+
+
+def run(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Serve. Returns 0 when every request in flight was answered, 1 when ``http.drain_s`` ran out first."""
+    from server.lifecycle import serve
+
+    return serve(settings)
