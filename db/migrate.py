@@ -110,7 +110,7 @@ def _connection(settings: DatabaseSettings, role: Role) -> Iterator[Connection]:
         with engine.begin() as connection:
             yield connection
     except DBAPIError as error:
-        raise dialect.translate(error, read_only=role == "reader") from error
+        raise dialect.translate(error) from error
     finally:
         engine.dispose()
 
@@ -160,7 +160,7 @@ def _require_way(at: str | None, to: str) -> None:
 
 
 def _sentence(difference: Any) -> str:
-    """One of Alembic's differences in words: "add" is what the database lacks, "remove" what it has too much."""
+    """One of Alembic's differences in words: "add" for what the database lacks, "remove" for the rest."""
     if isinstance(difference, list):  # what differs in one column
         return "; ".join(map(_sentence, difference))
     operation, *what = difference

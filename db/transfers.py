@@ -74,9 +74,9 @@ def transfer_task(
         Conflict: the task is not in ``from_team_id``.
         The session stays usable after each of them, and nothing has moved.
     """
-    task = lock_task(session, task_id=task_id)
     if from_team_id == to_team_id:
         raise Invalid(_GOES_NOWHERE, pointer="/to_team_id")
+    task = lock_task(session, task_id=task_id)
     require_teams(session, from_team_id=from_team_id, to_team_id=to_team_id)
     if task.team_id != from_team_id:
         raise Conflict(f"the task is {_place(task.team_id)}, not {_place(from_team_id)}")

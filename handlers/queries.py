@@ -1,0 +1,77 @@
+"""Query arguments: what each list takes, and the reader that checks it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+from tornado.web import RequestHandler
+
+from db.tasks import TaskFilter
+from handlers.bodies import Bundle, Day, Granularity, TaskStatus, TeamId, faults_in
+from handlers.errors import Problem
+
+LIMIT_DEFAULT, LIMIT_MAX = 50, 1000
+
+
+def _number(value: Any) -> int:
+    """An integer as digits. Python's own reader takes " 5", "5_0" and digits of other scripts too."""
+    if isinstance(value, str) and re.fullmatch("-?[0-9]{1,20}", value):
+        return int(value)
+    raise PydanticCustomError("int_type", "Input should be a valid integer")
+
+
+Number = BeforeValidator(_number)
+
+
+class Query(BaseModel):
+    """The query arguments of one request. Lives as long as the request."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class TaskQuery(Query):
+    """`GET /tasks`, and what chooses rows of it."""
+
+    status: Annotated[TaskStatus | None, Number] = None
+    bundle: Bundle | None = None
+    granularity: Granularity | None = None
+    team_id: Annotated[TeamId | None, Number] = None
+    target_from: Day | None = None
+    target_to: Day | None = None
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), Number] = LIMIT_DEFAULT
+    cursor: str | None = None
+
+    def where(self) -> TaskFilter:
+        return TaskFilter(**self.model_dump(exclude={"limit", "cursor"}))
+
+
+AnyQuery = TypeVar("AnyQuery", bound=Query)
+
+
+def read_query(handler: RequestHandler, model: type[AnyQuery]) -> AnyQuery:
+    """The query arguments of a handler's request, checked: none unknown, none twice.
+
+    Raises:
+        Problem: 400, with every fault in its detail.
+    """
+    # Not get_query_argument: it cuts white space off, and turns control characters into spaces.
+    arguments: dict[str, Any] = {}
+    faults: list[str] = []
+    for name, values in handler.request.query_arguments.items():
+        try:
+            arguments[name] = values[0].decode("utf-8")
+        except UnicodeDecodeError:
+            faults.append(f"{name}: is not UTF-8")
+        if len(values) > 1:
+            faults.append(f"{name}: is given {len(values)} times")
+    try:
+        query = model.model_validate(arguments)
+    except ValidationError as error:
+        faults += [f"{path[0]}: {message}" for path, message in faults_in(error)]
+    else:
+        if not faults:
+            return query
+    raise Problem(400, "query arguments are wrong: " + "; ".join(faults))
