@@ -50,7 +50,7 @@ class AsyncUnitOfWork:
     owner, or whoever stopped it.
     """
 
-    def __init__(self, database: Database, lane: Lane, *, label: str, deadline_at: float | None) -> None:
+    def __init__(self, database: Database, lane: Lane, *, label: str, snapshot: bool, deadline_at: float | None) -> None:
         self.label = label
         self.deadline_at = deadline_at
         self.opened_at = time.monotonic()
@@ -59,7 +59,13 @@ class AsyncUnitOfWork:
         self._database = database
         self._lane = lane
         self._unit = UnitOfWork(
-            lane.engine, lane.dialect, label=label, read_only=lane.read_only, deadline_at=deadline_at, confined=True
+            lane.engine,
+            lane.dialect,
+            label=label,
+            read_only=lane.read_only,
+            snapshot=snapshot,
+            deadline_at=deadline_at,
+            confined=True,
         )
         self.session: Session = self._unit.session
         self._holder: object | None = None
@@ -70,6 +76,7 @@ class AsyncUnitOfWork:
         self._gave_up: asyncio.Future[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._settling = False
+        self._abandoned = self._ended = False
         self._settled: asyncio.Future[None] | None = None
         database.units.add(self)
 
@@ -127,20 +134,29 @@ class AsyncUnitOfWork:
         Raises:
             DatabaseError: ``keep`` was asked for, and the work was not kept, or nobody knows.
         """
-        if self._settling:
-            await self._settled_by_another()
-        else:
-            self._settling = True
-            try:
+        first, self._settling = not self._settling, True
+        try:
+            if first:
                 await self._settle(keep)
+            else:
+                await self._settled_by_another()
+        finally:
+            try:
+                for function in afterwards or ():
+                    await self._follow_up(function)
             finally:
-                try:
-                    for function in afterwards or ():
-                        await self._follow_up(function)
-                finally:
-                    self._end()
+                self._end()
         if keep and self.outcome is Outcome.UNDONE:
             raise self.reason or SessionSettled(f"{self.label}: the unit of work was undone already")
+
+    def settle_unused(self, *, keep: bool) -> bool:
+        """Settle at once, without a hop, where nothing was opened. Returns whether that was so."""
+        if self._settling or self._running or self._hop is not None or self._unit.in_use:
+            return False
+        self._settling = True
+        self._unit.settle(keep=keep and self.reason is None)
+        self._end()
+        return True
 
     def cancel(self, reason: Cancelled) -> None:
         """Stop the unit: nothing more of it starts, its running statement is cancelled, nothing is kept.
@@ -297,30 +313,31 @@ class AsyncUnitOfWork:
             await self.settle(keep=False)
 
     async def _settled_by_another(self) -> None:
-        if self._unit.outcome is Outcome.OPEN or self._has_place:
+        if not self._ended:
             if self._settled is None:
                 self._settled = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._settled)
 
     async def _follow_up(self, function: Callable[[Session], object]) -> None:
         """Do a piece of work of its own, on this unit's place where that is a writer's."""
-        writer = self._database.writer
+        label = f"{self.label} afterwards"
         try:
-            if self._lane is not writer:
-                self._leave_place()
-                self._lane = writer
-            if not self._has_place:
-                await writer.places.take(self._database.settings.pool_timeout_s)
-                self._has_place = True
-            await self._start(self._database.do, function, label=f"{self.label} afterwards")
+            if self._has_place and self._hop is None and self._lane is self._database.writer:
+                await self._start(self._database.do, function, label=label)
+            else:
+                self._end()  # a reader's place is of no use to a write, and is not kept while it waits
+                async with self._database.unit_of_work(label=label) as unit:
+                    await unit.run(function, unit.session)
         except Exception:
-            log.exception("%s: work for afterwards failed", self.label)
+            log.exception("%s: failed", label)
 
     def _end(self) -> None:
+        self._ended = True
         hop = self._hop
         if hop is None:
             self._leave_place()
-        else:  # given up on: what it holds comes back when it ends, and its owner may go on meanwhile
+        elif not self._abandoned:  # given up on: what it holds comes back when it ends, and its owner may go on meanwhile
+            self._abandoned = True
             self._database.unclaim(self._holder)
             hop.add_done_callback(lambda _: threading.Thread(target=self._clean_up, daemon=True).start())
         self._database.units.discard(self)

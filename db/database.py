@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
@@ -50,7 +50,12 @@ class Database:
         self._holders: dict[object, str] = {}
 
     def unit_of_work(
-        self, *, label: str = "a unit of work", read_only: bool = False, deadline_at: float | None = None
+        self,
+        *,
+        label: str = "a unit of work",
+        read_only: bool = False,
+        snapshot: bool = False,
+        deadline_at: float | None = None,
     ) -> AsyncUnitOfWork:
         """A unit of work for code on the event loop; opens nothing yet.
 
@@ -62,10 +67,11 @@ class Database:
         Args:
             label: how messages name it.
             read_only: on the reader.
+            snapshot: all its reads see the database as it was at the first of them.
             deadline_at: on the clock of `time.monotonic`; past it the unit is stopped and undone.
         """
         lane = self.reader if read_only else self.writer
-        return AsyncUnitOfWork(self, lane, label=label, deadline_at=deadline_at)
+        return AsyncUnitOfWork(self, lane, label=label, snapshot=snapshot, deadline_at=deadline_at)
 
     @contextmanager
     def session_scope(
@@ -94,7 +100,7 @@ class Database:
                 unit = UnitOfWork(lane.engine, self.dialect, label=label, read_only=read_only, deadline_at=deadline_at)
                 try:
                     yield unit.session
-                except SQLAlchemyError as error:
+                except DBAPIError as error:
                     unit.settle(keep=False)
                     raise unit.translated(error) from error
                 except BaseException:

@@ -6,15 +6,15 @@ import enum
 import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 
 from db.dialects import Dialect
-from db.errors import DatabaseError, NotYours, OutcomeUnknown, SessionSettled, StatementFailed
+from db.errors import DatabaseError, NotYours, OutcomeUnknown, ReadOnlyViolation, SessionSettled
 from db.watch import OPTION, Watch
 
 log = logging.getLogger("onfinish.db")
@@ -40,6 +40,7 @@ class UnitOfWork:
         dialect: that engine's own ways.
         label: how messages name this unit: "POST TaskHandler".
         read_only: it runs on the reader; keeping it commits nothing.
+        snapshot: all its reads see the database as it was at the first of them.
         deadline_at: on the clock of `time.monotonic`; None for no limit.
         confined: statements only inside of `call` (a request), or anywhere (a script).
 
@@ -54,6 +55,7 @@ class UnitOfWork:
         *,
         label: str,
         read_only: bool = False,
+        snapshot: bool = False,
         deadline_at: float | None = None,
         confined: bool = False,
     ) -> None:
@@ -64,7 +66,8 @@ class UnitOfWork:
         self.commit_s = 0.0
         self._dialect = dialect
         self.settled = False
-        self.session: Session = OwnedSession(engine, self.watch)
+        options = dialect.snapshot_options if snapshot else {}
+        self.session: Session = OwnedSession(engine, self.watch, options)
 
     def __del__(self) -> None:
         if not getattr(self, "settled", True):
@@ -86,7 +89,7 @@ class UnitOfWork:
         self.watch.enter()
         try:
             return function(*args, **kwargs)
-        except SQLAlchemyError as error:
+        except DBAPIError as error:
             raise self.translated(error) from error
         finally:
             self.watch.leave()
@@ -133,8 +136,6 @@ class UnitOfWork:
                 self.outcome = Outcome.UNKNOWN
                 raise OutcomeUnknown from error
             raise self.translated(error) from error
-        except SQLAlchemyError as error:
-            raise self.translated(error) from error
 
     def _release(self) -> None:
         """Give the connection back, rolled back; or throw it away where that cannot be done."""
@@ -148,7 +149,7 @@ class UnitOfWork:
             else:
                 Session.close(session)
         except Exception as error:  # the connection is of no use any more, whatever the reason
-            log.warning("%s: a connection was thrown away, it could not be rolled back (%s)", self.label, name(error))
+            log.warning("%s: a connection was thrown away, it could not be rolled back (%s)", self.label, code_of(error))
             Session.invalidate(session)
         finally:
             self.watch.released()
@@ -160,14 +161,18 @@ class UnitOfWork:
     def _is_discarded(self) -> bool:
         return self.watch.interrupted and self._dialect.discard_after_interrupt
 
-    def translated(self, error: SQLAlchemyError) -> DatabaseError:
+    def translated(self, error: DBAPIError) -> DatabaseError:
         """What a driver's error means for this unit of work."""
-        if isinstance(error, DBAPIError):
-            reason = self.watch.reason
-            if reason is not None and self.watch.interrupted:
-                return reason
-            return self._dialect.translate(error, read_only=self.read_only)
-        return StatementFailed(name(error))
+        reason = self.watch.reason
+        if reason is not None and self.watch.interrupted:
+            return reason
+        if self.read_only and self._dialect.refuses_write(error):
+            return ReadOnlyViolation(
+                f"{self.label}: a write in a read-only unit of work was refused by the database. GET and HEAD work "
+                "on the reader: write in a POST, PUT, PATCH or DELETE, in `self.afterwards(…)`, or set "
+                "`read_only = False` on the handler"
+            )
+        return self._dialect.translate(error)
 
 
 class OwnedSession(Session):
@@ -177,13 +182,13 @@ class OwnedSession(Session):
     request would keep half of it, or silently drop what came before.
     """
 
-    def __init__(self, engine: Engine, watch: Watch) -> None:
+    def __init__(self, engine: Engine, watch: Watch, options: Mapping[str, Any]) -> None:
         super().__init__(
             engine,
             # Rows end with the unit of work, so nothing may happen between COMMIT and their use.
             expire_on_commit=False,
             close_resets_only=False,
-            execution_options={OPTION: watch},
+            execution_options={OPTION: watch, **options},
         )
         self._label = watch.label
 
@@ -225,7 +230,7 @@ class SettledSession(Session):
         getattr(self, attribute)
 
 
-def name(error: BaseException) -> str:
+def code_of(error: BaseException) -> str:
     """An error as a log may show it: its kind and its code, and nothing of the statement."""
     origin = getattr(error, "orig", None)
     code = getattr(origin, "pgcode", None) or getattr(origin, "sqlite_errorname", None)

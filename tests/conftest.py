@@ -15,4 +15,5 @@ pytest_plugins = [
     "tests.fixtures.loop",
     "tests.fixtures.postgres",
     "tests.fixtures.databases",
+    "tests.fixtures.server",
 ]

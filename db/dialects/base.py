@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from sqlalchemy import URL, Engine
@@ -22,6 +23,9 @@ class Dialect:
 
     discard_after_interrupt = True
     """A connection whose statement was cancelled is closed: a late cancel could hit its next user."""
+
+    belongs_to_process = False
+    """The database lives in a file or in memory of the process that serves it, which may migrate it."""
 
     shares_one_connection = False
     """There is but one connection, so the reader is the writer and one unit of work runs at a time."""
@@ -46,8 +50,15 @@ class Dialect:
             return settings.reader_pool_size, 0
         return settings.pool_size, settings.max_overflow
 
-    def translate(self, error: DBAPIError, *, read_only: bool) -> DatabaseError:
+    snapshot_options: Mapping[str, Any] = {}
+    """Execution options under which a connection of the reader sees one state of the database throughout."""
+
+    def translate(self, error: DBAPIError) -> DatabaseError:
         """What a driver's error means. Told by codes, never by message text."""
+        raise NotImplementedError
+
+    def refuses_write(self, error: DBAPIError) -> bool:
+        """Whether the database says that it does not write for this connection."""
         raise NotImplementedError
 
     def commit_may_have_been_applied(self, error: DBAPIError) -> bool:

@@ -15,7 +15,6 @@ from db.dialects.libpq import cancel
 from db.errors import (
     DatabaseError,
     DeadlinePassed,
-    ReadOnlyViolation,
     RunAgain,
     StatementFailed,
     Unavailable,
@@ -37,6 +36,8 @@ _CANCEL_TIMEOUT_S = 1.0
 
 class PostgreSQL(Dialect):
     """PostgreSQL 13 and newer. https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+
+    snapshot_options = {"isolation_level": "REPEATABLE READ"}
 
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
         arguments: dict[str, Any] = {
@@ -63,7 +64,7 @@ class PostgreSQL(Dialect):
             options["isolation_level"] = "AUTOCOMMIT"
         return options
 
-    def translate(self, error: DBAPIError, *, read_only: bool) -> DatabaseError:
+    def translate(self, error: DBAPIError) -> DatabaseError:
         code = getattr(error.orig, "pgcode", None)
         if code is None:  # the driver says so, not the server: the connection failed or broke
             if error.connection_invalidated or type(error.orig).__name__ in ("OperationalError", "InterfaceError"):
@@ -79,12 +80,13 @@ class PostgreSQL(Dialect):
         if code == _LOCK_NOT_AVAILABLE:
             return Unavailable("a lock was not to be had in time")
         if code == _READ_ONLY_SQL_TRANSACTION:
-            if read_only:
-                return ReadOnlyViolation("a write in a read-only unit of work was refused by the database")
             return Unavailable("the database takes no writes at the moment", retry_after_s=5)
         if code[:2] in (_CONNECTION_EXCEPTION, _INSUFFICIENT_RESOURCES, _OPERATOR_INTERVENTION):
             return Unreachable("the database cannot be worked with at the moment", retry_after_s=2)
         return StatementFailed(code)
+
+    def refuses_write(self, error: DBAPIError) -> bool:
+        return bool(getattr(error.orig, "pgcode", None) == _READ_ONLY_SQL_TRANSACTION)
 
     def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
         code = getattr(error.orig, "pgcode", None)

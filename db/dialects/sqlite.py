@@ -12,11 +12,14 @@ from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 from conf import DatabaseSettings
 from db.dialects.base import Dialect, Role, refused_by
-from db.errors import DatabaseError, DeadlinePassed, ReadOnlyViolation, RunAgain, StatementFailed, Unreachable
+from db.errors import DatabaseError, DeadlinePassed, RunAgain, StatementFailed, Unreachable
 from db.watch import watch_of
 
 READ_ONLY = "onfinish_read_only"
 """Execution option of the in-memory database's reader, which is the writer's engine under another name."""
+
+SNAPSHOT = "onfinish_snapshot"
+"""Execution option under which the reader begins a transaction, which keeps it at one state of the file."""
 
 _POLL_S = 0.05
 """How long SQLite itself waits for a lock before we look whether the unit of work was stopped meanwhile."""
@@ -27,7 +30,9 @@ _SERVED_FROM_MEMORY = (None, "", ":memory:")
 class SQLite(Dialect):
     """SQLite through the standard library's driver."""
 
+    belongs_to_process = True
     discard_after_interrupt = False  # interrupt() reaches a running statement or nothing
+    snapshot_options = {SNAPSHOT: True}
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
@@ -69,12 +74,12 @@ class SQLite(Dialect):
             if role == "reader":
                 connection.execute("PRAGMA query_only = ON")
 
-        if role == "reader" and not self.shares_one_connection:
-            return
-
         @event.listens_for(engine, "begin")
         def begin(connection: Connection) -> None:
-            if self.shares_one_connection:
+            if role == "reader":
+                if connection.get_execution_options().get(SNAPSHOT):
+                    connection.exec_driver_sql("BEGIN")
+            elif self.shares_one_connection:
                 # Set at every beginning, so nothing depends on how the unit before this one ended.
                 read_only = bool(connection.get_execution_options().get(READ_ONLY))
                 connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
@@ -82,7 +87,7 @@ class SQLite(Dialect):
             else:
                 _begin_immediate(connection, settings.busy_timeout_s)
 
-    def translate(self, error: DBAPIError, *, read_only: bool) -> DatabaseError:
+    def translate(self, error: DBAPIError) -> DatabaseError:
         code = getattr(error.orig, "sqlite_errorcode", None)
         if code is None:
             return StatementFailed(type(error.orig).__name__)
@@ -94,11 +99,12 @@ class SQLite(Dialect):
             return RunAgain("busy")
         if primary == sqlite3.SQLITE_INTERRUPT:
             return DeadlinePassed()
-        if primary == sqlite3.SQLITE_READONLY and read_only:
-            return ReadOnlyViolation("a write in a read-only unit of work was refused by the database")
         if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             return Unreachable(f"the database file cannot be used at the moment ({name})")
         return StatementFailed(name)
+
+    def refuses_write(self, error: DBAPIError) -> bool:
+        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
 
     def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
         # SQLite answers in the same process; only a failing disk leaves the question open.

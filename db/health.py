@@ -1,0 +1,47 @@
+"""Whether the database can be worked with now."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db.database import Database
+from db.errors import DatabaseError, NoPlace, StatementFailed, Unavailable
+
+CHECK_TIMEOUT_S = 2.0
+"""A probe that waits longer tells its load balancer nothing."""
+
+
+async def why_not_ready(database: Database, *, revision: str | None) -> str | None:
+    """Ask the database, on the reader, as a request would.
+
+    Args:
+        revision: the schema's revision that the code expects; None where nobody keeps one.
+
+    Returns:
+        None where all is well, else a sentence that names the fault and no host.
+    """
+    deadline_at = time.monotonic() + CHECK_TIMEOUT_S
+    try:
+        async with database.unit_of_work(label="readiness check", read_only=True, deadline_at=deadline_at) as unit:
+            found = await unit.run(_revision if revision else _answers, unit.session)
+    except NoPlace as error:
+        return f"no connection is free: {error}"
+    except (Unavailable, DatabaseError) as error:
+        if isinstance(error, StatementFailed) and revision:
+            return f"there is no schema; the code expects {revision}: run `python -m server migrate`"
+        return f"the database does not answer: {error}"
+    if found != revision:
+        return f"the schema is at {found}, the code expects {revision}: run `python -m server migrate`"
+    return None
+
+
+def _revision(session: Session) -> str | None:
+    revision: str | None = session.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
+
+
+def _answers(session: Session) -> None:
+    session.execute(text("SELECT 1"))

@@ -1,0 +1,410 @@
+"""The life of a request's session: made in `prepare`, committed or rolled back in `on_finish`.
+
+::
+
+    prepare            unit of work made: a session, no connection yet
+       |               the request's connection is wrapped: the response is HELD
+       v
+    get/post/…         await self.run(tasks.get_task, self.session, task_id=…)
+       |
+       v
+    finish()           Tornado's own: headers and body go into the held response
+       |
+       v
+    on_finish()        commit, or roll back, off the loop
+       |                   ok       -> the held response leaves
+       |                   conflict -> dropped; a fresh handler runs the request again
+       |                   failed   -> dropped; a fresh handler of the same class answers the error
+       v
+    closed             connection back in the pool; the access line says what really happened
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, ClassVar, ParamSpec, TypeVar
+
+from sqlalchemy.orm import Session
+from tornado.web import _has_stream_request_body
+from tornado.websocket import WebSocketHandler
+
+from db import AsyncUnitOfWork, Database, Outcome
+from db.errors import Cancelled, ClientGone, DeadlinePassed, Misuse, OutcomeUnknown, RunAgain, Unavailable
+from handlers.errors import status_of
+from handlers.exchange import Exchange, exchange_of
+from handlers.held_response import HeldResponse, StreamedResponse
+from handlers.overrides import check_overrides, forgotten
+from handlers.problem import ProblemHandler
+
+log = logging.getLogger("onfinish.handlers")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEFAULT_TIMEOUT_S = 30.0
+
+_SWALLOWED_CANCEL_S = 1.0
+"""How long a handler that was cancelled at its deadline may take to end before it is answered for."""
+
+_BACKOFF_S = 0.01
+"""Two requests that met in a deadlock should not set out together again."""
+
+
+class SessionHandler(ProblemHandler):
+    """A handler whose request owns one session and is one transaction.
+
+    Lives as long as one attempt at a request. GET and HEAD work on the reader, which cannot write;
+    all other methods on the writer. The work is kept if nothing was raised before ``finish()`` and the
+    status is below 400, and undone otherwise. No byte of the answer leaves before that is done.
+
+    A subclass that overrides `prepare`, `on_finish` or `log_exception` calls ``super()``.
+
+    The application's settings: ``database`` (a `Database`, required), ``request_timeout_s`` (30).
+    """
+
+    streams: ClassVar[bool] = False
+    """The answer leaves while it is made. Read-only, in one snapshot, without a deadline unless `timeout_s` is set."""
+
+    snapshot: ClassVar[bool] = False
+    """All reads of a read-only request see the database as it was at the first of them."""
+
+    read_only: ClassVar[bool | None] = None
+    """Whether the request works on the reader, where the database refuses writes. None: GET and HEAD do."""
+
+    run_again: ClassVar[bool] = True
+    """A request that the database refuses as a conflict is run again from its start.
+
+    What a method does outside of the database is then done twice: that belongs into `after_commit`.
+    """
+
+    timeout_s: ClassVar[float | None] = None
+    """This handler's own deadline, in seconds from `prepare`."""
+
+    cancel_on_disconnect: ClassVar[bool | None] = None
+    """Whether a client that leaves takes its request along. None: reads, and not writes."""
+
+    _exchange: Exchange | None = None
+    _unit: AsyncUnitOfWork | None = None
+    _response: HeldResponse | StreamedResponse | None = None
+    _task: asyncio.Task[Any] | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _settling: asyncio.Task[None] | None = None  # a task that nobody holds may vanish
+    _raised: BaseException | None = None
+    _stopped: Cancelled | None = None
+    _failed = _answered = _settled_early = _client_gone = _closed = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if issubclass(cls, WebSocketHandler):
+            raise TypeError(
+                f"{cls.__qualname__} is a WebSocket handler: its handshake cannot be held until a COMMIT. "
+                "Give each message a unit of work: `async with self.settings['database'].unit_of_work()`"
+            )
+        check_overrides(cls, SessionHandler)
+
+    # -- what a handler uses
+
+    @property
+    def session(self) -> Session:
+        """The request's own session, to be passed on to model functions. Sends SQL only inside of `run`."""
+        return self._begun().session
+
+    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a plain function that works with the session, off the event loop.
+
+        Raises:
+            DatabaseError: see `AsyncUnitOfWork.run`. What is not caught answers the request.
+            Exception: whatever the function raises.
+        """
+        return await self._begun().run(function, *args, **kwargs)
+
+    async def commit(self) -> None:
+        """Settle early, and give the connection back: for slow work outside of the database that follows.
+
+        The session cannot be used afterwards, and the request is not run again. An error that
+        comes later is answered with ``"outcome": "applied"``.
+
+        Raises:
+            DatabaseError: nothing was kept, or (`OutcomeUnknown`) nobody knows.
+        """
+        await self._begun().settle(keep=True)
+        self._settled_early = True
+        self.outcome = "applied"
+        await self._call_after_commit()
+
+    def after_commit(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call a function, plain or async, once the work is committed; never if it is undone.
+
+        It runs on the event loop when the answer has left. What it raises is logged.
+        """
+        self._begun()
+        self._after_commit.append(lambda: function(*args, **kwargs))
+
+    def afterwards(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+        """Call ``function(session, …)`` in a unit of work of its own once this one is settled, kept or not.
+
+        For the audit row that must survive a rollback. It is committed before the answer leaves; what
+        it raises is logged.
+        """
+        self._begun()
+        self._afterwards.append(lambda session: function(session, *args, **kwargs))
+
+    @property
+    def work(self) -> str:
+        """What has become of the request's work, for the access line: read, kept, undone or unknown."""
+        if self._settled_early:
+            return Outcome.KEPT.value
+        if self._unit is not None:
+            return "read" if self._reads and not self._failed else self._unit.outcome.value
+        return "unknown" if self.outcome == "unknown" else Outcome.UNDONE.value
+
+    # -- Tornado's hooks, in the order of their calls
+
+    def prepare(self) -> Awaitable[None] | None:
+        """Make the session and hold the response. Subclasses call ``super().prepare()`` first.
+
+        Not called for an unknown method, an unreadable body, or a request refused as cross-origin.
+        """
+        exchange = self._exchange = exchange_of(self.request) or self._first_attempt()
+        self.outcome = exchange.outcome
+        if exchange.refusal is not None:
+            raise exchange.refusal
+        if exchange.attempt == 1 and self.settings.get("refuses_requests"):
+            raise Unavailable("the service is shutting down", retry_after_s=5)
+        self._unit = self._database.unit_of_work(
+            label=f"{self.request.method} {type(self).__name__}",
+            read_only=self._reads,
+            snapshot=self._reads and (self.snapshot or self.streams),
+            deadline_at=exchange.deadline_at,
+        )
+        self._after_commit: list[Callable[[], object]] = []
+        self._afterwards: list[Callable[[Session], object]] = []
+        connection = exchange.connection
+        self._response = StreamedResponse(connection) if self.streams else HeldResponse(connection, self.request.method)
+        self.request.connection = self._response
+        self._task = asyncio.current_task()
+        if self._task is not None:
+            self._task.add_done_callback(self._task_ended)
+        if exchange.deadline_at is not None:
+            left_s = exchange.deadline_at - time.monotonic()
+            self._timer = asyncio.get_running_loop().call_later(left_s, self._deadline_passed)
+        return None
+
+    def flush(self, include_footers: bool = False) -> Any:
+        """As Tornado's, for a handler that `streams`.
+
+        Raises:
+            RuntimeError: part of a response would have left before its COMMIT.
+        """
+        if not include_footers and self._unit is not None and not self.streams:
+            raise RuntimeError(
+                f"{type(self).__name__}: flush() before the end would send part of an answer before its COMMIT. "
+                "Write it all, and `finish()` sends it; for a long answer that only reads, set `streams = True`"
+            )
+        if self._unit is None and self._exchange is not None and not self._headers_written:
+            self.set_header("Server-Timing", self._exchange.server_timing)
+        return super().flush(include_footers)
+
+    def on_connection_close(self) -> None:
+        """The client has left: a read is stopped; a write runs to its end, unless `cancel_on_disconnect` is set."""
+        super().on_connection_close()
+        self._client_gone = True
+        cancels = self._reads if self.cancel_on_disconnect is None else self.cancel_on_disconnect
+        if cancels and self._unit is not None:
+            self._unit.cancel(ClientGone())
+
+    def log_exception(
+        self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Note what was raised, since it undoes the work; log it, unless the request runs again for it."""
+        self._fail(value)
+        if not (isinstance(value, RunAgain) and self._may_run_again()):
+            super().log_exception(typ, value, tb)
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        """As Tornado's; a handler that was cancelled at its deadline says so."""
+        if self._stopped is not None and "exc_info" not in kwargs:
+            kwargs["exc_info"] = (type(self._stopped), self._stopped, None)
+        self._fail(kwargs["exc_info"][1] if "exc_info" in kwargs else None)
+        super().send_error(status_code, **kwargs)
+
+    def on_finish(self) -> None:
+        """Commit or roll back what was done before ``finish()``; the answer leaves when that is done.
+
+        Runs without `prepare` where Tornado itself refused the request: then there is nothing to
+        settle. Does not run for a request that ends without an answer: `_task_ended` settles that.
+        """
+        if self._unit is None:
+            return
+        self._answered = True
+        if _has_stream_request_body(type(self)):
+            self.data_received = _ignore  # type: ignore[method-assign]  # the answer is held, so the body goes on
+        fault = self._response.fault if isinstance(self._response, HeldResponse) else None
+        keep = not self._failed and fault is None and self.get_status() < 400
+        if not (self._afterwards or self._after_commit) and self._unit.settle_unused(keep=keep):
+            self._conclude(fault)
+        else:
+            self._settling = asyncio.get_running_loop().create_task(self._settle(keep, fault))
+
+    # -- the end of a request
+
+    async def _settle(self, keep: bool, fault: Exception | None) -> None:
+        try:
+            await self._begun().settle(keep=keep, afterwards=self._afterwards)
+        except Exception as error:
+            fault = error  # whatever kept the work from being kept is what the client is told
+        conflict = fault or self._raised
+        if isinstance(conflict, RunAgain) and self._may_run_again():
+            await asyncio.sleep(random.uniform(0, _BACKOFF_S * 2 ** self._exchanged().attempt))
+        self._conclude(fault)
+        if fault is None and keep and not self._settled_early:
+            await self._call_after_commit()
+
+    def _conclude(self, fault: Exception | None) -> None:
+        """The unit is settled: let the response leave, or have another handler give another one."""
+        exchange, response = self._exchanged(), self._response
+        exchange.add(self._begun())
+        exchange.outcome = "unknown" if isinstance(fault, OutcomeUnknown) else self.outcome
+        self._forget()
+        conflict = fault or self._raised
+        if isinstance(response, StreamedResponse):
+            self._close()
+        elif isinstance(conflict, RunAgain) and self._may_run_again():
+            self._drop()
+            log.info("%s: runs again (%s), attempt %d", self._summary(), conflict.reason, exchange.attempt + 1)
+            exchange.again()
+        elif fault is not None:
+            self._drop()
+            exchange.refuse(fault)
+        elif response is not None:
+            assert response.headers is not None
+            response.headers["Server-Timing"] = exchange.server_timing
+            response.release()
+            self._close()
+
+    def _task_ended(self, task: asyncio.Task[Any]) -> None:
+        """The request's task is over; where that was without an answer, undo the work and give one."""
+        if self._answered:
+            return
+        self._answered = True
+        if isinstance(self._response, HeldResponse) and self._response.finished:
+            fault: Exception = TypeError(forgotten(type(self), "on_finish"))
+        else:
+            fault = Misuse(f"{self._summary()}: the handler ended without an answer")
+        self._fail(fault)
+        self._settling = asyncio.get_running_loop().create_task(self._settle_unanswered(fault))
+
+    async def _settle_unanswered(self, fault: Exception) -> None:
+        await self._begun().settle(keep=False, afterwards=self._afterwards)
+        if self._client_gone:  # a streamed upload that was broken off
+            self._forget()
+            self.set_status(status_of(ClientGone()), "Client Closed Request")
+            self._close()
+        elif isinstance(self._response, StreamedResponse) and self._response.started:
+            self._forget()
+            self._response.finish()
+            self._close()
+        else:
+            self._conclude(fault)
+
+    def _deadline_passed(self) -> None:
+        """Stop the unit's statement and the handler. A COMMIT that has been sent is left to its answer a while."""
+        self._stopped = DeadlinePassed()
+        self._begun().cancel(self._stopped)
+        if not self._answered and self._task is not None:
+            self._task.cancel()
+            self._timer = asyncio.get_running_loop().call_later(_SWALLOWED_CANCEL_S, self._answer_in_its_place)
+
+    def _answer_in_its_place(self) -> None:
+        if not self._answered:
+            self.send_error(504)
+
+    def _fail(self, error: BaseException | None) -> None:
+        if not self._answered:
+            self._failed = True
+            self._raised = self._raised or error
+            if isinstance(self._response, StreamedResponse):
+                self._response.fail()
+
+    def _drop(self) -> None:
+        if isinstance(self._response, HeldResponse):
+            self._response.drop()
+
+    def _forget(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._task = self._timer = None
+
+    def _close(self) -> None:
+        self._closed = True
+        self._log()
+
+    def _log(self) -> None:
+        # Tornado writes its access line before on_finish; this waits for the outcome.
+        if self._unit is not None and not self._closed:
+            return
+        try:
+            super()._log()
+        except Exception:
+            log.exception("%s: the application's log_function failed", self._summary())
+
+    async def _call_after_commit(self) -> None:
+        calls, self._after_commit = self._after_commit, []
+        for call in calls:
+            try:
+                result = call()
+                if isinstance(result, Awaitable):
+                    await result
+            except Exception:
+                log.exception("%s: a function for after the commit failed; the work is kept", self._summary())
+
+    # -- small questions
+
+    @property
+    def _reads(self) -> bool:
+        if self.read_only is not None:
+            return self.read_only
+        return self.streams or self.request.method in ("GET", "HEAD")
+
+    @property
+    def _database(self) -> Database:
+        self.require_setting("database", "sessions")
+        database: Database = self.settings["database"]
+        return database
+
+    def _first_attempt(self) -> Exchange:
+        timeout_s = self.timeout_s
+        if timeout_s is None and not self.streams:
+            timeout_s = self.settings.get("request_timeout_s", DEFAULT_TIMEOUT_S)
+        return Exchange(self.application, self.request, timeout_s=timeout_s)
+
+    def _may_run_again(self) -> bool:
+        exchange = self._exchanged()
+        return (
+            self.run_again
+            and not (self.streams or self._settled_early or _has_stream_request_body(type(self)))
+            and exchange.attempt < self._database.settings.run_again_max
+            and (exchange.deadline_at is None or time.monotonic() < exchange.deadline_at)
+        )
+
+    def _begun(self) -> AsyncUnitOfWork:
+        if self._unit is None:
+            raise Misuse(f"{self._summary()}: no session was made: {forgotten(type(self), 'prepare')}")
+        return self._unit
+
+    def _exchanged(self) -> Exchange:
+        if self._exchange is None:
+            raise Misuse(f"{self._summary()}: {forgotten(type(self), 'prepare')}")
+        return self._exchange
+
+    def _summary(self) -> str:
+        return f"{self.request.method} {type(self).__name__} [{self.request_id}]"
+
+
+def _ignore(chunk: bytes) -> None:
+    """Take the rest of a body that nobody reads any more."""

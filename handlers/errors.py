@@ -1,0 +1,148 @@
+"""Errors as answers: one table from error to status, problem+json, and what the log may know.
+
+RFC 9457, https://www.rfc-editor.org/rfc/rfc9457
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import traceback
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy.exc import StatementError
+from tornado.web import HTTPError
+
+from db import errors as db
+from db.unit_of_work import code_of
+
+log = logging.getLogger("onfinish.handlers")
+
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that left. It is logged, and never read."""
+
+_STATUS: Sequence[tuple[type[BaseException], int]] = (
+    (db.NotFound, 404),
+    (db.Conflict, 409),
+    (db.Invalid, 422),
+    (db.RunAgain, 503),
+    (db.Unavailable, 503),
+    (db.OutcomeUnknown, 503),
+    (db.DeadlinePassed, 504),
+    (db.ClientGone, CLIENT_CLOSED_REQUEST),
+)
+
+_RETRY_AFTER_S = 1
+
+
+class Problem(Exception):
+    """An answer that is an error, raised.
+
+    Args:
+        status: 400 to 599.
+        detail: a sentence for the client.
+        errors: every fault of a body, each ``{"pointer": …, "message": …}``.
+        headers: to be sent with it.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        errors: Sequence[Mapping[str, str]] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.errors = errors
+        self.headers = dict(headers or {})
+
+
+def status_of(error: BaseException | None, default: int = 500) -> int:
+    """The status that answers an error; ``default`` where there is none to tell it."""
+    if isinstance(error, Problem):
+        return error.status
+    if isinstance(error, HTTPError):
+        return error.status_code
+    for kind, status in _STATUS:
+        if isinstance(error, kind):
+            return status
+    return default
+
+
+def problem_of(error: BaseException | None, status: int) -> Problem:
+    """An error as the problem that a client is told: of a fault of ours, nothing but that it is one."""
+    if isinstance(error, Problem):
+        return error
+    headers = {"Retry-After": str(getattr(error, "retry_after_s", _RETRY_AFTER_S))} if status == 503 else {}
+    if isinstance(error, db.Invalid):
+        return Problem(status, str(error), errors=[{"pointer": error.pointer, "message": str(error)}])
+    if isinstance(error, HTTPError):
+        return Problem(status, error.reason or title_of(status), headers=headers)
+    if status < 500 or isinstance(error, db.RunAgain | db.Unavailable | db.OutcomeUnknown | db.DeadlinePassed):
+        return Problem(status, str(error) if error else title_of(status), headers=headers)
+    return Problem(status, "the server failed to answer this request", headers=headers)
+
+
+def title_of(status: int) -> str:
+    """What a status is called."""
+    return http.client.responses.get(status, "Unknown")
+
+
+def body_of(
+    problem: Problem, *, instance: str, request_id: str, outcome: str
+) -> dict[str, Any]:
+    """A problem as the JSON object that is sent."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": title_of(problem.status),
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": instance,
+        "request_id": request_id,
+        "outcome": outcome,
+    }
+    if problem.errors is not None:
+        body["errors"] = [dict(fault) for fault in problem.errors]
+    return body
+
+
+def stack_of(error: BaseException) -> str:
+    """An error's stack for the log, without what a statement or the database said of people's data.
+
+    Messages of the driver and of SQLAlchemy hold SQL, parameters and rows; their frames and codes do not.
+    """
+    parts: list[str] = []
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        frames = "".join(traceback.format_tb(link.__traceback__))
+        parts.append(f"Traceback (most recent call last):\n{frames}{_line_of(link)}\n")
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return "\nThe above exception was the cause of the following one:\n\n".join(reversed(parts))
+
+
+def _line_of(error: BaseException) -> str:
+    kind = f"{type(error).__module__}.{type(error).__qualname__}"
+    if isinstance(error, StatementError) or kind.startswith(("psycopg2.", "sqlite3.")):
+        return f"{kind}: {code_of(error)} (its message may hold data and is withheld)"
+    return f"{kind}: {error}"
+
+
+def log_error(summary: str, error: BaseException | None, traceback_: TracebackType | None = None) -> None:
+    """Log an error that a handler raised: with its stack where it is a fault of ours, else by a line or not at all."""
+    status = status_of(error)
+    if error is None:
+        return
+    if isinstance(error, HTTPError):
+        if error.log_message:
+            log.warning("%d %s: %s", status, summary, error.get_message())
+    elif status >= 500 and not isinstance(error, db.RunAgain | db.Unavailable | db.DeadlinePassed):
+        log.error("%s: %s\n%s", summary, _line_of(error), stack_of(error))
+    elif status >= 500:
+        log.warning("%d %s: %s", status, summary, error)

@@ -1,0 +1,157 @@
+"""Responses on their way out: one that is held until COMMIT, and one that leaves while it is made."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPOutputError, RequestStartLine, ResponseStartLine
+
+_LINE_BREAK = re.compile(r"[\r\n]")
+
+
+class ResponseDropped(Exception):
+    """The response that was waited for never left: its request runs again, or its COMMIT failed."""
+
+
+class HeldResponse(HTTPConnection):
+    """Stands in for a request's connection, and keeps what is written until it is released or dropped.
+
+    Lives from `prepare` until the unit of work is settled. Tornado writes a response to the socket and
+    calls ``on_finish`` afterwards; with this in between, the bytes leave after the COMMIT that
+    ``on_finish`` asks for.
+
+    What would fail while the bytes are written, after COMMIT, is looked for as they come in, and
+    noted in `fault`.
+    """
+
+    def __init__(self, connection: HTTPConnection, method: str | None) -> None:
+        self.connection = connection
+        self.fault: Exception | None = None
+        self.finished = False
+        self.headers: HTTPHeaders | None = None
+        self._method = method
+        self._start_line: ResponseStartLine | None = None
+        self._chunks: list[bytes] = []
+        self._sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def __getattr__(self, name: str) -> Any:  # context, stream, set_body_timeout …
+        return getattr(self.connection, name)
+
+    def write_headers(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders, chunk: bytes | None = None
+    ) -> asyncio.Future[None]:
+        """Keep the head of the response."""
+        assert isinstance(start_line, ResponseStartLine)
+        self._start_line, self.headers = start_line, headers
+        if chunk:
+            self._chunks.append(chunk)
+        return self._sent
+
+    def write(self, chunk: bytes) -> asyncio.Future[None]:
+        """Keep a piece of the body."""
+        self._chunks.append(chunk)
+        return self._sent
+
+    def finish(self) -> None:
+        """Note that the response is whole, and whether it could be written as it is."""
+        self.finished = True
+        try:
+            self._check()
+        except (ValueError, HTTPOutputError) as error:
+            self.fault = error
+
+    def set_close_callback(self, callback: Callable[[], None] | None) -> None:
+        """As `HTTP1Connection.set_close_callback`."""
+        self.connection.set_close_callback(callback)  # type: ignore[attr-defined]
+
+    def detach(self) -> NoReturn:
+        """Not here: what is detached has no end at which its session could be settled."""
+        raise RuntimeError(
+            "a session handler cannot detach its connection: its response is held until COMMIT. "
+            "Use a plain RequestHandler, and `database.unit_of_work()` for its work"
+        )
+
+    def release(self) -> None:
+        """Let the response leave."""
+        assert self._start_line is not None and self.headers is not None
+        written = self.connection.write_headers(self._start_line, self.headers, b"".join(self._chunks))
+        self.connection.finish()
+        written.add_done_callback(self._pass_on)
+
+    def drop(self) -> None:
+        """Forget the response. Whoever awaits ``finish()`` is told."""
+        if not self._sent.done():
+            self._sent.set_exception(ResponseDropped("this response was dropped; another one answers the request"))
+            self._sent.exception()  # nobody need be waiting
+
+    def _pass_on(self, written: asyncio.Future[None]) -> None:
+        if self._sent.done():
+            return
+        error = None if written.cancelled() else written.exception()
+        if error is None:
+            self._sent.set_result(None)
+        else:
+            self._sent.set_exception(error)
+            self._sent.exception()
+
+    def _check(self) -> None:
+        if self._start_line is None or self.headers is None:
+            raise HTTPOutputError("a body was written without headers")
+        for name, value in self.headers.get_all():
+            if _LINE_BREAK.search(value):
+                raise ValueError(f"the header {name} has a line break in it")
+            value.encode("latin1")
+        length = self.headers.get("Content-Length")
+        if length is not None and self._method != "HEAD" and self._start_line.code != 304:
+            size = sum(map(len, self._chunks))
+            if not length.isdigit() or int(length) != size:
+                raise HTTPOutputError(f"the header Content-Length says {length}, the body has {size} bytes")
+
+
+class StreamedResponse(HTTPConnection):
+    """Passes a response on as it is made, and breaks it off where it fails.
+
+    Lives as long as its request. Tornado ends a chunked body properly when its handler has raised, so that half
+    of an export looks like a whole one; here the connection is closed without the last chunk.
+    """
+
+    def __init__(self, connection: HTTPConnection) -> None:
+        self.connection = connection
+        self.failed = False
+        self.started = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.connection, name)
+
+    def write_headers(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders, chunk: bytes | None = None
+    ) -> asyncio.Future[None]:
+        """Send the head of the response."""
+        self.started = True
+        return self.connection.write_headers(start_line, headers, chunk)
+
+    def write(self, chunk: bytes) -> asyncio.Future[None]:
+        """Send a piece of the body."""
+        return self.connection.write(chunk)
+
+    def finish(self) -> None:
+        """End the response, or break the connection where the handler has failed in the middle."""
+        if self.failed and self.broken_off:
+            self.connection.close()  # type: ignore[attr-defined]
+        else:
+            self.connection.finish()
+
+    broken_off = False
+    """Whether the failure came when part of the response had left; an error answer then cannot be sent."""
+
+    def fail(self) -> None:
+        """Note that the handler has failed."""
+        self.failed = True
+        self.broken_off = self.started
+
+    def detach(self) -> NoReturn:
+        """Not here, as in `HeldResponse`."""
+        raise RuntimeError("a session handler cannot detach its connection")

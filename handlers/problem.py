@@ -1,0 +1,82 @@
+"""A handler that answers in JSON, and errors as problem+json."""
+
+from __future__ import annotations
+
+import json
+from types import TracebackType
+from typing import Any
+
+from tornado.web import RequestHandler
+
+from handlers.errors import body_of, log_error, problem_of, status_of
+from handlers.request_id import HEADER, request_id_of
+
+
+class ProblemHandler(RequestHandler):
+    """What every handler here has in common. Lives as long as one request, as Tornado's handlers do."""
+
+    outcome = "not_applied"
+    """What an error answer says of the request's work: ``not_applied``, ``applied`` or ``unknown``."""
+
+    @property
+    def request_id(self) -> str:
+        """The id that the answer, the log and the problem carry."""
+        return request_id_of(self.request)
+
+    def head(self, *args: str, **kwargs: str) -> Any:
+        """HEAD is answered wherever GET is; Tornado leaves out the body."""
+        return self.get(*args, **kwargs)
+
+    def write_json(self, value: object, status: int = 200) -> None:
+        """Answer with JSON. The last thing a method does."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        """As Tornado's, with the status that the one table has for the error."""
+        if "exc_info" in kwargs:
+            status_code = status_of(kwargs["exc_info"][1], status_code)
+        super().send_error(status_code, **kwargs)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer with a problem. Override it for answers of your own; `outcome` is what they should say too."""
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        problem = problem_of(error, status_code)
+        problem.status = status_code
+        if status_code == 405:
+            problem.headers["Allow"] = ", ".join(self._allowed())
+        for name, value in problem.headers.items():
+            self.set_header(name, value)
+        self.set_header("Content-Type", "application/problem+json")
+        body = body_of(problem, instance=self.request.path, request_id=self.request_id, outcome=self.outcome)
+        self.finish(json.dumps(body, separators=(",", ":")))
+
+    def log_exception(
+        self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Log what was raised: faults of ours with their stack, refusals not at all."""
+        log_error(f"{self._request_summary()} [{self.request_id}]", value, tb)
+
+    def flush(self, include_footers: bool = False) -> Any:
+        """As Tornado's; adds the headers that every answer carries."""
+        if not self._headers_written:
+            self.set_header(HEADER, self.request_id)
+        return super().flush(include_footers)
+
+    def _allowed(self) -> list[str]:
+        unimplemented = RequestHandler.get  # Tornado's placeholder, the same for every method
+        methods = [
+            method
+            for method in self.SUPPORTED_METHODS
+            if method != "HEAD" and getattr(type(self), method.lower()) is not unimplemented
+        ]
+        return sorted([*methods, "HEAD"] if "GET" in methods else methods)
+
+
+class NotFoundHandler(ProblemHandler):
+    """Answers every path that no other handler has."""
+
+    def prepare(self) -> None:
+        """Refuse, whatever the method."""
+        self.send_error(404)

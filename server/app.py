@@ -1,0 +1,31 @@
+"""The application, put together here and nowhere else."""
+
+from __future__ import annotations
+
+from tornado.web import Application, URLSpec
+
+from conf import Settings
+from db import Database, migrate
+from handlers import NotFoundHandler, log_request
+from handlers.ops import LivezHandler, ReadyzHandler
+from handlers.routes import routes
+
+
+def make_app(settings: Settings, database: Database) -> Application:
+    """The board's application on a database.
+
+    Opens nothing and starts nothing. The caller closes the database.
+    """
+    return Application(
+        [
+            *routes(),
+            URLSpec("/livez", LivezHandler, name="livez"),
+            URLSpec("/readyz", ReadyzHandler, name="readyz"),
+        ],
+        database=database,
+        request_timeout_s=settings.http.request_timeout_s,
+        schema_revision=migrate.head(),
+        default_handler_class=NotFoundHandler,
+        log_function=log_request,
+        autoreload=False,  # the lifecycle starts it, once the port is open
+    )
