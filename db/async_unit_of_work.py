@@ -50,7 +50,9 @@ class AsyncUnitOfWork:
     owner, or whoever stopped it.
     """
 
-    def __init__(self, database: Database, lane: Lane, *, label: str, snapshot: bool, deadline_at: float | None) -> None:
+    def __init__(
+        self, database: Database, lane: Lane, *, label: str, snapshot: bool, deadline_at: float | None
+    ) -> None:
         self.label = label
         self.deadline_at = deadline_at
         self.opened_at = time.monotonic()
@@ -78,7 +80,7 @@ class AsyncUnitOfWork:
         self._settling = False
         self._abandoned = self._ended = False
         self._settled: asyncio.Future[None] | None = None
-        database.units.add(self)
+        database.opened(self)
 
     @property
     def outcome(self) -> Outcome:
@@ -123,7 +125,9 @@ class AsyncUnitOfWork:
         finally:
             self._running = False
 
-    async def settle(self, *, keep: bool, afterwards: list[Callable[[Session], object]] | None = None) -> None:
+    async def settle(
+        self, *, keep: bool, afterwards: list[Callable[[Session], object]] | None = None
+    ) -> None:
         """Commit or roll back, give everything back.
 
         Args:
@@ -200,14 +204,14 @@ class AsyncUnitOfWork:
             raise self.reason
         if self._settling:
             raise SessionSettled(
-                f"{self.label}: `run` was called after the unit of work had been settled; for later work there are "
-                "`self.afterwards(…)` and `database.unit_of_work()`"
+                f"{self.label}: `run` was called after the unit of work had been settled; for later "
+                "work there are `self.afterwards(…)` and `database.unit_of_work()`"
             )
         if self._running or self._hop is not None:
             raise ConcurrentUse(
-                f"{self.label}: `run` was called while another `run` of the same session was under way (as with "
-                "`asyncio.gather`); a session does one thing at a time: await one after the other, do both in one "
-                "function, or give each a `database.unit_of_work()` outside of the request"
+                f"{self.label}: `run` was called while another of the same session was under way (as with "
+                "`asyncio.gather`); a session does one thing at a time: await one after the other, do both "
+                "in one function, or give each a `database.unit_of_work()` outside of the request"
             )
 
     async def _take_place(self) -> None:
@@ -226,7 +230,9 @@ class AsyncUnitOfWork:
 
     def _seconds_to_wait(self) -> float:
         limit = self._database.settings.pool_timeout_s
-        return limit if self.deadline_at is None else min(limit, max(0.0, self.deadline_at - time.monotonic()))
+        return (
+            limit if self.deadline_at is None else min(limit, max(0.0, self.deadline_at - time.monotonic()))
+        )
 
     def _start(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
         """Start a hop. Returns its answer: a waiter that is cancelled cancels that, and the hop runs on."""
@@ -307,7 +313,9 @@ class AsyncUnitOfWork:
             if self._hop is not None:
                 await asyncio.wait([self._hop], timeout=GIVE_UP_AFTER_S)
         if self._hop is not None:
-            log.error("%s: a thread hangs in this unit of work; its place stays taken until it ends", self.label)
+            log.error(
+                "%s: a thread hangs in this unit of work; its place stays taken until it ends", self.label
+            )
             self._give_up()
         if not self._settling:
             await self.settle(keep=False)
@@ -336,11 +344,13 @@ class AsyncUnitOfWork:
         hop = self._hop
         if hop is None:
             self._leave_place()
-        elif not self._abandoned:  # given up on: what it holds comes back when it ends, and its owner may go on meanwhile
+        elif (
+            not self._abandoned
+        ):  # given up on: what it holds comes back when it ends, and its owner may go on meanwhile
             self._abandoned = True
             self._database.unclaim(self._holder)
             hop.add_done_callback(lambda _: threading.Thread(target=self._clean_up, daemon=True).start())
-        self._database.units.discard(self)
+        self._database.ended(self)
         if self._settled is not None and not self._settled.done():
             self._settled.set_result(None)
 

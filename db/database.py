@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
@@ -17,17 +17,17 @@ from conf import DatabaseSettings
 from db.async_unit_of_work import AsyncUnitOfWork
 from db.dialects import Role, dialect_for
 from db.engine import make_engine, make_url, read_only_view
-from db.errors import OutsideRun, SecondPlace
+from db.errors import DeadlinePassed, OutsideRun, SecondPlace
 from db.lane import Lane
 from db.places import Places
 from db.unit_of_work import UnitOfWork
 
 _STOPPERS = 4
-"""Threads that cancel statements. Each takes a second at most, so four stop a full pool of ten in three."""
+"""Threads that cancel statements, each within a second: four stop a full pool of ten in three."""
 
 
 class Database:
-    """A writer and a reader, each a `Lane`. Lives as long as its process; made after a fork, ended by `close`.
+    """A writer and a reader, each a `Lane`. Lives as long as its process; made after a fork.
 
     The writer runs transactions. The reader runs single statements outside of any, and the database
     itself refuses to write for it: one round trip instead of three, and later perhaps on a replica.
@@ -42,11 +42,14 @@ class Database:
         self.dialect = dialect_for(make_url(settings))
         self.writer = self._lane("writer")
         if self.dialect.shares_one_connection:
-            self.reader = Lane(read_only_view(self.writer.engine), self.dialect, self.writer.places, read_only=True)
+            self.reader = Lane(
+                read_only_view(self.writer.engine), self.dialect, self.writer.places, read_only=True
+            )
         else:
             self.reader = self._lane("reader")
         self.stoppers = ThreadPoolExecutor(_STOPPERS, thread_name_prefix="onfinish-stopper")
         self.units: set[AsyncUnitOfWork] = set()
+        self._idle = asyncio.Event()
         self._holders: dict[object, str] = {}
 
     def unit_of_work(
@@ -73,11 +76,11 @@ class Database:
         lane = self.reader if read_only else self.writer
         return AsyncUnitOfWork(self, lane, label=label, snapshot=snapshot, deadline_at=deadline_at)
 
-    @contextmanager
+    @contextlib.contextmanager
     def session_scope(
         self, *, label: str = "session_scope()", read_only: bool = False, timeout_s: float | None = None
     ) -> Iterator[Session]:
-        """A session for a script, a job or a test, in a thread that may wait: kept at the end, undone on an error.
+        """A session for a script or a job, in a thread that may wait: kept at the end, undone on an error.
 
         Stands in the same queue for a place as the requests of the process do.
 
@@ -89,7 +92,7 @@ class Database:
         """
         if asyncio._get_running_loop() is not None:
             raise OutsideRun(
-                f"{label}: session_scope() would stop the event loop; there, write `async with database.unit_of_work()`"
+                f"{label}: session_scope() would stop the event loop; `async with database.unit_of_work()`"
             )
         thread = self.claim_thread(label)
         lane = self.reader if read_only else self.writer
@@ -97,7 +100,9 @@ class Database:
             lane.places.take_blocking(self.settings.pool_timeout_s)
             try:
                 deadline_at = None if timeout_s is None else time.monotonic() + timeout_s
-                unit = UnitOfWork(lane.engine, self.dialect, label=label, read_only=read_only, deadline_at=deadline_at)
+                unit = UnitOfWork(
+                    lane.engine, self.dialect, label=label, read_only=read_only, deadline_at=deadline_at
+                )
                 try:
                     yield unit.session
                 except DBAPIError as error:
@@ -129,13 +134,9 @@ class Database:
 
         Units of work that are open are undone; what hangs longer than ``grace_s`` is left to its thread.
         """
-        from db.errors import DeadlinePassed
-
         for unit in list(self.units):
             unit.cancel(DeadlinePassed("the service is shutting down; nothing of this request was kept"))
-        give_up_at = time.monotonic() + grace_s
-        while self.units and time.monotonic() < give_up_at:
-            await asyncio.sleep(0.02)
+        await self.idle(grace_s)
         await asyncio.get_running_loop().run_in_executor(None, self.dispose)
 
     def dispose(self) -> None:
@@ -144,7 +145,26 @@ class Database:
             lane.close(wait=not self.units)
         self.stoppers.shutdown(wait=not self.units)
 
-    # -- who holds a place: a second one, waited for by somebody who has one, is a deadlock with a full pool
+    async def idle(self, timeout_s: float) -> bool:
+        """Wait until no unit of work is open. Returns whether that came to be."""
+        if self.units:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), timeout_s)
+        return not self.units
+
+    # -- which units are open, and who holds a place: to wait for a second one while one holds one is a
+    #    deadlock with a full pool
+
+    def opened(self, unit: AsyncUnitOfWork) -> None:
+        """Note that a unit of work is open."""
+        self.units.add(unit)
+        self._idle.clear()
+
+    def ended(self, unit: AsyncUnitOfWork) -> None:
+        """Note that a unit of work has given everything back."""
+        self.units.discard(unit)
+        if not self.units:
+            self._idle.set()
 
     def claim(self, holder: object, label: str) -> None:
         """Note that a task or thread wants a place.
@@ -155,9 +175,9 @@ class Database:
         held = self._holders.get(holder)
         if held is not None:
             raise SecondPlace(
-                f"{label}: a second unit of work was begun while {held} is open in the same task or thread; with "
-                "all places taken both would wait for ever. Do the work in that one's session, or after it: "
-                "`self.afterwards(…)`"
+                f"{label}: a second unit of work was begun while {held} is open in the same task "
+                "or thread; with all places taken both would wait for ever. Work in that one's session, "
+                "or after it: `self.afterwards(…)`"
             )
         self._holders[holder] = label
 

@@ -39,7 +39,9 @@ def make_url(settings: DatabaseSettings) -> URL:
     else:
         raise ValueError("no database is set: set database.url, or database.drivername and its other parts")
     url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
-    return url.update_query_dict({name: value for name, value in settings.query.items() if name not in url.query})
+    return url.update_query_dict(
+        {name: value for name, value in settings.query.items() if name not in url.query}
+    )
 
 
 def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dialect | None = None) -> Engine:
@@ -73,7 +75,9 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dial
             "pool_pre_ping": settings.pool_pre_ping,
             "pool_use_lifo": settings.pool_use_lifo,
         }
-    engine = create_engine(url, connect_args=dialect.connect_args(settings, role) | settings.connect_args, **options)
+    engine = create_engine(
+        url, connect_args=dialect.connect_args(settings, role) | settings.connect_args, **options
+    )
     _install_watch(engine)
     dialect.install(engine, settings, role)
     return engine

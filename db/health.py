@@ -25,7 +25,9 @@ async def why_not_ready(database: Database, *, revision: str | None) -> str | No
     """
     deadline_at = time.monotonic() + CHECK_TIMEOUT_S
     try:
-        async with database.unit_of_work(label="readiness check", read_only=True, deadline_at=deadline_at) as unit:
+        async with database.unit_of_work(
+            label="readiness check", read_only=True, deadline_at=deadline_at
+        ) as unit:
             found = await unit.run(_revision if revision else _answers, unit.session)
     except NoPlace as error:
         return f"no connection is free: {error}"

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.util import EMPTY_DICT
 
 from db.dialects import Dialect
 from db.errors import DatabaseError, NotYours, OutcomeUnknown, ReadOnlyViolation, SessionSettled
@@ -71,12 +72,15 @@ class UnitOfWork:
 
     def __del__(self) -> None:
         if not getattr(self, "settled", True):
-            warnings.warn(f"{self.label}: a unit of work was dropped unsettled", ResourceWarning, source=self)
+            message = f"{self.label}: a unit of work was dropped unsettled"
+            warnings.warn(message, ResourceWarning, stacklevel=1, source=self)
 
     @property
     def in_use(self) -> bool:
         """Whether there is anything to settle: a transaction, or changes that wait for a flush."""
-        return self.session.in_transaction() or bool(self.session.new or self.session.dirty or self.session.deleted)
+        return self.session.in_transaction() or bool(
+            self.session.new or self.session.dirty or self.session.deleted
+        )
 
     def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function that works with the session, in a thread that may wait.
@@ -95,7 +99,7 @@ class UnitOfWork:
             self.watch.leave()
 
     def settle(self, *, keep: bool) -> None:
-        """Commit or roll back, then close: in that order whatever happens. The session is unusable afterwards.
+        """Commit or roll back, then close: in that order whatever happens. The session is unusable then.
 
         A session closed without a rollback after a COMMIT that failed would leave the failed work in the
         connection, for its next user to commit.
@@ -148,12 +152,16 @@ class UnitOfWork:
                 Session.invalidate(session)
             else:
                 Session.close(session)
-        except Exception as error:  # the connection is of no use any more, whatever the reason
-            log.warning("%s: a connection was thrown away, it could not be rolled back (%s)", self.label, code_of(error))
+        except Exception as error:  # noqa: BLE001  # whatever the reason, the connection is of no use now
+            log.warning(
+                "%s: a connection was thrown away, it could not be rolled back (%s)",
+                self.label,
+                code_of(error),
+            )
             Session.invalidate(session)
         finally:
             self.watch.released()
-            session.execution_options = {}
+            session.execution_options = EMPTY_DICT  # lets go of the watch
             session.__class__ = SettledSession
             session.__dict__["label"] = self.label
 
@@ -168,9 +176,9 @@ class UnitOfWork:
             return reason
         if self.read_only and self._dialect.refuses_write(error):
             return ReadOnlyViolation(
-                f"{self.label}: a write in a read-only unit of work was refused by the database. GET and HEAD work "
-                "on the reader: write in a POST, PUT, PATCH or DELETE, in `self.afterwards(…)`, or set "
-                "`read_only = False` on the handler"
+                f"{self.label}: a write in a read-only unit of work was refused by the database. GET and "
+                "HEAD work on the reader: write in a POST, PUT, PATCH or DELETE, in `self.afterwards(…)`, "
+                "or set `read_only = False` on the handler"
             )
         return self._dialect.translate(error)
 
@@ -194,11 +202,15 @@ class OwnedSession(Session):
 
     def commit(self) -> NoReturn:
         """Not here."""
-        raise self._not_yours("commit", "its unit of work commits it; `await self.commit()` in a handler settles early")
+        raise self._not_yours(
+            "commit", "its unit of work commits it; `await self.commit()` in a handler settles early"
+        )
 
     def rollback(self) -> NoReturn:
         """Not here."""
-        raise self._not_yours("rollback", "raise an error to undo the request, or guard a part with `begin_nested()`")
+        raise self._not_yours(
+            "rollback", "raise an error to undo the request, or guard a part with `begin_nested()`"
+        )
 
     def close(self) -> NoReturn:
         """Not here."""
@@ -207,11 +219,15 @@ class OwnedSession(Session):
     def begin(self, nested: bool = False) -> SessionTransaction:
         """A savepoint; the transaction itself has begun already."""
         if not nested:
-            raise self._not_yours("begin", "the unit of work is the transaction; a savepoint is `begin_nested()`")
+            raise self._not_yours(
+                "begin", "the unit of work is the transaction; a savepoint is `begin_nested()`"
+            )
         return super().begin(nested=True)
 
     def _not_yours(self, method: str, way_out: str) -> NotYours:
-        return NotYours(f"{self._label}: `session.{method}()` was called on a session that is not the caller's: {way_out}")
+        return NotYours(
+            f"{self._label}: `session.{method}()` was called on a session that is not the caller's: {way_out}"
+        )
 
 
 class SettledSession(Session):
@@ -222,8 +238,9 @@ class SettledSession(Session):
             return object.__getattribute__(self, attribute)
         label = object.__getattribute__(self, "__dict__").get("label", "a unit of work")
         raise SessionSettled(
-            f"{label}: its session was used after it had been settled (`session.{attribute}`); load what you need "
-            "before `finish()`, or give later work a unit of its own: `self.afterwards(…)`, `database.unit_of_work()`"
+            f"{label}: its session was used after it had been settled (`session.{attribute}`); load what you "
+            "need before `finish()`, or give later work a unit of its own: `self.afterwards(…)`, "
+            "`database.unit_of_work()`"
         )
 
     def __setattr__(self, attribute: str, value: object) -> None:

@@ -34,8 +34,19 @@ class Watch:
             from wherever the owner likes (a script's).
     """
 
-    __slots__ = ("label", "deadline_at", "reason", "committing", "closing", "interrupted", "_confined", "_thread", "_dialect",
-                 "_connection", "_lock")
+    __slots__ = (
+        "label",
+        "deadline_at",
+        "reason",
+        "committing",
+        "closing",
+        "interrupted",
+        "_confined",
+        "_thread",
+        "_dialect",
+        "_connection",
+        "_lock",
+    )
 
     def __init__(self, label: str, dialect: Dialect, *, deadline_at: float | None, confined: bool) -> None:
         self.label = label

@@ -68,7 +68,7 @@ class SessionHandler(ProblemHandler):
     """
 
     streams: ClassVar[bool] = False
-    """The answer leaves while it is made. Read-only, in one snapshot, without a deadline unless `timeout_s` is set."""
+    """The answer leaves while it is made. Read-only, in one snapshot; no deadline but `timeout_s`."""
 
     snapshot: ClassVar[bool] = False
     """All reads of a read-only request see the database as it was at the first of them."""
@@ -185,7 +185,9 @@ class SessionHandler(ProblemHandler):
         self._after_commit: list[Callable[[], object]] = []
         self._afterwards: list[Callable[[Session], object]] = []
         connection = exchange.connection
-        self._response = StreamedResponse(connection) if self.streams else HeldResponse(connection, self.request.method)
+        self._response = (
+            StreamedResponse(connection) if self.streams else HeldResponse(connection, self.request.method)
+        )
         self.request.connection = self._response
         self._task = asyncio.current_task()
         if self._task is not None:
@@ -203,15 +205,16 @@ class SessionHandler(ProblemHandler):
         """
         if not include_footers and self._unit is not None and not self.streams:
             raise RuntimeError(
-                f"{type(self).__name__}: flush() before the end would send part of an answer before its COMMIT. "
-                "Write it all, and `finish()` sends it; for a long answer that only reads, set `streams = True`"
+                f"{type(self).__name__}: flush() before the end would send part of an answer before its "
+                "COMMIT. Write it all, and `finish()` sends it; for a long answer that only reads, set "
+                "`streams = True`"
             )
         if self._unit is None and self._exchange is not None and not self._headers_written:
             self.set_header("Server-Timing", self._exchange.server_timing)
         return super().flush(include_footers)
 
     def on_connection_close(self) -> None:
-        """The client has left: a read is stopped; a write runs to its end, unless `cancel_on_disconnect` is set."""
+        """The client has left: a read is stopped, a write runs to its end; see `cancel_on_disconnect`."""
         super().on_connection_close()
         self._client_gone = True
         cancels = self._reads if self.cancel_on_disconnect is None else self.cancel_on_disconnect
@@ -256,7 +259,7 @@ class SessionHandler(ProblemHandler):
     async def _settle(self, keep: bool, fault: Exception | None) -> None:
         try:
             await self._begun().settle(keep=keep, afterwards=self._afterwards)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             fault = error  # whatever kept the work from being kept is what the client is told
         conflict = fault or self._raised
         if isinstance(conflict, RunAgain) and self._may_run_again():
@@ -276,15 +279,15 @@ class SessionHandler(ProblemHandler):
             self._close()
         elif isinstance(conflict, RunAgain) and self._may_run_again():
             self._drop()
-            log.info("%s: runs again (%s), attempt %d", self._summary(), conflict.reason, exchange.attempt + 1)
+            log.info(
+                "%s: runs again (%s), attempt %d", self._summary(), conflict.reason, exchange.attempt + 1
+            )
             exchange.again()
         elif fault is not None:
             self._drop()
             exchange.refuse(fault)
         elif response is not None:
-            assert response.headers is not None
-            response.headers["Server-Timing"] = exchange.server_timing
-            response.release()
+            response.release({"Server-Timing": exchange.server_timing})
             self._close()
 
     def _task_ended(self, task: asyncio.Task[Any]) -> None:
@@ -313,12 +316,14 @@ class SessionHandler(ProblemHandler):
             self._conclude(fault)
 
     def _deadline_passed(self) -> None:
-        """Stop the unit's statement and the handler. A COMMIT that has been sent is left to its answer a while."""
+        """Stop the unit's statement and the handler. A COMMIT that has been sent may still be answered."""
         self._stopped = DeadlinePassed()
         self._begun().cancel(self._stopped)
         if not self._answered and self._task is not None:
             self._task.cancel()
-            self._timer = asyncio.get_running_loop().call_later(_SWALLOWED_CANCEL_S, self._answer_in_its_place)
+            self._timer = asyncio.get_running_loop().call_later(
+                _SWALLOWED_CANCEL_S, self._answer_in_its_place
+            )
 
     def _answer_in_its_place(self) -> None:
         if not self._answered:

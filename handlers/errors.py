@@ -83,7 +83,9 @@ def problem_of(error: BaseException | None, status: int) -> Problem:
         return Problem(status, str(error), errors=[{"pointer": error.pointer, "message": str(error)}])
     if isinstance(error, HTTPError):
         return Problem(status, error.reason or title_of(status), headers=headers)
-    if status < 500 or isinstance(error, db.RunAgain | db.Unavailable | db.OutcomeUnknown | db.DeadlinePassed):
+    if status < 500 or isinstance(
+        error, db.RunAgain | db.Unavailable | db.OutcomeUnknown | db.DeadlinePassed
+    ):
         return Problem(status, str(error) if error else title_of(status), headers=headers)
     return Problem(status, "the server failed to answer this request", headers=headers)
 
@@ -93,9 +95,7 @@ def title_of(status: int) -> str:
     return http.client.responses.get(status, "Unknown")
 
 
-def body_of(
-    problem: Problem, *, instance: str, request_id: str, outcome: str
-) -> dict[str, Any]:
+def body_of(problem: Problem, *, instance: str, request_id: str, outcome: str) -> dict[str, Any]:
     """A problem as the JSON object that is sent."""
     body: dict[str, Any] = {
         "type": "about:blank",
@@ -135,7 +135,7 @@ def _line_of(error: BaseException) -> str:
 
 
 def log_error(summary: str, error: BaseException | None, traceback_: TracebackType | None = None) -> None:
-    """Log an error that a handler raised: with its stack where it is a fault of ours, else by a line or not at all."""
+    """Log what a handler raised: with its stack where it is a fault of ours, else by a line or not at all."""
     status = status_of(error)
     if error is None:
         return

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
-from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPServerRequest, RequestStartLine, ResponseStartLine
+from tornado.httputil import (
+    HTTPHeaders,
+    HTTPServerRequest,
+    RequestStartLine,
+    ResponseStartLine,
+)
 from tornado.web import Application
 
 from db import AsyncUnitOfWork
@@ -21,11 +27,12 @@ class Exchange:
     objects, arguments and files would be there twice.
     """
 
-    def __init__(self, application: Application, request: HTTPServerRequest, *, timeout_s: float | None) -> None:
-        assert request.connection is not None
+    def __init__(
+        self, application: Application, request: HTTPServerRequest, *, timeout_s: float | None
+    ) -> None:
         self.application = application
         self.request = request
-        self.connection: HTTPConnection = request.connection
+        self.connection: Any = request.connection  # HTTPConnection lacks what HTTP1Connection has
         self.attempt = 1
         self.refusal: Exception | None = None
         self.outcome = "not_applied"
@@ -50,7 +57,7 @@ class Exchange:
         self._dispatch()
 
     def refuse(self, error: Exception) -> None:
-        """Have a fresh handler of the same class answer an error, in its own way: `prepare` raises it there."""
+        """Have a fresh handler of the same class answer an error in its own way: its `prepare` raises it."""
         self.refusal = error
         self._dispatch()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPOutputError, RequestStartLine, ResponseStartLine
@@ -27,13 +27,14 @@ class HeldResponse(HTTPConnection):
     noted in `fault`.
     """
 
-    def __init__(self, connection: HTTPConnection, method: str | None) -> None:
+    def __init__(self, connection: Any, method: str | None) -> None:
         self.connection = connection
         self.fault: Exception | None = None
         self.finished = False
         self.headers: HTTPHeaders | None = None
         self._method = method
-        self._start_line: ResponseStartLine | None = None
+        self._start_line: RequestStartLine | ResponseStartLine | None = None
+        self._status: int | None = None
         self._chunks: list[bytes] = []
         self._sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -41,11 +42,14 @@ class HeldResponse(HTTPConnection):
         return getattr(self.connection, name)
 
     def write_headers(
-        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders, chunk: bytes | None = None
+        self,
+        start_line: RequestStartLine | ResponseStartLine,
+        headers: HTTPHeaders,
+        chunk: bytes | None = None,
     ) -> asyncio.Future[None]:
         """Keep the head of the response."""
-        assert isinstance(start_line, ResponseStartLine)
         self._start_line, self.headers = start_line, headers
+        self._status = getattr(start_line, "code", None)
         if chunk:
             self._chunks.append(chunk)
         return self._sent
@@ -65,7 +69,7 @@ class HeldResponse(HTTPConnection):
 
     def set_close_callback(self, callback: Callable[[], None] | None) -> None:
         """As `HTTP1Connection.set_close_callback`."""
-        self.connection.set_close_callback(callback)  # type: ignore[attr-defined]
+        self.connection.set_close_callback(callback)
 
     def detach(self) -> NoReturn:
         """Not here: what is detached has no end at which its session could be settled."""
@@ -74,9 +78,16 @@ class HeldResponse(HTTPConnection):
             "Use a plain RequestHandler, and `database.unit_of_work()` for its work"
         )
 
-    def release(self) -> None:
-        """Let the response leave."""
-        assert self._start_line is not None and self.headers is not None
+    def release(self, headers: Mapping[str, str]) -> None:
+        """Let the response leave.
+
+        Args:
+            headers: what could only be known now.
+        """
+        if self._start_line is None or self.headers is None:
+            raise RuntimeError("there is no response to release")
+        for name, value in headers.items():
+            self.headers[name] = value
         written = self.connection.write_headers(self._start_line, self.headers, b"".join(self._chunks))
         self.connection.finish()
         written.add_done_callback(self._pass_on)
@@ -84,7 +95,9 @@ class HeldResponse(HTTPConnection):
     def drop(self) -> None:
         """Forget the response. Whoever awaits ``finish()`` is told."""
         if not self._sent.done():
-            self._sent.set_exception(ResponseDropped("this response was dropped; another one answers the request"))
+            self._sent.set_exception(
+                ResponseDropped("this response was dropped; another one answers the request")
+            )
             self._sent.exception()  # nobody need be waiting
 
     def _pass_on(self, written: asyncio.Future[None]) -> None:
@@ -105,7 +118,7 @@ class HeldResponse(HTTPConnection):
                 raise ValueError(f"the header {name} has a line break in it")
             value.encode("latin1")
         length = self.headers.get("Content-Length")
-        if length is not None and self._method != "HEAD" and self._start_line.code != 304:
+        if length is not None and self._method != "HEAD" and self._status != 304:
             size = sum(map(len, self._chunks))
             if not length.isdigit() or int(length) != size:
                 raise HTTPOutputError(f"the header Content-Length says {length}, the body has {size} bytes")
@@ -114,11 +127,11 @@ class HeldResponse(HTTPConnection):
 class StreamedResponse(HTTPConnection):
     """Passes a response on as it is made, and breaks it off where it fails.
 
-    Lives as long as its request. Tornado ends a chunked body properly when its handler has raised, so that half
-    of an export looks like a whole one; here the connection is closed without the last chunk.
+    Lives as long as its request. Tornado ends a chunked body properly when its handler has raised, so
+    that half of an export looks like a whole one; here the connection is closed without the last chunk.
     """
 
-    def __init__(self, connection: HTTPConnection) -> None:
+    def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.failed = False
         self.started = False
@@ -127,20 +140,25 @@ class StreamedResponse(HTTPConnection):
         return getattr(self.connection, name)
 
     def write_headers(
-        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders, chunk: bytes | None = None
+        self,
+        start_line: RequestStartLine | ResponseStartLine,
+        headers: HTTPHeaders,
+        chunk: bytes | None = None,
     ) -> asyncio.Future[None]:
         """Send the head of the response."""
         self.started = True
-        return self.connection.write_headers(start_line, headers, chunk)
+        sent: asyncio.Future[None] = self.connection.write_headers(start_line, headers, chunk)
+        return sent
 
     def write(self, chunk: bytes) -> asyncio.Future[None]:
         """Send a piece of the body."""
-        return self.connection.write(chunk)
+        sent: asyncio.Future[None] = self.connection.write(chunk)
+        return sent
 
     def finish(self) -> None:
         """End the response, or break the connection where the handler has failed in the middle."""
         if self.failed and self.broken_off:
-            self.connection.close()  # type: ignore[attr-defined]
+            self.connection.close()
         else:
             self.connection.finish()
 

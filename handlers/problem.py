@@ -40,7 +40,7 @@ class ProblemHandler(RequestHandler):
         super().send_error(status_code, **kwargs)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Answer with a problem. Override it for answers of your own; `outcome` is what they should say too."""
+        """Answer with a problem. Override it for your own; `outcome` is what it should say too."""
         error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
         problem = problem_of(error, status_code)
         problem.status = status_code

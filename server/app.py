@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tornado.web import Application, URLSpec
+from tornado.routing import URLSpec
+from tornado.web import Application
 
 from conf import Settings
 from db import Database, migrate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable
 
 from tornado.httpserver import HTTPServer
@@ -27,6 +28,7 @@ class DrainingServer(HTTPServer):
         """Tornado's constructor."""
         super().initialize(*args, **kwargs)  # type: ignore[arg-type]
         self._busy: set[object] = set()
+        self._idle = asyncio.Event()
 
     @property
     def busy(self) -> int:
@@ -35,35 +37,45 @@ class DrainingServer(HTTPServer):
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """A connection waits for its next request."""
-        self._busy.discard(server_conn)
-        return _Noticing(super().start_request(server_conn, request_conn), self._busy, server_conn)
+        self._is_idle(server_conn)
+        return _Noticing(super().start_request(server_conn, request_conn), self, server_conn)
 
     def on_close(self, server_conn: object) -> None:
         """A connection is gone."""
-        self._busy.discard(server_conn)
+        self._is_idle(server_conn)
         super().on_close(server_conn)
 
     async def drained(self, timeout_s: float) -> bool:
         """Wait until no connection is busy. Returns whether that came to be."""
-        give_up_at = asyncio.get_running_loop().time() + timeout_s
-        while self._busy and asyncio.get_running_loop().time() < give_up_at:
-            await asyncio.sleep(0.02)
+        if self._busy:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), timeout_s)
         return not self._busy
+
+    def is_busy(self, connection: object) -> None:
+        """A request's headers have come."""
+        self._busy.add(connection)
+        self._idle.clear()
+
+    def _is_idle(self, connection: object) -> None:
+        self._busy.discard(connection)
+        if not self._busy:
+            self._idle.set()
 
 
 class _Noticing(HTTPMessageDelegate):
-    """Marks a connection busy when a request's headers have come. Lives as long as that request's reading."""
+    """Tells the server when a request's headers have come. Lives as long as that request's reading."""
 
-    def __init__(self, delegate: HTTPMessageDelegate, busy: set[object], connection: object) -> None:
+    def __init__(self, delegate: HTTPMessageDelegate, server: DrainingServer, connection: object) -> None:
         self._delegate = delegate
-        self._busy = busy
+        self._server = server
         self._connection = connection
-        self.data_received = delegate.data_received  # type: ignore[method-assign]  # no call more for each piece
+        self.data_received = delegate.data_received  # type: ignore[method-assign]  # one call less
         self.finish = delegate.finish  # type: ignore[method-assign]
         self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        self._busy.add(self._connection)
+        self._server.is_busy(self._connection)
         return self._delegate.headers_received(start_line, headers)

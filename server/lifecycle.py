@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 
 from tornado import autoreload
 from tornado.netutil import bind_sockets
@@ -24,7 +25,9 @@ log = logging.getLogger("onfinish.server")
 EXIT_OK, EXIT_CUT_OFF, EXIT_NO_PORT = 0, 1, 1
 
 _HEADER_MAX_BYTES = 64 * 1024
-_POLL_S = 0.02
+
+_SAME_SIGNAL_S = 0.2
+"""One Ctrl-C comes twice where a wrapper passes it on to a process that the terminal told already."""
 
 
 def serve(settings: Settings) -> int:
@@ -52,7 +55,7 @@ class Lifecycle:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stop = asyncio.Event()
-        self._signals = 0
+        self._signalled_at: float | None = None
 
     async def run(self) -> int:
         """Serve until told to stop; returns the exit status."""
@@ -74,7 +77,9 @@ class Lifecycle:
                 )
                 return EXIT_NO_PORT
             application = make_app(self._settings, database)
-            server = DrainingServer(application, max_body_size=http.body_max_bytes, max_header_size=_HEADER_MAX_BYTES)
+            server = DrainingServer(
+                application, max_body_size=http.body_max_bytes, max_header_size=_HEADER_MAX_BYTES
+            )
             server.add_sockets(sockets)
             self._listen_to_signals()
             port = sockets[0].getsockname()[1]
@@ -87,7 +92,7 @@ class Lifecycle:
             await database.close()
 
     async def _bring_schema_up(self, database: Database) -> None:
-        """An SQLite database belongs to this process, so its schema is brought up to date; a server's does not."""
+        """An SQLite file belongs to this process, which brings its schema up to date; a server's does not."""
         if not database.dialect.belongs_to_process:
             return
 
@@ -107,14 +112,13 @@ class Lifecycle:
         await asyncio.sleep(http.grace_s)
         server.stop()
         application.settings["refuses_requests"] = True
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + http.drain_s
         # Not the connections alone: a write whose client has left runs to its end too.
-        while (server.busy or database.units) and loop.time() < give_up_at:
-            await asyncio.sleep(_POLL_S)
+        await asyncio.gather(server.drained(http.drain_s), database.idle(http.drain_s))
         left = max(server.busy, len(database.units))
         if left:
-            log.error("%d requests were not answered within %g s; they are cut off and undone", left, http.drain_s)
+            log.error(
+                "%d requests were not answered within %g s; they are cut off and undone", left, http.drain_s
+            )
         await database.close()
         await server.close_all_connections()
         log.info("stopped")
@@ -126,11 +130,14 @@ class Lifecycle:
             loop.add_signal_handler(number, self._on_signal, number)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        self._signals += 1
-        if self._signals > 1:
+        now = time.monotonic()
+        if self._signalled_at is not None:
+            if now - self._signalled_at < _SAME_SIGNAL_S:
+                return
             log.warning("a second signal: stopping at once")
             logging.shutdown()
             os._exit(EXIT_CUT_OFF)
+        self._signalled_at = now
         log.info("%s received", signal.Signals(number).name)
         self._stop.set()
 

@@ -23,4 +23,6 @@ def dialect_for(url: URL) -> Dialect:
         return _BY_BACKEND[url.get_backend_name()](url)
     except KeyError:
         supported = ", ".join(sorted(_BY_BACKEND))
-        raise ValueError(f"the database {url.get_backend_name()!r} is not supported; there are: {supported}") from None
+        raise ValueError(
+            f"the database {url.get_backend_name()!r} is not supported; there are: {supported}"
+        ) from None

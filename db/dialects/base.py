@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from sqlalchemy import URL, Engine
@@ -50,7 +51,7 @@ class Dialect:
             return settings.reader_pool_size, 0
         return settings.pool_size, settings.max_overflow
 
-    snapshot_options: Mapping[str, Any] = {}
+    snapshot_options: Mapping[str, Any] = MappingProxyType({})
     """Execution options under which a connection of the reader sees one state of the database throughout."""
 
     def translate(self, error: DBAPIError) -> DatabaseError:
@@ -78,7 +79,9 @@ class Dialect:
         raise NotImplementedError
 
 
-def refused_by(constraint: str | None, fallback: str = "the data as it stands does not allow this") -> Conflict:
+def refused_by(
+    constraint: str | None, fallback: str = "the data as it stands does not allow this"
+) -> Conflict:
     """The refusal of a constraint, in the words its table has for it."""
     from db.base import refusals
 

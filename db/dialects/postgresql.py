@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
@@ -37,7 +39,7 @@ _CANCEL_TIMEOUT_S = 1.0
 class PostgreSQL(Dialect):
     """PostgreSQL 13 and newer. https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 
-    snapshot_options = {"isolation_level": "REPEATABLE READ"}
+    snapshot_options = MappingProxyType({"isolation_level": "REPEATABLE READ"})
 
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
         arguments: dict[str, Any] = {
@@ -67,7 +69,10 @@ class PostgreSQL(Dialect):
     def translate(self, error: DBAPIError) -> DatabaseError:
         code = getattr(error.orig, "pgcode", None)
         if code is None:  # the driver says so, not the server: the connection failed or broke
-            if error.connection_invalidated or type(error.orig).__name__ in ("OperationalError", "InterfaceError"):
+            if error.connection_invalidated or type(error.orig).__name__ in (
+                "OperationalError",
+                "InterfaceError",
+            ):
                 return Unreachable("the database cannot be reached")
             return StatementFailed(type(error.orig).__name__)
         if code[:2] == _INTEGRITY_CONSTRAINT_VIOLATION:
@@ -101,11 +106,8 @@ class PostgreSQL(Dialect):
 
     def sever(self, connection: Any) -> None:
         # close() would wait for the thread that hangs on this connection; shutdown(2) wakes it.
-        with socket.socket(fileno=os.dup(connection.fileno())) as own:
-            try:
-                own.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it was down already
+        with socket.socket(fileno=os.dup(connection.fileno())) as own, contextlib.suppress(OSError):
+            own.shutdown(socket.SHUT_RDWR)  # an error: it was down already
 
     def _options(self, settings: DatabaseSettings, role: Role) -> str:
         """Server settings that hold from the connection's first moment, at no round trip."""

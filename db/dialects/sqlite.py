@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, event
@@ -32,7 +33,7 @@ class SQLite(Dialect):
 
     belongs_to_process = True
     discard_after_interrupt = False  # interrupt() reaches a running statement or nothing
-    snapshot_options = {SNAPSHOT: True}
+    snapshot_options = MappingProxyType({SNAPSHOT: True})
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
@@ -99,7 +100,12 @@ class SQLite(Dialect):
             return RunAgain("busy")
         if primary == sqlite3.SQLITE_INTERRUPT:
             return DeadlinePassed()
-        if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        if primary in (
+            sqlite3.SQLITE_FULL,
+            sqlite3.SQLITE_IOERR,
+            sqlite3.SQLITE_CANTOPEN,
+            sqlite3.SQLITE_READONLY,
+        ):
             return Unreachable(f"the database file cannot be used at the moment ({name})")
         return StatementFailed(name)
 
