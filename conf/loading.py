@@ -104,12 +104,11 @@ def _faults_of_values(error: ValidationError, origins: Mapping[str, str]) -> lis
     faults: dict[str, Fault] = {}
     for detail in error.errors(include_url=False):
         loc = [str(part) for part in detail["loc"]]
-        path = ".".join(loc[:2] if loc[0] in {name.section for name in names().values()} else loc[:1])
-        name = names().get(path)
+        name = names().get(".".join(loc[:1])) or names().get(".".join(loc[:2]))
         if name is None:
             continue
         # An entry of a table; what follows are the arms of a union, one fault each.
-        path = ".".join(loc[:3]) if name.table else path
+        path = ".".join(loc[:3]) if name.table else name.path
         faults.setdefault(
             path, Fault(path, origins.get(path, origins.get(name.path, "")), reason(detail, name))
         )

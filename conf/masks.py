@@ -14,10 +14,10 @@ MASK = "***"
 # token, client_secret. A passfile is a path, and helps more when it is seen.
 _SECRET_NAME = re.compile(r"(?!passfile$).*(pass|pwd|secret|token|credential|api_?key)", re.IGNORECASE)
 
-# Greedy up to the last @ before the query: a password with an unescaped @ or / in it is masked whole.
-# Every repetition has a bound, so that no text takes long; the longest of passwords, a cloud's sign-in
-# token, has 2 KB.
-_USERINFO = re.compile(r"(?P<scheme>:/{1,3})(?P<user>[^:/@\s]{0,255}):(?P<password>[^\s?]{0,4096})@")
+_WORD = re.compile(r"\S+")
+_SCHEME = re.compile(r"[\w+.-]{1,64}:/{1,3}")
+_QUERY = re.compile(r"\?[\w.%-]{1,64}=")
+# Bounded, so that no text takes long; the longest of passwords, a cloud's sign-in token, has 2 KB.
 _QUERY_PAIR = re.compile(r"(?P<before>^|[?&;\s])(?P<name>[^?&;=\s]{1,255})=(?P<value>[^&;\s]{0,4096})")
 
 
@@ -34,11 +34,23 @@ def mask_text(text: str) -> str:
     It works on what cannot be parsed, too; so it knows nothing of SQLAlchemy.
     """
 
-    def pair(match: re.Match[str]) -> str:
-        return f"{match['before']}{match['name']}={MASK}" if is_secret_name(match["name"]) else match[0]
+    masked = _WORD.sub(lambda word: _mask_userinfo(word[0]), text)
+    return _QUERY_PAIR.sub(_mask_pair, masked)
 
-    masked = _USERINFO.sub(rf"\g<scheme>\g<user>:{MASK}@", text)
-    return _QUERY_PAIR.sub(pair, masked)
+
+def _mask_userinfo(word: str) -> str:
+    """Mask from the user's colon to the last @ before the query, so that a password with an @, a / or a ? in
+    it, which should have been escaped, is masked whole."""
+    scheme = _SCHEME.search(word)
+    query = _QUERY.search(word)
+    start, end = scheme.end() if scheme else 0, query.start() if query else len(word)
+    at = word.rfind("@", start, end)
+    colon = word.find(":", start, max(at, 0))
+    return word if colon < 0 else f"{word[: colon + 1]}{MASK}{word[at:]}"
+
+
+def _mask_pair(match: re.Match[str]) -> str:
+    return f"{match['before']}{match['name']}={MASK}" if is_secret_name(match["name"]) else match[0]
 
 
 def mask_value(value: Any, *, name: str = "") -> Any:

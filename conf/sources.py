@@ -97,15 +97,16 @@ def read_file(environment: str, conf_dir: Path | None, *, origins: Mapping[str, 
     """
     source = Source()
     folder: Traversable = files("conf") if conf_dir is None else conf_dir
+    shown = mask_text(str(conf_dir))
     try:
         choices = sorted(
             item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")
         )
     except OSError as exc:
-        source.faults.append(Fault("conf_dir", origins.get("conf_dir", ""), f"{conf_dir}: {exc.strerror}"))
+        source.faults.append(Fault("conf_dir", origins.get("conf_dir", ""), f"{shown}: {exc.strerror}"))
         return source
     if environment not in choices:
-        where = f" in {conf_dir}" if conf_dir is not None else ""
+        where = f" in {shown}" if conf_dir is not None else ""
         known = (
             f"is not one of {', '.join(choices)}" if choices else "is not there, nor any other *.toml file,"
         )
@@ -113,7 +114,7 @@ def read_file(environment: str, conf_dir: Path | None, *, origins: Mapping[str, 
         source.faults.append(Fault("environment", origins.get("environment", ""), message))
         return source
 
-    origin = f"conf/{environment}.toml" if conf_dir is None else str(conf_dir / f"{environment}.toml")
+    origin = f"conf/{environment}.toml" if conf_dir is None else f"{shown}/{environment}.toml"
     try:
         tree = tomllib.loads((folder / f"{environment}.toml").read_text("utf-8"))
     except OSError as exc:
@@ -143,7 +144,7 @@ def _leaves(tree: Mapping[str, Any], section: str, source: Source, origin: str) 
             yield path, value
         elif path not in sections:
             message = f"no such setting{near(path, [*known, *sections])}"
-            source.faults.append(Fault(path, origin, message))
+            source.faults.append(Fault(mask_text(path), origin, message))
         elif isinstance(value, dict):
             yield from _leaves(value, path, source, origin)
         else:

@@ -1,0 +1,137 @@
+"""One handler; lines to read, or one JSON object a line."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from conf import LogSettings
+from conf.logs import JsonFormatter, LineFormatter, LogHandler, set_up_logs
+from tests.fixtures.logs import ExpectLog
+
+Lines = Callable[[], list[str]]
+
+
+@pytest.fixture
+def root() -> Iterator[logging.Logger]:
+    """The root logger, put back afterwards as it was."""
+    root = logging.getLogger()
+    level, alembic = root.level, logging.getLogger("alembic").level
+    yield root
+    for handler in [handler for handler in root.handlers if isinstance(handler, LogHandler)]:
+        root.removeHandler(handler)
+    root.setLevel(level)
+    logging.getLogger("alembic").setLevel(alembic)
+    logging.captureWarnings(False)
+
+
+def record(message: str = "hello", **extra: Any) -> logging.LogRecord:
+    """A record as a logger makes it."""
+    return logging.makeLogRecord(
+        {"name": "onfinish", "msg": message, "levelno": 20, "levelname": "INFO"} | extra
+    )
+
+
+def failure(message: str) -> dict[str, Any]:
+    """What ``logger.exception`` adds to a record."""
+    try:
+        raise ValueError(message)
+    except ValueError as exc:
+        return {"exc_info": (type(exc), exc, exc.__traceback__)}
+
+
+def test_the_format_and_the_level_are_the_settings(root: logging.Logger, expect_log: ExpectLog) -> None:
+    stream = io.StringIO()
+    set_up_logs(LogSettings(level="warning", format="json"), stream=stream)
+    with expect_log("onfinish", "but this"):
+        logging.getLogger("onfinish").info("not this")
+        logging.getLogger("onfinish").warning("but %s", "this")
+
+    (line,) = stream.getvalue().splitlines()
+    assert json.loads(line)["message"] == "but this"
+
+
+def test_a_second_call_replaces_the_first_and_leaves_the_handlers_of_others(root: logging.Logger) -> None:
+    others = list(root.handlers)
+    first, second = io.StringIO(), io.StringIO()
+    set_up_logs(LogSettings(), stream=first)
+    set_up_logs(LogSettings(), stream=second)
+    logging.getLogger("onfinish").info("once")
+
+    assert first.getvalue() == ""
+    assert second.getvalue().count("once") == 1
+    assert [handler for handler in root.handlers if not isinstance(handler, LogHandler)] == others
+
+
+def test_warnings_are_logged(root: logging.Logger, expect_log: ExpectLog) -> None:
+    stream = io.StringIO()
+    with warnings.catch_warnings(), expect_log("py.warnings", "old age"):
+        warnings.simplefilter("always")
+        set_up_logs(LogSettings(), stream=stream)
+        warnings.warn("old age", DeprecationWarning, stacklevel=1)
+
+    assert "WARNING py.warnings: " in stream.getvalue()
+
+
+def test_a_line_has_time_level_logger_and_message() -> None:
+    line = LineFormatter().format(record(created=0.0, msecs=7.0))
+
+    assert line[8:] == ".007 INFO    onfinish: hello"
+
+
+@given(message=st.text())
+def test_nothing_in_a_message_passes_for_a_line_of_its_own(message: str) -> None:
+    first, *rest = LineFormatter().format(record("%s", args=(message,))).split("\n")
+
+    assert first.isprintable() or not message.isprintable()
+    assert all(line.startswith("    ") for line in rest)
+    assert not {"\r", "\x1b", "\x85", "\x0b"} & set("".join([first, *rest]))
+
+
+@given(
+    message=st.text(),
+    value=st.recursive(
+        st.none() | st.floats() | st.text() | st.binary() | st.integers(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.tuples(st.integers()), inner),
+    ),
+)
+def test_json_is_one_line_of_json_whatever_is_logged(message: str, value: Any) -> None:
+    line = JsonFormatter().format(record("%s", args=(message,), detail=value))
+
+    assert "\n" not in line
+    assert line.isascii()
+    assert json.loads(line, parse_constant=pytest.fail)["message"] == message
+
+
+def test_json_has_the_extras_and_no_extra_displaces_what_every_line_has() -> None:
+    entry = json.loads(
+        JsonFormatter().format(record(created=0.0, request_id="abc", duration_ms=1.5, level="forged"))
+    )
+
+    assert entry["time"] == "1970-01-01T00:00:00.000+00:00"
+    assert (entry["request_id"], entry["duration_ms"], entry["level"]) == ("abc", 1.5, "info")
+    assert isinstance(entry["process"], int)
+
+
+def test_an_extra_that_is_no_json_goes_as_text() -> None:
+    entry = json.loads(JsonFormatter().format(record(share=math.nan, kept=1)))
+
+    assert (entry["share"], entry["kept"]) == ("nan", 1)
+
+
+@pytest.mark.parametrize("formatter", [LineFormatter(), JsonFormatter()])
+def test_a_traceback_is_kept_and_shows_no_password(formatter: logging.Formatter) -> None:
+    text = formatter.format(record(**failure("cannot reach postgresql://me:geheim@h/x")))
+
+    assert "ValueError" in text
+    assert "postgresql://me:***@h/x" in text
+    # The line of source that raised is in the traceback as well, and it holds no more than the message.
+    assert "geheim@" not in text
