@@ -15,5 +15,6 @@ pytest_plugins = [
     "tests.fixtures.loop",
     "tests.fixtures.postgres",
     "tests.fixtures.databases",
+    "tests.fixtures.inner",
     "tests.fixtures.server",
 ]

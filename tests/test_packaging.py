@@ -33,9 +33,8 @@ def wheel(
 ) -> Iterator[zipfile.ZipFile]:
     """The wheel, built from a copy, for setuptools leaves its own behind in the folder."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE", "tests/__init__.py"):
-        tracked = [*tracked, PurePosixPath(name)]
-    for path in tracked:
+    others = ("setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE", "tests/__init__.py")
+    for path in [*map(str, tracked), *others]:
         (source / path).parent.mkdir(parents=True, exist_ok=True)
         (source / path).write_bytes((ROOT / path).read_bytes())
     out = tmp_path_factory.mktemp("wheel")
@@ -45,8 +44,8 @@ def wheel(
         check=True,
         capture_output=True,
     )
-    [path] = out.glob("*.whl")
-    with zipfile.ZipFile(path) as wheel:
+    [built] = out.glob("*.whl")
+    with zipfile.ZipFile(built) as wheel:
         yield wheel
 
 
