@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, DateTime, Integer, MetaData, TypeDecorator
@@ -81,11 +82,32 @@ def _now_on_sqlite(element: now, compiler: SQLCompiler, **options: Any) -> str:
     return "(strftime('%Y-%m-%d %H:%M:%f000', 'now'))"
 
 
-Json = JSON().with_variant(JSONB(), "postgresql")
-"""Any JSON value. PostgreSQL keeps it parsed: keys in no order, numbers as decimals."""
+class Json(TypeDecorator[Any]):
+    """Any JSON value. PostgreSQL keeps it parsed: keys in no order, numbers as decimals."""
+
+    impl = JSON().with_variant(JSONB(), "postgresql")
+    cache_ok = True
+
+    def compare_values(self, x: Any, y: Any) -> bool:
+        """Whether two are one JSON value. By Python's ``==`` true is 1, and would not be written over it."""
+        return same_json(x, y)
+
 
 SerialId = BigInteger().with_variant(Integer(), "sqlite")
 """A number that the database counts up. 64 bits; SQLite counts only what is called INTEGER, and means 64."""
+
+
+def same_json(one: Any, other: Any) -> bool:
+    """Whether two are one JSON value: true is not 1, and 1e300 is what jsonb makes 301 digits of."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same_json(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same_json, one, other))
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return Decimal(repr(one)) == Decimal(repr(other))
+    return bool(one == other)
 
 
 def utc_now() -> datetime:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from decimal import Decimal
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from sqlalchemy import (
@@ -43,7 +42,7 @@ class Task(Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
     task_status: Mapped[int] = mapped_column(SmallInteger, default=QUEUED, server_default=text(str(QUEUED)))
-    s3_keys: Mapped[dict[str, Any]] = mapped_column(Json, default=dict, server_default=text("'{}'"))
+    s3_keys: Mapped[dict[str, Any]] = mapped_column(Json(), default=dict, server_default=text("'{}'"))
     bundle: Mapped[str] = mapped_column(String(BUNDLE_CHARS_MAX))
     granularity: Mapped[str] = mapped_column(String(8))
     target_date: Mapped[date]
@@ -204,14 +203,12 @@ def update_task(session: Session, *, task_id: str, change: TaskChange) -> Task:
         Conflict: its status may not go there. The session stays usable.
     """
     task = lock_task(session, task_id=task_id)
-    fields: Mapping[str, Any] = change
-    changed = {name: value for name, value in fields.items() if not _same(getattr(task, name), value)}
-    status = changed.get("task_status")
-    if status is not None and status not in NEXT_STATUSES.get(task.task_status, ()):
+    status = change.get("task_status", task.task_status)
+    if status != task.task_status and status not in NEXT_STATUSES.get(task.task_status, ()):
         raise Conflict(f"a task cannot go from status {task.task_status} to {status}")
-    for name, value in changed.items():
+    for name, value in change.items():
         setattr(task, name, value)
-    if changed:
+    if session.is_modified(task):
         touch(task)
         session.flush()
     return task
@@ -236,26 +233,16 @@ def touch(task: Task) -> None:
     task.update_time = max(utc_now(), task.update_time + timedelta(microseconds=1))
 
 
-def _conditions(where: TaskFilter) -> list[ColumnElement[bool]]:
-    conditions = {
-        "status": Task.task_status == where.status,
-        "bundle": Task.bundle == where.bundle,
-        "granularity": Task.granularity == where.granularity,
-        "team_id": Task.team_id == where.team_id,
-        "target_from": Task.target_date >= where.target_from,
-        "target_to": Task.target_date <= where.target_to,
-    }
-    return [condition for name, condition in conditions.items() if getattr(where, name) is not None]
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two are one JSON value. To Python ``1 == True``, and a large float is not its decimal."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, int | float) and isinstance(other, int | float):
-        return Decimal(repr(one)) == Decimal(repr(other))  # 1e300 comes back from jsonb as 301 digits
-    return bool(one == other)
+def _conditions(where: TaskFilter) -> Iterator[ColumnElement[bool]]:
+    if where.status is not None:
+        yield Task.task_status == where.status
+    if where.bundle is not None:
+        yield Task.bundle == where.bundle
+    if where.granularity is not None:
+        yield Task.granularity == where.granularity
+    if where.team_id is not None:
+        yield Task.team_id == where.team_id
+    if where.target_from is not None:
+        yield Task.target_date >= where.target_from
+    if where.target_to is not None:
+        yield Task.target_date <= where.target_to

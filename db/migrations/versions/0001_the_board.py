@@ -28,7 +28,7 @@ def upgrade() -> None:
         "tasks",
         sa.Column("id", sa.String(32), nullable=False),
         sa.Column("task_status", sa.SmallInteger(), server_default=sa.text("101"), nullable=False),
-        sa.Column("s3_keys", Json, server_default=sa.text("'{}'"), nullable=False),
+        sa.Column("s3_keys", Json(), server_default=sa.text("'{}'"), nullable=False),
         sa.Column("bundle", sa.String(64), nullable=False),
         sa.Column("granularity", sa.String(8), nullable=False),
         sa.Column("target_date", sa.Date(), nullable=False),

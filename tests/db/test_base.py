@@ -1,0 +1,131 @@
+"""What every table is made of, on real databases."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from sqlalchemy import insert, literal, select
+from sqlalchemy.exc import StatementError
+
+from db import Database
+from db.base import Base, UtcDateTime, new_id, refusals
+from db.tasks import Task
+from db.teams import Team
+from tests.db.board import load_task, new_task
+from tests.fixtures.databases import RawSql
+
+MOMENTS = [
+    datetime(2020, 6, 3, 10, 45, 0, 287701, tzinfo=UTC),
+    datetime(2020, 3, 1, tzinfo=UTC),
+    datetime(1969, 12, 31, 23, 59, 59, 1, tzinfo=UTC),
+    datetime(2, 1, 1, tzinfo=UTC),
+    datetime(9998, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+]
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+def test_a_moment_comes_back_as_it_went_with_its_microseconds(database: Database, moment: datetime):
+    """Written in one transaction and read in another, in UTC."""
+    with database.session_scope() as session:
+        session.add(Team(name="a", create_time=moment))
+
+    with database.session_scope(read_only=True) as session:
+        found = session.scalars(select(Team.create_time)).one()
+
+    assert found == moment
+    assert found.tzinfo is UTC
+
+
+def test_a_moment_in_another_zone_is_the_same_moment(database: Database):
+    """What is kept is UTC, whatever zone it was said in."""
+    moment = datetime(2020, 6, 3, 0, 30, tzinfo=timezone(timedelta(hours=5, minutes=30)))
+    with database.session_scope() as session:
+        session.add(Team(name="a", create_time=moment))
+
+    with database.session_scope(read_only=True) as session:
+        assert session.scalars(select(Team.create_time)).one() == moment
+        assert session.scalars(select(Team).where(Team.create_time == moment)).one().name == "a"
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_the_connections_time_zone_changes_nothing(database: Database):
+    """PostgreSQL answers in the zone of the session; the type answers in UTC. SQLite has no zones."""
+    moment = MOMENTS[0]
+    with database.session_scope() as session:
+        session.connection().exec_driver_sql("SET LOCAL TIME ZONE 'Asia/Kathmandu'")
+
+        found = session.scalar(select(literal(moment, UtcDateTime())))
+
+    assert found == moment
+    assert found.tzinfo is UTC
+
+
+def test_a_moment_without_a_zone_is_refused(database: Database):
+    """A naive time would be stored as whatever somebody meant; the message says what to write."""
+    with database.session_scope() as session, pytest.raises(StatementError, match=r"utc_now"):
+        session.execute(insert(Team).values(name="a", create_time=datetime(2020, 1, 1)))  # noqa: DTZ001  # that is the fault
+
+
+def test_times_sort_as_times_also_those_of_raw_sql(database: Database, sql: RawSql):
+    """The database's own default is written in the same format as ours."""
+    with database.session_scope() as session:
+        session.add(Team(name="before"))
+    sql("INSERT INTO teams (name) VALUES ('by raw sql')")
+    with database.session_scope() as session:
+        session.add(Team(name="after", create_time=datetime.now(UTC) + timedelta(seconds=1)))
+
+    with database.session_scope(read_only=True) as session:
+        rows = session.execute(select(Team.name, Team.create_time).order_by(Team.create_time)).all()
+
+    assert [row.name for row in rows] == ["before", "by raw sql", "after"]
+    assert rows[0].create_time - timedelta(milliseconds=1) <= rows[1].create_time <= rows[2].create_time
+
+
+def test_raw_sql_may_leave_out_what_the_server_makes(database: Database, sql: RawSql):
+    """The seed document's own INSERT, into the table as it is here."""
+    sql(
+        "INSERT INTO tasks"
+        " (id, task_status, s3_keys, create_time, bundle, granularity, target_date, change_id)"
+        " VALUES ('f2ee55c638084ebfb35a00c003670ad9', '101', '{}', '2020-03-01',"
+        " 'store', 'daily', '2020-04-01', '3')"
+    )
+
+    task = load_task(database, "f2ee55c638084ebfb35a00c003670ad9")
+    assert (task.task_status, task.s3_keys, task.version, task.team_id) == (101, {}, 1, None)
+    assert task.create_time.date().isoformat() in (
+        "2020-03-01",
+        "2020-02-29",
+    )  # the connection's zone is the cluster's
+    assert abs(datetime.now(UTC) - task.update_time) < timedelta(minutes=1)
+
+
+def test_every_constraint_that_can_refuse_has_a_sentence():
+    """A client is told what is wrong by the constraint's name; one without a sentence would say nothing."""
+    names = {
+        str(constraint.name)
+        for table in Base.metadata.sorted_tables
+        for constraint in table.constraints
+        if constraint.name not in ("pk_teams", "pk_transfers")  # numbers that the database counts up
+    }
+
+    assert names <= refusals.keys()
+
+
+def test_new_ids_are_32_hex_digits_and_differ():
+    ids = {new_id() for _ in range(1000)}
+
+    assert len(ids) == 1000
+    assert all(len(each) == 32 and set(each) <= set("0123456789abcdef") for each in ids)
+
+
+def test_a_row_has_python_values_right_after_its_flush(database: Database):
+    """Nothing is left to be loaded later: a lazy load outside of `run` would stop the event loop."""
+    with database.session_scope() as session:
+        task = Task(**new_task())
+        session.add(task)
+        session.flush()
+        session.expunge(task)
+
+    # Without its session, it would raise for what it has not.
+    assert {column.key: getattr(task, column.key) for column in Task.__table__.columns}["team_id"] is None
