@@ -8,6 +8,7 @@ from typing import Any
 
 from tornado.web import RequestHandler
 
+from db.errors import OutcomeUnknown
 from handlers.errors import body_of, log_error, problem_of, status_of
 from handlers.request_id import HEADER, request_id_of
 
@@ -49,7 +50,8 @@ class ProblemHandler(RequestHandler):
         for name, value in problem.headers.items():
             self.set_header(name, value)
         self.set_header("Content-Type", "application/problem+json")
-        body = body_of(problem, instance=self.request.path, request_id=self.request_id, outcome=self.outcome)
+        outcome = "unknown" if isinstance(error, OutcomeUnknown) else self.outcome
+        body = body_of(problem, instance=self.request.path, request_id=self.request_id, outcome=outcome)
         self.finish(json.dumps(body, separators=(",", ":")))
 
     def log_exception(
