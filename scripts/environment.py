@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -99,24 +98,22 @@ def _make() -> None:
 def _pip_from_its_wheel() -> subprocess.CompletedProcess[str]:
     """Install pip as it installs any other package, by the pip inside of its wheel."""
     index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + "/pip/"
-    request = urllib.request.Request(index, headers={"Accept": "application/vnd.pypi.simple.v1+json"})
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            files = json.load(answer)["files"]
-        # The newest stands last; a beta's name does not match.
-        wheel = [
-            file
-            for file in files
-            if re.fullmatch(r"pip-[0-9.]+-py3-none-any\.whl", file["filename"]) and not file.get("yanked")
-        ][-1]
-        with urllib.request.urlopen(urllib.parse.urljoin(index, wheel["url"]), timeout=60) as answer:
+        with urllib.request.urlopen(index, timeout=30) as answer:
+            page = answer.read().decode()
+        # The HTML form of the index, which every mirror has. The name of a beta does not match.
+        wheels = re.findall(
+            r'<a href="([^"#]+/(pip-([0-9.]+)-py3-none-any\.whl)#sha256=([0-9a-f]{64}))"(?![^>]*yanked)', page
+        )
+        url, name, _, digest = max(wheels, key=lambda wheel: [int(n) for n in wheel[2].split(".")])
+        with urllib.request.urlopen(urllib.parse.urljoin(index, url), timeout=60) as answer:
             content = answer.read()
-        if hashlib.sha256(content).hexdigest() != wheel["hashes"]["sha256"]:
-            raise ValueError("pip's wheel arrived damaged")
-    except (OSError, ValueError, LookupError) as exc:
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise ValueError("its wheel arrived damaged")
+    except (OSError, ValueError) as exc:
         return subprocess.CompletedProcess([], 1, "", f"(nor could pip be fetched: {exc})")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / wheel["filename"]
+        path = Path(folder) / name
         path.write_bytes(content)
         return _quietly(PYTHON, path / "pip", "install", "--no-index", path)
 
