@@ -76,7 +76,7 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dial
             "pool_use_lifo": settings.pool_use_lifo,
         }
     engine = create_engine(
-        url, connect_args=dialect.connect_args(settings, role) | settings.connect_args, **options
+        url, connect_args=dialect.connect_args(settings, role), **options
     )
     _install_watch(engine)
     dialect.install(engine, settings, role)

@@ -49,13 +49,17 @@ class PostgreSQL(Dialect):
             "keepalives_idle": 15,
             "keepalives_interval": 5,
             "keepalives_count": 3,
+            # The same for a link on which something was sent: the kernel's own patience is a quarter of an hour.
+            "tcp_user_timeout": 30_000,
         }
         for name in self.url.query:
             arguments.pop(name, None)
-        options = self._options(settings, role)
+        arguments |= settings.connect_args
+        # Joined, never replaced: the reader's read-only setting must outlive somebody's search_path.
+        given = settings.connect_args.get("options", self.url.query.get("options"))
+        options = " ".join(filter(None, [self._options(settings, role), given]))
         if options:
-            given = self.url.query.get("options")
-            arguments["options"] = " ".join([options, given] if isinstance(given, str) else [options])
+            arguments["options"] = options
         return arguments
 
     def engine_options(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:

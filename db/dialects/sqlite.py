@@ -44,7 +44,7 @@ class SQLite(Dialect):
 
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
         # A hop may run on another thread than the last one; the places see to it that no two do at once.
-        return {"check_same_thread": False, "timeout": settings.busy_timeout_s}
+        return {"check_same_thread": False, "timeout": self._busy_timeout_s(settings)} | settings.connect_args
 
     def engine_options(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
         if self.shares_one_connection:
@@ -86,7 +86,12 @@ class SQLite(Dialect):
                 connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
                 connection.exec_driver_sql("BEGIN")
             else:
-                _begin_immediate(connection, settings.busy_timeout_s)
+                _begin_immediate(connection, self._busy_timeout_s(settings))
+
+    def _busy_timeout_s(self, settings: DatabaseSettings) -> float:
+        # The driver's own name for it, in a URL ("?timeout=1") or among its arguments, wins over ours.
+        given = settings.connect_args.get("timeout", self.url.query.get("timeout"))
+        return settings.busy_timeout_s if given is None else float(str(given))
 
     def translate(self, error: DBAPIError) -> DatabaseError:
         code = getattr(error.orig, "sqlite_errorcode", None)
