@@ -17,4 +17,5 @@ pytest_plugins = [
     "tests.fixtures.databases",
     "tests.fixtures.inner",
     "tests.fixtures.server",
+    "tests.fixtures.proxies",
 ]
