@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -17,6 +18,8 @@ from conf.logs import set_up_logs
 from conf.masks import mask_text, mask_value
 from conf.names import Name, names, near
 from server import commands
+
+log = logging.getLogger("onfinish.cli")
 
 DEFAULT_COMMAND = "serve"
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -98,40 +101,47 @@ def _main(argv: list[str]) -> int:
 
 
 def run_command(command: Command, settings: Settings, arguments: argparse.Namespace, *, prog: str) -> int:
-    """Run one command; what the database has against it becomes a line on the standard error and a 1."""
+    """Run one command; what the database has against it becomes a line on the standard error and a 1.
+
+    With ``--log-level debug`` the traceback is in the log.
+    """
     from sqlalchemy.exc import SQLAlchemyError
 
     from db.errors import DatabaseError
 
     try:
         return command.run(settings, arguments)
-    except (DatabaseError, SQLAlchemyError, ModuleNotFoundError) as exc:
-        if isinstance(exc, ModuleNotFoundError) and exc.name in ("conf", "db", "handlers", "server"):
+    except SettingsError as exc:  # what only the command could see
+        print(f"{prog}: {exc}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.partition(".")[0] in ("conf", "db", "handlers", "server"):
             raise
-        print(f"{prog}: {_told(exc, settings)}", file=sys.stderr)
-        return 1
-
-
-def _told(exc: Exception, settings: Settings) -> str:
-    """What went wrong, in one line that may be shown: the sentence, the driver's own reason, and where."""
-    if isinstance(exc, ModuleNotFoundError):
-        return (
-            f"{exc}: pip install 'onfinish[async,mysql]' brings the drivers that are not there by themselves"
+        print(f"{prog}: {exc}: pip install 'onfinish[async,mysql]' brings every driver", file=sys.stderr)
+    except DatabaseError as exc:
+        print(f"{prog}: {exc}{_where(exc.__cause__, settings)}", file=sys.stderr)
+        log.debug("%s failed", prog, exc_info=True)
+    except SQLAlchemyError as exc:  # its message may quote a value of the URL
+        print(
+            f"{prog}: these settings cannot be used ({type(exc).__name__}){_where(exc, settings)}",
+            file=sys.stderr,
         )
-    told = str(exc) if isinstance(exc, _database_error()) else type(exc).__name__
-    driver_error = getattr(exc.__cause__ or exc, "orig", None)
-    if driver_error is None:
-        return told
-    reason = mask_text(str(driver_error)).strip().partition("\n")[0]
+        log.debug("%s failed", prog, exc_info=True)
+    return 1
+
+
+def _where(exc: BaseException | None, settings: Settings) -> str:
+    """The driver's own reason, and the database that was meant; nothing for what no driver has said."""
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+    if not isinstance(exc, SQLAlchemyError):
+        return ""
+    reason = (
+        f": {mask_text(str(exc.orig)).strip().partition(chr(10))[0]}" if isinstance(exc, DBAPIError) else ""
+    )
     database = settings.database
     origin = settings.origin_of("database.url" if database.url is not None else "database.drivername")
-    return f"{told}: {reason} [{database.shown_url}, from {origin}]"
-
-
-def _database_error() -> type[Exception]:
-    from db.errors import DatabaseError
-
-    return DatabaseError
+    return f"{reason} [{database.shown_url}, from {origin}]"
 
 
 class UsageError(Exception):

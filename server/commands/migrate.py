@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from conf import Settings
+from server.commands._dialect import dialect_of
 
 SUMMARY = "bring the schema to the newest revision, or check it against the code"
 
@@ -27,10 +28,9 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
 
     Raises:
         DatabaseError: the database cannot be reached, there is no such revision, … Nothing was changed.
+        SettingsError: this database is not supported.
     """
     from db import migrate
-    from db.dialects import dialect_for
-    from db.engine import make_url
 
     if arguments.action == "check" and (arguments.to or arguments.sql):
         print("migrate check takes neither --to nor --sql", file=sys.stderr)
@@ -39,7 +39,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     if arguments.sql:
         print(migrate.sql(database, arguments.to or "head").strip())
         return 0
-    if dialect_for(make_url(database)).shares_one_connection:
+    if dialect_of(settings).shares_one_connection:
         print("the database is in memory: who serves it makes its schema, and takes it along")
         return 0
     if arguments.action == "check":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from conf import Settings
+from server.commands._dialect import dialect_of
 
 SUMMARY = "serve until SIGTERM or SIGINT"
 
@@ -17,4 +18,5 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     """Serve. Returns 0 when every request in flight was answered, 1 when ``http.drain_s`` ran out first."""
     from server.lifecycle import serve
 
+    dialect_of(settings)  # a database that is not supported is told like any other wrong setting
     return serve(settings)

@@ -1,0 +1,26 @@
+"""The database of a command that needs one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from conf import Fault, Settings, SettingsError
+
+if TYPE_CHECKING:
+    from db.dialects import Dialect
+
+
+def dialect_of(settings: Settings) -> Dialect:
+    """The ways of the database that is set. Connects to nothing.
+
+    Raises:
+        SettingsError: its driver is known to SQLAlchemy, but nobody has told ``db`` its ways.
+    """
+    from db.dialects import dialect_for
+    from db.engine import make_url
+
+    try:
+        return dialect_for(make_url(settings.database))
+    except ValueError as exc:
+        path = "database.url" if settings.database.url is not None else "database.drivername"
+        raise SettingsError([Fault(path, settings.origin_of(path), str(exc))]) from None
