@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import EMPTY_DICT
 
@@ -135,6 +135,8 @@ class UnitOfWork:
                 finally:
                     self.commit_s = time.perf_counter() - began
             self.outcome = Outcome.KEPT
+        except PendingRollbackError as error:  # a flush failed, and the program went on
+            raise self.watch.lost() from error
         except DBAPIError as error:
             if self.watch.committing and self._dialect.commit_may_have_been_applied(error):
                 self.outcome = Outcome.UNKNOWN

@@ -119,12 +119,15 @@ class Watch:
             if self.reason is not None:
                 raise self.reason
             if self._connection is not None and self._dialect.transaction_is_lost(self._connection):
-                raise TransactionLost(
-                    f"{self.label}: the database had aborted the transaction after an error that the program "
-                    "caught; nothing is kept. Let the error travel, or guard the statement with "
-                    "`session.begin_nested()`"
-                )
+                raise self.lost()
             self.committing = True
+
+    def lost(self) -> TransactionLost:
+        """The error for a transaction that was given up behind the program's back."""
+        return TransactionLost(
+            f"{self.label}: the transaction had been aborted after an error that the program caught; nothing "
+            "is kept. Let the error travel, or guard the statement with `session.begin_nested()`"
+        )
 
     def release_begins(self) -> None:
         """The connection is about to be rolled back: there is nothing left to cancel."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy.exc import StatementError
+from sqlalchemy.exc import PendingRollbackError, StatementError
 from tornado.web import HTTPError
 
 from db import errors as db
@@ -129,7 +129,8 @@ def stack_of(error: BaseException) -> str:
 
 def _line_of(error: BaseException) -> str:
     kind = f"{type(error).__module__}.{type(error).__qualname__}"
-    if isinstance(error, StatementError) or kind.startswith(("psycopg2.", "sqlite3.")):
+    # PendingRollbackError repeats the whole message of the statement that failed before it.
+    if isinstance(error, StatementError | PendingRollbackError) or kind.startswith(("psycopg2.", "sqlite3.")):
         return f"{kind}: {code_of(error)} (its message may hold data and is withheld)"
     return f"{kind}: {error}"
 
