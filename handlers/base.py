@@ -287,7 +287,7 @@ class SessionHandler(ProblemHandler):
             self._drop()
             exchange.refuse(fault)
         elif response is not None:
-            response.release({"Server-Timing": exchange.server_timing})
+            self.set_status(response.release({"Server-Timing": exchange.server_timing}))  # for the access line
             self._close()
 
     def _task_ended(self, task: asyncio.Task[Any]) -> None:

@@ -78,11 +78,14 @@ class HeldResponse(HTTPConnection):
             "Use a plain RequestHandler, and `database.unit_of_work()` for its work"
         )
 
-    def release(self, headers: Mapping[str, str]) -> None:
+    def release(self, headers: Mapping[str, str]) -> int:
         """Let the response leave.
 
         Args:
             headers: what could only be known now.
+
+        Returns:
+            The status that the client is told.
         """
         if self._start_line is None or self.headers is None:
             raise RuntimeError("there is no response to release")
@@ -91,6 +94,7 @@ class HeldResponse(HTTPConnection):
         written = self.connection.write_headers(self._start_line, self.headers, b"".join(self._chunks))
         self.connection.finish()
         written.add_done_callback(self._pass_on)
+        return self._start_line.code
 
     def drop(self) -> None:
         """Forget the response. Whoever awaits ``finish()`` is told."""
