@@ -1,0 +1,30 @@
+"""What a database has lent out: units of work, places, connections."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from sqlalchemy.pool import QueuePool
+
+from db import Database
+
+
+def lent(database: Database) -> dict[str, int]:
+    """All that is not back; an empty dict where everything is."""
+    out = {"units": len(database.units), "holders": len(database._holders)}
+    for lane in (database.writer, database.reader):
+        pool = lane.engine.pool
+        assert isinstance(pool, QueuePool)
+        out[f"{lane.places.name} places"] = lane.places.taken
+        out[f"{lane.places.name} queue"] = lane.places.waiting
+        out[f"{lane.places.name} connections"] = pool.checkedout()
+    return {name: number for name, number in out.items() if number}
+
+
+async def all_back(database: Database, *, within_s: float = 2.0) -> dict[str, int]:
+    """What is still lent after waiting for it: for requests whose client could not wait for an answer."""
+    give_up_at = time.monotonic() + within_s
+    while lent(database) and time.monotonic() < give_up_at:
+        await asyncio.sleep(0.01)
+    return lent(database)
