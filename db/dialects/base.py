@@ -35,7 +35,7 @@ class Dialect:
         self.url = url
 
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
-        """What the driver's ``connect`` is given: our defaults but where the URL speaks, and the settings' own."""
+        """What the driver's ``connect`` is given: our defaults, and the settings' own."""
         raise NotImplementedError
 
     def engine_options(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class PostgreSQL(Dialect):
             "keepalives_idle": 15,
             "keepalives_interval": 5,
             "keepalives_count": 3,
-            # The same for a link on which something was sent: the kernel's own patience is a quarter of an hour.
+            # The same where something was sent: the kernel's own patience is a quarter of an hour.
             "tcp_user_timeout": 30_000,
         }
         for name in self.url.query:
