@@ -39,9 +39,8 @@ def make_url(settings: DatabaseSettings) -> URL:
     else:
         raise ValueError("no database is set: set database.url, or database.drivername and its other parts")
     url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
-    return url.update_query_dict(
-        {name: value for name, value in settings.query.items() if name not in url.query}
-    )
+    query = dialect_for(url).own_query(settings.query)
+    return url.update_query_dict({name: value for name, value in query.items() if name not in url.query})
 
 
 def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dialect | None = None) -> Engine:

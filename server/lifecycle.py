@@ -16,7 +16,6 @@ from tornado.web import Application
 from conf import Settings
 from conf.logs import set_up_logs
 from db import Database, migrate
-from db.errors import DatabaseError
 from server.app import make_app
 from server.http import DrainingServer
 
@@ -35,7 +34,10 @@ def serve(settings: Settings) -> int:
 
     Returns:
         The exit status: 0 when every request in flight was answered, 1 when ``http.drain_s`` ran out
-        first, or when the port or the database's file could not be had.
+        first, or when the port could not be had.
+
+    Raises:
+        DatabaseError: the database's file could not be brought up to date.
     """
     set_up_logs(settings.log)
     try:
@@ -62,12 +64,9 @@ class Lifecycle:
         http = self._settings.http
         database = Database(self._settings.database)
         try:
+            await self._bring_schema_up(database)
             try:
-                await self._bring_schema_up(database)
                 sockets = bind_sockets(http.port, http.address)
-            except DatabaseError as error:
-                print(f"onfinish: {error}", file=sys.stderr)
-                return EXIT_NO_PORT
             except OSError as error:
                 reason = os.strerror(error.errno) if error.errno else error
                 print(

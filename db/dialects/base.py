@@ -34,6 +34,10 @@ class Dialect:
     def __init__(self, url: URL) -> None:
         self.url = url
 
+    def own_query(self, query: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What of an environment's ``database.query`` this database understands."""
+        return query
+
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
         """What the driver's ``connect`` is given: our defaults, and the settings' own."""
         raise NotImplementedError

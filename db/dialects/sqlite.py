@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -41,6 +42,10 @@ class SQLite(Dialect):
         self.shares_one_connection = name in _SERVED_FROM_MEMORY or (
             str(name).startswith("file:") and (":memory:" in str(name) or url.query.get("mode") == "memory")
         )
+
+    def own_query(self, query: Mapping[str, Any]) -> Mapping[str, Any]:
+        # Production's sslmode is for a server: there is nobody here to talk to over TLS.
+        return {name: value for name, value in query.items() if not name.startswith("ssl")}
 
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
         # A hop may run on another thread than the last one; the places see to it that no two do at once.
