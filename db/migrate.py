@@ -9,21 +9,23 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from alembic import autogenerate, command
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection
+from sqlalchemy import CheckConstraint, Connection, inspect
 from sqlalchemy.exc import DBAPIError
 
 from conf import DatabaseSettings
+from db.base import Base
 from db.dialects import Role, dialect_for
 from db.dialects.migration import guarded
 from db.engine import make_engine, make_url
-from db.errors import SchemaError
+from db.errors import Cancelled, SchemaError
 from db.migrations.options import OPTIONS
 
 WAY_OUT = "run `python -m server migrate`"
@@ -38,12 +40,17 @@ def upgrade(settings: DatabaseSettings, to: str = "head") -> None:
         to: a revision, or "head".
 
     Raises:
-        SchemaError: no such revision, the schema is past it, or it is newer than this code.
-        DatabaseError: the database cannot be reached, or a lock was not to be had in time.
+        SchemaError: no such revision, the schema is past it, it is newer than this code, or a
+            statement took longer than `db.dialects.migration` allows.
+        DatabaseError: the database cannot be reached, a lock was not to be had in time, or it refuses
+            what a revision wants.
         Nothing was changed after any of them.
     """
-    with _connection(settings, "migration") as connection:
-        upgrade_on(connection, to)
+    try:
+        with _connection(settings, "migration") as connection:
+            upgrade_on(connection, to)
+    except Cancelled as error:
+        raise SchemaError("a statement ran into the time limit of migrations; nothing was changed") from error
 
 
 def upgrade_on(connection: Connection, to: str = "head") -> None:
@@ -90,7 +97,30 @@ def drift_on(connection: Connection) -> list[str]:
         sentences.append(f"schema is at {at or 'nothing'}, the code expects {head()}: {WAY_OUT}")
     context = MigrationContext.configure(connection, opts=OPTIONS)
     differences = autogenerate.compare_metadata(context, OPTIONS["target_metadata"])
-    return sentences + [_sentence(difference) for difference in differences]
+    sentences += [_sentence(difference) for difference in differences]
+    return sentences + list(_checks_that_differ(connection))
+
+
+def draft(settings: DatabaseSettings, message: str, *, folder: Path | None = None) -> Path:
+    """Write a revision with what `drift` finds, to be read and completed by whoever asked for it.
+
+    Args:
+        settings: a database whose schema is at `head`.
+        message: what the revision does, in a few words; they make its name.
+        folder: where the revisions are, if not in this package.
+
+    Returns:
+        The new file.
+    """
+    with _connection(settings, "writer") as connection:
+        script = command.revision(
+            _config(connection=connection),
+            message,
+            autogenerate=True,
+            rev_id=f"{int(head()) + 1:04}",
+            version_path=folder,
+        )
+    return Path(cast(Script, script).path)
 
 
 def sql(settings: DatabaseSettings, to: str = "head") -> str:
@@ -119,6 +149,7 @@ def _config(**attributes: object) -> Config:
     """Alembic's configuration, made here: there is no alembic.ini to be found, or lost."""
     config = Config(attributes=attributes)
     config.set_main_option("script_location", "db:migrations")
+    config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
     return config
 
 
@@ -134,7 +165,7 @@ def _resolve(to: str) -> str:
     """The full name of a revision."""
     scripts = _scripts()
     try:
-        script = scripts.get_revision(to)
+        script = scripts.get_revision(to) if to else None
     except CommandError:
         script = None
     if script is None:
@@ -157,6 +188,19 @@ def _require_way(at: str | None, to: str) -> None:
         ) from None
     if to not in ahead:
         raise SchemaError(f"the schema is at {at}, which comes after {to}: migrations go forward only")
+
+
+def _checks_that_differ(connection: Connection) -> Iterator[str]:
+    """Alembic compares no CHECK constraints. Their names are ours; their text each database rewrites."""
+    inspector = inspect(connection)
+    there = set(inspector.get_table_names())
+    for table in Base.metadata.sorted_tables:
+        if table.name not in there:
+            continue
+        expected = {str(each.name) for each in table.constraints if isinstance(each, CheckConstraint)}
+        found = {str(each["name"]) for each in inspector.get_check_constraints(table.name)}
+        yield from (f"check {table.name}.{name} is in the code only" for name in sorted(expected - found))
+        yield from (f"check {table.name}.{name} is in the database only" for name in sorted(found - expected))
 
 
 def _sentence(difference: Any) -> str:

@@ -20,24 +20,22 @@ https://www.postgresql.org/docs/current/explicit-locking.html"""
 STATEMENT_TIMEOUT_S = 600
 """Longest a statement may run: an index over some ten million rows fits, one without end does not."""
 
-_ADVISORY_LOCK = int.from_bytes(b"onfinish")
+ADVISORY_LOCK = int.from_bytes(b"onfinish")
 """Any 64-bit number will do; this one can be read in pg_locks."""
-
-ADVISORY_LOCK_SQL = f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"
-
-_POSTGRESQL = (
-    f"SET LOCAL lock_timeout = '{QUEUE_TIMEOUT_S}s'",
-    f"SET LOCAL statement_timeout = '{QUEUE_TIMEOUT_S}s'",
-    # Held to the end of the transaction, whatever that end is.
-    ADVISORY_LOCK_SQL,
-    f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'",
-    f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S}s'",
-)
 
 
 def guards(backend: str) -> tuple[str, ...]:
     """The statements that a migration's transaction begins with. SQLite's BEGIN IMMEDIATE is guard enough."""
-    return _POSTGRESQL if backend == "postgresql" else ()
+    if backend != "postgresql":
+        return ()
+    return (
+        f"SET LOCAL lock_timeout = '{QUEUE_TIMEOUT_S}s'",
+        f"SET LOCAL statement_timeout = '{QUEUE_TIMEOUT_S}s'",
+        # Held to the end of the transaction, whatever that end is.
+        f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})",
+        f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'",
+        f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S}s'",
+    )
 
 
 @contextmanager
