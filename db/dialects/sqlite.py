@@ -93,6 +93,18 @@ class SQLite(Dialect):
             else:
                 _begin_immediate(connection, self._busy_timeout_s(settings))
 
+        if role == "reader":
+            return
+
+        @event.listens_for(engine, "before_cursor_execute")
+        def before_cursor_execute(connection: Connection, *statement: object) -> None:
+            # SQLite rolls back by itself for RAISE(ROLLBACK), a full disk and the like. Where the program
+            # caught that error, each statement after it would be kept, alone.
+            watch = watch_of(connection)
+            driver: Any = connection.connection.dbapi_connection
+            if watch is not None and connection.in_transaction() and not driver.in_transaction:
+                raise watch.lost()
+
     def _busy_timeout_s(self, settings: DatabaseSettings) -> float:
         # The driver's own name for it, in a URL ("?timeout=1") or among its arguments, wins over ours.
         given = settings.connect_args.get("timeout", self.url.query.get("timeout"))
