@@ -116,6 +116,14 @@ class DatabaseSettings(Section):
         1_800, ge=-1, le=604_800, description="age at which connections are replaced; -1: never"
     )
     pool_pre_ping: bool = Field(True, description="ask an idle connection whether it lives before it is used")
+    # Asking is a round trip. A link that was used a moment ago is as good as one that has just answered.
+    pool_ping_after_s: float = Field(
+        5.0, ge=0, le=86_400, allow_inf_nan=False, description="how long idle before it is asked; 0: always"
+    )
+    pool_idle_s: Seconds | None = Field(
+        300.0, description="connections idle for so long are closed, down to pool_min; none: never"
+    )
+    pool_min: int = Field(1, ge=0, le=1_000, description="idle connections that are kept in any case")
     # The connections that a peak opened grow idle at the other end and are recycled there.
     pool_use_lifo: bool = Field(
         True, description="take the connection that was used last, not the one idle longest"
@@ -135,6 +143,13 @@ class DatabaseSettings(Section):
     )
     idle_in_transaction_timeout_s: Seconds | None = Field(
         60.0, description="PostgreSQL: longest pause inside of a transaction; none: no limit"
+    )
+    # A connection that its owner forgot, behind pool_idle_s. PostgreSQL 14 and newer know it.
+    idle_session_timeout_s: Seconds | None = Field(
+        None, description="PostgreSQL: ends a connection idle for so long; none: no limit"
+    )
+    commit_witness: bool = Field(
+        True, description="PostgreSQL: leave a row that tells whether a COMMIT without an answer was applied"
     )
     application_name: str = Field(
         "onfinish", min_length=1, max_length=63, description="the name that pg_stat_activity shows"

@@ -68,6 +68,7 @@ class AsyncUnitOfWork:
             snapshot=snapshot,
             deadline_at=deadline_at,
             confined=True,
+            witness=database.witness,
         )
         self.session: Session = self._unit.session
         self._holder: object | None = None

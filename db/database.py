@@ -20,7 +20,9 @@ from db.engine import make_engine, make_url, read_only_view
 from db.errors import DeadlinePassed, OutsideRun, SecondPlace
 from db.lane import Lane
 from db.places import Places
+from db.pool import RestingPool
 from db.unit_of_work import UnitOfWork
+from db.witness import Witness
 
 _STOPPERS = 4
 """Threads that cancel statements, each within a second: four stop a full pool of ten in three."""
@@ -47,6 +49,8 @@ class Database:
             )
         else:
             self.reader = self._lane("reader")
+        with_witness = self.dialect.has_witness and settings.commit_witness
+        self.witness = Witness(settings, self.dialect) if with_witness else None
         self.stoppers = ThreadPoolExecutor(_STOPPERS, thread_name_prefix="onfinish-stopper")
         self.units: set[AsyncUnitOfWork] = set()
         self._idle = asyncio.Event()
@@ -101,7 +105,12 @@ class Database:
             try:
                 deadline_at = None if timeout_s is None else time.monotonic() + timeout_s
                 unit = UnitOfWork(
-                    lane.engine, self.dialect, label=label, read_only=read_only, deadline_at=deadline_at
+                    lane.engine,
+                    self.dialect,
+                    label=label,
+                    read_only=read_only,
+                    deadline_at=deadline_at,
+                    witness=self.witness,
                 )
                 try:
                     yield unit.session
@@ -120,7 +129,7 @@ class Database:
 
     def do(self, function: Callable[[Session], Any], *, label: str) -> Any:
         """Call a function with the session of a unit of work of its own, for a caller who holds a place."""
-        unit = UnitOfWork(self.writer.engine, self.dialect, label=label)
+        unit = UnitOfWork(self.writer.engine, self.dialect, label=label, witness=self.witness)
         try:
             result = unit.call(function, unit.session)
         except BaseException:
@@ -144,6 +153,8 @@ class Database:
         for lane in {self.writer, self.reader}:
             lane.close(wait=not self.units)
         self.stoppers.shutdown(wait=not self.units)
+        if self.witness is not None:
+            self.witness.close()
 
     async def idle(self, timeout_s: float) -> bool:
         """Wait until no unit of work is open. Returns whether that came to be."""
@@ -151,6 +162,19 @@ class Database:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), timeout_s)
         return not self.units
+
+    def close_resting(self) -> int:
+        """Close connections that nobody has used for ``pool_idle_s``, down to ``pool_min`` a lane.
+
+        Called now and then by whoever keeps the process alive. Returns how many were closed.
+        """
+        idle_s, keep = self.settings.pool_idle_s, self.settings.pool_min
+        pools = [lane.engine.pool for lane in (self.writer, self.reader)]
+        return sum(
+            pool.close_resting(longer_than_s=idle_s, keep=keep)
+            for pool in pools
+            if isinstance(pool, RestingPool) and idle_s is not None
+        )
 
     # -- which units are open, and who holds a place: to wait for a second one while one holds one is a
     #    deadlock with a full pool

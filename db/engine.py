@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url as parse_url
-from sqlalchemy.pool import QueuePool
 
 from conf import DatabaseSettings
 from db.dialects import Dialect, Role, dialect_for
 from db.dialects.sqlite import READ_ONLY
+from db.pool import RestingPool, ask_after_rest
 from db.watch import watch_of
 
 _DRIVERS = {"postgres": "postgresql+psycopg2", "postgresql": "postgresql+psycopg2"}
@@ -63,20 +63,21 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dial
         "echo": settings.echo,
         **dialect.engine_options(settings, role),
     }
-    if options["poolclass"] is QueuePool:
+    pooled = "poolclass" not in options
+    if pooled:
         size, overflow = dialect.pool_size(settings, role)
         options |= {
+            "poolclass": RestingPool,
             "pool_size": size,
             "max_overflow": overflow,
             # Never waited for: a unit of work has a place before it asks for a connection.
             "pool_timeout": settings.pool_timeout_s,
             "pool_recycle": settings.pool_recycle_s,
-            "pool_pre_ping": settings.pool_pre_ping,
             "pool_use_lifo": settings.pool_use_lifo,
         }
-    engine = create_engine(
-        url, connect_args=dialect.connect_args(settings, role), **options
-    )
+    engine = create_engine(url, connect_args=dialect.connect_args(settings, role), **options)
+    if pooled:
+        ask_after_rest(engine, settings)
     _install_watch(engine)
     dialect.install(engine, settings, role)
     return engine
@@ -95,7 +96,7 @@ def _install_watch(engine: Engine) -> None:
         watch = watch_of(connection)
         if watch is not None:
             watch.check()
-            watch.connected(connection)
+            watch.connected(connection.connection.dbapi_connection)
 
     @event.listens_for(engine, "before_cursor_execute")
     def before_cursor_execute(connection: Connection, *statement: object) -> None:

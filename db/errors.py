@@ -11,6 +11,7 @@
     ├── Unavailable             no answer to be had now; later perhaps
     │   ├── NoPlace
     │   └── Unreachable
+    │       └── ConnectionLost  in the middle of a unit of work, before COMMIT was sent
     ├── OutcomeUnknown          COMMIT was sent and nobody knows what became of it
     ├── Cancelled               stopped from outside, nothing kept
     │   ├── DeadlinePassed
@@ -112,6 +113,15 @@ class NoPlace(Unavailable):
 
 class Unreachable(Unavailable):
     """No connection, or a connection that broke before COMMIT was sent."""
+
+
+class ConnectionLost(Unreachable):
+    """The connection broke under a unit of work, and nothing of it was applied: it may be done again."""
+
+    reason = "connection lost"
+
+    def __init__(self) -> None:
+        super().__init__("the connection to the database broke; nothing was applied")
 
 
 class OutcomeUnknown(DatabaseError):

@@ -15,8 +15,16 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import EMPTY_DICT
 
 from db.dialects import Dialect
-from db.errors import DatabaseError, NotYours, OutcomeUnknown, ReadOnlyViolation, SessionSettled
+from db.errors import (
+    ConnectionLost,
+    DatabaseError,
+    NotYours,
+    OutcomeUnknown,
+    ReadOnlyViolation,
+    SessionSettled,
+)
 from db.watch import OPTION, Watch
+from db.witness import Testimony, Witness
 
 log = logging.getLogger("onfinish.db")
 
@@ -44,6 +52,7 @@ class UnitOfWork:
         snapshot: all its reads see the database as it was at the first of them.
         deadline_at: on the clock of `time.monotonic`; None for no limit.
         confined: statements only inside of `call` (a request), or anywhere (a script).
+        witness: who tells whether a COMMIT without an answer was applied.
 
     Warns:
         ResourceWarning: dropped without `settle`; its connection went back to the pool, rolled back.
@@ -59,6 +68,7 @@ class UnitOfWork:
         snapshot: bool = False,
         deadline_at: float | None = None,
         confined: bool = False,
+        witness: Witness | None = None,
     ) -> None:
         self.label = label
         self.read_only = read_only
@@ -66,6 +76,8 @@ class UnitOfWork:
         self.watch = Watch(label, dialect, deadline_at=deadline_at, confined=confined)
         self.commit_s = 0.0
         self._dialect = dialect
+        self._witness = None if read_only else witness
+        self._testimony: Testimony | None = None
         self.settled = False
         options = dialect.snapshot_options if snapshot else {}
         self.session: Session = OwnedSession(engine, self.watch, options)
@@ -111,15 +123,20 @@ class UnitOfWork:
         if self.settled:
             raise SessionSettled(f"{self.label}: the unit of work is settled already ({self.outcome.value})")
         self.settled = True
+        doubt: OutcomeUnknown | None = None
         self.watch.enter()
         try:
             if keep:
                 self._keep()
             else:
                 self.outcome = Outcome.UNDONE
+        except OutcomeUnknown as error:
+            doubt = error
         finally:
             self._release()
             self.watch.leave()
+        if doubt is not None:
+            self._resolve(doubt)
 
     def _keep(self) -> None:
         session = self.session
@@ -128,7 +145,10 @@ class UnitOfWork:
             session.flush()
             if self.watch.reason is not None:
                 raise self.watch.reason
-            if not self.read_only:
+            if not self.read_only and session.in_transaction():
+                if self._witness is not None:
+                    self.watch.check_transaction()
+                    self._testimony = self._witness.testify(session)
                 began = time.perf_counter()
                 try:
                     Session.commit(session)
@@ -142,6 +162,22 @@ class UnitOfWork:
                 self.outcome = Outcome.UNKNOWN
                 raise OutcomeUnknown from error
             raise self.translated(error) from error
+
+    def _resolve(self, doubt: OutcomeUnknown) -> None:
+        """Ask what became of a COMMIT that was sent and not answered."""
+        committed = None
+        if self._witness is not None and self._testimony is not None:
+            committed = self._witness.was_committed(self._testimony, deadline_at=self.watch.deadline_at)
+        if committed is None:
+            raise doubt
+        log.warning(
+            "%s: the connection was lost during COMMIT, which was %s",
+            self.label,
+            "applied, as its witness says" if committed else "not applied",
+        )
+        self.outcome = Outcome.KEPT if committed else Outcome.UNDONE
+        if not committed:
+            raise ConnectionLost from doubt
 
     def _release(self) -> None:
         """Give the connection back, rolled back; or throw it away where that cannot be done."""

@@ -73,11 +73,14 @@ class Watch:
 
     def enter(self) -> None:
         """The calling thread may send statements until `leave`."""
+        thread = threading.get_ident()
+        _entered[thread] = self
         if self._confined:
-            self._thread = threading.get_ident()
+            self._thread = thread
 
     def leave(self) -> None:
         """Nobody may send statements; waits for a cancel under way, so that it hits nothing else."""
+        _entered.pop(threading.get_ident(), None)
         with self._lock:
             if self._confined:
                 self._thread = None
@@ -103,10 +106,10 @@ class Watch:
 
     # -- called by the engine's hooks, in the thread that works
 
-    def connected(self, connection: Connection) -> None:
-        """The unit has taken this connection."""
+    def connected(self, connection: Any) -> None:
+        """The unit has taken this connection of the driver's."""
         with self._lock:
-            self._connection = connection.connection.dbapi_connection
+            self._connection = connection
 
     def commit_begins(self) -> None:
         """COMMIT is about to be sent: the last moment for a second look.
@@ -116,11 +119,15 @@ class Watch:
             TransactionLost: there is no transaction left that could be committed.
         """
         with self._lock:
-            if self.reason is not None:
-                raise self.reason
-            if self._connection is not None and self._dialect.transaction_is_lost(self._connection):
-                raise self.lost()
+            self.check_transaction()
             self.committing = True
+
+    def check_transaction(self) -> None:
+        """Raise where the transaction must not, or cannot, be committed; as `commit_begins` does."""
+        if self.reason is not None:
+            raise self.reason
+        if self._connection is not None and self._dialect.transaction_is_lost(self._connection):
+            raise self.lost()
 
     def lost(self) -> TransactionLost:
         """The error for a transaction that was given up behind the program's back."""
@@ -155,6 +162,14 @@ class Watch:
             if self._connection is not None and self._thread is not None:
                 self.interrupted = True
                 self._dialect.sever(self._connection)
+
+
+_entered: dict[int, Watch] = {}
+
+
+def entered() -> Watch | None:
+    """The watch whose work the calling thread does: for the pool, which knows of no execution options."""
+    return _entered.get(threading.get_ident())
 
 
 def watch_of(connection: Connection) -> Watch | None:

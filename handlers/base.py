@@ -34,7 +34,16 @@ from tornado.web import _has_stream_request_body
 from tornado.websocket import WebSocketHandler
 
 from db import AsyncUnitOfWork, Database, Outcome
-from db.errors import Cancelled, ClientGone, DeadlinePassed, Misuse, OutcomeUnknown, RunAgain, Unavailable
+from db.errors import (
+    Cancelled,
+    ClientGone,
+    ConnectionLost,
+    DeadlinePassed,
+    Misuse,
+    OutcomeUnknown,
+    RunAgain,
+    Unavailable,
+)
 from handlers.errors import status_of
 from handlers.exchange import Exchange, exchange_of
 from handlers.held_response import HeldResponse, StreamedResponse
@@ -47,6 +56,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DEFAULT_TIMEOUT_S = 30.0
+
+_CONFLICTS = (RunAgain, ConnectionLost)
+"""After these nothing was applied, and the same work may well succeed."""
 
 _SWALLOWED_CANCEL_S = 1.0
 """How long a handler that was cancelled at its deadline may take to end before it is answered for."""
@@ -226,7 +238,7 @@ class SessionHandler(ProblemHandler):
     ) -> None:
         """Note what was raised, since it undoes the work; log it, unless the request runs again for it."""
         self._fail(value)
-        if not (isinstance(value, RunAgain) and self._may_run_again()):
+        if not (isinstance(value, _CONFLICTS) and self._may_run_again()):
             super().log_exception(typ, value, tb)
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
@@ -262,7 +274,7 @@ class SessionHandler(ProblemHandler):
         except Exception as error:  # noqa: BLE001
             fault = error  # whatever kept the work from being kept is what the client is told
         conflict = fault or self._raised
-        if isinstance(conflict, RunAgain) and self._may_run_again():
+        if isinstance(conflict, _CONFLICTS) and self._may_run_again():
             await asyncio.sleep(random.uniform(0, _BACKOFF_S * 2 ** self._exchanged().attempt))
         self._conclude(fault)
         if fault is None and keep and not self._settled_early:
@@ -277,7 +289,7 @@ class SessionHandler(ProblemHandler):
         conflict = fault or self._raised
         if isinstance(response, StreamedResponse):
             self._close()
-        elif isinstance(conflict, RunAgain) and self._may_run_again():
+        elif isinstance(conflict, _CONFLICTS) and self._may_run_again():
             self._drop()
             log.info(
                 "%s: runs again (%s), attempt %d", self._summary(), conflict.reason, exchange.attempt + 1
@@ -287,7 +299,9 @@ class SessionHandler(ProblemHandler):
             self._drop()
             exchange.refuse(fault)
         elif response is not None:
-            self.set_status(response.release({"Server-Timing": exchange.server_timing}))  # for the access line
+            self.set_status(
+                response.release({"Server-Timing": exchange.server_timing})
+            )  # for the access line
             self._close()
 
     def _task_ended(self, task: asyncio.Task[Any]) -> None:

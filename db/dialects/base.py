@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-from sqlalchemy import URL, Engine
+from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from conf import DatabaseSettings
@@ -55,6 +55,15 @@ class Dialect:
             return settings.reader_pool_size, 0
         return settings.pool_size, settings.max_overflow
 
+    witness_key = ""
+    """Where a connection's ``info`` has the name of its row in ``commit_witness``."""
+
+    witness_sql = ""
+    """Writes that row over, for ``connection`` and ``transaction``, where the transaction has written."""
+
+    has_witness = False
+    """Whether COMMIT can be lost on its way: the database is on the other side of a network."""
+
     snapshot_options: Mapping[str, Any] = MappingProxyType({})
     """Execution options under which a connection of the reader sees one state of the database throughout."""
 
@@ -68,6 +77,10 @@ class Dialect:
 
     def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
         """Whether an error of COMMIT leaves open if it was applied: the database did not answer."""
+        raise NotImplementedError
+
+    def ask_witness(self, connection: Connection, name: str, *, timeout_s: float) -> str:
+        """The transaction in a row of ``commit_witness``, once whoever writes it has ended."""
         raise NotImplementedError
 
     def transaction_is_lost(self, connection: Any) -> bool:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import uuid
 from types import MappingProxyType
 from typing import Any
 
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
 from db.dialects.base import Dialect, Role, refused_by
 from db.dialects.libpq import cancel
 from db.errors import (
+    ConnectionLost,
     DatabaseError,
     DeadlinePassed,
     RunAgain,
@@ -39,6 +42,14 @@ _CANCEL_TIMEOUT_S = 1.0
 class PostgreSQL(Dialect):
     """PostgreSQL 13 and newer. https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 
+    has_witness = True
+    witness_key = "onfinish_witness"
+    # No id is assigned to a transaction that only read: it leaves nothing, and has nothing to lose.
+    witness_sql = """
+        INSERT INTO commit_witness (connection, transaction)
+        SELECT %(connection)s, %(transaction)s WHERE pg_current_xact_id_if_assigned() IS NOT NULL
+        ON CONFLICT (connection) DO UPDATE SET transaction = excluded.transaction, update_time = now()
+    """
     snapshot_options = MappingProxyType({"isolation_level": "REPEATABLE READ"})
 
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
@@ -65,7 +76,7 @@ class PostgreSQL(Dialect):
     def engine_options(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
         if role == "migration":
             return {"poolclass": NullPool}
-        options: dict[str, Any] = {"poolclass": QueuePool}
+        options: dict[str, Any] = {}
         if role == "reader":
             options["isolation_level"] = "AUTOCOMMIT"
         return options
@@ -73,10 +84,9 @@ class PostgreSQL(Dialect):
     def translate(self, error: DBAPIError) -> DatabaseError:
         code = getattr(error.orig, "pgcode", None)
         if code is None:  # the driver says so, not the server: the connection failed or broke
-            if error.connection_invalidated or type(error.orig).__name__ in (
-                "OperationalError",
-                "InterfaceError",
-            ):
+            if error.connection_invalidated:
+                return ConnectionLost()
+            if type(error.orig).__name__ in ("OperationalError", "InterfaceError"):
                 return Unreachable("the database cannot be reached")
             return StatementFailed(type(error.orig).__name__)
         if code[:2] == _INTEGRITY_CONSTRAINT_VIOLATION:
@@ -90,12 +100,38 @@ class PostgreSQL(Dialect):
             return Unavailable("a lock was not to be had in time")
         if code == _READ_ONLY_SQL_TRANSACTION:
             return Unavailable("the database takes no writes at the moment", retry_after_s=5)
+        if error.connection_invalidated and code[:2] in (_CONNECTION_EXCEPTION, _OPERATOR_INTERVENTION):
+            return ConnectionLost()
         if code[:2] in (_CONNECTION_EXCEPTION, _INSUFFICIENT_RESOURCES, _OPERATOR_INTERVENTION):
             return Unreachable("the database cannot be worked with at the moment", retry_after_s=2)
         return StatementFailed(code)
 
     def refuses_write(self, error: DBAPIError) -> bool:
         return bool(getattr(error.orig, "pgcode", None) == _READ_ONLY_SQL_TRANSACTION)
+
+    def install(self, engine: Engine, settings: DatabaseSettings, role: Role) -> None:
+        if role != "writer" or not settings.commit_witness:
+            return
+
+        @event.listens_for(engine, "connect")
+        def look_for_witness(connection: Any, record: ConnectionPoolEntry) -> None:
+            # An application with tables of its own may have none.
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT to_regclass('commit_witness') IS NOT NULL")
+                if cursor.fetchone()[0]:
+                    record.info[self.witness_key] = uuid.uuid4().hex
+            connection.rollback()
+
+    def ask_witness(self, connection: Connection, name: str, *, timeout_s: float) -> str:
+        milliseconds = max(1, int(timeout_s * 1000))
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
+        # An insert, since the row in question may itself be of a transaction in flight: it waits for that.
+        found = connection.exec_driver_sql(
+            "INSERT INTO commit_witness (connection, transaction) VALUES (%s, '')"
+            " ON CONFLICT (connection) DO UPDATE SET update_time = now() RETURNING transaction",
+            (name,),
+        )
+        return str(found.scalar_one())
 
     def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
         code = getattr(error.orig, "pgcode", None)
@@ -121,6 +157,7 @@ class PostgreSQL(Dialect):
                 ("statement_timeout", settings.statement_timeout_s),
                 ("lock_timeout", settings.lock_timeout_s),
                 ("idle_in_transaction_session_timeout", settings.idle_in_transaction_timeout_s),
+                ("idle_session_timeout", settings.idle_session_timeout_s),
             ):
                 if seconds:
                     limits[name] = f"{seconds * 1000:.0f}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool, QueuePool, StaticPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from conf import DatabaseSettings
 from db.dialects.base import Dialect, Role, refused_by
@@ -56,7 +56,7 @@ class SQLite(Dialect):
             return {"poolclass": StaticPool}
         if role == "migration":
             return {"poolclass": NullPool}
-        options: dict[str, Any] = {"poolclass": QueuePool}
+        options: dict[str, Any] = {}
         if role == "reader":
             options["isolation_level"] = "AUTOCOMMIT"
         return options

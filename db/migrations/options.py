@@ -7,7 +7,8 @@ from typing import Any
 # Every module with tables, so that Base.metadata is whole.
 import db.tasks
 import db.teams
-import db.transfers  # noqa: F401
+import db.transfers
+import db.witness  # noqa: F401
 from db.base import Base
 
 OPTIONS: dict[str, Any] = {

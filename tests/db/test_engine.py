@@ -192,8 +192,7 @@ def test_the_pools_settings_reach_both_pools():
     assert isinstance(reader, QueuePool)
     assert (writer.size(), writer._max_overflow, writer._timeout) == (3, 2, 1.5)
     assert (reader.size(), reader._max_overflow) == (7, 0)
-    assert (writer._recycle, writer._pre_ping, writer._pool.use_lifo) == (77, False, False)
-    assert make_engine(DatabaseSettings(url="postgresql://h/d")).pool._pre_ping is True
+    assert (writer._recycle, writer._pool.use_lifo) == (77, False)
 
 
 def test_a_migration_has_no_pool_and_no_time_limits():

@@ -1,0 +1,115 @@
+"""Whether a COMMIT was applied whose answer never came."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Engine, String
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from conf import DatabaseSettings
+from db.base import Base, UtcDateTime, now
+from db.dialects import Dialect
+from db.engine import make_engine
+
+log = logging.getLogger("onfinish.db")
+
+_ASK_AGAIN_S = 0.2
+"""A database that restarts, or fails over, is asked again until there is no time left."""
+
+_UNLIMITED_S = 30.0
+"""How long a unit of work without a deadline asks."""
+
+_LATE_S = 0.8
+"""How long is asked where the deadline has passed already: COMMIT was what did not answer."""
+
+
+class CommitWitness(Base):
+    """A row of ``commit_witness``: the last transaction that a connection committed.
+
+    Each connection of the writer has one row, and writes it over as the last statement of a
+    transaction that wrote anything. It is locked until that transaction has ended, so whoever asks
+    waits for the end, and then reads how it ended. One row a connection, and not one a transaction:
+    nothing piles up, and the update touches no index.
+    """
+
+    __tablename__ = "commit_witness"
+
+    connection: Mapped[str] = mapped_column(String(32), primary_key=True)
+    transaction: Mapped[str] = mapped_column(String(32))
+    update_time: Mapped[datetime] = mapped_column(UtcDateTime, server_default=now())
+
+
+class Testimony(NamedTuple):
+    """Which row to look at, and what is in it if the transaction was committed."""
+
+    connection: str
+    transaction: str
+
+
+class Witness:
+    """Leaves testimonies and asks for them. Lives as long as its Database, which closes it.
+
+    The errors of a COMMIT that the server never got and of one whose answer was lost are the same,
+    and transaction ids are used again after a crash; a row that the transaction itself wrote is not
+    to be mistaken.
+    """
+
+    def __init__(self, settings: DatabaseSettings, dialect: Dialect) -> None:
+        self._settings = settings
+        self._dialect = dialect
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
+
+    def testify(self, session: Session) -> Testimony | None:
+        """Write this transaction's testimony, the last thing before COMMIT.
+
+        Returns:
+            None where nothing was written, so that there is nothing to lose, or where this database has no
+            table for it.
+        """
+        connection = session.connection()
+        slot = connection.info.get(self._dialect.witness_key)
+        if slot is None:
+            return None
+        testimony = Testimony(slot, uuid.uuid4().hex)
+        written = connection.exec_driver_sql(self._dialect.witness_sql, testimony._asdict())
+        return testimony if written.rowcount else None
+
+    def was_committed(self, testimony: Testimony, *, deadline_at: float | None) -> bool | None:
+        """Ask, over a connection of its own, waiting for a transaction that is still in flight.
+
+        Returns:
+            None where nobody could be asked in time.
+        """
+        now_ = time.monotonic()
+        give_up_at = now_ + _UNLIMITED_S if deadline_at is None else max(deadline_at, now_ + _LATE_S)
+        while (left_s := give_up_at - time.monotonic()) > 0:
+            try:
+                with self._own_engine().begin() as connection:
+                    found = self._dialect.ask_witness(connection, testimony.connection, timeout_s=left_s)
+                return bool(found == testimony.transaction)
+            except DBAPIError as error:
+                log.info("the witness cannot be asked yet: %s", type(error.orig).__name__)
+                time.sleep(min(_ASK_AGAIN_S, max(0.0, give_up_at - time.monotonic())))
+        return None
+
+    def close(self) -> None:
+        """Forget the engine."""
+        with self._lock:
+            if self._engine is not None:
+                self._engine.dispose()
+                self._engine = None
+
+    def _own_engine(self) -> Engine:
+        # Without a pool: the writer's may be full of connections as dead as the one in doubt.
+        with self._lock:
+            if self._engine is None:
+                self._engine = make_engine(self._settings, "migration", self._dialect)
+            return self._engine
