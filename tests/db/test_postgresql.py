@@ -1,4 +1,4 @@
-"""PostgreSQL: limits from the first moment, errors told apart by their codes, COMMIT's word taken as it is."""
+"""PostgreSQL: limits from the first moment, errors told apart by their codes."""
 
 from __future__ import annotations
 
@@ -378,7 +378,7 @@ def test_an_ended_connection_whose_error_was_caught_is_not_called_kept(
     with pytest.raises(TransactionLost), database.session_scope() as session:
         add(session)
         terminate_others(sql)
-        with pytest.raises(Exception, match="terminating|closed"):
+        with pytest.raises(Exception, match=r"terminating|closed"):
             add(session)
 
     assert value(sql) == 0
