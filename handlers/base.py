@@ -186,7 +186,7 @@ class SessionHandler(ProblemHandler):
         self.outcome = exchange.outcome
         if exchange.refusal is not None:
             raise exchange.refusal
-        if exchange.attempt == 1 and self.settings.get("refuses_requests"):
+        if exchange.attempt == 1 and self._comes_too_late:
             raise Unavailable("the service is shutting down", retry_after_s=5)
         self._unit = self._database.unit_of_work(
             label=f"{self.request.method} {type(self).__name__}",
@@ -395,6 +395,12 @@ class SessionHandler(ProblemHandler):
         self.require_setting("database", "sessions")
         database: Database = self.settings["database"]
         return database
+
+    @property
+    def _comes_too_late(self) -> bool:
+        """Whether the service was shutting down when this request began; its body may have taken a while."""
+        since: float | None = self.settings.get("refuses_requests_since")
+        return since is not None and time.time() - self.request.request_time() > since
 
     def _first_attempt(self) -> Exchange:
         timeout_s = self.timeout_s

@@ -50,6 +50,7 @@ _PATTERN_FAULTS = {
 }
 _FAULTS = {
     "missing": "is required",
+    "int_parsing_size": "is out of range",
     "extra_forbidden": "is not a field of this body",
     "model_type": "should be a JSON object",
     "string_unicode": "should not hold half of a surrogate pair",
@@ -195,7 +196,7 @@ def check_content_type(handler: RequestHandler) -> None:
     content["Content-Type"] = headers.get("Content-Type") or "application/json"
     if content.get_content_type() != "application/json":
         raise Problem(415, "the content type of a body here is application/json")
-    if content.get_content_charset("utf-8") not in ("utf-8", "utf8"):
+    if str(content.get_param("charset", "utf-8")).lower() not in ("utf-8", "utf8"):
         raise Problem(415, "the charset of a body here is utf-8")
     if headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Problem(415, "a body here has no content encoding")

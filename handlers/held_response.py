@@ -118,9 +118,10 @@ class HeldResponse(HTTPConnection):
         if self._start_line is None or self.headers is None:
             raise HTTPOutputError("a body was written without headers")
         for name, value in self.headers.get_all():
-            if _LINE_BREAK.search(value):
-                raise ValueError(f"the header {name} has a line break in it")
-            value.encode("latin1")
+            line = f"{name}: {value}"
+            if _LINE_BREAK.search(line):
+                raise ValueError(f"the header {name!r} has a line break in it")
+            line.encode("latin1")
         length = self.headers.get("Content-Length")
         if length is not None and self._method != "HEAD" and self._status != 304:
             size = sum(map(len, self._chunks))

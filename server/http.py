@@ -47,10 +47,19 @@ class DrainingServer(HTTPServer):
 
     async def drained(self, timeout_s: float) -> bool:
         """Wait until no connection is busy. Returns whether that came to be."""
-        if self._busy:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), timeout_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._busy:  # asked again: the next request may have come before this task had its turn
+                    await self._idle.wait()
         return not self._busy
+
+    def end_keep_alive(self) -> None:
+        """From now on a connection's next answer is its last, and says so: ``Connection: close``.
+
+        Else clients that never pause would keep the server busy for ever. These parameters are one object
+        that all connections share, and that is asked at each request.
+        """
+        self.conn_params.no_keep_alive = True
 
     def is_busy(self, connection: object) -> None:
         """A request's headers have come."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 
@@ -68,10 +70,8 @@ class Lifecycle:
             try:
                 sockets = bind_sockets(http.port, http.address)
             except OSError as error:
-                reason = os.strerror(error.errno) if error.errno else error
                 print(
-                    f"onfinish: cannot listen on {http.address}:{http.port}: {reason}. "
-                    "Choose another port with --port, or 0 for a free one",
+                    f"onfinish: cannot listen on {http.address}:{http.port}: {_reason(error)}",
                     file=sys.stderr,
                 )
                 return EXIT_NO_PORT
@@ -107,12 +107,15 @@ class Lifecycle:
     async def _drain(self, application: Application, server: DrainingServer, database: Database) -> int:
         http = self._settings.http
         application.settings["draining"] = True
+        server.end_keep_alive()
         log.info("stopping: %d requests in flight", server.busy)
         await asyncio.sleep(http.grace_s)
         server.stop()
-        application.settings["refuses_requests"] = True
-        # Not the connections alone: a write whose client has left runs to its end too.
-        await asyncio.gather(server.drained(http.drain_s), database.idle(http.drain_s))
+        application.settings["refuses_requests_since"] = time.time()
+        give_up_at = time.monotonic() + http.drain_s
+        await server.drained(http.drain_s)
+        # Only then, for an answer that is still to come may open one: a write whose client has left runs on.
+        await database.idle(max(0.0, give_up_at - time.monotonic()))
         left = max(server.busy, len(database.units))
         if left:
             log.error(
@@ -147,3 +150,13 @@ class Lifecycle:
         print(f"onfinish ({self._settings.environment}) listens on http://{host}:{port}/", flush=True)
         print(f"  database  {self._settings.database.shown_url}", flush=True)
         print("  stop with Ctrl-C", flush=True)
+
+
+def _reason(error: OSError) -> str:
+    """Why the port could not be had, and the way out."""
+    if isinstance(error, socket.gaierror):  # whose numbers are no errno
+        return f"{error.strerror}. Give an address of this machine with --address"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{os.strerror(error.errno)}. Give an address of this machine with --address"
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return f"{reason}. Choose another port with --port, or 0 for a free one"

@@ -17,5 +17,6 @@ pytest_plugins = [
     "tests.fixtures.databases",
     "tests.fixtures.inner",
     "tests.fixtures.server",
+    "tests.fixtures.process",
     "tests.fixtures.proxies",
 ]

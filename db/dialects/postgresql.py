@@ -135,8 +135,11 @@ class PostgreSQL(Dialect):
 
     def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
         code = getattr(error.orig, "pgcode", None)
-        # A backend told to stop while it waits for a standby has committed already, and says 57P01.
-        return code is None or code[:2] in (_CONNECTION_EXCEPTION, _OPERATOR_INTERVENTION)
+        # A backend told to stop while it waits for a standby has committed already, and says 57P01. One
+        # whose statement is cancelled in that wait warns and commits: as an error, 57014 comes before.
+        return code is None or (
+            code[:2] in (_CONNECTION_EXCEPTION, _OPERATOR_INTERVENTION) and code != _QUERY_CANCELED
+        )
 
     def transaction_is_lost(self, connection: Any) -> bool:
         return bool(connection.info.transaction_status == _IN_ERROR)

@@ -197,7 +197,7 @@ def test_a_table_is_rebuilt_without_losing_what_refers_to_it(
     assert migrate.current(database_settings) == revision
     assert sql("SELECT id, team_id, more FROM tasks") == [{"id": task_id, "team_id": team_id, "more": 1}]
     assert sql("SELECT task_id FROM transfers") == [{"task_id": task_id}]
-    differences = [sentence.split(" is in")[0].split(" is ")[0] for sentence in migrate.drift(database_settings)]
+    differences = [sentence.split(" is ")[0] for sentence in migrate.drift(database_settings)]
     assert differences == ["type of tasks.bundle", "column tasks.more"]  # keys, checks and indexes came along
     with pytest.raises(Conflict), database.session_scope() as session:
         session.execute(sa.text("UPDATE tasks SET team_id = 999"))

@@ -1,0 +1,304 @@
+"""Places: first come, first served, for threads and event loops in one queue; none is ever lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from db.errors import NoPlace
+from db.places import Places
+from tests.fixtures.waiting import wait_until
+
+
+def run(coroutine: object) -> None:
+    asyncio.run(coroutine)  # type: ignore[arg-type]
+
+
+def test_a_free_place_is_taken_at_once():
+    places = Places(2, name="writer")
+
+    assert places.try_take()
+    assert places.try_take()
+    assert not places.try_take()
+    assert (places.taken, places.waiting) == (2, 0)
+
+    places.give_back()
+    assert places.taken == 1
+
+
+@pytest.mark.gen_test
+async def test_the_wait_has_a_limit_and_says_what_for():
+    places = Places(1, name="writer")
+    places.try_take()
+
+    began = time.monotonic()
+    with pytest.raises(
+        NoPlace, match=r"all 1 places for writer are taken; none came free in 0\.1 s"
+    ) as caught:
+        await places.take(0.1)
+
+    assert 0.08 < time.monotonic() - began < 0.5
+    assert caught.value.retry_after_s >= 1
+    assert (places.taken, places.waiting) == (1, 0)
+
+
+@pytest.mark.gen_test
+async def test_the_loop_goes_on_while_a_place_is_waited_for():
+    places = Places(1, name="writer")
+    places.try_take()
+    waiter = asyncio.ensure_future(places.take(5))
+    turns = 0
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+        turns += 1
+
+    places.give_back()
+    await waiter
+
+    assert turns == 20
+    assert places.taken == 1
+
+
+def test_threads_and_tasks_stand_in_one_queue_and_are_served_in_order():
+    places = Places(1, name="writer")
+    places.try_take()
+    served: list[int] = []
+
+    def job(number: int) -> None:
+        places.take_blocking(5)
+        served.append(number)
+        places.give_back()
+
+    async def request(number: int) -> None:
+        await places.take(5)
+        served.append(number)
+        places.give_back()
+
+    async def everybody() -> None:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(5) as threads:
+            waiters: list[asyncio.Future[None]] = []
+            for number in range(10):
+                if number % 2:
+                    waiters.append(loop.run_in_executor(threads, job, number))
+                else:
+                    waiters.append(asyncio.ensure_future(request(number)))
+                while places.waiting <= number:  # noqa: ASYNC110 - it tells nobody when somebody joins
+                    await asyncio.sleep(0.001)
+            places.give_back()
+            await asyncio.gather(*waiters)
+
+    run(everybody())
+
+    assert served == list(range(10))
+    assert (places.taken, places.waiting) == (0, 0)
+
+
+def test_nobody_overtakes_the_queue():
+    """A place that comes free goes to the first who waits, not to who asks in that moment."""
+    places = Places(1, name="writer")
+    places.try_take()
+    taken = threading.Event()
+
+    def job() -> None:
+        places.take_blocking(5)
+        taken.set()
+
+    thread = threading.Thread(target=job)
+    thread.start()
+    assert wait_until(lambda: places.waiting == 1)
+
+    places.give_back()
+    overtook = places.try_take()
+    thread.join(5)
+
+    assert taken.is_set()
+    assert not overtook
+
+
+@pytest.mark.gen_test
+async def test_a_waiter_that_is_cancelled_takes_no_place_along():
+    places = Places(1, name="writer")
+    places.try_take()
+    gone = asyncio.ensure_future(places.take(5))
+    next_one = asyncio.ensure_future(places.take(5))
+    await asyncio.sleep(0)
+
+    gone.cancel()
+    await asyncio.wait([gone])
+    places.give_back()
+    await next_one
+
+    assert gone.cancelled()
+    assert (places.taken, places.waiting) == (1, 0)
+
+
+@pytest.mark.gen_test
+async def test_a_waiter_that_is_cancelled_as_its_place_comes_hands_it_on():
+    """Both in one turn of the loop, whichever came first."""
+    for first in ("place", "cancel"):
+        places = Places(1, name="writer")
+        places.try_take()
+        waiter = asyncio.ensure_future(places.take(5))
+        await asyncio.sleep(0)
+
+        if first == "place":
+            places.give_back()
+            waiter.cancel()
+        else:
+            waiter.cancel()
+            places.give_back()
+        await asyncio.wait([waiter])
+
+        assert waiter.cancelled()
+        assert places.taken == 0, first
+        assert places.try_take()
+
+
+@pytest.mark.gen_test
+async def test_a_place_that_comes_with_the_time_limit_is_kept_or_refused_but_not_lost():
+    for _ in range(20):
+        places = Places(1, name="writer")
+        places.try_take()
+        waiter = asyncio.ensure_future(places.take(0.002))
+        await asyncio.sleep(0.001)
+        time.sleep(0.001)  # noqa: ASYNC251 - so that the limit and the place come in one turn
+        places.give_back()
+        try:
+            await waiter
+            expected = 1
+        except NoPlace:
+            expected = 0
+
+        assert (places.taken, places.waiting) == (expected, 0)
+
+
+def test_ctrl_c_in_the_queue_leaves_the_queue():
+    """The thread is gone, and nothing may be handed to it."""
+    places = Places(1, name="writer")
+    places.try_take()
+    me = threading.get_ident()
+    threading.Timer(0.1, signal.pthread_kill, [me, signal.SIGINT]).start()
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        places.take_blocking(5)
+
+    assert time.monotonic() - began < 2
+    assert places.waiting == 0
+    places.give_back()
+    assert places.taken == 0
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["take", "cancel", "give", "turn"]), st.integers(0, 7)), max_size=40
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=st.integers(1, 3), steps=STEPS)
+def test_whatever_happens_no_place_is_lost_or_doubled(size: int, steps: list[tuple[str, int]]):
+    """Takers, cancellations and returns in any order, and in the end all are free."""
+
+    async def act() -> None:
+        places = Places(size, name="writer")
+        holders = 0
+        waiters: list[asyncio.Future[None]] = []
+
+        async def take() -> None:
+            nonlocal holders
+            await places.take(5)
+            holders += 1
+
+        for step, which in steps:
+            if step == "take":
+                waiters.append(asyncio.ensure_future(take()))
+            elif step == "cancel" and waiters:
+                waiters[which % len(waiters)].cancel()
+            elif step == "give" and holders:
+                holders -= 1
+                places.give_back()
+            else:
+                await asyncio.sleep(0)
+            assert holders <= size
+        for waiter in waiters:
+            waiter.cancel()
+        await asyncio.gather(*waiters, return_exceptions=True)
+        assert places.taken == holders
+        for _ in range(holders):
+            places.give_back()
+        assert (places.taken, places.waiting) == (0, 0)
+
+    run(act())
+
+
+def test_many_threads_and_many_tasks_with_little_patience():
+    """A storm: nobody holds a place beyond the number that there is, nobody is forgotten."""
+    places = Places(3, name="writer")
+    chance = random.Random(7)
+    inside = most = served = 0
+    lock = threading.Lock()
+
+    def enter(number: int) -> None:
+        nonlocal inside, most, served
+        with lock:
+            inside += number
+            most = max(most, inside)
+            served += number > 0
+
+    def job(patience_s: list[float]) -> None:
+        for limit in patience_s:
+            try:
+                places.take_blocking(limit)
+            except NoPlace:
+                continue
+            enter(1)
+            time.sleep(0.0005)
+            enter(-1)
+            places.give_back()
+
+    async def request(limit: float, cancelled_after_s: float | None) -> None:
+        async def once() -> None:
+            await places.take(limit)
+            enter(1)
+            try:
+                await asyncio.sleep(0.0005)
+            finally:
+                enter(-1)
+                places.give_back()
+
+        task = asyncio.ensure_future(once())
+        if cancelled_after_s is not None:
+            await asyncio.sleep(cancelled_after_s)
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def everybody() -> None:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(8) as threads:
+            jobs = [
+                loop.run_in_executor(threads, job, [chance.choice([0, 0.001, 1]) for _ in range(60)])
+                for _ in range(8)
+            ]
+            for _ in range(4):
+                await asyncio.gather(
+                    *(
+                        request(chance.choice([0, 0.001, 1]), chance.choice([None, 0, 0.001, 0.003]))
+                        for _ in range(80)
+                    )
+                )
+            await asyncio.gather(*jobs)
+
+    run(everybody())
+
+    assert most <= 3
+    assert served > 100
+    assert (places.taken, places.waiting) == (0, 0)
+    assert all(places.try_take() for _ in range(3))

@@ -1,0 +1,60 @@
+"""The examples as a reader starts them: ``python -m``, on a database and a port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.server import Client
+from tests.fixtures.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+StartExample = Callable[[str], Client]
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def start_example(database_url: str, tmp_path: Path) -> Iterator[StartExample]:
+    """``start_example("notes")``: the module runs on the test's database; gives a client. Ended by Ctrl-C."""
+    started: list[tuple[subprocess.Popen[bytes], Client]] = []
+
+    def start(name: str) -> Client:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        with (tmp_path / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", f"tests.examples.{name}", database_url, str(port)],
+                cwd=tmp_path,
+                env={"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(ROOT)},
+                stdout=log,
+                stderr=log,
+            )
+        client = Client(port)
+        started.append((process, client))
+        ready = wait_until(lambda: _listens(port) or process.poll() is not None, timeout_s=20)
+        assert ready, f"{name} does not listen"
+        assert process.poll() is None, (tmp_path / f"{name}.log").read_text()
+        return client
+
+    yield start
+    for process, client in started:
+        client.close()
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(10)
+        finally:
+            process.kill()
+            process.wait(10)

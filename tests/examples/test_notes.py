@@ -1,0 +1,75 @@
+"""The application of twenty lines that the README shows."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlencode
+
+import pytest
+from tornado.web import Application
+
+from tests.examples.notes import Base, NotesHandler
+
+
+def form(**fields: str) -> bytes:
+    return urlencode(fields).encode()
+
+
+async def post_note(client, text):
+    return await post_form(client, text=text)
+
+
+async def post_form(client, **fields):
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    return await client.post("/notes", form(**fields), headers=headers)
+
+
+@pytest.mark.gen_test
+async def test_it_runs_as_a_module_and_keeps_notes(start_example):
+    """Nothing of the board is in it, and nothing of it has to be adapted."""
+    client = start_example("notes")
+
+    created = await post_note(client, "buy milk")
+
+    assert (created.code, created.json()) == (201, 1)
+    assert (await client.get("/notes")).json() == ["buy milk"]
+
+
+@pytest.fixture
+def client(database, serve):
+    Base.metadata.create_all(database.writer.engine)
+    return serve(Application([("/notes", NotesHandler)], database=database))
+
+
+@pytest.mark.gen_test
+async def test_a_note_that_exists_is_refused_and_the_refusal_undone(client, sql, expect_log):
+    """The constraint's refusal is an answer, without a line of error handling."""
+    assert (await post_note(client, "buy milk")).code == 201
+
+    with expect_log("tornado.access", "409 POST /notes"):
+        again = await post_note(client, "buy milk")
+
+    assert again.code == 409
+    assert again.json()["outcome"] == "not_applied"
+    assert sql("SELECT count(*) AS n FROM notes") == [{"n": 1}]
+
+
+@pytest.mark.gen_test
+async def test_a_field_that_is_missing_is_a_bad_request(client, sql, expect_log):
+    """Tornado's own errors are problems too."""
+    with expect_log("tornado.access", "400 POST /notes"), expect_log("", "Missing argument text"):
+        answer = await post_form(client, title="buy milk")
+
+    assert answer.code == 400
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert sql("SELECT count(*) AS n FROM notes") == [{"n": 0}]
+
+
+@pytest.mark.gen_test
+async def test_notes_that_overlap_are_all_kept(client, sql):
+    """Each request has a session of its own, in an application of twenty lines as well."""
+    answers = await asyncio.gather(*(post_note(client, f"note {number}") for number in range(40)))
+
+    assert {answer.code for answer in answers} == {201}
+    assert len({answer.json() for answer in answers}) == 40
+    assert sql("SELECT count(*) AS n FROM notes") == [{"n": 40}]

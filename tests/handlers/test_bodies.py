@@ -1,0 +1,245 @@
+"""Bodies of requests: every rule of every field, without a server."""
+
+from __future__ import annotations
+
+import typing
+from datetime import date
+from typing import Any
+
+import pytest
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
+from tornado.web import Application, RequestHandler
+
+from db import tasks
+from handlers import bodies
+from handlers.bodies import Body, TaskChange, TaskNew, TeamChange, TeamNew, TransferNew, check, read_body
+from handlers.errors import Problem
+
+TASK: dict[str, Any] = {
+    "bundle": "store",
+    "granularity": "daily",
+    "target_date": "2020-04-01",
+    "change_id": 3,
+}
+MOVE: dict[str, Any] = {"from_team_id": 1, "to_team_id": None}
+
+
+def ascii_id(value: Any) -> str:
+    """A parameter as a test's name: short, and printable."""
+    return value.__name__ if isinstance(value, type) else ascii(value)[:40]
+
+
+def faults(model: type[Body], value: Any) -> dict[str, str]:
+    """What is wrong with a body: message by pointer."""
+    with pytest.raises(Problem) as refused:
+        check(model, value)
+    assert refused.value.status == 422
+    assert refused.value.errors
+    return {fault["pointer"]: fault["message"] for fault in refused.value.errors}
+
+
+def test_a_task_is_read_as_python_values():
+    body = TASK | {"id": "0" * 32, "task_status": 99, "s3_keys": {"a": [1]}, "team_id": 7}
+
+    assert check(TaskNew, body).new() == body | {"target_date": date(2020, 4, 1)}
+
+
+def test_what_was_left_out_is_left_to_whoever_makes_the_row():
+    assert set(check(TaskNew, TASK).new()) == set(TASK)
+    assert check(TaskChange, {}).change() == {}
+    assert check(TeamChange, {}).given() == {}
+    assert check(TaskNew, TASK | {"team_id": None}).new()["team_id"] is None
+
+
+GOOD: list[tuple[type[Body], dict[str, Any]]] = [
+    *[(TaskNew, TASK | {"task_status": status}) for status in tasks.STATUSES],
+    *[(TaskNew, TASK | {"granularity": granularity}) for granularity in tasks.GRANULARITIES],
+    (TaskNew, TASK | {"bundle": "x"}),
+    (TaskNew, TASK | {"bundle": " "}),
+    (TaskNew, TASK | {"bundle": "🚀" * 64}),
+    (TaskNew, TASK | {"bundle": "'; DROP TABLE tasks; --"}),
+    (TaskNew, TASK | {"change_id": 0}),
+    (TaskNew, TASK | {"change_id": 2**31 - 1}),
+    (TaskNew, TASK | {"target_date": "0001-01-01"}),
+    (TaskNew, TASK | {"target_date": "9999-12-31"}),
+    (TaskNew, TASK | {"target_date": "2020-02-29"}),
+    (TaskNew, TASK | {"team_id": 2**63 - 1}),
+    (TaskNew, TASK | {"s3_keys": {"a": "x" * (65536 - 8)}}),
+    (TaskNew, TASK | {"s3_keys": {"big": 2**64, "float": 1.5, "null": None}}),
+    (TeamNew, {"name": "x" * 64}),
+    (TransferNew, MOVE),
+    (TransferNew, MOVE | {"note": ""}),
+    (TransferNew, MOVE | {"note": None}),
+    (TransferNew, MOVE | {"note": "two\nlines" + "x" * 991}),
+]
+
+
+@pytest.mark.parametrize(("model", "body"), GOOD, ids=ascii_id)
+def test_what_the_contract_allows_is_taken(model: type[Body], body: dict[str, Any]):
+    assert check(model, body).given().keys() == body.keys()
+
+
+INTEGERS: list[Any] = [True, "3", 3.0, 3.5, None, [], {}, float("inf"), 10**400]
+
+CONTROLS: list[Any] = [f"a{char}b" for char in "\0\t\n\r\x1f\x7f\x85\x9f\ud800"]
+
+BAD_VALUES: list[tuple[type[Body], dict[str, Any], str, list[Any]]] = [
+    (TaskNew, TASK, "change_id", [*INTEGERS, -1, 2**31, 2**63, 2**64]),
+    (TaskNew, TASK, "task_status", [*INTEGERS, 101.0, "101", 103, 0, 2**64, -101]),
+    (TaskNew, TASK, "team_id", [True, "3", 3.0, [], 0, -1, 2**63, 10**400]),
+    (TaskNew, TASK, "bundle", [None, 1, [], {}, "", "x" * 65, "🚀" * 65, "ends with\n", *CONTROLS]),
+    (TaskNew, TASK, "granularity", [None, 1, "yearly", "Daily", "daily ", "", ["daily"]]),
+    (TaskNew, TASK, "target_date", [None, 20200401, 1585699200, "", "2020-4-1", "20200401", "2020-W14-3"]),
+    (
+        TaskNew,
+        TASK,
+        "target_date",
+        ["2021-02-29", "0000-01-01", "2020-13-01", " 2020-04-01", "２０２０-04-01"],
+    ),
+    (TaskNew, TASK, "target_date", ["2020-04-01T00:00:00", "2020-04-01\n"]),
+    (TaskNew, TASK, "id", [None, 1, "", "f" * 31, "f" * 33, "F" * 32, "g" * 32, "f" * 32 + "\n"]),
+    (TaskNew, TASK, "s3_keys", [None, [], "{}", 1, {"a": "x" * (65536 - 7)}]),
+    (TransferNew, MOVE, "from_team_id", [True, "3", 3.0, 0, 2**63]),
+    (TransferNew, MOVE, "to_team_id", [True, "3", 3.0, 0, 2**63]),
+    (TransferNew, MOVE, "note", [1, "x" * 1001, "\0", "\ud800"]),
+    (TeamNew, {}, "name", [None, 1, "", "x" * 65, *CONTROLS]),
+    (TeamChange, {}, "name", [None]),
+    (TaskChange, {}, "s3_keys", [None, []]),
+    *[(TaskChange, {}, field, [None]) for field in ["task_status", "bundle", "target_date", "change_id"]],
+    # Unknown, or the server's.
+    *[(TaskNew, TASK, field, [1]) for field in ["version", "create_time", "update_time", "more", "", "a/b"]],
+    *[(TaskChange, {}, field, [1]) for field in ["id", "team_id", "version", "create_time", "update_time"]],
+    (TeamChange, {}, "id", [1]),
+]
+BAD = [(model, good, field, value) for model, good, field, values in BAD_VALUES for value in values]
+
+
+@pytest.mark.parametrize(("model", "good", "field", "value"), BAD, ids=ascii_id)
+def test_what_it_does_not_allow_is_the_one_fault(
+    model: type[Body], good: dict[str, Any], field: str, value: Any
+):
+    """The pointer leads to the field, and the message goes on where the field's name ends."""
+    found = faults(model, good | {field: value})
+
+    assert list(found) == ["/" + field.replace("/", "~1")]
+    (message,) = found.values()
+    assert message.startswith(("should", "is "))
+
+
+def test_every_fault_is_named_at_once():
+    body = {
+        "granularity": "yearly",
+        "target_date": 1,
+        "change_id": True,
+        "s3_keys": {"a/b": ["\0"], "x": 10**400},
+    }
+    body |= {"more": 1, "\ud800": 2}
+
+    assert faults(TaskNew, body) == {
+        "/bundle": "is required",
+        "/granularity": "should be 'hourly', 'daily', 'weekly' or 'monthly'",
+        "/target_date": "should be an ISO date, YYYY-MM-DD",
+        "/change_id": "should be a valid integer",
+        "/s3_keys/a~1b/0": "should not hold a NUL character",
+        "/s3_keys/x": "should be a finite number",
+        "/more": "is not a field of this body",
+        "/?": "is not a field of this body",
+    }
+
+
+@pytest.mark.parametrize("value", [None, True, 1, 1.5, "text", [], [TASK], [[]]], ids=repr)
+def test_a_body_is_an_object(value: Any):
+    assert faults(TaskNew, value) == {"": "should be a JSON object"}
+
+
+def test_a_transfer_says_both_teams():
+    assert faults(TransferNew, {}) == {"/from_team_id": "is required", "/to_team_id": "is required"}
+
+
+def test_a_body_of_a_million_unknown_fields_is_not_looked_at():
+    assert faults(TaskNew, dict.fromkeys(map(str, range(1_000_000)))) == {
+        "": "should have at most 100 fields"
+    }
+
+
+def test_a_thousand_faults_are_listed_and_all_are_counted():
+    with pytest.raises(Problem, match="the body has 1500 faults, the first 1000 are listed") as refused:
+        check(TaskNew, TASK | {"s3_keys": {"a": ["\0"] * 1500}})
+
+    assert len(refused.value.errors or ()) == 1000
+
+
+def test_the_models_and_the_tables_say_the_same():
+    """What a literal type spells out cannot be taken from the constants; here they are compared."""
+    assert typing.get_args(typing.get_args(bodies.TaskStatus)[0]) == tasks.STATUSES
+    assert typing.get_args(bodies.Granularity) == tasks.GRANULARITIES
+    assert set(TaskNew.model_fields) == tasks.NewTask.__annotations__.keys()
+    assert set(TaskChange.model_fields) == tasks.TaskChange.__annotations__.keys()
+
+
+# -- the reader
+
+
+def handler(body: bytes, **headers: str) -> RequestHandler:
+    """A handler of a request that nobody sent."""
+    named = HTTPHeaders({"Host": "here"} | {name.replace("_", "-"): value for name, value in headers.items()})
+
+    class Connection:
+        def set_close_callback(self, callback: object) -> None: ...
+
+    line = RequestStartLine("POST", "/", "HTTP/1.1")
+    connection: Any = Connection()
+    request = HTTPServerRequest(start_line=line, headers=named, body=body, connection=connection)
+    return RequestHandler(Application(), request)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "",
+        "application/json",
+        "Application/JSON",
+        "application/json; charset=utf-8",
+        'application/json;charset="UTF-8"',
+    ],
+)
+def test_json_is_read_and_so_is_what_says_nothing(content_type: str):
+    assert read_body(handler(b'{"name": "a"}', Content_Type=content_type), TeamNew).name == "a"
+    assert read_body(handler(b'{"name": "a"}'), TeamNew).name == "a"
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/jsonx",
+        "application/merge-patch+json",
+        "json",
+        ";",
+        "application/json; charset=latin-1",
+        "application/json; charset=utf-16",
+        "application/json; charset=\xff",
+        "application/json, application/json",
+    ],
+)
+def test_another_content_type_is_415(content_type: str):
+    with pytest.raises(Problem) as refused:
+        read_body(handler(b'{"name": "a"}', Content_Type=content_type), TeamNew)
+
+    assert refused.value.status == 415
+
+
+def test_an_encoded_body_is_415():
+    """Tornado takes the header away where it has decoded the body; here nobody has."""
+    with pytest.raises(Problem) as refused:
+        read_body(handler(b"\x1f\x8b", Content_Encoding="gzip"), TeamNew)
+
+    assert refused.value.status == 415
+
+
+def test_what_is_no_json_is_400():
+    with pytest.raises(Problem, match="the body is not UTF-8 at byte 1") as refused:
+        read_body(handler(b'"\xff"'), TeamNew)
+
+    assert refused.value.status == 400

@@ -1,0 +1,415 @@
+"""The real process: how it starts, serves, drains and ends."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+
+import pytest
+
+from tests.fixtures.databases import RawSql
+from tests.fixtures.postgres import PostgresCluster
+from tests.fixtures.process import ServerProcess, exchange, receive, seconds, send
+from tests.fixtures.waiting import wait_until
+
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+
+WritersHeldUp = Callable[[], AbstractContextManager[Callable[[], None]]]
+
+
+@pytest.fixture
+def writers_held_up(sql: RawSql, backend: str) -> WritersHeldUp:
+    """A lock from outside: writes of teams wait, reads do not. The block gives the function that ends it."""
+    lock = {
+        "sqlite": ["BEGIN IMMEDIATE"],
+        "postgresql": ["BEGIN", "LOCK TABLE teams IN EXCLUSIVE MODE"],
+    }[backend]
+
+    @contextlib.contextmanager
+    def held_up() -> Iterator[Callable[[], None]]:
+        with sql.connect() as connection, contextlib.closing(connection.cursor()) as cursor:
+            for statement in lock:
+                cursor.execute(statement)
+            yield lambda: cursor.execute("ROLLBACK")
+
+    return held_up
+
+
+@contextlib.contextmanager
+def in_flight(server: ServerProcess, name: str = "Store") -> Iterator[http.client.HTTPConnection]:
+    """A connection whose request, a new team, has reached the server and is not answered yet."""
+    with contextlib.closing(server.connect()) as connection:
+        send(connection, "POST", "/teams", {"name": name})
+        for _ in range(2):  # connections are taken in turn: what came later is answered, so this one is read
+            assert server.request("GET", "/livez").status == 200
+        yield connection
+
+
+# -- starting
+
+
+def test_the_banner_names_the_port_that_was_free(database_url, start_server):
+    """With port 0 the URL in the first line is the one that answers, and no password is shown."""
+    server = start_server("--port", "0", url=database_url)
+
+    first, second = server.out.splitlines()[:2]
+    assert re.fullmatch(r"onfinish \(testing\) listens on http://127\.0\.0\.1:[1-9]\d*/", first)
+    assert second.split()[0] == "database"
+    assert "***" in second or "@" not in second
+    assert server.request("GET", "/readyz").body == {"status": "ready"}
+
+
+def test_a_new_sqlite_file_gets_its_schema_at_the_start(start_server, tmp_path):
+    """Nothing has to be run before the first request, which is kept."""
+    server = start_server(url=f"sqlite:///{tmp_path / 'new.db'}")
+
+    assert server.request("GET", "/readyz").status == 200
+    assert server.request("POST", "/teams", {"name": "Store"}).status == 201
+    assert RawSql(f"sqlite:///{tmp_path / 'new.db'}")("SELECT name FROM teams") == [{"name": "Store"}]
+
+
+def test_development_is_the_default_and_puts_its_file_where_it_was_started(start_server):
+    """No setting at all: SQLite in a file of the working folder, on a laptop."""
+    server = start_server("--port", "0", "--environment", "development")
+
+    assert "listens on" in server.out.splitlines()[0]
+    assert server.out.splitlines()[1].split() == ["database", "sqlite:///onfinish.db"]
+    assert server.request("POST", "/teams", {"name": "Store"}).status == 201
+    server.send_signal(signal.SIGTERM)
+    assert server.wait() == 0
+
+
+def test_in_memory_sqlite_serves_and_ends(start_server):
+    """The database is made by the process and goes with it."""
+    server = start_server("--grace-s", "0", url="sqlite://")
+
+    assert server.request("POST", "/teams", {"name": "Store"}).status == 201
+    assert server.request("GET", "/teams").body["items"][0]["name"] == "Store"
+    server.send_signal(signal.SIGTERM)
+    assert server.wait() == 0
+
+
+@on_postgresql
+def test_production_starts_with_nothing_but_the_database_url(database_url, start_server):
+    """What the URL says of TLS wins over the environment's verify-full."""
+    server = start_server(
+        "--port",
+        "0",
+        "--grace-s",
+        "0",
+        environ={"ENVIRONMENT": "production"},
+        url=f"{database_url}?sslmode=disable",
+    )
+
+    assert server.request("POST", "/teams", {"name": "Store"}).status == 201
+    server.send_signal(signal.SIGTERM)
+    assert server.wait() == 0
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(start_server):
+    """Exit 1, and a way out; no traceback."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        # Tornado leaves the socket that it could not bind to the garbage collector.
+        server = start_server("--port", str(port), environ={"PYTHONWARNINGS": ""}, listens=False)
+
+        assert server.wait() == 1
+    assert server.err == (
+        f"onfinish: cannot listen on 127.0.0.1:{port}: Address already in use. "
+        "Choose another port with --port, or 0 for a free one\n"
+    )
+    assert server.out == ""
+
+
+def test_an_address_that_is_none_is_told_in_one_line(start_server):
+    """The resolver's errors have numbers of their own, which are no errno."""
+    server = start_server("--port", "0", "--address", "256.256.256.256.", listens=False)
+
+    assert server.wait() == 1
+    [line] = server.err.splitlines()
+    assert line.startswith("onfinish: cannot listen on 256.256.256.256.:0: ")
+    assert "Unknown error" not in line
+    assert "--address" in line
+
+
+def test_a_database_that_cannot_be_reached_stops_no_start(start_server, unused_port):
+    """The server may come up before its database: /livez is 200, /readyz 503 and says why, naming no host."""
+    server = start_server(url=f"postgresql://somebody:secret@127.0.0.1:{unused_port}/board")
+
+    assert server.request("GET", "/livez").status == 200
+    reply = server.request("GET", "/readyz")
+    assert reply.status == 503
+    assert reply.body["status"] == "not ready"
+    assert "the database cannot be reached" in reply.body["reason"]
+    assert "127.0.0.1" not in reply.body["reason"]
+    refused = server.request("GET", "/teams")
+    assert refused.status == 503
+    assert refused.headers["Retry-After"]
+    assert "secret" not in server.out + server.err
+
+
+def test_a_schema_that_is_not_there_is_told_with_the_way_out(start_server, postgres_cluster: PostgresCluster):
+    """A server's database is nobody's to migrate unasked. The command that /readyz names mends it."""
+    name = postgres_cluster.create_database()
+    try:
+        url = postgres_cluster.url_for(name)
+        server = start_server("--grace-s", "0", url=url)
+        reply = server.request("GET", "/readyz")
+        assert reply.status == 503
+        assert "there is no schema" in reply.body["reason"]
+        command = re.search(r"`python -m server (\w+)`", reply.body["reason"])
+        assert command is not None
+
+        migration = start_server(command[1], url=url, listens=False)
+
+        assert migration.wait() == 0, migration.err
+        assert server.request("GET", "/readyz").status == 200
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+    finally:
+        postgres_cluster.drop_database(name)
+
+
+@on_postgresql
+def test_a_schema_that_is_behind_is_told_with_both_revisions(database_url, start_server, sql):
+    """/readyz names where the schema is, where it has to be, and the way there."""
+    [row] = sql("SELECT version_num FROM alembic_version")
+    sql("UPDATE alembic_version SET version_num = '0000'")
+
+    reply = start_server(url=database_url).request("GET", "/readyz")
+
+    assert reply.status == 503
+    assert reply.body["reason"] == (
+        f"the schema is at 0000, the code expects {row['version_num']}: run `python -m server migrate`"
+    )
+
+
+@on_sqlite
+def test_a_schema_from_a_newer_release_stops_the_start(database_url, start_server, sql):
+    """An older server must not write into tables that it does not know; one line, exit 1."""
+    sql("UPDATE alembic_version SET version_num = '9999'")
+
+    server = start_server(url=database_url, listens=False)
+
+    assert server.wait() == 1
+    [line] = server.err.splitlines()
+    assert "9999" in line
+    assert "newer" in line
+
+
+# -- stopping
+
+
+@pytest.mark.parametrize(
+    ("backend", "number"),
+    [("sqlite", signal.SIGINT), ("sqlite", signal.SIGTERM), ("postgresql", signal.SIGTERM)],
+    indirect=["backend"],
+)
+def test_a_request_in_flight_is_answered_and_kept(database_url, start_server, sql, writers_held_up, number):
+    """After the signal new connections are refused soon; the request that waits is answered; exit 0."""
+    server = start_server("--grace-s", "0.2", url=database_url)
+
+    with writers_held_up() as release, in_flight(server) as connection:
+        server.send_signal(number)
+        assert wait_until(server.refuses_connections, timeout_s=3)
+        assert sql("SELECT name FROM teams") == []
+        release()
+        reply = receive(connection)
+
+    assert reply.status == 201
+    assert server.wait() == 0
+    assert sql("SELECT name FROM teams") == [{"name": "Store"}]
+    assert "stopping: 1 requests in flight" in server.err
+
+
+def test_an_upload_in_flight_is_answered_in_memory_too(start_server):
+    """A request that began before the signal is served, also where its body ends after it."""
+    server = start_server("--grace-s", "0.2", url="sqlite://")
+    body = b'{"name": "Store"}'
+    with contextlib.closing(server.connect()) as connection:
+        connection.putrequest("POST", "/teams")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body[:5])
+        assert server.request("GET", "/livez").status == 200
+
+        server.send_signal(signal.SIGTERM)
+        assert wait_until(server.refuses_connections, timeout_s=3)
+        connection.send(body[5:])
+        reply = receive(connection)
+
+    assert reply.status == 201
+    assert server.wait() == 0
+
+
+@on_sqlite
+def test_while_the_grace_lasts_readiness_is_gone_and_the_service_is_not(database_url, start_server):
+    """/readyz is 503 at once, over old and new connections; everything else is served as before."""
+    server = start_server("--grace-s", "1.5", url=database_url)
+    with contextlib.closing(server.connect()) as kept, contextlib.closing(server.connect()) as waiting:
+        assert exchange(kept, "GET", "/readyz").status == 200
+        assert exchange(waiting, "GET", "/readyz").status == 200
+
+        server.send_signal(signal.SIGTERM)
+        assert wait_until(lambda: "SIGTERM received" in server.err)
+
+        for reply in (exchange(kept, "GET", "/readyz"), server.request("GET", "/readyz")):
+            assert reply.status == 503
+            assert reply.body == {"status": "not ready", "reason": "draining: the service is shutting down"}
+            assert reply.headers["Retry-After"]
+        assert server.request("GET", "/livez").status == 200
+        assert server.request("POST", "/teams", {"name": "Store"}).status == 201
+        assert exchange(waiting, "POST", "/teams", {"name": "Shop"}).status == 201
+    assert server.wait() == 0
+
+
+@on_sqlite
+def test_a_request_that_comes_too_late_is_refused(database_url, start_server, sql, writers_held_up):
+    """Over a connection kept alive a request can still come in; it is told to go elsewhere, and does nothing."""
+    server = start_server("--grace-s", "0", url=database_url)
+
+    with (
+        writers_held_up() as release,
+        contextlib.closing(server.connect()) as kept,
+        in_flight(server) as connection,
+    ):
+        assert exchange(kept, "GET", "/teams").status == 200
+        server.send_signal(signal.SIGTERM)
+        assert wait_until(server.refuses_connections, timeout_s=3)
+
+        late = exchange(kept, "POST", "/teams", {"name": "Late"})
+        release()
+        assert receive(connection).status == 201
+
+    assert late.status == 503
+    assert late.body["outcome"] == "not_applied"
+    assert late.headers["Retry-After"]
+    assert late.headers["Connection"] == "close"
+    assert server.wait() == 0
+    assert sql("SELECT name FROM teams") == [{"name": "Store"}]
+
+
+@on_sqlite
+def test_clients_that_never_pause_do_not_keep_the_server_from_ending(database_url, start_server):
+    """Each connection's next answer is its last, and says `Connection: close`: the client goes elsewhere."""
+    server = start_server("--grace-s", "0.2", "--drain-s", "15", url=database_url)
+
+    def hammer() -> list[str | None]:
+        said: list[str | None] = []
+        with contextlib.closing(server.connect()) as connection, contextlib.suppress(OSError):
+            while connection.sock is not None:  # http.client drops it where the answer says so
+                said.append(exchange(connection, "GET", "/teams").headers.get("Connection"))
+        return said
+
+    with ThreadPoolExecutor(8) as threads:
+        hammering = [threads.submit(hammer) for _ in range(8)]
+        assert wait_until(lambda: server.err.count("200 GET /teams") > 16)
+        server.send_signal(signal.SIGTERM)
+        took_s = seconds(lambda: server.wait())
+        said = [future.result() for future in hammering]
+
+    assert server.wait() == 0
+    assert took_s < 5
+    assert all(each[-1] == "close" and not any(each[:-1]) for each in said)
+
+
+def test_an_idle_connection_does_not_keep_the_server_from_ending(start_server):
+    """Browsers and proxies hold connections open for minutes."""
+    server = start_server("--grace-s", "0", url="sqlite://")
+    with contextlib.closing(server.connect()) as idle, contextlib.closing(server.connect()):
+        assert exchange(idle, "GET", "/teams").status == 200
+
+        server.send_signal(signal.SIGTERM)
+
+        assert seconds(lambda: server.wait()) < 3
+    assert server.wait() == 0
+
+
+def test_a_request_that_outlasts_the_drain_is_cut_off_and_undone(
+    database_url, start_server, sql, writers_held_up
+):
+    """Past drain_s the statement is cancelled: exit 1, and nothing of the request is kept, then or later."""
+    server = start_server("--grace-s", "0", "--drain-s", "0.5", url=database_url)
+
+    with writers_held_up() as release, in_flight(server) as connection:
+        server.send_signal(signal.SIGTERM)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            assert receive(connection).status >= 500
+        assert server.wait() == 1
+        release()
+
+    assert sql("SELECT name FROM teams") == []
+    assert "1 requests were not answered within 0.5 s; they are cut off and undone" in server.err
+
+
+@on_sqlite
+def test_a_second_signal_ends_it_at_once(database_url, start_server, sql, writers_held_up):
+    """Whoever presses Ctrl-C twice does not want to wait for anybody's request; nothing of that is kept."""
+    server = start_server("--grace-s", "0", "--drain-s", "60", url=database_url)
+
+    with writers_held_up() as release, in_flight(server):
+        server.send_signal(signal.SIGINT)
+        assert wait_until(server.refuses_connections, timeout_s=3)
+        time.sleep(0.3)  # what comes sooner is the same Ctrl-C, told twice
+        server.send_signal(signal.SIGINT)
+        assert seconds(lambda: server.wait()) < 1
+        release()
+
+    assert server.wait() == 1
+    assert sql("SELECT name FROM teams") == []
+
+
+@on_sqlite
+def test_one_ctrl_c_that_arrives_twice_is_one(database_url, start_server, sql, writers_held_up):
+    """A wrapper passes the signal on to a process that the terminal has told already."""
+    server = start_server("--grace-s", "0", url=database_url)
+
+    with writers_held_up() as release, in_flight(server) as connection:
+        server.send_signal(signal.SIGINT)
+        server.send_signal(signal.SIGINT)
+        assert wait_until(server.refuses_connections, timeout_s=3)
+        release()
+        assert receive(connection).status == 201
+
+    assert server.wait() == 0
+
+
+def test_a_write_whose_client_has_left_is_waited_for(database_url, start_server, sql, writers_held_up):
+    """Nobody reads the answer any more, and the work is kept all the same."""
+    server = start_server("--grace-s", "0", url=database_url)
+
+    with writers_held_up() as release:
+        with in_flight(server):
+            pass
+        server.send_signal(signal.SIGTERM)
+        assert wait_until(server.refuses_connections, timeout_s=3)
+        time.sleep(0.2)
+        assert server.runs()
+        release()
+
+        assert server.wait() == 0
+    assert sql("SELECT name FROM teams") == [{"name": "Store"}]
+
+
+@on_postgresql
+def test_nobody_is_left_on_the_database(database_url, start_server, postgres_cluster: PostgresCluster):
+    """The connections are closed with a word, before the process ends."""
+    before = len(postgres_cluster.log_text())
+    server = start_server("--grace-s", "0", url=database_url)
+    assert server.request("POST", "/teams", {"name": "Store"}).status == 201
+
+    server.send_signal(signal.SIGTERM)
+
+    assert server.wait() == 0
+    assert "unexpected EOF" not in postgres_cluster.log_text()[before:]
