@@ -36,9 +36,9 @@ INTERRUPT_EVERY_S = 0.2
 """How often a stopped unit's statement is cancelled: the first time may fall between two statements."""
 
 SEVER_AFTER_S = 1.0
-"""How long a cancelled statement, or a COMMIT at the deadline, may still take before its link is cut."""
+"""How long a statement may take to end once the database has been asked to cancel it; then its link is cut."""
 
-GIVE_UP_AFTER_S = 1.0
+GIVE_UP_AFTER_S = 0.6
 """How long a thread may take to notice that; then the answer no longer waits for it."""
 
 
@@ -305,11 +305,13 @@ class AsyncUnitOfWork:
         loop, watch = asyncio.get_running_loop(), self._unit.watch
         cut_at = loop.time() + SEVER_AFTER_S
         while self._hop is not None and loop.time() < cut_at:
-            await loop.run_in_executor(self._database.stoppers, watch.interrupt)
+            heard = await loop.run_in_executor(self._database.stoppers, watch.interrupt)
             if self._hop is not None:
                 await asyncio.wait([self._hop], timeout=INTERRUPT_EVERY_S)
+            if not heard:
+                break
         if self._hop is not None:
-            log.warning("%s: a cancelled statement went on; its connection is cut", self.label)
+            log.warning("%s: the database did not end it in time; its connection is cut", self.label)
             await loop.run_in_executor(self._database.stoppers, watch.sever)
             if self._hop is not None:
                 await asyncio.wait([self._hop], timeout=GIVE_UP_AFTER_S)

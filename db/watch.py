@@ -148,13 +148,20 @@ class Watch:
 
     # -- called by whoever stops the unit, in a thread of their own: both may take a second
 
-    def interrupt(self) -> None:
-        """Have the database cancel the running statement. Does nothing to a COMMIT, or between statements."""
+    def interrupt(self) -> bool:
+        """Have the database cancel the running statement. Does nothing between statements.
+
+        Returns:
+            Whether it is worth waiting for: not if the database could not be reached for it, and not for
+            a COMMIT, which is not cancelled.
+        """
         with self._lock:
-            if self._connection is None or self._thread is None or self.committing or self.closing:
-                return
+            if self._connection is None or self._thread is None:
+                return True
+            if self.committing or self.closing:
+                return False
             self.interrupted = True
-            self._dialect.interrupt(self._connection)
+            return self._dialect.interrupt(self._connection)
 
     def sever(self) -> None:
         """Shut the connection's socket down, which wakes a thread that waits for its answer."""

@@ -26,7 +26,7 @@ _ASK_AGAIN_S = 0.2
 _UNLIMITED_S = 30.0
 """How long a unit of work without a deadline asks."""
 
-_LATE_S = 0.8
+_LATE_S = 0.5
 """How long is asked where the deadline has passed already: COMMIT was what did not answer."""
 
 

@@ -87,8 +87,12 @@ class Dialect:
         """Whether the driver's connection has no transaction that COMMIT would commit."""
         raise NotImplementedError
 
-    def interrupt(self, connection: Any) -> None:
-        """Cancel what the driver's connection runs. Called from another thread; takes a second at most."""
+    def interrupt(self, connection: Any) -> bool:
+        """Cancel what the driver's connection runs. Called from another thread; takes half a second at most.
+
+        Returns:
+            Whether the database has heard of it.
+        """
         raise NotImplementedError
 
     def sever(self, connection: Any) -> None:

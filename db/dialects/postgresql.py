@@ -36,7 +36,7 @@ _LOCK_NOT_AVAILABLE = "55P03"
 _READ_ONLY_SQL_TRANSACTION = "25006"
 _IN_ERROR = 3  # psycopg2.extensions.TRANSACTION_STATUS_INERROR
 
-_CANCEL_TIMEOUT_S = 1.0
+_CANCEL_TIMEOUT_S = 0.5
 
 
 class PostgreSQL(Dialect):
@@ -144,8 +144,8 @@ class PostgreSQL(Dialect):
     def transaction_is_lost(self, connection: Any) -> bool:
         return bool(connection.info.transaction_status == _IN_ERROR)
 
-    def interrupt(self, connection: Any) -> None:
-        cancel(connection, timeout_s=_CANCEL_TIMEOUT_S)
+    def interrupt(self, connection: Any) -> bool:
+        return cancel(connection, timeout_s=_CANCEL_TIMEOUT_S)
 
     def sever(self, connection: Any) -> None:
         # close() would wait for the thread that hangs on this connection; shutdown(2) wakes it.

@@ -141,8 +141,9 @@ class SQLite(Dialect):
     def transaction_is_lost(self, connection: Any) -> bool:
         return not connection.in_transaction
 
-    def interrupt(self, connection: Any) -> None:
+    def interrupt(self, connection: Any) -> bool:
         connection.interrupt()
+        return True
 
     def sever(self, connection: Any) -> None:
         connection.interrupt()  # there is no socket; a statement that ignores this ends by itself

@@ -15,6 +15,7 @@ from alembic.config import Config
 
 from conf import DatabaseSettings
 from db import Database, migrate
+from db.base import Base
 from db.dialects import migration
 from db.errors import Conflict, DatabaseError, SchemaError, Unavailable
 from tests.db.board import HELD_S, add_task, add_team
