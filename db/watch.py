@@ -116,6 +116,8 @@ class Watch:
             TransactionLost: there is no transaction left that could be committed.
         """
         with self._lock:
+            if self.reason is None and self.seconds_left() == 0:
+                self.reason = DeadlinePassed()
             if self.reason is not None:
                 raise self.reason
             if self._connection is not None and self._dialect.transaction_is_lost(self._connection):
