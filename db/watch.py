@@ -124,6 +124,8 @@ class Watch:
 
     def check_transaction(self) -> None:
         """Raise where the transaction must not, or cannot, be committed; as `commit_begins` does."""
+        if self.reason is None and self.seconds_left() == 0:
+            self.reason = DeadlinePassed()
         if self.reason is not None:
             raise self.reason
         if self._connection is not None and self._dialect.transaction_is_lost(self._connection):
