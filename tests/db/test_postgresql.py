@@ -384,8 +384,17 @@ def test_an_ended_connection_whose_error_was_caught_is_not_called_kept(
     assert value(sql) == 0
 
 
-def test_connections_that_were_ended_while_idle_cost_no_unit_of_work(database: Database, sql: RawSql):
-    """Pre-ping: a restart or a fail-over of the server is not the next request's problem."""
+@pytest.fixture
+def asks_always(database_settings: DatabaseSettings) -> DatabaseSettings:
+    """A pool that asks a connection at every checkout, as it does after a rest."""
+    return database_settings.model_copy(update={"pool_ping_after_s": 0})
+
+
+def test_connections_that_were_ended_while_idle_cost_no_unit_of_work(
+    asks_always: DatabaseSettings, sql: RawSql, io_loop: IOLoop
+):
+    """Pre-ping: a restart or a fail-over of the server is not the next unit's problem."""
+    database = Database(asks_always)
     create_counters(sql)
     for read_only in (False, True):
         with database.session_scope(read_only=read_only) as session:
@@ -395,6 +404,7 @@ def test_connections_that_were_ended_while_idle_cost_no_unit_of_work(database: D
     for read_only in (False, True):
         with database.session_scope(read_only=read_only) as session:
             read(session)
+    io_loop.run_sync(database.close)
 
 
 def test_a_commit_whose_connection_was_ended_is_unknown(database: Database, sql: RawSql):
