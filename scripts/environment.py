@@ -31,7 +31,7 @@ WHAT = {"serve": ".", "test": ".[test]"}
 
 def main(purpose: str) -> None:
     """Make .venv, or bring it up to date, while no other process does."""
-    with _alone():
+    with _alone() as lock:
         foundation, installed = _stamps()
         if _read(VENV / "python.stamp") != foundation or UNFINISHED.exists() or not _runs(PYTHON, "-c", ""):
             _say(f"making .venv with Python {sys.version.split()[0]} (a minute or two, the first time only)")
@@ -45,8 +45,10 @@ def main(purpose: str) -> None:
         UNFINISHED.touch()
         command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         command += ["--editable", WHAT[purpose]]
-        # Also where somebody's pip.conf says --user, which a .venv refuses.
-        if subprocess.run(command, cwd=ROOT, env=os.environ | {"PIP_USER": "0"}, check=False).returncode:
+        # Also where somebody's pip.conf says --user, which a .venv refuses. If we are killed and pip works
+        # on, it still has the lock.
+        environ = os.environ | {"PIP_USER": "0"}
+        if subprocess.run(command, cwd=ROOT, env=environ, pass_fds=[lock], check=False).returncode:
             _give_up("pip could not install it, see above; the next run begins anew")
         UNFINISHED.unlink()
         for served in {"serve", purpose}:  # who can test can serve
@@ -64,8 +66,8 @@ def _stamps() -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Wait until no other process works on .venv. The lock ends with its process, however that ends."""
+def _alone() -> Iterator[int]:
+    """Wait until no other process works on .venv. The lock ends with the processes that have it open."""
     try:
         lock = (ROOT / ".venv.lock").open("w")
     except OSError as exc:
@@ -76,7 +78,7 @@ def _alone() -> Iterator[None]:
         except BlockingIOError:
             _say("waiting for another process that is making .venv")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock.fileno()
 
 
 def _make() -> None:

@@ -1,0 +1,34 @@
+"""Where model code finds its session: four answers to one question, for comparison.
+
+::
+
+    Scope
+    ├── Explicit       the argument; what this service does
+    ├── Contextvar     the session itself in a ContextVar without default
+    ├── Registry       scoped_session(scopefunc=…), keyed by a contextvar
+    └── ThreadLocal    scoped_session as it comes
+
+All of them hand out the session that a unit of work owns; they differ in nothing but how it is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import Engine
+
+from db.scope.base import NoSession, Scope
+from db.scope.contextvar import Contextvar
+from db.scope.explicit import Explicit
+from db.scope.registry import Registry
+from db.scope.threadlocal import ThreadLocal
+
+SCOPES: dict[str, Callable[[Engine], Scope]] = {
+    "explicit": lambda engine: Explicit(),
+    "contextvar": lambda engine: Contextvar(),
+    "registry": Registry,
+    "threadlocal": ThreadLocal,
+}
+"""Each scope by its name, made for the engine on which a registry makes sessions of its own."""
+
+__all__ = ["SCOPES", "Contextvar", "Explicit", "NoSession", "Registry", "Scope", "ThreadLocal"]

@@ -1,0 +1,77 @@
+"""A request whose model code finds its session by itself, for comparison with one that is given it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, ClassVar, ParamSpec, TypeVar
+
+from sqlalchemy.orm import Session
+from tornado.routing import URLSpec
+
+from db.scope import Scope
+from handlers.base import SessionHandler
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class ScopedHandler(SessionHandler):
+    """A `SessionHandler` under a scope: entered at the end of `prepare`, left when `on_finish` begins.
+
+    Mixed in before a handler of the board it replaces how that handler's model functions come by their
+    session, and nothing else.
+    """
+
+    scope: ClassVar[Scope]
+
+    _entered: object = None
+    _is_entered = False
+
+    def prepare(self) -> Awaitable[None] | None:
+        """Make the session; from here on it is found."""
+        result = super().prepare()
+        self._entered, self._is_entered = self.scope.enter(self.session), True
+        return result
+
+    def on_finish(self) -> None:
+        """The session is found no more, and is settled."""
+        if self._is_entered:
+            self.scope.leave(self._entered)
+        super().on_finish()
+
+    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """As `SessionHandler.run`; a model function is called without the session, and looks for it."""
+        session = self.session
+        if args and args[0] is session:
+            bound: Callable[..., R] = self.scope.bind(function, session)  # type: ignore[arg-type]
+            return await super().run(self.scope.carry(bound, session), *args[1:], **kwargs)
+        return await super().run(self.scope.carry(function, session), *args, **kwargs)
+
+    def afterwards(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+        """As `SessionHandler.afterwards`; the scope is entered for the session of that unit of work."""
+        scope = self.scope
+
+        def entered(session: Session) -> object:
+            with scope.entered(session):
+                return scope.bind(function, session)(*args, **kwargs)
+
+        super().afterwards(entered)
+
+
+def scoped_routes(routes: Iterable[URLSpec], scope: Scope) -> list[URLSpec]:
+    """The task resource once more, below ``/<scope>``, with each of its handlers under that scope.
+
+    Args:
+        routes: the board's.
+        scope: how their model functions find their session.
+    """
+    return [
+        URLSpec(f"/{scope.name}{spec.regex.pattern}", scoped(spec.handler_class, scope), spec.kwargs)
+        for spec in routes
+        if spec.regex.pattern.startswith("/tasks") and issubclass(spec.handler_class, SessionHandler)
+    ]
+
+
+def scoped(handler: type[SessionHandler], scope: Scope) -> type[SessionHandler]:
+    """A handler class, put under a scope."""
+    return type(f"{scope.name.title()}{handler.__name__}", (ScopedHandler, handler), {"scope": scope})

@@ -1,0 +1,1 @@
+"""Explicit, contextvar, registry, thread-local: a comparison that is run, not told."""
