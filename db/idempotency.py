@@ -1,0 +1,136 @@
+"""Idempotency keys: the first kept answer to a request, to be given again.
+
+https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import Index, LargeBinary, SmallInteger, String, delete, insert, literal, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from db.base import Base, Json, UtcDateTime, now, utc_now
+from db.errors import Conflict, Invalid
+
+KEPT_FOR = timedelta(hours=24)
+KEY_CHARS_MAX = 255
+_PATH_CHARS_MAX = 512
+
+_DELETED_AT_ONCE = 1000
+"""Rows a purge takes in one transaction, so that it stands in nobody's way for long."""
+
+
+class IdempotencyKey(Base):
+    """A row of ``idempotency_keys``: a key that a client chose, and the answer it got. Kept for 24 hours."""
+
+    __tablename__ = "idempotency_keys"
+
+    method: Mapped[str] = mapped_column(String(16), primary_key=True)
+    path: Mapped[str] = mapped_column(String(_PATH_CHARS_MAX), primary_key=True)
+    key: Mapped[str] = mapped_column(String(KEY_CHARS_MAX), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int | None] = mapped_column(SmallInteger)
+    headers: Mapped[dict[str, str] | None] = mapped_column(Json)
+    body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    create_time: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, server_default=now())
+
+    __table_args__ = (Index(None, "create_time"),)
+
+
+class Key(NamedTuple):
+    """A client's key, which counts for one method and path."""
+
+    method: str
+    path: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it was given, to be given again byte for byte."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def claim_key(session: Session, *, key: Key, request_body: bytes) -> Answer | None:
+    """Take a key for this transaction, or find the answer that it stands for.
+
+    A twin that is under way is waited for: it holds the row until it has ended. If it is undone, the
+    key is free again.
+
+    Returns:
+        None where the key is the caller's now, who ends with `keep_answer`.
+
+    Raises:
+        Invalid: the key was used with another body. The session stays usable.
+        Conflict: it was used, and its answer was not kept. The session stays usable.
+    """
+    fingerprint = hashlib.sha256(request_body).hexdigest()
+    if _insert(session, key, fingerprint):
+        return None
+    row = session.execute(_of(key)).scalar_one_or_none()
+    if row is not None and row.create_time < utc_now() - KEPT_FOR:
+        session.execute(delete(IdempotencyKey).where(*_is(key), IdempotencyKey.create_time == row.create_time))
+        row = None
+    if row is None:  # it had expired, or a purge took it in this moment
+        if _insert(session, key, fingerprint):
+            return None
+        row = session.execute(_of(key)).scalar_one()
+    if row.fingerprint != fingerprint:
+        raise Invalid("this Idempotency-Key was used with another body")
+    if row.status is None or row.body is None:
+        raise Conflict("the request with this Idempotency-Key was applied, but its answer was not kept")
+    return Answer(row.status, row.headers or {}, row.body)
+
+
+def keep_answer(session: Session, *, key: Key, answer: Answer) -> None:
+    """Write the answer beside the key, in the transaction that did the work."""
+    row = session.execute(_of(key)).scalar_one()
+    row.status, row.headers, row.body = answer.status, dict(answer.headers), answer.body
+    session.flush()
+
+
+def delete_expired_keys(session: Session, *, at_most: int = _DELETED_AT_ONCE) -> int:
+    """Delete keys older than 24 hours.
+
+    Returns:
+        How many were deleted: ``at_most`` where there may be more.
+    """
+    expired = (
+        select(IdempotencyKey.method, IdempotencyKey.path, IdempotencyKey.key)
+        .where(IdempotencyKey.create_time < utc_now() - KEPT_FOR)
+        .limit(at_most)
+    )
+    found = [Key(*row) for row in session.execute(expired)]
+    for key in found:
+        session.execute(delete(IdempotencyKey).where(*_is(key)))
+    return len(found)
+
+
+def _insert(session: Session, key: Key, fingerprint: str) -> bool:
+    """Insert the key unless it is there. Waits for a transaction that has inserted it and not ended."""
+    statement = insert(IdempotencyKey).from_select(
+        ["method", "path", "key", "fingerprint", "create_time"],
+        select(*map(literal, key), literal(fingerprint), literal(utc_now(), UtcDateTime())).where(literal(True)),
+    )
+    result: Any = session.execute(statement.suffix_with("ON CONFLICT DO NOTHING"))
+    return bool(result.rowcount)
+
+
+def _is(key: Key) -> tuple[Any, ...]:
+    return (
+        IdempotencyKey.method == key.method,
+        IdempotencyKey.path == key.path,
+        IdempotencyKey.key == key.key,
+    )
+
+
+def _of(key: Key) -> Any:
+    return select(IdempotencyKey).where(*_is(key))
