@@ -10,7 +10,7 @@ from sqlalchemy.pool import QueuePool
 from conf import DatabaseSettings
 from db.dialects import Dialect, Role, dialect_for
 from db.dialects.sqlite import READ_ONLY
-from db.watch import watch_of
+from db.watch import watch_at_work, watch_of
 
 _DRIVERS = {"postgres": "postgresql+psycopg2", "postgresql": "postgresql+psycopg2"}
 """Bare names that SQLAlchemy 2.1 refuses, or takes for psycopg 3."""
@@ -74,9 +74,7 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dial
             "pool_pre_ping": settings.pool_pre_ping,
             "pool_use_lifo": settings.pool_use_lifo,
         }
-    engine = create_engine(
-        url, connect_args=dialect.connect_args(settings, role), **options
-    )
+    engine = create_engine(url, connect_args=dialect.connect_args(settings, role), **options)
     _install_watch(engine)
     dialect.install(engine, settings, role)
     return engine
@@ -95,7 +93,7 @@ def _install_watch(engine: Engine) -> None:
         watch = watch_of(connection)
         if watch is not None:
             watch.check()
-            watch.connected(connection)
+            watch.connected(connection.connection.dbapi_connection)
 
     @event.listens_for(engine, "before_cursor_execute")
     def before_cursor_execute(connection: Connection, *statement: object) -> None:
@@ -108,3 +106,21 @@ def _install_watch(engine: Engine) -> None:
         watch = watch_of(connection)
         if watch is not None:
             watch.commit_begins()
+
+    @event.listens_for(engine, "close")
+    @event.listens_for(engine, "checkin")
+    def parted(connection: Any, record: object) -> None:
+        watch = watch_at_work()
+        if watch is not None:
+            watch.parted(connection)
+
+    ping = engine.dialect.do_ping
+
+    def do_ping(connection: Any) -> bool:
+        # Before any hook can say whose connection it will be; on a dead link this hangs like a statement.
+        watch = watch_at_work()
+        if watch is not None:
+            watch.connected(connection)
+        return ping(connection)
+
+    engine.dialect.do_ping = do_ping  # type: ignore[assignment,method-assign]  # there is no event for it
