@@ -7,7 +7,7 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from db.errors import (
     Cancelled,
     ConcurrentUse,
+    DatabaseError,
     DeadlinePassed,
     OutcomeUnknown,
     SessionSettled,
@@ -31,6 +32,9 @@ log = logging.getLogger("onfinish.db")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Work = Callable[[Session], object]
+"""What is done with a session, by itself a unit of work."""
 
 INTERRUPT_EVERY_S = 0.2
 """How often a stopped unit's statement is cancelled: the first time may fall between two statements."""
@@ -78,6 +82,7 @@ class AsyncUnitOfWork:
         self._answer: asyncio.Future[Any] | None = None
         self._gave_up: asyncio.Future[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._settling = False
         self._abandoned = self._ended = False
         self._settled: asyncio.Future[None] | None = None
@@ -86,6 +91,8 @@ class AsyncUnitOfWork:
     @property
     def outcome(self) -> Outcome:
         """What has become of the work."""
+        if self._abandoned:  # it cannot be committed any more, but where COMMIT itself hangs
+            return Outcome.UNKNOWN if self._unit.watch.committing else Outcome.UNDONE
         return self._unit.outcome
 
     @property
@@ -127,27 +134,32 @@ class AsyncUnitOfWork:
             self._running = False
 
     async def settle(
-        self, *, keep: bool, afterwards: list[Callable[[Session], object]] | None = None
+        self, *, keep: bool, afterwards: Callable[[Exception | None], Iterable[Work]] | None = None
     ) -> None:
         """Commit or roll back, give everything back.
 
         Args:
             keep: commit, unless the unit was stopped meanwhile.
-            afterwards: each is called with a new session, in a unit of work of its own that is kept,
-                whatever becomes of this one; what they raise is logged.
+            afterwards: asked for what is to follow, with the error that kept the work from being kept if
+                there was one. Each function is called with a new session, in a unit of work of its own;
+                what they raise is logged.
 
         Raises:
             DatabaseError: ``keep`` was asked for, and the work was not kept, or nobody knows.
         """
         first, self._settling = not self._settling, True
+        fault: Exception | None = None
         try:
             if first:
                 await self._settle(keep)
             else:
                 await self._settled_by_another()
+        except Exception as error:
+            fault = error
+            raise
         finally:
             try:
-                for function in afterwards or ():
+                for function in afterwards(fault) if afterwards is not None else ():
                     await self._follow_up(function)
             finally:
                 self._end()
@@ -265,6 +277,8 @@ class AsyncUnitOfWork:
         hop = loop.run_in_executor(self._lane.threads, work)
         self._hop, self._answer = hop, answer
         hop.add_done_callback(ended)
+        if self.reason is not None:  # only the end of a stopped unit is still to come, and may hang as well
+            self._ending = loop.create_task(self._end_hop(hop))
         return answer
 
     # -- the end
@@ -279,7 +293,11 @@ class AsyncUnitOfWork:
             if not self._has_place:  # rows were added to the session, and no `run` has taken a place yet
                 await self._lane.places.take(self._seconds_to_wait())
                 self._has_place = True
-            await self._start(self._unit.settle, keep=keep)
+            try:
+                await self._start(self._unit.settle, keep=keep)
+            except DatabaseError:
+                if keep:
+                    raise  # else it was given up on, and the database undoes it
 
     async def _hop_ended(self) -> bool:
         """Wait for a hop whose caller was cancelled. False where it was given up on."""
@@ -301,27 +319,30 @@ class AsyncUnitOfWork:
             self._answer.set_exception(OutcomeUnknown() if sent else (self.reason or DeadlinePassed()))
 
     async def _stop(self) -> None:
-        """End the running hop, by stronger and stronger means; then see that the unit is undone."""
+        """End the running hop, then see that the unit is undone."""
+        if self._hop is not None:
+            await self._end_hop(self._hop)
+        if not self._settling:
+            await self.settle(keep=False)
+
+    async def _end_hop(self, hop: asyncio.Future[Any]) -> None:
+        """End a hop by stronger and stronger means; where none helps, go on without it."""
         loop, watch = asyncio.get_running_loop(), self._unit.watch
         cut_at = loop.time() + SEVER_AFTER_S
-        while self._hop is not None and loop.time() < cut_at:
+        while not hop.done() and loop.time() < cut_at:
             heard = await loop.run_in_executor(self._database.stoppers, watch.interrupt)
-            if self._hop is not None:
-                await asyncio.wait([self._hop], timeout=INTERRUPT_EVERY_S)
+            await asyncio.wait([hop], timeout=INTERRUPT_EVERY_S)
             if not heard:
                 break
-        if self._hop is not None:
+        if not hop.done():
             log.warning("%s: the database did not end it in time; its connection is cut", self.label)
             await loop.run_in_executor(self._database.stoppers, watch.sever)
-            if self._hop is not None:
-                await asyncio.wait([self._hop], timeout=GIVE_UP_AFTER_S)
-        if self._hop is not None:
+            await asyncio.wait([hop], timeout=GIVE_UP_AFTER_S)
+        if not hop.done():
             log.error(
                 "%s: a thread hangs in this unit of work; its place stays taken until it ends", self.label
             )
             self._give_up()
-        if not self._settling:
-            await self.settle(keep=False)
 
     async def _settled_by_another(self) -> None:
         if not self._ended:
@@ -329,7 +350,7 @@ class AsyncUnitOfWork:
                 self._settled = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._settled)
 
-    async def _follow_up(self, function: Callable[[Session], object]) -> None:
+    async def _follow_up(self, function: Work) -> None:
         """Do a piece of work of its own, on this unit's place where that is a writer's."""
         label = f"{self.label} afterwards"
         try:

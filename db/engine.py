@@ -10,7 +10,7 @@ from conf import DatabaseSettings
 from db.dialects import Dialect, Role, dialect_for
 from db.dialects.sqlite import READ_ONLY
 from db.pool import RestingPool, ask_after_rest
-from db.watch import watch_of
+from db.watch import watch_at_work, watch_of
 
 _DRIVERS = {"postgres": "postgresql+psycopg2", "postgresql": "postgresql+psycopg2"}
 """Bare names that SQLAlchemy 2.1 refuses, or takes for psycopg 3."""
@@ -109,3 +109,21 @@ def _install_watch(engine: Engine) -> None:
         watch = watch_of(connection)
         if watch is not None:
             watch.commit_begins()
+
+    @event.listens_for(engine, "close")
+    @event.listens_for(engine, "checkin")
+    def parted(connection: Any, record: object) -> None:
+        watch = watch_at_work()
+        if watch is not None:
+            watch.parted(connection)
+
+    ping = engine.dialect.do_ping
+
+    def do_ping(connection: Any) -> bool:
+        # Before any hook can say whose connection it will be; on a dead link this hangs like a statement.
+        watch = watch_at_work()
+        if watch is not None:
+            watch.connected(connection)
+        return ping(connection)
+
+    engine.dialect.do_ping = do_ping  # type: ignore[assignment,method-assign]  # there is no event for it

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from conf import DatabaseSettings
-from db.watch import entered
+from db.watch import watch_at_work
 
 _RESTING_SINCE = "onfinish_resting_since"
 
@@ -62,7 +62,7 @@ def ask_after_rest(engine: Engine, settings: DatabaseSettings) -> None:
         since = record.info.pop(_RESTING_SINCE, None)
         if since is None or time.monotonic() - since < settings.pool_ping_after_s:
             return
-        watch = entered()
+        watch = watch_at_work()
         if watch is not None:
             watch.connected(connection)
         try:

@@ -198,7 +198,6 @@ class UnitOfWork:
             )
             Session.invalidate(session)
         finally:
-            self.watch.released()
             session.execution_options = EMPTY_DICT  # lets go of the watch
             session.__class__ = SettledSession
             session.__dict__["label"] = self.label

@@ -18,14 +18,16 @@ OPTION = "onfinish_watch"
 
 _ANY_THREAD = -1
 
+_at_work = threading.local()
+
 
 class Watch:
     """What the engine's hooks, and whoever cancels, know of one unit of work.
 
     Made with its unit, and of no use after it. It reaches the hooks as an execution option of the
-    session, so nothing is looked up by thread or by context. Its lock stands between the thread
-    that runs a statement and the one that wants it stopped: a cancel never reaches a connection
-    that has gone back to the pool, and never a COMMIT.
+    session; only the pool's own hooks, which know of no session, ask for the watch of their thread.
+    Its lock stands between the thread that runs a statement and the one that wants it stopped: a
+    cancel never reaches a connection that has been closed or gone back to the pool, and never a COMMIT.
 
     Args:
         label: how messages name the unit: "POST TaskHandler".
@@ -73,14 +75,13 @@ class Watch:
 
     def enter(self) -> None:
         """The calling thread may send statements until `leave`."""
-        thread = threading.get_ident()
-        _entered[thread] = self
+        _at_work.watch = self
         if self._confined:
-            self._thread = thread
+            self._thread = threading.get_ident()
 
     def leave(self) -> None:
         """Nobody may send statements; waits for a cancel under way, so that it hits nothing else."""
-        _entered.pop(threading.get_ident(), None)
+        _at_work.watch = None
         with self._lock:
             if self._confined:
                 self._thread = None
@@ -107,9 +108,15 @@ class Watch:
     # -- called by the engine's hooks, in the thread that works
 
     def connected(self, connection: Any) -> None:
-        """The unit has taken this connection of the driver's."""
+        """The unit has taken this connection of the driver."""
         with self._lock:
             self._connection = connection
+
+    def parted(self, connection: Any) -> None:
+        """The connection goes back to the pool, or is closed: from now on nobody cancels or cuts it."""
+        with self._lock:
+            if self._connection is connection:
+                self._connection = None
 
     def commit_begins(self) -> None:
         """COMMIT is about to be sent: the last moment for a second look.
@@ -128,7 +135,7 @@ class Watch:
             self.reason = DeadlinePassed()
         if self.reason is not None:
             raise self.reason
-        if self._connection is not None and self._dialect.transaction_is_lost(self._connection):
+        if self._connection is None or self._dialect.transaction_is_lost(self._connection):
             raise self.lost()
 
     def lost(self) -> TransactionLost:
@@ -142,11 +149,6 @@ class Watch:
         """The connection is about to be rolled back: there is nothing left to cancel."""
         with self._lock:
             self.closing = True
-
-    def released(self) -> None:
-        """The unit has given its connection back; stopping it touches nothing from now on."""
-        with self._lock:
-            self._connection = None
 
     # -- called by whoever stops the unit, in a thread of their own: both may take a second
 
@@ -173,15 +175,13 @@ class Watch:
                 self._dialect.sever(self._connection)
 
 
-_entered: dict[int, Watch] = {}
-
-
-def entered() -> Watch | None:
-    """The watch whose work the calling thread does: for the pool, which knows of no execution options."""
-    return _entered.get(threading.get_ident())
-
-
 def watch_of(connection: Connection) -> Watch | None:
     """The watch of the unit of work that uses this connection, None for work of the engine's own."""
     watch: Watch | None = connection.get_execution_options().get(OPTION)
+    return watch
+
+
+def watch_at_work() -> Watch | None:
+    """The watch of the unit of work that the calling thread works for, None for any other thread."""
+    watch: Watch | None = getattr(_at_work, "watch", None)
     return watch

@@ -108,6 +108,7 @@ class SessionHandler(ProblemHandler):
     _settling: asyncio.Task[None] | None = None  # a task that nobody holds may vanish
     _raised: BaseException | None = None
     _stopped: Cancelled | None = None
+    _again: RunAgain | ConnectionLost | None = None
     _failed = _answered = _settled_early = _client_gone = _closed = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -246,7 +247,10 @@ class SessionHandler(ProblemHandler):
         if self._stopped is not None and "exc_info" not in kwargs:
             kwargs["exc_info"] = (type(self._stopped), self._stopped, None)
         self._fail(kwargs["exc_info"][1] if "exc_info" in kwargs else None)
-        super().send_error(status_code, **kwargs)
+        if isinstance(self._response, StreamedResponse) and self._response.started:
+            self.finish()  # no error can be told any more: the connection is broken off
+        else:
+            super().send_error(status_code, **kwargs)
 
     def on_finish(self) -> None:
         """Commit or roll back what was done before ``finish()``; the answer leaves when that is done.
@@ -261,6 +265,7 @@ class SessionHandler(ProblemHandler):
             self.data_received = _ignore  # type: ignore[method-assign]  # the answer is held, so the body goes on
         fault = self._response.fault if isinstance(self._response, HeldResponse) else None
         keep = not self._failed and fault is None and self.get_status() < 400
+        self._note_conflict(fault or self._raised)
         if not (self._afterwards or self._after_commit) and self._unit.settle_unused(keep=keep):
             self._conclude(fault)
         else:
@@ -270,15 +275,23 @@ class SessionHandler(ProblemHandler):
 
     async def _settle(self, keep: bool, fault: Exception | None) -> None:
         try:
-            await self._begun().settle(keep=keep, afterwards=self._afterwards)
+            await self._begun().settle(keep=keep, afterwards=self._due_afterwards)
         except Exception as error:  # noqa: BLE001
             fault = error  # whatever kept the work from being kept is what the client is told
-        conflict = fault or self._raised
-        if isinstance(conflict, _CONFLICTS) and self._may_run_again():
+        if self._again is not None:
             await asyncio.sleep(random.uniform(0, _BACKOFF_S * 2 ** self._exchanged().attempt))
         self._conclude(fault)
-        if fault is None and keep and not self._settled_early:
+        if self._settled_early or (keep and fault is None):
             await self._call_after_commit()
+
+    def _note_conflict(self, error: BaseException | None) -> None:
+        if isinstance(error, _CONFLICTS) and self._may_run_again():
+            self._again = error
+
+    def _due_afterwards(self, error: Exception | None) -> list[Callable[[Session], object]]:
+        """What is to be done in units of their own, once a request: at the attempt that is answered."""
+        self._note_conflict(error)
+        return [] if self._again is not None else self._afterwards
 
     def _conclude(self, fault: Exception | None) -> None:
         """The unit is settled: let the response leave, or have another handler give another one."""
@@ -286,13 +299,12 @@ class SessionHandler(ProblemHandler):
         exchange.add(self._begun())
         exchange.outcome = "unknown" if isinstance(fault, OutcomeUnknown) else self.outcome
         self._forget()
-        conflict = fault or self._raised
         if isinstance(response, StreamedResponse):
             self._close()
-        elif isinstance(conflict, _CONFLICTS) and self._may_run_again():
+        elif self._again is not None:
             self._drop()
             log.info(
-                "%s: runs again (%s), attempt %d", self._summary(), conflict.reason, exchange.attempt + 1
+                "%s: runs again (%s), attempt %d", self._summary(), self._again.reason, exchange.attempt + 1
             )
             exchange.again()
         elif fault is not None:
@@ -308,21 +320,22 @@ class SessionHandler(ProblemHandler):
         """The request's task is over; where that was without an answer, undo the work and give one."""
         if self._answered:
             return
-        self._answered = True
         if isinstance(self._response, HeldResponse) and self._response.finished:
             fault: Exception = TypeError(forgotten(type(self), "on_finish"))
         else:
             fault = Misuse(f"{self._summary()}: the handler ended without an answer")
         self._fail(fault)
+        self._answered = True
         self._settling = asyncio.get_running_loop().create_task(self._settle_unanswered(fault))
 
     async def _settle_unanswered(self, fault: Exception) -> None:
-        await self._begun().settle(keep=False, afterwards=self._afterwards)
+        await self._begun().settle(keep=False, afterwards=self._due_afterwards)
         if self._client_gone:  # a streamed upload that was broken off
             self._forget()
             self.set_status(status_of(ClientGone()), "Client Closed Request")
             self._close()
         elif isinstance(self._response, StreamedResponse) and self._response.started:
+            log.error("%s", fault)  # there is nobody left to be told
             self._forget()
             self._response.finish()
             self._close()

@@ -148,9 +148,13 @@ class PostgreSQL(Dialect):
         return cancel(connection, timeout_s=_CANCEL_TIMEOUT_S)
 
     def sever(self, connection: Any) -> None:
-        # close() would wait for the thread that hangs on this connection; shutdown(2) wakes it.
-        with socket.socket(fileno=os.dup(connection.fileno())) as own, contextlib.suppress(OSError):
-            own.shutdown(socket.SHUT_RDWR)  # an error: it was down already
+        # close() would wait for the thread that hangs on this connection; shutdown(2) wakes it. Where the
+        # link was down already, or the driver has noticed, there is nothing left to do.
+        with (
+            contextlib.suppress(OSError, connection.InterfaceError),
+            socket.socket(fileno=os.dup(connection.fileno())) as own,
+        ):
+            own.shutdown(socket.SHUT_RDWR)
 
     def _options(self, settings: DatabaseSettings, role: Role) -> str:
         """Server settings that hold from the connection's first moment, at no round trip."""
