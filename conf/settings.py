@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from conf.database import DatabaseSettings, Seconds, Section, shown
+from conf.masks import mask_text
 
 DEFAULT_URL = "sqlite:///onfinish.db"
 
@@ -18,11 +20,45 @@ DEFAULT_URL = "sqlite:///onfinish.db"
 # (staging), is held to what production is held to.
 HARMLESS = ("development", "testing")
 
-MIB = 1024 * 1024
+KIB = 1024
+MIB = 1024 * KIB
+
+# As browsers write an origin in the header of that name: it is compared letter by letter.
+_ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
+
+
+def _words(value: Any) -> Any:
+    """A list as TOML has it, or as a flag or variable writes it: with blanks or commas between; or none."""
+    if isinstance(value, str):
+        return () if value.lower() == "none" else tuple(value.replace(",", " ").split())
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                f"{mask_text(origin)[:60]!r} is no origin as browsers send it: https://app.example.org, in lower case, "
+                "without path and slash; * is not taken, it would let every page on the web write here"
+            )
+    return origins
+
+
+def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
+    for network in networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise ValueError(f"{mask_text(str(error))}: 10.0.0.7 or 10.0.0.0/24") from None
+    return networks
+
+
+Origins = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_check_origins)]
+Networks = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_check_networks)]
 
 
 class HttpSettings(Section):
@@ -48,6 +84,29 @@ class HttpSettings(Section):
     )
     request_timeout_s: Seconds = Field(30.0, description="longest a request may take, then 504")
     body_max_bytes: int = Field(8 * MIB, ge=1, le=1024 * MIB, description="largest body, then 413")
+    # nginx takes 32 KiB in all (large_client_header_buffers 4 8k): what passes the proxy passes here.
+    header_max_bytes: int = Field(
+        32 * KIB, ge=KIB, le=MIB, description="largest request line and headers, then 431"
+    )
+    # From a request's first byte to the end of its headers; Apache's mod_reqtimeout gives 20 s too.
+    header_timeout_s: Seconds = Field(20.0, description="longest a request's headers may take, then 408")
+    # 8 MiB within it need 1.1 Mbit/s.
+    body_timeout_s: Seconds = Field(60.0, description="longest a request's body may take, then 408")
+    # Above the 60 s of AWS's load balancers: who closes first should be the side that sends the next
+    # request, else it meets a connection that has just gone. nginx's keepalive_timeout is 75 s too.
+    idle_timeout_s: Seconds = Field(
+        75.0, description="longest a connection may lie idle, or leave an answer unread; then it is closed"
+    )
+    cors_origins: Origins = Field(
+        (), description="origins whose pages may read and write here; none: CORS is off"
+    )
+    trusted_origins: Origins = Field(
+        (), description="origins whose pages may write here without reading the answers"
+    )
+    # Whoever else sends X-Forwarded-For could call himself anything.
+    trusted_proxies: Networks = Field(
+        (), description="addresses whose X-Forwarded-For and X-Forwarded-Proto are believed"
+    )
     # Each keeps a connection of the pool for as long as its client cares to read.
     exports_max: int = Field(2, ge=1, le=1_000, description="exports that may run at once, then 503")
 

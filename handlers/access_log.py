@@ -11,6 +11,10 @@ from handlers.request_id import request_id_of
 
 access_log = logging.getLogger("tornado.access")
 
+_METHOD_CHARS_MAX = 32
+_PATH_CHARS_MAX = 500
+"""A path of 30 KB says nothing that its beginning does not."""
+
 
 def log_request(handler: RequestHandler) -> None:
     """Tornado's ``log_function``: one line a request, with what became of its work.
@@ -18,17 +22,34 @@ def log_request(handler: RequestHandler) -> None:
     ``201 POST /tasks (127.0.0.1) 4.21ms kept 5c0e…``. A 5xx is logged as a warning, the rest as information:
     what went wrong has a line of its own, and a client's mistakes are no trouble of the server's.
     """
-    status = handler.get_status()
     request = handler.request
-    work = handler.work if isinstance(handler, SessionHandler) else "-"
+    log_answer(
+        handler.get_status(),
+        method=request.method or "-",
+        path=request.path,
+        remote_ip=request.remote_ip or "-",
+        took_s=request.request_time(),
+        work=handler.work if isinstance(handler, SessionHandler) else "-",
+        request_id=request_id_of(request),
+    )
+
+
+def log_answer(
+    status: int, *, method: str, path: str, remote_ip: str, took_s: float, work: str, request_id: str
+) -> None:
+    """Log one line for one answer, whoever gave it.
+
+    Args:
+        path: as the client sent it, however long.
+    """
     access_log.log(
         logging.WARNING if status >= 500 else logging.INFO,
         "%d %s %s (%s) %.2fms %s %s",
         status,
-        request.method,
-        request.path,
-        request.remote_ip,
-        request.request_time() * 1000,
+        method[:_METHOD_CHARS_MAX],
+        path if len(path) <= _PATH_CHARS_MAX else f"{path[:_PATH_CHARS_MAX]}…",
+        remote_ip,
+        took_s * 1000,
         work,
-        request_id_of(request),
+        request_id,
     )

@@ -11,8 +11,10 @@ import traceback
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy.exc import PendingRollbackError, StatementError
+from tornado.httputil import HTTPInputError
 from tornado.web import HTTPError
 
 from db import errors as db
@@ -35,6 +37,8 @@ _STATUS: Sequence[tuple[type[BaseException], int]] = (
 )
 
 _RETRY_AFTER_S = 1
+
+_IN_URI = "/%:=&?~#+!$,;'@()*[]"  # what a path may hold as it is; Tornado lets any byte above space pass
 
 
 class Problem(Exception):
@@ -67,7 +71,8 @@ def status_of(error: BaseException | None, default: int = 500) -> int:
     if isinstance(error, Problem):
         return error.status
     if isinstance(error, HTTPError):
-        return error.status_code
+        # Tornado reads forms before any handler, which takes none; this one it could not even read.
+        return 415 if isinstance(error.__cause__, HTTPInputError) else error.status_code
     for kind, status in _STATUS:
         if isinstance(error, kind):
             return status
@@ -82,7 +87,8 @@ def problem_of(error: BaseException | None, status: int) -> Problem:
     if isinstance(error, db.Invalid):
         return Problem(status, str(error), errors=[{"pointer": error.pointer, "message": str(error)}])
     if isinstance(error, HTTPError):
-        return Problem(status, error.reason or title_of(status), headers=headers)
+        told = "the content type of a body here is application/json" if status == 415 else title_of(status)
+        return Problem(status, error.reason or told, headers=headers)
     if status < 500 or isinstance(
         error, db.RunAgain | db.Unavailable | db.OutcomeUnknown | db.DeadlinePassed
     ):
@@ -102,7 +108,7 @@ def body_of(problem: Problem, *, instance: str, request_id: str, outcome: str) -
         "title": title_of(problem.status),
         "status": problem.status,
         "detail": problem.detail,
-        "instance": instance,
+        "instance": quote(instance, safe=_IN_URI, encoding="latin-1"),
         "request_id": request_id,
         "outcome": outcome,
     }
@@ -142,7 +148,10 @@ def log_error(summary: str, error: BaseException | None, traceback_: TracebackTy
         return
     if isinstance(error, HTTPError):
         if error.log_message:
-            log.warning("%d %s: %s", status, summary, error.get_message())
+            level = (
+                logging.WARNING if status >= 500 else logging.INFO
+            )  # a client's mistake is no trouble here
+            log.log(level, "%d %s: %s", status, summary, error.get_message())
     elif status >= 500 and not isinstance(error, db.RunAgain | db.Unavailable | db.DeadlinePassed):
         log.error("%s: %s\n%s", summary, _line_of(error), stack_of(error))
     elif status >= 500:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from types import TracebackType
 from typing import Any
 
 from tornado.web import RequestHandler
 
 from db.errors import OutcomeUnknown
-from handlers.errors import body_of, log_error, problem_of, status_of
+from handlers.cors import cors_headers, preflight_headers
+from handlers.errors import Problem, body_of, log_error, problem_of, status_of
 from handlers.request_id import HEADER, request_id_of
+from handlers.security_headers import security_headers
 
 
 class ProblemHandler(RequestHandler):
-    """What every handler here has in common. Lives as long as one request, as Tornado's handlers do."""
+    """What every handler here has in common. Lives as long as one request, as Tornado's handlers do.
+
+    The application's settings: ``cors_origins``, whose pages may read the answers (none); ``trusted_origins``
+    as Tornado has it.
+    """
 
     outcome = "not_applied"
     """What an error answer says of the request's work: ``not_applied``, ``applied`` or ``unknown``."""
@@ -23,6 +30,32 @@ class ProblemHandler(RequestHandler):
     def request_id(self) -> str:
         """The id that the answer, the log and the problem carry."""
         return request_id_of(self.request)
+
+    def set_default_headers(self) -> None:
+        """What every answer carries, errors too. An override calls ``super()``."""
+        self.clear_header("Server")
+        for name, value in security_headers(self.request.protocol).items():
+            self.set_header(name, value)
+        for name, value in cors_headers(self.request.headers.get("Origin"), self._cors_origins).items():
+            self.set_header(name, value)
+
+    def check_trusted_origin(self, origin: str) -> bool:
+        """Whether a page of another origin may write here: Tornado asks where that is protected.
+
+        Raises:
+            Problem: 403, for Tornado's own has no word for the client.
+        """
+        if super().check_trusted_origin(origin):
+            return True
+        raise Problem(403, "pages of another origin may not write here")
+
+    def options(self, *args: str, **kwargs: str) -> Any:
+        """What may be asked of this path, and what a page of another origin may."""
+        methods = self._allowed()
+        self.set_status(204)
+        self.set_header("Allow", ", ".join(methods))
+        for name, value in preflight_headers(self.request.headers, self._cors_origins, methods).items():
+            self.set_header(name, value)
 
     def head(self, *args: str, **kwargs: str) -> Any:
         """HEAD is answered wherever GET is; Tornado leaves out the body."""
@@ -46,7 +79,8 @@ class ProblemHandler(RequestHandler):
         problem = problem_of(error, status_code)
         problem.status = status_code
         if status_code == 405:
-            problem.headers["Allow"] = ", ".join(self._allowed())
+            allowed = ", ".join(self._allowed())
+            problem = Problem(405, f"this path takes {allowed}", headers={"Allow": allowed})
         for name, value in problem.headers.items():
             self.set_header(name, value)
         self.set_header("Content-Type", "application/problem+json")
@@ -66,6 +100,11 @@ class ProblemHandler(RequestHandler):
             self.set_header(HEADER, self.request_id)
         return super().flush(include_footers)
 
+    @property
+    def _cors_origins(self) -> Collection[str]:
+        origins: Collection[str] = self.settings.get("cors_origins", ())
+        return origins
+
     def _allowed(self) -> list[str]:
         unimplemented = RequestHandler.get  # Tornado's placeholder, the same for every method
         methods = [
@@ -82,3 +121,7 @@ class NotFoundHandler(ProblemHandler):
     def prepare(self) -> None:
         """Refuse, whatever the method."""
         self.send_error(404)
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        """404, also where Tornado refuses before `prepare`: a path that is not there has no methods."""
+        super().send_error(404)

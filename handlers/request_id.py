@@ -12,11 +12,15 @@ HEADER = "X-Request-Id"
 _FIT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
+def fit_or_new(given: str) -> str:
+    """The id that a client gave where it is fit to be logged, else a new one."""
+    return given if _FIT.fullmatch(given) else uuid.uuid4().hex
+
+
 def request_id_of(request: HTTPServerRequest) -> str:
     """The request's id, the same at every call and at every attempt at the request."""
     request_id: str | None = getattr(request, "request_id", None)
     if request_id is None:
-        given = request.headers.get(HEADER, "")
-        request_id = given if _FIT.fullmatch(given) else uuid.uuid4().hex
+        request_id = fit_or_new(request.headers.get(HEADER, ""))
         request.request_id = request_id  # type: ignore[attr-defined]
     return request_id

@@ -17,6 +17,7 @@ def make_app(settings: Settings, database: Database) -> Application:
 
     Opens nothing and starts nothing. The caller closes the database.
     """
+    http = settings.http
     return Application(
         [
             *routes(),
@@ -24,9 +25,13 @@ def make_app(settings: Settings, database: Database) -> Application:
             URLSpec("/readyz", ReadyzHandler, name="readyz"),
         ],
         database=database,
-        request_timeout_s=settings.http.request_timeout_s,
+        request_timeout_s=http.request_timeout_s,
         schema_revision=migrate.head(),
         default_handler_class=NotFoundHandler,
         log_function=log_request,
+        cors_origins=frozenset(http.cors_origins),
+        cross_origin_protection=True,
+        # Who may read what a write answers may write.
+        trusted_origins=frozenset(http.trusted_origins) | frozenset(http.cors_origins),
         autoreload=False,  # the lifecycle starts it, once the port is open
     )

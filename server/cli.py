@@ -221,7 +221,7 @@ def _help(name: Name, defaults: Settings) -> str:
     for part in name.path.split("."):
         value = getattr(value, part)
     text = mask_value(value.get_secret_value() if name.path == "database.url" else value)
-    default = "none" if text is None or text == {} else str(text).lower() if isinstance(text, bool) else text
+    default = "none" if text in (None, {}, []) else str(text).lower() if isinstance(text, bool) else text
     return f"{name.field.description} [{name.variable}; {default}]".replace("%", "%%")
 
 
@@ -231,7 +231,7 @@ def _metavar(name: Name) -> str:
         return "|".join(get_args(kind))
     if name.path.endswith("_s"):
         return "S"
-    return {int: "N", float: "N", Path: "FOLDER", dict: "TABLE"}.get(
+    return {int: "N", float: "N", Path: "FOLDER", dict: "TABLE", tuple: "LIST"}.get(
         kind, "URL" if name.path.endswith("url") else "TEXT"
     )
 

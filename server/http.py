@@ -1,19 +1,26 @@
-"""An HTTP server that knows which of its connections are busy."""
+"""An HTTP server that knows which of its connections are busy, and lets go of those that are stuck."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
+from typing import Any, cast
 
+from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
-from tornado.httputil import (
-    HTTPConnection,
-    HTTPHeaders,
-    HTTPMessageDelegate,
-    RequestStartLine,
-    ResponseStartLine,
-)
+from tornado.httputil import HTTPConnection, HTTPMessageDelegate
+from tornado.iostream import IOStream
+
+from conf import HttpSettings
+from handlers.errors import Problem
+from server.intake import Intake
+from server.linger import Lingering
+from server.proxies import Proxies
+from server.refusals import Caller, Head, refusal
+from server.stream import ClientStream
+
+_CHECK_S = 1.0
+"""How often slow clients are looked for, all at once: a timer for each would cost each request."""
 
 
 class DrainingServer(HTTPServer):
@@ -22,28 +29,84 @@ class DrainingServer(HTTPServer):
     Tornado's ``close_all_connections`` cuts a request that is being answered: its client saw a reset, and its
     row was committed. A connection is busy from a request's headers until the next request is waited for,
     which Tornado does when the answer has been written to the socket.
+
+    How large and how slow a request may be is in its settings, see `Intake` and `ClientStream`.
     """
 
-    def initialize(self, *args: object, **kwargs: object) -> None:
-        """Tornado's constructor."""
-        super().initialize(*args, **kwargs)  # type: ignore[arg-type]
+    def initialize(  # type: ignore[override]
+        self, request_callback: Any, settings: HttpSettings | None = None, **kwargs: Any
+    ) -> None:
+        """Tornado's constructor.
+
+        Args:
+            request_callback: the application.
+            settings: the limits; those of a plain ``HttpSettings()`` by default.
+            kwargs: as Tornado's `HTTPServer` has them. No ``ssl_options``: TLS is a proxy's affair.
+        """
+        self._settings = settings = settings or HttpSettings()
+        super().initialize(
+            request_callback,
+            max_body_size=settings.body_max_bytes,
+            max_header_size=settings.header_max_bytes,
+            **kwargs,
+        )
+        self.conn_params.header_timeout = None  # Tornado's costs each request a timer, and says nothing
         self._busy: set[object] = set()
         self._idle = asyncio.Event()
+        self._proxies = Proxies(settings.trusted_proxies)
+        self._lingering = Lingering()
+        self._streams: set[ClientStream] = set()
+        self._next_check: asyncio.TimerHandle | None = None
+        self._check_s = min(
+            _CHECK_S, settings.header_timeout_s / 4, settings.body_timeout_s / 4, settings.idle_timeout_s / 4
+        )
 
     @property
     def busy(self) -> int:
         """How many requests are being answered."""
         return len(self._busy)
 
+    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        """A connection has come."""
+        peer = Caller(str(address[0]) if address else "-", self.protocol or "http")
+
+        def refuse(problem: Problem, head: Head | None) -> bytes:
+            caller = peer if head is None else self._proxies.caller(peer, head.headers)
+            return refusal(problem, head, caller, getattr(self.request_callback, "settings", {}))
+
+        client = ClientStream(
+            stream, peer=peer, settings=self._settings, refuse=refuse, lingering=self._lingering
+        )
+        self._streams.add(client)
+        if self._next_check is None:
+            self._next_check = asyncio.get_running_loop().call_later(self._check_s, self._check)
+        super().handle_stream(client, address)
+
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """A connection waits for its next request."""
         self._is_idle(server_conn)
-        return _Noticing(super().start_request(server_conn, request_conn), self, server_conn)
+        return Intake(
+            super().start_request(server_conn, request_conn),
+            connection=request_conn,
+            stream=_stream_of(server_conn),
+            proxies=self._proxies,
+            body_max_bytes=self._settings.body_max_bytes,
+            on_request=lambda: self.is_busy(server_conn),
+        )
 
     def on_close(self, server_conn: object) -> None:
         """A connection is gone."""
         self._is_idle(server_conn)
+        self._streams.discard(_stream_of(server_conn))
         super().on_close(server_conn)
+
+    async def close_all_connections(self) -> None:
+        """As Tornado's. Also those that wait for their clients' end."""
+        await super().close_all_connections()
+        await self._lingering.close()
+        if self._next_check is not None:
+            self._next_check.cancel()
+            self._next_check = None
 
     async def drained(self, timeout_s: float) -> bool:
         """Wait until no connection is busy. Returns whether that came to be."""
@@ -71,20 +134,12 @@ class DrainingServer(HTTPServer):
         if not self._busy:
             self._idle.set()
 
+    def _check(self) -> None:
+        loop = asyncio.get_running_loop()
+        for stream in list(self._streams):
+            stream.check(loop.time())
+        self._next_check = loop.call_later(self._check_s, self._check) if self._streams else None
 
-class _Noticing(HTTPMessageDelegate):
-    """Tells the server when a request's headers have come. Lives as long as that request's reading."""
 
-    def __init__(self, delegate: HTTPMessageDelegate, server: DrainingServer, connection: object) -> None:
-        self._delegate = delegate
-        self._server = server
-        self._connection = connection
-        self.data_received = delegate.data_received  # type: ignore[method-assign]  # one call less
-        self.finish = delegate.finish  # type: ignore[method-assign]
-        self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]
-
-    def headers_received(
-        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
-    ) -> Awaitable[None] | None:
-        self._server.is_busy(self._connection)
-        return self._delegate.headers_received(start_line, headers)
+def _stream_of(connection: object) -> ClientStream:
+    return cast(ClientStream, cast(HTTP1ServerConnection, connection).stream)

@@ -25,8 +25,6 @@ log = logging.getLogger("onfinish.server")
 
 EXIT_OK, EXIT_CUT_OFF, EXIT_NO_PORT = 0, 1, 1
 
-_HEADER_MAX_BYTES = 64 * 1024
-
 _SAME_SIGNAL_S = 0.2
 """One Ctrl-C comes twice where a wrapper passes it on to a process that the terminal told already."""
 
@@ -76,9 +74,7 @@ class Lifecycle:
                 )
                 return EXIT_NO_PORT
             application = make_app(self._settings, database)
-            server = DrainingServer(
-                application, max_body_size=http.body_max_bytes, max_header_size=_HEADER_MAX_BYTES
-            )
+            server = DrainingServer(application, http)
             server.add_sockets(sockets)
             self._listen_to_signals()
             port = sockets[0].getsockname()[1]

@@ -84,6 +84,8 @@ def _shown(settings: Settings, name: Name) -> Any:
 
 
 def _text(value: Any) -> str:
-    if value is None or value == {}:
+    if value in (None, {}, []):
         return "none"
+    if isinstance(value, list):
+        return " ".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
