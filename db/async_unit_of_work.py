@@ -40,7 +40,7 @@ INTERRUPT_EVERY_S = 0.2
 """How often a stopped unit's statement is cancelled: the first time may fall between two statements."""
 
 SEVER_AFTER_S = 1.0
-"""How long a statement may take to end once the database has been asked to cancel it; then its link is cut."""
+"""How long a statement may take to end once the database was asked to cancel it; then its link is cut."""
 
 GIVE_UP_AFTER_S = 0.6
 """How long a thread may take to notice that; then the answer no longer waits for it."""
@@ -134,12 +134,17 @@ class AsyncUnitOfWork:
             self._running = False
 
     async def settle(
-        self, *, keep: bool, afterwards: Callable[[Exception | None], Iterable[Work]] | None = None
+        self,
+        *,
+        keep: bool,
+        last: Work | None = None,
+        afterwards: Callable[[Exception | None], Iterable[Work]] | None = None,
     ) -> None:
         """Commit or roll back, give everything back.
 
         Args:
             keep: commit, unless the unit was stopped meanwhile.
+            last: called with the session just before COMMIT, in the same hop.
             afterwards: asked for what is to follow, with the error that kept the work from being kept if
                 there was one. Each function is called with a new session, in a unit of work of its own;
                 what they raise is logged.
@@ -151,7 +156,7 @@ class AsyncUnitOfWork:
         fault: Exception | None = None
         try:
             if first:
-                await self._settle(keep)
+                await self._settle(keep, last)
             else:
                 await self._settled_by_another()
         except Exception as error:
@@ -283,18 +288,18 @@ class AsyncUnitOfWork:
 
     # -- the end
 
-    async def _settle(self, keep: bool) -> None:
+    async def _settle(self, keep: bool, last: Work | None) -> None:
         if self._hop is not None and not await self._hop_ended():
             if keep:
                 raise self.reason or Unavailable("the database did not answer in time")
-        elif not self._unit.in_use:
+        elif not self._unit.in_use and (last is None or not keep):
             self._unit.settle(keep=keep and self.reason is None)  # nothing was opened: no hop
         else:
             if not self._has_place:  # rows were added to the session, and no `run` has taken a place yet
                 await self._lane.places.take(self._seconds_to_wait())
                 self._has_place = True
             try:
-                await self._start(self._unit.settle, keep=keep)
+                await self._start(self._unit.settle, keep=keep, last=last)
             except DatabaseError:
                 if keep:
                     raise  # else it was given up on, and the database undoes it

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Index, LargeBinary, SmallInteger, String, delete, insert, literal, select
+from sqlalchemy import Index, LargeBinary, SmallInteger, String, delete, insert, literal, select, true
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from db.base import Base, Json, UtcDateTime, now, utc_now
@@ -77,7 +77,8 @@ def claim_key(session: Session, *, key: Key, request_body: bytes) -> Answer | No
         return None
     row = session.execute(_of(key)).scalar_one_or_none()
     if row is not None and row.create_time < utc_now() - KEPT_FOR:
-        session.execute(delete(IdempotencyKey).where(*_is(key), IdempotencyKey.create_time == row.create_time))
+        expired = IdempotencyKey.create_time == row.create_time
+        session.execute(delete(IdempotencyKey).where(*_is(key), expired))
         row = None
     if row is None:  # it had expired, or a purge took it in this moment
         if _insert(session, key, fingerprint):
@@ -116,11 +117,11 @@ def delete_expired_keys(session: Session, *, at_most: int = _DELETED_AT_ONCE) ->
 
 def _insert(session: Session, key: Key, fingerprint: str) -> bool:
     """Insert the key unless it is there. Waits for a transaction that has inserted it and not ended."""
-    statement = insert(IdempotencyKey).from_select(
-        ["method", "path", "key", "fingerprint", "create_time"],
-        select(*map(literal, key), literal(fingerprint), literal(utc_now(), UtcDateTime())).where(literal(True)),
-    )
-    result: Any = session.execute(statement.suffix_with("ON CONFLICT DO NOTHING"))
+    row = select(*map(literal, key), literal(fingerprint), literal(utc_now(), UtcDateTime()))
+    # SQLite takes ON CONFLICT after a SELECT for a join's, unless a WHERE stands between.
+    unless_there = row.where(true()).suffix_with("ON CONFLICT DO NOTHING")
+    columns = ["method", "path", "key", "fingerprint", "create_time"]
+    result: Any = session.execute(insert(IdempotencyKey).from_select(columns, unless_there))
     return bool(result.rowcount)
 
 

@@ -110,11 +110,15 @@ class UnitOfWork:
         finally:
             self.watch.leave()
 
-    def settle(self, *, keep: bool) -> None:
+    def settle(self, *, keep: bool, last: Callable[[Session], object] | None = None) -> None:
         """Commit or roll back, then close: in that order whatever happens. The session is unusable then.
 
         A session closed without a rollback after a COMMIT that failed would leave the failed work in the
         connection, for its next user to commit.
+
+        Args:
+            keep: commit.
+            last: called with the session before COMMIT, where there is one; what it raises undoes the work.
 
         Raises:
             DatabaseError: the work could not be kept; `outcome` tells whether that is certain.
@@ -127,7 +131,7 @@ class UnitOfWork:
         self.watch.enter()
         try:
             if keep:
-                self._keep()
+                self._keep(last)
             else:
                 self.outcome = Outcome.UNDONE
         except OutcomeUnknown as error:
@@ -138,10 +142,12 @@ class UnitOfWork:
         if doubt is not None:
             self._resolve(doubt)
 
-    def _keep(self) -> None:
+    def _keep(self, last: Callable[[Session], object] | None) -> None:
         session = self.session
         self.outcome = Outcome.UNDONE  # what is true if the next line raises
         try:
+            if last is not None:
+                last(session)
             session.flush()
             if self.watch.reason is not None:
                 raise self.watch.reason

@@ -109,6 +109,7 @@ class SessionHandler(ProblemHandler):
     _raised: BaseException | None = None
     _stopped: Cancelled | None = None
     _again: RunAgain | ConnectionLost | None = None
+    _before_commit: Callable[[Session], object] | None = None
     _failed = _answered = _settled_early = _client_gone = _closed = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -149,6 +150,15 @@ class SessionHandler(ProblemHandler):
         self._settled_early = True
         self.outcome = "applied"
         await self._call_after_commit()
+
+    def before_commit(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+        """Call ``function(session, …)`` as the last work of this unit, just before COMMIT.
+
+        It runs off the loop, after ``finish()``: for what needs the finished answer. What it raises
+        undoes the request, and is answered in place of the success.
+        """
+        self._begun()
+        self._before_commit = lambda session: function(session, *args, **kwargs)
 
     def after_commit(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call a function, plain or async, once the work is committed; never if it is undone.
@@ -266,7 +276,8 @@ class SessionHandler(ProblemHandler):
         fault = self._response.fault if isinstance(self._response, HeldResponse) else None
         keep = not self._failed and fault is None and self.get_status() < 400
         self._note_conflict(fault or self._raised)
-        if not (self._afterwards or self._after_commit) and self._unit.settle_unused(keep=keep):
+        follows = self._before_commit or self._afterwards or self._after_commit
+        if not follows and self._unit.settle_unused(keep=keep):
             self._conclude(fault)
         else:
             self._settling = asyncio.get_running_loop().create_task(self._settle(keep, fault))
@@ -275,7 +286,7 @@ class SessionHandler(ProblemHandler):
 
     async def _settle(self, keep: bool, fault: Exception | None) -> None:
         try:
-            await self._begun().settle(keep=keep, afterwards=self._due_afterwards)
+            await self._begun().settle(keep=keep, last=self._before_commit, afterwards=self._due_afterwards)
         except Exception as error:  # noqa: BLE001
             fault = error  # whatever kept the work from being kept is what the client is told
         if self._again is not None:

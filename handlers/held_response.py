@@ -34,9 +34,14 @@ class HeldResponse(HTTPConnection):
         self.headers: HTTPHeaders | None = None
         self._method = method
         self._start_line: RequestStartLine | ResponseStartLine | None = None
-        self._status: int | None = None
+        self.status = 0
         self._chunks: list[bytes] = []
         self._sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def body(self) -> bytes:
+        """The body, as far as it has been written."""
+        return b"".join(self._chunks)
 
     def __getattr__(self, name: str) -> Any:  # context, stream, set_body_timeout …
         return getattr(self.connection, name)
@@ -49,7 +54,7 @@ class HeldResponse(HTTPConnection):
     ) -> asyncio.Future[None]:
         """Keep the head of the response."""
         self._start_line, self.headers = start_line, headers
-        self._status = getattr(start_line, "code", None)
+        self.status = getattr(start_line, "code", 0)
         if chunk:
             self._chunks.append(chunk)
         return self._sent
@@ -91,10 +96,10 @@ class HeldResponse(HTTPConnection):
             raise RuntimeError("there is no response to release")
         for name, value in headers.items():
             self.headers[name] = value
-        written = self.connection.write_headers(self._start_line, self.headers, b"".join(self._chunks))
+        written = self.connection.write_headers(self._start_line, self.headers, self.body)
         self.connection.finish()
         written.add_done_callback(self._pass_on)
-        return self._start_line.code
+        return self.status
 
     def drop(self) -> None:
         """Forget the response. Whoever awaits ``finish()`` is told."""
@@ -123,7 +128,7 @@ class HeldResponse(HTTPConnection):
                 raise ValueError(f"the header {name!r} has a line break in it")
             line.encode("latin1")
         length = self.headers.get("Content-Length")
-        if length is not None and self._method != "HEAD" and self._status != 304:
+        if length is not None and self._method != "HEAD" and self.status != 304:
             size = sum(map(len, self._chunks))
             if not length.isdigit() or int(length) != size:
                 raise HTTPOutputError(f"the header Content-Length says {length}, the body has {size} bytes")

@@ -8,10 +8,11 @@ from handlers.answers import task_json, transfer_json
 from handlers.base import SessionHandler
 from handlers.bodies import TaskChange, TaskNew, TransferNew, read_body
 from handlers.cursors import cursor_of, position_of
+from handlers.idempotency import IdempotentHandler
 from handlers.queries import TaskQuery, read_query
 
 
-class TasksHandler(SessionHandler):
+class TasksHandler(IdempotentHandler):
     """``/tasks``. Lives as long as one attempt at a request, as every handler here."""
 
     async def get(self) -> None:
@@ -49,7 +50,7 @@ class TaskHandler(SessionHandler):
         self.set_status(204)
 
 
-class TransferHandler(SessionHandler):
+class TransferHandler(IdempotentHandler):
     """``/tasks/{id}/transfer``."""
 
     async def post(self, task_id: str) -> None:

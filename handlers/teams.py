@@ -6,9 +6,10 @@ from db import teams
 from handlers.answers import team_json
 from handlers.base import SessionHandler
 from handlers.bodies import TeamChange, TeamNew, read_body
+from handlers.idempotency import IdempotentHandler
 
 
-class TeamsHandler(SessionHandler):
+class TeamsHandler(IdempotentHandler):
     """``/teams``. Lives as long as one attempt at a request, as every handler here."""
 
     async def get(self) -> None:

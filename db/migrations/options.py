@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 # Every module with tables, so that Base.metadata is whole.
+import db.idempotency
 import db.tasks
 import db.teams
 import db.transfers

@@ -59,7 +59,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
 def database(database_url: str, proxy: Proxy, io_loop: IOLoop) -> Iterator[Database]:
     """Through the proxy, with one connection for each kind of work."""
     url = make_url(database_url).set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
-    database = Database(DatabaseSettings(url=url, pool_size=1, pool_timeout_s=0.3, connect_timeout_s=2))
+    settings = DatabaseSettings(
+        url=url, pool_size=1, pool_timeout_s=0.3, connect_timeout_s=2, pool_ping_after_s=0
+    )
+    database = Database(settings)
     yield database
     if proxy.is_frozen:
         proxy.thaw()

@@ -1,0 +1,114 @@
+"""Idempotency-Key: the work is done once, and its answer given as often as it is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.fixtures.databases import RawSql
+from tests.fixtures.logs import ExpectLog
+from tests.fixtures.server import Client
+
+pytestmark = pytest.mark.gen_test
+
+TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
+
+
+def keyed(key: str) -> dict[str, dict[str, str]]:
+    return {"headers": {"Idempotency-Key": key}}
+
+
+async def test_a_repeated_request_gets_the_first_answer_byte_for_byte(client: Client, sql: RawSql):
+    first = await client.post("/tasks", TASK, **keyed("a"))
+    again = await client.post("/tasks", TASK, **keyed("a"))
+
+    assert (first.code, again.code) == (201, 201)
+    assert again.body == first.body
+    assert again.headers["Location"] == first.headers["Location"]
+    assert again.headers["Content-Type"] == first.headers["Content-Type"]
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert "Idempotency-Replayed" not in first.headers
+    assert len(sql("SELECT id FROM tasks")) == 1
+
+
+async def test_another_key_is_another_request(client: Client, sql: RawSql):
+    for key in ("a", "b", None):
+        assert (await client.post("/tasks", TASK, **(keyed(key) if key else {}))).code == 201
+
+    assert len(sql("SELECT id FROM tasks")) == 3
+
+
+async def test_a_key_used_with_another_body_is_refused(client: Client, sql: RawSql):
+    await client.post("/tasks", TASK, **keyed("a"))
+
+    response = await client.post("/tasks", TASK | {"change_id": 4}, **keyed("a"))
+
+    assert (response.code, response.json()["outcome"]) == (422, "not_applied")
+    assert len(sql("SELECT id FROM tasks")) == 1
+
+
+async def test_a_refused_request_leaves_no_key(client: Client, sql: RawSql):
+    """It did nothing, so its key stores nothing and the call runs again, with another body if need be."""
+    assert (await client.post("/tasks", TASK | {"change_id": -1}, **keyed("a"))).code == 422
+    assert (await client.post("/teams", {"name": "x"}, **keyed("t"))).code == 201
+    assert (await client.post("/teams", {"name": "x"}, **keyed("u"))).code == 409
+
+    assert [row["key"] for row in sql("SELECT key FROM idempotency_keys")] == ["t"]
+    assert (await client.post("/tasks", TASK, **keyed("a"))).code == 201
+
+
+async def test_a_key_counts_for_one_path(client: Client):
+    assert (await client.post("/tasks", TASK, **keyed("a"))).code == 201
+    response = await client.post("/teams", {"name": "x"}, **keyed("a"))
+
+    assert (response.code, "Idempotency-Replayed" in response.headers) == (201, False)
+
+
+async def test_twins_at_once_are_done_once(client: Client, sql: RawSql):
+    """All wait for the first, and are told what it was told."""
+    answers = await asyncio.gather(*(client.post("/tasks", TASK, **keyed("twin")) for _ in range(8)))
+
+    assert [answer.code for answer in answers] == [201] * 8
+    assert len({answer.body for answer in answers}) == 1
+    assert sum("Idempotency-Replayed" in answer.headers for answer in answers) == 7
+    assert len(sql("SELECT id FROM tasks")) == 1
+
+
+@pytest.mark.parametrize("key", ["x" * 256, "tab\tinside", "", " "])
+async def test_a_key_that_is_none_is_refused(client: Client, sql: RawSql, key: str):
+    response = await client.post("/tasks", TASK, **keyed(key))
+
+    assert response.code == 400
+    assert sql("SELECT id FROM tasks") == []
+
+
+async def test_the_longest_key_is_one(client: Client):
+    assert (await client.post("/tasks", TASK, **keyed("~" * 255))).code == 201
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+async def test_a_twin_that_waited_until_its_deadline_may_ask_again(
+    client: Client, sql: RawSql, app, expect_log: ExpectLog
+):
+    """503 with Retry-After and not 504: what it waited for is somebody else's time."""
+    app.settings["request_timeout_s"] = 0.5
+    with sql.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(
+            "INSERT INTO idempotency_keys (method, path, key, fingerprint) VALUES ('POST', '/tasks', 'a', '')"
+        )
+        with expect_log("tornado.access", "503 POST"), expect_log("onfinish", "under way", required=False):
+            response = await client.post("/tasks", TASK, **keyed("a"))
+
+    assert (response.code, response.json()["outcome"]) == (503, "not_applied")
+    assert "Retry-After" in response.headers
+
+
+async def test_a_key_is_free_again_after_a_day(client: Client, sql: RawSql):
+    await client.post("/tasks", TASK, **keyed("a"))
+    sql("UPDATE idempotency_keys SET create_time = '2020-01-01 00:00:00.000000'")
+
+    response = await client.post("/tasks", TASK | {"change_id": 9}, **keyed("a"))
+
+    assert (response.code, "Idempotency-Replayed" in response.headers) == (201, False)
