@@ -39,10 +39,10 @@ Work = Callable[[Session], object]
 INTERRUPT_EVERY_S = 0.2
 """How often a stopped unit's statement is cancelled: the first time may fall between two statements."""
 
-SEVER_AFTER_S = 1.0
-"""How long a statement may take to end once the database was asked to cancel it; then its link is cut."""
+SEVER_AFTER_S = 0.5
+"""How long a cancelled statement, or a COMMIT at the deadline, may still take before its link is cut."""
 
-GIVE_UP_AFTER_S = 0.6
+GIVE_UP_AFTER_S = 1.0
 """How long a thread may take to notice that; then the answer no longer waits for it."""
 
 

@@ -153,17 +153,14 @@ class Watch:
     # -- called by whoever stops the unit, in a thread of their own: both may take a second
 
     def interrupt(self) -> bool:
-        """Have the database cancel the running statement. Does nothing between statements.
+        """Have the database cancel the running statement. Does nothing to a COMMIT, or between statements.
 
         Returns:
-            Whether it is worth waiting for: not if the database could not be reached for it, and not for
-            a COMMIT, which is not cancelled.
+            Whether there is something to wait for: not if the database could not be reached for it.
         """
         with self._lock:
-            if self._connection is None or self._thread is None:
+            if self._connection is None or self._thread is None or self.committing or self.closing:
                 return True
-            if self.committing or self.closing:
-                return False
             self.interrupted = True
             return self._dialect.interrupt(self._connection)
 

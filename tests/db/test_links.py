@@ -15,7 +15,7 @@ from tornado.ioloop import IOLoop
 
 from conf import DatabaseSettings
 from db import Database, Outcome
-from db.async_unit_of_work import SEVER_AFTER_S
+from db.async_unit_of_work import GIVE_UP_AFTER_S, SEVER_AFTER_S
 from db.errors import DeadlinePassed, OutcomeUnknown, Unavailable, Unreachable
 from tests.db.counters import add, create_counters, read, sleep, value
 from tests.fixtures.databases import RawSql
@@ -146,7 +146,7 @@ async def test_a_statement_that_is_never_answered_ends_in_time_and_stops_nobody_
 
     assert isinstance(error, DeadlinePassed)
     assert outcome is Outcome.UNDONE
-    assert took_s < 0.2 + SEVER_AFTER_S + MARGIN_S
+    assert took_s < 0.2 + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
     assert max(heart.longest_s.values()) < 0.4
     proxy.thaw()
     assert value(sql) == 0
@@ -232,12 +232,13 @@ async def test_a_commit_that_is_never_answered_is_unknown_at_the_deadline(
         await unit.run(add, unit.session)
         (proxy.swallow if lost == "request" else proxy.lose_answer_to)(b"COMMIT")
 
-    with expect_log("onfinish.db", CUT):
+    # The witness cannot be asked either: the thread that tries is left behind.
+    with expect_log("onfinish.db", CUT), expect_log("onfinish.db", HANGS, required=False):
         error, took_s, outcome = await stopped(database, work)
 
     assert isinstance(error, OutcomeUnknown)
     assert outcome is Outcome.UNKNOWN
-    assert took_s < 0.2 + SEVER_AFTER_S + MARGIN_S
+    assert took_s < 0.2 + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
     proxy.thaw()
     assert wait_until(lambda: value(sql) == (0 if lost == "request" else 1))
     await whole_again(database, sql)
@@ -248,7 +249,7 @@ async def test_a_commit_that_is_late_is_not_cancelled(database: Database, sql: R
     create_counters(sql)
     sql(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN PERFORM pg_sleep(0.6); RETURN NULL; END $$"
+        " $$ BEGIN PERFORM pg_sleep(0.4); RETURN NULL; END $$"
     )
     sql(
         "CREATE CONSTRAINT TRIGGER late AFTER UPDATE ON counters DEFERRABLE INITIALLY DEFERRED"
@@ -260,7 +261,7 @@ async def test_a_commit_that_is_late_is_not_cancelled(database: Database, sql: R
         await unit.run(add, unit.session)
 
     assert unit.outcome is Outcome.KEPT
-    assert time.monotonic() - began > 0.6
+    assert time.monotonic() - began > 0.4
     assert value(sql) == 1
 
 
@@ -280,7 +281,7 @@ async def test_a_rollback_that_is_never_answered_ends_in_time(
 
     assert isinstance(error, KeyError)
     assert outcome is Outcome.UNDONE
-    assert took_s < 0.2 + SEVER_AFTER_S + MARGIN_S
+    assert took_s < 0.2 + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
     proxy.thaw()
     assert value(sql) == 0
     await whole_again(database, sql)
@@ -385,7 +386,7 @@ async def test_a_link_that_dies_between_two_statements_holds_nobody_up(
 
     assert isinstance(error, DeadlinePassed)
     assert outcome is Outcome.UNDONE
-    assert took_s < 0.2 + SEVER_AFTER_S + MARGIN_S
+    assert took_s < 0.2 + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
     proxy.thaw()
     assert wait_until(lambda: value(sql) == 0)
     await whole_again(database, sql)
