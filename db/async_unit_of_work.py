@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import threading
@@ -52,6 +53,9 @@ class AsyncUnitOfWork:
     Lives as long as one request, or one ``async with database.unit_of_work()``. Takes a place before
     the first hop and keeps it until it is settled. Settled exactly once, by whoever comes first: its
     owner, or whoever stopped it.
+
+    Warns:
+        ResourceWarning: dropped without `settle`; what it held came back, and its work is undone.
     """
 
     def __init__(
@@ -209,11 +213,20 @@ class AsyncUnitOfWork:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._hop is not None and isinstance(error, asyncio.CancelledError):
+            self.cancel(Cancelled(f"{self.label}: its task was cancelled; nothing is kept"))
         try:
             await self.settle(keep=kind is None)
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+
+    def __del__(self) -> None:
+        if getattr(self, "_has_place", False) and not self._ended:
+            # Whoever had it is gone; its session warns. The place is given back by the loop, since the
+            # collector comes at any moment, also while this thread holds the lock of the places.
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the database with it
+                self._loop.call_soon_threadsafe(self._database.dropped, self._lane, self._holder)
 
     # -- hops
 
@@ -221,16 +234,19 @@ class AsyncUnitOfWork:
         if self.reason is not None:
             raise self.reason
         if self._settling:
-            raise SessionSettled(
-                f"{self.label}: `run` was called after the unit of work had been settled; for later "
-                "work there are `self.afterwards(…)` and `database.unit_of_work()`"
-            )
+            raise self._over()
         if self._running or self._hop is not None:
             raise ConcurrentUse(
                 f"{self.label}: `run` was called while another of the same session was under way (as with "
                 "`asyncio.gather`); a session does one thing at a time: await one after the other, do both "
                 "in one function, or give each a `database.unit_of_work()` outside of the request"
             )
+
+    def _over(self) -> SessionSettled:
+        return SessionSettled(
+            f"{self.label}: `run` was called after the unit of work had been settled; for later work there "
+            "are `self.afterwards(…)` and `database.unit_of_work()`"
+        )
 
     async def _take_place(self) -> None:
         holder = asyncio.current_task()
@@ -240,10 +256,13 @@ class AsyncUnitOfWork:
         except BaseException:
             self._database.unclaim(holder)
             raise
+        if self._settling:  # its owner went on without it while it stood in the queue
+            self._lane.places.give_back()
+            self._database.unclaim(holder)
+            raise self.reason or self._over()
         self._holder, self._has_place = holder, True
-        if self.reason is not None:  # stopped while it stood in the queue
-            if self._settling:
-                self._leave_place()
+        self._loop = asyncio.get_running_loop()
+        if self.reason is not None:
             raise self.reason
 
     def _seconds_to_wait(self) -> float:
@@ -292,11 +311,15 @@ class AsyncUnitOfWork:
         if self._hop is not None and not await self._hop_ended():
             if keep:
                 raise self.reason or Unavailable("the database did not answer in time")
-        elif not self._unit.in_use and (last is None or not keep):
+        elif not (self._unit.in_use or (last and keep)) or not (keep or self._has_place):
             self._unit.settle(keep=keep and self.reason is None)  # nothing was opened: no hop
         else:
             if not self._has_place:  # rows were added to the session, and no `run` has taken a place yet
-                await self._lane.places.take(self._seconds_to_wait())
+                try:
+                    await self._lane.places.take(self._seconds_to_wait())
+                except BaseException:
+                    self._unit.settle(keep=False)
+                    raise
                 self._has_place = True
             try:
                 await self._start(self._unit.settle, keep=keep, last=last)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -52,7 +53,7 @@ class Database:
         with_witness = self.dialect.has_witness and settings.commit_witness
         self.witness = Witness(settings, self.dialect) if with_witness else None
         self.stoppers = ThreadPoolExecutor(_STOPPERS, thread_name_prefix="onfinish-stopper")
-        self.units: set[AsyncUnitOfWork] = set()
+        self.units: weakref.WeakSet[AsyncUnitOfWork] = weakref.WeakSet()
         self._idle = asyncio.Event()
         self._holders: dict[object, str] = {}
 
@@ -187,6 +188,13 @@ class Database:
     def ended(self, unit: AsyncUnitOfWork) -> None:
         """Note that a unit of work has given everything back."""
         self.units.discard(unit)
+        if not self.units:
+            self._idle.set()
+
+    def dropped(self, lane: Lane, holder: object) -> None:
+        """Take back what a unit of work held that nobody settled."""
+        self.unclaim(holder)
+        lane.places.give_back()
         if not self.units:
             self._idle.set()
 

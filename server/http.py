@@ -135,10 +135,11 @@ class DrainingServer(HTTPServer):
             self._idle.set()
 
     def _check(self) -> None:
-        loop = asyncio.get_running_loop()
         for stream in list(self._streams):
-            stream.check(loop.time())
-        self._next_check = loop.call_later(self._check_s, self._check) if self._streams else None
+            stream.check()
+        self._next_check = None
+        if self._streams:
+            self._next_check = asyncio.get_running_loop().call_later(self._check_s, self._check)
 
 
 def _stream_of(connection: object) -> ClientStream:

@@ -66,7 +66,10 @@ class TestOrder:
             "database.drivername": "postgresql",
         }
         special |= {"database.host": "h", "database.query": "a=b", "database.connect_args": '{"a": 1}'}
-        special |= {"http.cors_origins": "https://a.example", "http.trusted_origins": "https://b.example:8443"}
+        special |= {
+            "http.cors_origins": "https://a.example",
+            "http.trusted_origins": "https://b.example:8443",
+        }
         special |= {"http.trusted_proxies": "10.0.0.7, 10.1.0.0/16"}
         texts = {}
         for path in names():

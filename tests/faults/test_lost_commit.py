@@ -9,7 +9,6 @@ from tornado.web import Application
 from conf import DatabaseSettings, Settings, load_settings
 from db import Database, Outcome
 from db.errors import OutcomeUnknown
-from server.app import make_app
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.postgres import PostgresCluster
@@ -152,9 +151,8 @@ async def test_without_a_witness_a_lost_answer_stays_unknown(
     """`database.commit_witness = false` saves a round trip a write, and costs this."""
     database = Database(database_settings.model_copy(update={"commit_witness": False}))
     unit = database.unit_of_work()
-    await unit.run(
-        lambda session: session.connection().exec_driver_sql("INSERT INTO teams (name) VALUES ('a')"), unit.session
-    )
+    insert = "INSERT INTO teams (name) VALUES ('a')"
+    await unit.run(lambda session: session.connection().exec_driver_sql(insert), unit.session)
     proxy.cut_at(b"COMMIT", delivered=True)
 
     with pytest.raises(OutcomeUnknown):

@@ -276,7 +276,7 @@ def test_while_the_grace_lasts_readiness_is_gone_and_the_service_is_not(database
 
 @on_sqlite
 def test_a_request_that_comes_too_late_is_refused(database_url, start_server, sql, writers_held_up):
-    """Over a connection kept alive a request can still come in; it is told to go elsewhere, and does nothing."""
+    """Over a connection kept alive a request can still come in: it is sent elsewhere, and does nothing."""
     server = start_server("--grace-s", "0", url=database_url)
 
     with (

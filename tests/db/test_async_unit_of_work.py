@@ -1,0 +1,479 @@
+"""A unit of work on the event loop: a place first, one hop at a time, settled once whoever comes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import threading
+import time
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+from tornado.ioloop import IOLoop
+
+from conf import DatabaseSettings
+from db import Database, Outcome
+from db.errors import (
+    ClientGone,
+    ConcurrentUse,
+    Conflict,
+    DeadlinePassed,
+    NoPlace,
+    OutsideRun,
+    SecondPlace,
+    SessionSettled,
+)
+from tests.db.counters import add, create_counters, create_families, orphan, read, sleep, value
+from tests.fixtures.databases import RawSql
+from tests.fixtures.logs import ExpectLog
+
+pytestmark = pytest.mark.gen_test
+
+FEW = 5
+
+
+@pytest.fixture
+def database_settings(database_url: str) -> DatabaseSettings:
+    """Five places, and little patience for a sixth."""
+    return DatabaseSettings(url=database_url, pool_size=FEW, pool_timeout_s=0.5)
+
+
+def places_of(database: Database) -> tuple[int, int]:
+    """The taken and the wanted places of all its lanes."""
+    lanes = {database.writer.places, database.reader.places}
+    return sum(places.taken for places in lanes), sum(places.waiting for places in lanes)
+
+
+async def test_it_is_kept_at_the_end_of_the_block_and_undone_where_the_block_raises(
+    database: Database, sql: RawSql
+):
+    create_counters(sql)
+
+    async with database.unit_of_work() as kept:
+        await kept.run(add, kept.session)
+    with pytest.raises(KeyError):
+        async with database.unit_of_work() as undone:
+            await undone.run(add, undone.session, 10)
+            raise KeyError
+
+    assert (kept.outcome, undone.outcome) == (Outcome.KEPT, Outcome.UNDONE)
+    assert value(sql) == 1
+    assert places_of(database) == (0, 0)
+
+
+async def test_a_unit_that_does_nothing_takes_nothing(database: Database):
+    """No place, no thread, no connection, and so no wait where everything is taken."""
+    taken = database.writer.places.size
+    for _ in range(taken):
+        assert database.writer.places.try_take()
+
+    began = time.monotonic()
+    async with database.unit_of_work() as unit:
+        pass
+
+    assert unit.outcome is Outcome.KEPT
+    assert time.monotonic() - began < 0.2
+    for _ in range(taken):
+        database.writer.places.give_back()
+
+
+async def test_work_runs_off_the_loop_and_sees_the_callers_context(database: Database):
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    variable.set("mine")
+
+    def where() -> tuple[str, str]:
+        return threading.current_thread().name, variable.get()
+
+    async with database.unit_of_work() as unit:
+        thread, seen = await unit.run(where)
+
+    assert thread.startswith("onfinish-writer")
+    assert seen == "mine"
+
+
+async def test_sql_from_the_loop_is_refused_before_anything_is_taken(database: Database, sql: RawSql):
+    create_counters(sql)
+
+    unit = database.unit_of_work(label="GET Some")
+    with pytest.raises(OutsideRun, match="GET Some"):
+        read(unit.session)
+    await unit.settle(keep=False)
+
+    assert places_of(database) == (0, 0)
+
+
+async def test_a_place_is_kept_from_the_first_hop_until_the_end(database: Database, sql: RawSql):
+    create_counters(sql)
+    seen = []
+
+    async with database.unit_of_work() as unit:
+        seen.append(places_of(database))
+        await unit.run(read, unit.session)
+        seen.append(places_of(database))
+        await asyncio.sleep(0)
+        seen.append(places_of(database))
+        assert unit.has_place
+
+    assert seen == [(0, 0), (1, 0), (1, 0)]
+    assert places_of(database) == (0, 0)
+
+
+async def test_forty_units_of_two_hops_share_five_connections(database: Database, sql: RawSql):
+    """With a pool alone this ends in time-outs: second hops wait for first ones, and these for them."""
+    create_counters(sql)
+    pool: Any = database.reader.engine.pool
+    assert (pool.size(), database.reader.places.size) == (FEW, FEW)
+    most = 0
+
+    def look(session: Session) -> int:
+        nonlocal most
+        n = read(session)
+        time.sleep(0.004)
+        most = max(most, pool.checkedout())
+        return n
+
+    async def request() -> None:
+        async with database.unit_of_work(read_only=True) as unit:
+            await unit.run(look, unit.session)
+            await asyncio.sleep(0.004)
+            await unit.run(look, unit.session)
+
+    began = time.monotonic()
+    await asyncio.gather(*(request() for _ in range(40)))
+
+    assert most <= FEW
+    assert time.monotonic() - began < 2
+    assert places_of(database) == (0, 0)
+
+
+async def test_no_thread_ever_waits_in_the_pool(
+    database: Database, sql: RawSql, monkeypatch: pytest.MonkeyPatch
+):
+    """By asking the pool itself: whenever it is asked for a connection, it has one or may open one."""
+    create_counters(sql)
+    short: list[str] = []
+    for lane in (database.writer, database.reader):
+        pool: Any = lane.engine.pool
+
+        def get(pool: Any = pool, original: Any = pool._do_get) -> Any:
+            if pool.checkedout() >= pool.size():
+                short.append(f"{pool.status()}")
+            return original()
+
+        monkeypatch.setattr(pool, "_do_get", get)
+
+    async def request(number: int) -> None:
+        async with database.unit_of_work(read_only=bool(number % 2)) as unit:
+            await unit.run(read, unit.session)
+            await unit.run(read, unit.session)
+
+    await asyncio.gather(*(request(number) for number in range(60)))
+
+    assert short == []
+
+
+async def test_a_full_lane_is_a_prompt_refusal_and_the_loop_goes_on(database: Database, sql: RawSql):
+    """Writers stuck behind something do not stop the readers, and the loop never waits."""
+    create_counters(sql)
+    release = threading.Event()
+    stuck = [database.unit_of_work() for _ in range(database.writer.places.size)]
+    hops = [asyncio.ensure_future(unit.run(release.wait, 10)) for unit in stuck]
+    await asyncio.sleep(0.05)
+    longest_s = 0.0
+
+    async def beat() -> None:
+        nonlocal longest_s
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.005)
+            longest_s = max(longest_s, time.monotonic() - began)
+
+    heart = asyncio.ensure_future(beat())
+    began = time.monotonic()
+    with pytest.raises(NoPlace) as caught:
+        async with database.unit_of_work() as unit:
+            await unit.run(add, unit.session)
+    refused_after_s = time.monotonic() - began
+    async with database.unit_of_work(read_only=True) as reading:
+        assert await reading.run(read, reading.session) == 0
+    heart.cancel()
+    release.set()
+    await asyncio.gather(*hops)
+    for unit in stuck:
+        await unit.settle(keep=False)
+
+    assert 0.4 < refused_after_s < 1.0
+    assert caught.value.retry_after_s >= 1
+    assert longest_s < 0.3
+    assert places_of(database) == (0, 0)
+
+
+async def test_a_unit_that_got_no_place_may_try_again(database: Database, sql: RawSql):
+    create_counters(sql)
+    for _ in range(database.writer.places.size):
+        database.writer.places.try_take()
+
+    async with database.unit_of_work() as unit:
+        with pytest.raises(NoPlace):
+            await unit.run(add, unit.session)
+        for _ in range(database.writer.places.size):
+            database.writer.places.give_back()
+        await unit.run(add, unit.session)
+
+    assert value(sql) == 1
+
+
+async def test_two_at_once_are_refused_and_the_first_goes_on(database: Database, sql: RawSql):
+    create_counters(sql)
+
+    async with database.unit_of_work(label="POST Some") as unit:
+        results = await asyncio.gather(
+            unit.run(add, unit.session), unit.run(add, unit.session, 10), return_exceptions=True
+        )
+
+    assert results[0] is None
+    assert isinstance(results[1], ConcurrentUse)
+    assert "POST Some" in str(results[1])
+    assert "asyncio.gather" in str(results[1])
+    assert value(sql) == 1
+
+
+async def test_a_settled_unit_runs_nothing_more(database: Database, sql: RawSql):
+    create_counters(sql)
+    async with database.unit_of_work(label="POST Some") as unit:
+        await unit.run(add, unit.session)
+
+    with pytest.raises(SessionSettled, match="POST Some"):
+        await unit.run(time.time)
+    with pytest.raises(SessionSettled, match="POST Some"):
+        unit.session.get(int, 1)
+
+
+async def test_a_second_place_is_refused_to_who_holds_one(database: Database, sql: RawSql):
+    """With all places taken it would wait for itself. In a hop, in the same task, in session_scope."""
+    create_counters(sql)
+
+    def nested() -> None:
+        with database.session_scope(label="inner") as session:
+            add(session)
+
+    async with database.unit_of_work(label="outer") as unit:
+        await unit.run(add, unit.session)
+        with pytest.raises(SecondPlace, match=r"(?s)inner.*outer.*afterwards"):
+            async with database.unit_of_work(label="inner") as inner:
+                await inner.run(add, inner.session)
+        with pytest.raises(SecondPlace, match=r"(?s)inner.*outer"):
+            await unit.run(nested)
+
+    assert value(sql) == 1
+    async with database.unit_of_work() as unit:
+        await unit.run(add, unit.session)
+    assert places_of(database) == (0, 0)
+
+
+async def test_units_in_tasks_of_their_own_are_not_second_ones(database: Database, sql: RawSql):
+    create_counters(sql)
+
+    async def job(number: int) -> None:
+        async with database.unit_of_work() as unit:
+            await unit.run(add, unit.session)
+
+    async with database.unit_of_work(read_only=True) as unit:
+        await unit.run(read, unit.session)
+        await asyncio.gather(*(job(number) for number in range(10)))
+
+    assert value(sql) == 10
+
+
+async def test_settling_twice_decides_once(database: Database, sql: RawSql):
+    """Who comes second waits for the first, and learns it where that was not what it wanted."""
+    create_counters(sql)
+    unit = database.unit_of_work(label="POST Some")
+    await unit.run(add, unit.session)
+
+    results = await asyncio.gather(
+        unit.settle(keep=False), unit.settle(keep=True), unit.settle(keep=False), return_exceptions=True
+    )
+
+    assert results[0] is None
+    assert isinstance(results[1], SessionSettled)
+    assert results[2] is None
+    assert value(sql) == 0
+    assert places_of(database) == (0, 0)
+
+
+async def test_a_failed_commit_gives_its_place_back(database: Database, sql: RawSql):
+    create_families(sql)
+
+    for _ in range(2):
+        with pytest.raises(Conflict):
+            async with database.unit_of_work() as unit:
+                await unit.run(orphan, unit.session)
+
+    assert unit.outcome is Outcome.UNDONE
+    assert places_of(database) == (0, 0)
+
+
+async def test_rows_that_were_only_added_are_kept(database: Database, sql: RawSql):
+    """Without a single `run` there is no place yet: the end takes one for the flush."""
+    from db.teams import Team
+
+    async with database.unit_of_work() as unit:
+        unit.session.add(Team(name="a"))
+
+    assert sql("SELECT name FROM teams") == [{"name": "a"}]
+    assert places_of(database) == (0, 0)
+
+
+@pytest.mark.parametrize("reason", [ClientGone(), DeadlinePassed()])
+async def test_a_unit_that_is_stopped_is_undone_at_once(
+    database: Database, sql: RawSql, reason: ClientGone | DeadlinePassed
+):
+    """Its statement is cancelled in the database, its waiter gets the reason, its place is free."""
+    create_counters(sql)
+    unit = database.unit_of_work()
+    await unit.run(add, unit.session)
+    hop = asyncio.ensure_future(unit.run(sleep, unit.session, 30))
+    await asyncio.sleep(0.1)
+
+    began = time.monotonic()
+    unit.cancel(reason)
+    with pytest.raises(type(reason)):
+        await hop
+    with pytest.raises(type(reason)):
+        await unit.settle(keep=True)
+
+    assert time.monotonic() - began < 0.8
+    assert unit.outcome is Outcome.UNDONE
+    assert value(sql) == 0
+    assert places_of(database) == (0, 0)
+    async with database.unit_of_work() as following:
+        await following.run(add, following.session)
+
+
+async def test_a_stop_after_the_end_changes_nothing(database: Database, sql: RawSql):
+    create_counters(sql)
+    async with database.unit_of_work() as unit:
+        await unit.run(add, unit.session)
+
+    unit.cancel(ClientGone())
+    unit.cancel(DeadlinePassed())
+    await asyncio.sleep(0.01)
+
+    assert unit.outcome is Outcome.KEPT
+    assert value(sql) == 1
+
+
+async def test_a_stop_in_the_queue_leaves_no_place_behind(database: Database, sql: RawSql):
+    create_counters(sql)
+    for _ in range(database.writer.places.size):
+        database.writer.places.try_take()
+    unit = database.unit_of_work()
+    hop = asyncio.ensure_future(unit.run(add, unit.session))
+    await asyncio.sleep(0.01)
+
+    unit.cancel(ClientGone())
+    for _ in range(database.writer.places.size):
+        database.writer.places.give_back()
+
+    with pytest.raises(ClientGone):
+        await hop
+    await unit.settle(keep=False)
+    assert places_of(database) == (0, 0)
+
+
+async def test_a_task_that_is_cancelled_does_not_wait_for_its_statement(database: Database, sql: RawSql):
+    """As asyncio.wait_for and a lost server do it: the statement is cancelled in the database too."""
+    create_counters(sql)
+
+    async def work() -> None:
+        async with database.unit_of_work() as unit:
+            await unit.run(add, unit.session)
+            await unit.run(sleep, unit.session, 30)
+
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(work(), 0.2)
+
+    assert time.monotonic() - began < 1.2
+    assert value(sql) == 0
+    assert places_of(database) == (0, 0)
+
+
+async def test_a_task_that_is_cancelled_in_its_commit_leaves_a_whole_pool(database: Database, sql: RawSql):
+    """COMMIT goes on, and is either whole or not at all; the place comes back with it."""
+    create_counters(sql)
+
+    for turns in range(1, 7):
+        unit = database.unit_of_work()
+        await unit.run(add, unit.session)
+        ending = asyncio.ensure_future(unit.settle(keep=True))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        ending.cancel()
+        await asyncio.wait([ending])
+    while places_of(database) != (0, 0):  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0.01)
+
+    assert 0 <= value(sql) <= 6
+    async with database.unit_of_work() as unit:
+        await unit.run(add, unit.session)
+
+
+async def test_what_follows_is_done_whatever_became_of_the_unit(
+    database: Database, sql: RawSql, expect_log: ExpectLog
+):
+    """In units of work of their own; one that fails is logged and stops neither the others nor the answer."""
+    create_counters(sql)
+    unit = database.unit_of_work(label="POST Some")
+    await unit.run(add, unit.session, 1000)
+
+    def fail(session: Session) -> None:
+        add(session, 500)
+        raise KeyError
+
+    with expect_log("onfinish.db", "^POST Some afterwards: failed"):
+        await unit.settle(keep=False, afterwards=lambda fault: [add, fail, add])
+
+    assert unit.outcome is Outcome.UNDONE
+    assert value(sql) == 2
+    assert places_of(database) == (0, 0)
+
+
+async def test_what_follows_a_read_is_done_on_the_writer(database: Database, sql: RawSql):
+    create_counters(sql)
+    unit = database.unit_of_work(read_only=True)
+    await unit.run(read, unit.session)
+
+    await unit.settle(keep=True, afterwards=lambda fault: [add])
+
+    assert value(sql) == 1
+    assert places_of(database) == (0, 0)
+
+
+def test_a_unit_that_was_dropped_warns_and_leaves_everything_whole(
+    database: Database, sql: RawSql, io_loop: IOLoop
+):
+    """Nobody has it any more, so nobody can settle it: its place and its connection come back undone."""
+    create_counters(sql)
+
+    async def forgetful() -> None:
+        unit = database.unit_of_work(label="a job")
+        await unit.run(add, unit.session, 1000)
+        del unit
+        gc.collect()
+
+    async def afterwards() -> None:
+        async with database.unit_of_work() as unit:
+            await unit.run(add, unit.session)
+
+    with pytest.warns(ResourceWarning, match="a job: a unit of work was dropped unsettled"):
+        io_loop.run_sync(forgetful)
+    gc.collect()  # the warning held it
+    io_loop.run_sync(afterwards)
+
+    assert places_of(database) == (0, 0)
+    assert value(sql) == 1
+    assert len(database.units) == 0
