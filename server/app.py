@@ -10,6 +10,7 @@ from db import Database, migrate
 from handlers import NotFoundHandler, log_request
 from handlers.ops import LivezHandler, ReadyzHandler
 from handlers.routes import routes
+from server.compare.mount import ambient_scopes, compared_routes
 
 
 def make_app(settings: Settings, database: Database) -> Application:
@@ -18,13 +19,16 @@ def make_app(settings: Settings, database: Database) -> Application:
     Opens nothing and starts nothing. The caller closes the database.
     """
     http = settings.http
+    scopes = ambient_scopes(database) if settings.compare.mount else []
     return Application(
         [
             *routes(),
+            *compared_routes(scopes),
             URLSpec("/livez", LivezHandler, name="livez"),
             URLSpec("/readyz", ReadyzHandler, name="readyz"),
         ],
         database=database,
+        scopes=scopes,
         request_timeout_s=http.request_timeout_s,
         schema_revision=migrate.head(),
         default_handler_class=NotFoundHandler,

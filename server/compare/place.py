@@ -1,0 +1,69 @@
+"""A database to compare on, beside the one that is set, so that nothing of anybody's is touched."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+
+from sqlalchemy import Connection
+
+from conf import DatabaseSettings
+from db import make_engine, make_url, migrate
+from db.dialects import dialect_for
+
+_MEMORY = "/dev/shm"
+_DROP_PATIENCE = "SET lock_timeout = '10s'"
+
+
+@contextlib.contextmanager
+def own_place(settings: DatabaseSettings) -> Iterator[DatabaseSettings]:
+    """A migrated, empty database of one's own; gone after the block.
+
+    For SQLite a temporary file, whatever file is set; for PostgreSQL a schema in the database that is set,
+    whose user needs the right to make one. A process that is killed leaves it behind: a folder
+    ``onfinish-compare-…``, or a schema ``onfinish_compare_…``.
+
+    Raises:
+        DatabaseError: it cannot be made.
+    """
+    with (
+        _folder(settings) if dialect_for(make_url(settings)).belongs_to_process else _schema(settings) as own
+    ):
+        migrate.upgrade(own)
+        yield own
+
+
+@contextlib.contextmanager
+def _folder(settings: DatabaseSettings) -> Iterator[DatabaseSettings]:
+    # In memory where there is such a folder: what is compared is not the disk.
+    within = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="onfinish-compare-", dir=within) as folder:
+        yield DatabaseSettings(url=f"sqlite:///{folder}/compare.db")
+
+
+@contextlib.contextmanager
+def _schema(settings: DatabaseSettings) -> Iterator[DatabaseSettings]:
+    name = f"onfinish_compare_{secrets.token_hex(4)}"
+    given = settings.connect_args.get("options", make_url(settings).query.get("options", ""))
+    arguments = {**settings.connect_args, "options": f"{given} -csearch_path={name}".strip()}
+    with _connection(settings) as connection:
+        connection.exec_driver_sql(f"CREATE SCHEMA {name}")
+    try:
+        yield settings.model_copy(update={"connect_args": arguments, "application_name": name})
+    finally:
+        with _connection(settings) as connection:
+            connection.exec_driver_sql(_DROP_PATIENCE)
+            connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
+
+
+@contextlib.contextmanager
+def _connection(settings: DatabaseSettings) -> Iterator[Connection]:
+    engine = make_engine(settings, "migration")
+    try:
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        engine.dispose()

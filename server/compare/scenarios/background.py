@@ -1,0 +1,188 @@
+"""Work after a request, beside it, and without any."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from tornado.ioloop import IOLoop
+
+from server.compare.scenarios.base import scenario
+from server.compare.world import Meant, Probe, World, put, read, write
+
+
+@scenario("create_task that outlives the request")
+async def outliving_task(world: World) -> None:
+    """A task that was handed the request's session, or finds it, does nothing in it once it is settled."""
+
+    class Handler(Probe):
+        def post(self) -> None:
+            world.begin(later(self.model(write)))
+
+    async def later(call: Callable[..., object]) -> None:
+        await world.until("answered")
+        call(text="late row")
+
+    world.mount(Handler)
+    world.expect(kept="late row")
+    await world.post()
+    world.happened("answered")
+
+
+@scenario("add_callback after finish()")
+async def callback_after_finish(world: World) -> None:
+    """A callback that comes after the answer does nothing in the session of a request that is over."""
+
+    class Handler(Probe):
+        def post(self) -> None:
+            call = self.model(write)
+            self.finish()
+            IOLoop.current().add_callback(later, call)
+
+    def later(call: Callable[..., object]) -> None:
+        with world.noticing("the callback"):
+            call(text="late row")
+        world.happened("called back")
+
+    world.mount(Handler)
+    world.expect(kept="late row")
+    await world.post()
+    await world.until("called back")
+
+
+@scenario("call_later, and another request")
+async def timer_beside_another(world: World) -> None:
+    """A timer of one request that goes off during another one adds nothing to the other's work."""
+
+    class Handler(Probe):
+        async def post(self) -> None:
+            if self.who == "A":
+                again(self.model(put))
+            else:
+                await world.until("called back")
+
+    def again(call: Callable[..., object]) -> None:
+        asyncio.get_running_loop().call_later(0.005, later, call)
+
+    def later(call: Callable[..., object]) -> None:
+        if not world.event("B begins").is_set():
+            again(call)
+            return
+        with world.noticing("the timer"):
+            call(text="A's late row")
+        world.happened("called back")
+
+    world.mount(Handler)
+    world.expect(undone="A's late row")
+    await world.post("A")
+    await world.post("B")
+
+
+@scenario("a query after self.finish()")
+async def query_after_finish(world: World) -> None:
+    """A method that goes on after its answer reads nothing in a session that is settled."""
+
+    class Handler(Probe):
+        def post(self) -> None:
+            self.finish()
+            self.model(read)()
+
+    world.mount(Handler)
+    await world.post()
+
+
+@scenario("a worker that the first request starts")
+async def lazy_worker(world: World) -> None:
+    """A task that serves all requests, started by the first that needs it, keeps them apart."""
+
+    jobs: asyncio.Queue[tuple[str, Callable[..., object]]] = asyncio.Queue()
+
+    class Handler(Probe):
+        async def post(self) -> None:
+            if self.who == "A":
+                world.begin(worker())
+            await world.until("A begins", "B begins")
+            jobs.put_nowait((f"{self.who}'s row", self.model(put)))
+            await world.until("A's row", "B's row")
+
+    async def worker() -> None:
+        for _ in range(2):
+            text, call = await jobs.get()
+            with world.noticing("the worker"):
+                call(text=text)
+            world.happened(text)
+
+    world.mount(Handler)
+    world.expect(kept={"A's row", "B's row"})
+    first = asyncio.ensure_future(world.post("A"))
+    await world.until("A begins")
+    await asyncio.gather(first, world.post("B"))
+
+
+@scenario("a background job")
+async def background_job(world: World) -> None:
+    """A job outside of any request has a unit of work of its own, and its row is committed."""
+
+    async def job() -> None:
+        async with world.database.unit_of_work(label="job") as unit:
+            world.owns(unit.session, "the job")
+            with world.scope.entered(unit.session):
+                await unit.run(world.model("the job", write, unit.session), text="row")
+
+    world.expect(kept="row")
+    await world.begin(job(), clean=True)
+
+
+@scenario("an audit row that survives a rollback")
+async def audit_row(world: World) -> None:
+    """The request is refused and undone; what it said should be noted all the same is there."""
+
+    class Handler(Probe):
+        async def post(self) -> None:
+            self.afterwards(world.seen("the audit", write), text="audit")
+            await self.run(self.model(write), text="row")
+            raise Meant("refused")
+
+    world.mount(Handler)
+    world.expect(kept="audit", undone="row")
+    await world.post()
+
+
+@scenario("two applications in one process")
+async def two_applications(world: World) -> None:
+    """A handler of one calls the other's code, in a unit of work of that one, and then goes on in its own."""
+
+    other = world.another_database()
+
+    class Handler(Probe):
+        async def post(self) -> None:
+            async with other.unit_of_work(label="the other application") as unit:
+                world.owns(unit.session, "the other")
+                with world.scope.entered(unit.session):
+                    world.model("the other", put, unit.session)(text="the other's row")
+            self.model(put)(text="own row")
+
+    class Other(Probe):
+        def post(self) -> None:
+            self.model(put)(text="a row of its own request")
+
+    world.mount(Handler)
+    port = world.mount(Other, database=other)
+    world.expect(kept={"the other's row", "own row", "a row of its own request"})
+    await world.post("A")
+    await world.post("B", port=port)
+
+
+@scenario("model code in a test, without a server")
+async def without_a_server(world: World) -> None:
+    """A script or a test opens a session, and model code works in it."""
+
+    def script() -> Any:
+        with world.database.session_scope() as session:
+            world.owns(session, "the test")
+            with world.scope.entered(session):
+                world.model("the test", write, session)(text="row")
+
+    world.expect(kept="row")
+    await asyncio.get_running_loop().run_in_executor(None, script)

@@ -1,0 +1,62 @@
+"""What a scenario is, and the list of all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from conf import DatabaseSettings
+from server.compare.verdicts import Verdict
+from server.compare.world import World
+
+Play = Callable[[World], Awaitable[None]]
+
+DEADLINE_S = 15.0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Something that handlers do, and what has to come of it."""
+
+    name: str
+    title: str
+    promise: str
+    play: Play
+    source: str
+    pool_timeout_s: float
+
+
+SCENARIOS: dict[str, Scenario] = {}
+"""All scenarios by their names, in the order in which they are run."""
+
+
+def scenario(title: str, *, pool_timeout_s: float = 0.5) -> Callable[[Play], Play]:
+    """Put a function on the list; its name is the scenario's, its docstring the promise."""
+
+    def add(play: Play) -> Play:
+        name = play.__name__
+        promise = inspect.cleandoc(play.__doc__ or "")
+        SCENARIOS[name] = Scenario(name, title, promise, play, inspect.getsource(play), pool_timeout_s)
+        return play
+
+    return add
+
+
+async def run_scenario(
+    scenario: Scenario, scope_name: str, settings: DatabaseSettings, *, deadline_s: float = DEADLINE_S
+) -> Verdict:
+    """Run one scenario under one scope.
+
+    Args:
+        settings: of a migrated database; what the scenario commits stays there.
+        deadline_s: how long it may take.
+
+    Raises:
+        TimeoutError: it hung.
+    """
+    async with World(settings, scope_name, pool_timeout_s=scenario.pool_timeout_s) as world:
+        async with asyncio.timeout(deadline_s):
+            await scenario.play(world)
+            return await world.verdict()

@@ -1,0 +1,65 @@
+"""Work that leaves the loop by other ways than ``run``."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from tornado.ioloop import IOLoop
+
+from server.compare.scenarios.base import scenario
+from server.compare.world import Probe, World, write
+
+
+@scenario("run_in_executor, asyncio's")
+async def asyncio_executor(world: World) -> None:
+    """Model code in the loop's own executor writes in the request's session, or is told that it must not."""
+
+    class Handler(Probe):
+        async def post(self) -> None:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, partial(self.model(write), text="row"))
+
+    world.mount(Handler)
+    world.expect(kept="row")
+    await world.post()
+
+
+@scenario("run_in_executor, IOLoop's")
+async def ioloop_executor(world: World) -> None:
+    """Model code in Tornado's executor writes in the request's session, or is told that it must not."""
+
+    class Handler(Probe):
+        async def post(self) -> None:
+            await IOLoop.current().run_in_executor(None, partial(self.model(write), text="row"))
+
+    world.mount(Handler)
+    world.expect(kept="row")
+    await world.post()
+
+
+@scenario("asyncio.to_thread")
+async def to_thread(world: World) -> None:
+    """Model code in a thread that has a copy of the context: in the request's session, or not at all."""
+
+    class Handler(Probe):
+        async def post(self) -> None:
+            await asyncio.to_thread(self.model(write), text="row")
+
+    world.mount(Handler)
+    world.expect(kept="row")
+    await world.post()
+
+
+@scenario("gather over one session")
+async def gather(world: World) -> None:
+    """Two calls of ``run`` at once never share a session unnoticed."""
+
+    class Handler(Probe):
+        async def post(self) -> None:
+            first, second = self.model(write), self.model(write)
+            await asyncio.gather(self.run(first, text="one"), self.run(second, text="two"))
+
+    world.mount(Handler)
+    world.expect(kept={"one", "two"})
+    await world.post()

@@ -1,0 +1,90 @@
+"""WebSockets, which outlive the request that opens them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+from tornado.websocket import WebSocketHandler
+
+from db.scope import Scope
+from server.compare.scenarios.base import scenario
+from server.compare.world import Meeting, World, put, write
+
+
+class Socket(WebSocketHandler):
+    """A WebSocket of a scenario. Lives as long as its connection."""
+
+    world: ClassVar[World]
+    scope: ClassVar[Scope]
+
+    @property
+    def who(self) -> str:
+        """On whose behalf it was opened."""
+        return self.get_query_argument("who")
+
+
+@scenario("WebSocket: session of the handshake")
+async def handshake_session(world: World) -> None:
+    """Made in ``prepare``, settled in ``on_finish`` as a request's: ``open`` must not work in it any more."""
+
+    class Handler(Socket):
+        def prepare(self) -> None:
+            self.unit = world.database.unit_of_work(label="the handshake")
+            world.owns(self.unit.session, self.who)
+            self.entered = self.scope.enter(self.unit.session)
+
+        def on_finish(self) -> None:
+            self.scope.leave(self.entered)
+            self.unit.settle_unused(keep=True)
+
+        def open(self, *args: str, **kwargs: str) -> None:
+            with world.noticing(self.who):
+                world.model(self.who, put, self.unit.session)(text="opened")
+            world.happened("opened")
+
+    world.mount(Handler)
+    world.expect(kept="opened")
+    await world.websocket("A")
+    await world.until("opened")
+
+
+@scenario("WebSocket: open")
+async def socket_opens(world: World) -> None:
+    """A unit of work in ``open``: its row is committed."""
+
+    class Handler(Socket):
+        async def open(self, *args: str, **kwargs: str) -> None:
+            async with world.database.unit_of_work(label="open") as unit:
+                world.owns(unit.session, self.who)
+                with self.scope.entered(unit.session):
+                    await unit.run(world.model(self.who, write, unit.session), text="opened")
+            world.happened("opened")
+
+    world.mount(Handler)
+    world.expect(kept="opened")
+    await world.websocket("A")
+    await world.until("opened")
+
+
+@scenario("WebSocket: two sockets at once")
+async def two_sockets(world: World) -> None:
+    """A unit of work for each message: messages of two sockets at once are committed apart."""
+
+    class Handler(Socket):
+        async def on_message(self, message: Any) -> None:
+            async with world.database.unit_of_work(label="message") as unit:
+                world.owns(unit.session, self.who)
+                with self.scope.entered(unit.session):
+                    await both.here()
+                    world.model(self.who, put, unit.session)(text=str(message))
+                    await both.here()
+            await self.write_message("done")
+
+    both = Meeting(2)
+    world.mount(Handler)
+    world.expect(kept={"A's row", "B's row"})
+    one, other = await world.websocket("A"), await world.websocket("B")
+    await one.write_message("A's row")
+    await other.write_message("B's row")
+    await asyncio.gather(one.read_message(), other.read_message())

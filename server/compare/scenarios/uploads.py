@@ -1,0 +1,67 @@
+"""Uploads that are worked on while they come in."""
+
+from __future__ import annotations
+
+from tornado.web import stream_request_body
+
+from server.compare.scenarios.base import scenario
+from server.compare.world import Probe, World, put, write
+
+
+@scenario("a streamed upload, in data_received")
+async def streamed_upload(world: World) -> None:
+    """What ``data_received`` adds is committed with the request."""
+
+    @stream_request_body
+    class Handler(Probe):
+        def data_received(self, chunk: bytes) -> None:
+            self.model(put)(text="chunk")
+
+        def post(self) -> None:
+            self.write("taken")
+
+    world.mount(Handler)
+    world.expect(kept="chunk")
+    await world.post(body=b"x" * 100)
+
+
+@scenario("a streamed upload, in data_received through run")
+async def streamed_upload_run(world: World) -> None:
+    """What an ``async def data_received`` writes through ``run`` is committed with the request."""
+
+    @stream_request_body
+    class Handler(Probe):
+        async def data_received(self, chunk: bytes) -> None:
+            await self.run(self.model(write), text="chunk")
+
+        def post(self) -> None:
+            self.write("taken")
+
+    world.mount(Handler)
+    world.expect(kept="chunk")
+    await world.post(body=b"x" * 100)
+
+
+@scenario("a streamed upload, aborted midway")
+async def aborted_upload(world: World) -> None:
+    """The client leaves in the middle: nothing of it is kept, and the connection is given back."""
+
+    @stream_request_body
+    class Handler(Probe):
+        def data_received(self, chunk: bytes) -> None:
+            try:
+                self.model(put)(text="chunk")
+            finally:
+                world.happened("received")
+
+        def on_connection_close(self) -> None:
+            super().on_connection_close()
+            world.happened("left")
+
+    world.mount(Handler)
+    world.expect(undone="chunk")
+    client = await world.connect()
+    client.send("A", body=b"x" * 100, announced=100_000)
+    await world.until("received")
+    client.leave()
+    await world.until("left")

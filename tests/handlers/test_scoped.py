@@ -1,0 +1,91 @@
+"""The task resource once more, under scopes where it finds its session by itself."""
+
+from __future__ import annotations
+
+import pytest
+from tornado.web import Application
+
+from conf import Settings
+from db import Database
+from db.scope import ThreadLocal
+from server.app import make_app
+from tests.fixtures.databases import RawSql
+from tests.fixtures.server import Client, Serve
+from tests.handlers import custody
+
+pytestmark = pytest.mark.gen_test
+
+TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
+SOUND = ["contextvar", "registry"]
+
+
+@pytest.mark.parametrize("scope", SOUND)
+async def test_a_task_is_made_changed_moved_and_taken_away_as_without_a_scope(
+    scope: str, client: Client, sql: RawSql
+):
+    """Each call answers what ``/tasks`` answers, and what it writes is there."""
+    team = (await client.post("/teams", {"name": "red"})).json()["id"]
+
+    made = await client.post(f"/{scope}/tasks", TASK)
+    path = made.headers["Location"]
+    changed = await client.patch(path, {"task_status": 102})
+    moved = await client.post(f"{path}/transfer", {"from_team_id": None, "to_team_id": team})
+    read, listed = await client.get(path), await client.get(f"/{scope}/tasks?status=102")
+    log = await client.get(f"{path}/transfers")
+
+    assert [made.code, changed.code, moved.code, read.code, log.code] == [201, 200, 200, 200, 200]
+    assert path == f"/{scope}/tasks/{made.json()['id']}"
+    assert sql("SELECT task_status, team_id, version FROM tasks") == [
+        {"task_status": 102, "team_id": team, "version": 3}
+    ]
+    plain = await client.get(f"/tasks/{made.json()['id']}")
+    assert read.json() == plain.json() == moved.json()["task"]
+    assert listed.json()["items"] == [read.json()]
+    assert len(log.json()["items"]) == 1
+    assert (await client.delete(path)).code == 204
+    assert (await client.get(path)).code == 404
+    assert sql("SELECT id FROM tasks") == []
+
+
+@pytest.mark.parametrize("scope", SOUND)
+async def test_what_is_refused_is_undone_under_a_scope_too(
+    scope: str, client: Client, sql: RawSql, database: Database
+):
+    """The unit of work, the held response and the errors are those of every request."""
+    made = await client.post(f"/{scope}/tasks", TASK)
+
+    refused = await client.post(f"/{scope}/tasks", {**TASK, "id": made.json()["id"]})
+    nowhere = await client.post(f"{made.headers['Location']}/transfer", {"from_team_id": 9, "to_team_id": 8})
+
+    assert (refused.code, nowhere.code) == (409, 422)
+    assert refused.headers["Content-Type"] == "application/problem+json"
+    assert sql("SELECT version FROM tasks") == [{"version": 1}]
+    assert custody.lent(database) == {}
+
+
+async def test_a_thread_local_task_is_acknowledged_and_lost(
+    client: Client, app: Application, sql: RawSql, database: Database
+):
+    """The control: the work went to a session of the pool's thread, which nobody commits or closes."""
+    made = await client.post("/threadlocal/tasks", TASK)
+
+    assert made.code == 201
+    assert sql("SELECT id FROM tasks") == []
+    assert custody.lent(database) == {"writer connections": 1}
+    [scope] = [scope for scope in app.settings["scopes"] if isinstance(scope, ThreadLocal)]
+    assert len(scope.made) == 1
+    scope.close()
+    assert custody.lent(database) == {}
+
+
+async def test_without_compare_mount_there_is_none_of_it(
+    settings: Settings, database: Database, serve: Serve
+):
+    """Nothing that is wrong on purpose is served unless it is asked for."""
+    settings = settings.model_copy(update={"compare": settings.compare.model_copy(update={"mount": False})})
+    client = serve(make_app(settings, database))
+
+    answers = [await client.get(f"/{scope}/tasks") for scope in [*SOUND, "threadlocal"]]
+
+    assert [answer.code for answer in answers] == [404, 404, 404]
+    assert (await client.get("/tasks")).code == 200
