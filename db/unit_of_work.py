@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import EMPTY_DICT
@@ -241,7 +241,7 @@ class OwnedSession(Session):
             close_resets_only=False,
             execution_options={OPTION: watch, **options},
         )
-        self._label = watch.label
+        self._watch = watch
 
     def commit(self) -> NoReturn:
         """Not here."""
@@ -267,9 +267,14 @@ class OwnedSession(Session):
             )
         return super().begin(nested=True)
 
+    def get_bind(self, *args: Any, **kwargs: Any) -> Engine | Connection:
+        """As `Session.get_bind`; refuses where no SQL may be sent, before a connection is waited for."""
+        self._watch.check()
+        return super().get_bind(*args, **kwargs)
+
     def _not_yours(self, method: str, way_out: str) -> NotYours:
         return NotYours(
-            f"{self._label}: `session.{method}()` was called on a session that is not the caller's: {way_out}"
+            f"{self._watch.label}: `session.{method}()` was called on a session that is not the caller's: {way_out}"
         )
 
 
