@@ -224,8 +224,9 @@ def test_a_change_builds_on_what_others_have_committed_not_on_what_this_session_
     """A row is read again, under its lock. On SQLite nobody else writes while a writer has begun."""
     task_id = add_task(database)
     with database.session_scope() as session:
-        tasks.get_task(session, task_id=task_id)
+        read = tasks.get_task(session, task_id=task_id)
         sql("UPDATE tasks SET version = 7, task_status = 200")
+        assert read.version == 1
 
         with pytest.raises(Conflict, match="cannot go from status 200"):
             tasks.update_task(session, task_id=task_id, change={"task_status": 102})
@@ -363,6 +364,7 @@ def test_each_filter_shows_what_it_says_in_pages_as_in_one(
         while page := tasks.list_tasks(session, where=where, limit=3, after=after):
             found += [task.id for task in page]
             after = Position(page[-1].create_time, page[-1].id)
+            assert len(found) <= len(board), "the walk goes in circles"
 
     assert found == expected
 

@@ -106,7 +106,7 @@ def test_a_team_with_tasks_stays(database: Database, sql: RawSql):
     team_id = add_team(database, "a")
     add_task(database, team_id=team_id)
 
-    with database.session_scope() as session, pytest.raises(Conflict, match="still has tasks"):
+    with database.session_scope() as session, pytest.raises(Conflict, match="team still has tasks: transfer"):
         teams.delete_team(session, team_id=team_id)
 
     assert sql("SELECT id FROM teams") == [{"id": team_id}]
@@ -116,7 +116,7 @@ def test_a_team_is_not_deleted_under_a_task_that_is_just_being_created(database:
     """The delete waits for the other transaction, and then sees its task."""
     team_id = add_team(database, "a")
 
-    with pytest.raises(Conflict, match="still has tasks"):
+    with pytest.raises(Conflict, match="team still has tasks: transfer"):
         overlapped(
             database,
             lambda session: tasks.create_task(session, new=new_task(team_id=team_id)),
