@@ -19,4 +19,5 @@ pytest_plugins = [
     "tests.fixtures.server",
     "tests.fixtures.process",
     "tests.fixtures.proxies",
+    "tests.fixtures.edge",
 ]

@@ -18,7 +18,7 @@ import server.linger
 from handlers import ProblemHandler
 from handlers.ops import LivezHandler
 from tests.fixtures.databases import RawSql
-from tests.server.conftest import Edge, StartEdge, problem_in
+from tests.fixtures.edge import Edge, StartEdge, problem_in
 
 pytestmark = pytest.mark.gen_test
 

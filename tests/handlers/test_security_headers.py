@@ -1,0 +1,132 @@
+"""What OWASP's sheet for REST services asks of every answer, whoever gives it."""
+
+from __future__ import annotations
+
+import pytest
+from tornado.httputil import HTTPHeaders
+from tornado.web import Application, HTTPError
+
+from handlers import NotFoundHandler, ProblemHandler, SessionHandler
+from handlers.security_headers import SECURITY_HEADERS
+from tests.fixtures.edge import StartEdge
+from tests.fixtures.logs import ExpectLog
+from tests.fixtures.server import Client, Serve
+from tests.handlers.conftest import Mount
+from tests.handlers.notes import NOBODY, add_note
+
+pytestmark = pytest.mark.gen_test
+
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
+
+class Various(ProblemHandler):
+    """Answers in each way that there is."""
+
+    def get(self) -> None:
+        ways = {
+            "json": lambda: self.write_json("x"),
+            "text": lambda: self.write("x"),
+            "redirect": lambda: self.redirect("/"),
+            "refusal": self._refuse,
+            "fault": self._fail,
+        }
+        ways[self.get_argument("way")]()
+
+    def _refuse(self) -> None:
+        raise HTTPError(403)
+
+    def _fail(self) -> None:
+        raise ZeroDivisionError
+
+
+def assert_secure(headers: HTTPHeaders) -> None:
+    """All of the sheet's headers, once each, and none that tells what runs here."""
+    for name, value in SECURITY_HEADERS.items():
+        assert headers.get_list(name) == [value]
+    assert "Server" not in headers
+    assert "Tornado" not in str(headers)
+
+
+def test_the_headers_are_those_of_the_sheet():
+    """And say what it says."""
+    assert SECURITY_HEADERS["Cache-Control"] == "no-store"
+    assert SECURITY_HEADERS["X-Content-Type-Options"] == "nosniff"
+    assert SECURITY_HEADERS["X-Frame-Options"] == "DENY"
+    assert SECURITY_HEADERS["Referrer-Policy"] == "no-referrer"
+    assert "frame-ancestors 'none'" in SECURITY_HEADERS["Content-Security-Policy"]
+    assert "default-src 'none'" in SECURITY_HEADERS["Content-Security-Policy"]
+    assert "geolocation=()" in SECURITY_HEADERS["Permissions-Policy"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/?way=json", 200),
+        ("/?way=text", 200),
+        ("/?way=redirect", 302),
+        ("/?way=refusal", 403),
+        ("/?way=fault", 500),
+        ("/nowhere", 404),
+    ],
+)
+async def test_every_answer_carries_them(serve: Serve, expect_log: ExpectLog, path: str, status: int):
+    """A handler's own, an error, and that to a path without handler."""
+    client = serve(Application([("/", Various)], default_handler_class=NotFoundHandler))
+
+    with expect_log("", "", required=False):
+        answer = await client.get(path)
+
+    assert answer.code == status
+    assert_secure(answer.headers)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [b"rubbish\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET /" + b"x" * 40_000],
+    ids=["line", "host", "size"],
+)
+async def test_what_tornado_refuses_by_itself_does(start_edge: StartEdge, request_: bytes):
+    edge = start_edge(Application([("/", Various)]))
+
+    assert_secure((await edge.ask(request_)).headers)
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "POST", "BREW"])
+async def test_every_method_does(serve: Serve, expect_log: ExpectLog, method: str):
+    client = serve(Application([("/", Various)]))
+
+    with expect_log("tornado.access", "^405", required=False):
+        answer = await client.request(method, "/?way=json")
+
+    assert_secure(answer.headers)
+
+
+@on_sqlite
+async def test_an_answer_to_a_failed_commit_does(mount: Mount):
+    """It comes from a fresh handler."""
+
+    class Deferred(SessionHandler):
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
+            self.write("x")
+
+    answer = await mount(Deferred).post("/")
+
+    assert answer.code == 409
+    assert_secure(answer.headers)
+
+
+@on_sqlite
+async def test_the_board_says_no_more_than_that(client: Client):
+    """No header names a program or a version, and none tells of TLS that is not there."""
+    answer = await client.get("/tasks")
+
+    assert_secure(answer.headers)
+    assert "Strict-Transport-Security" not in answer.headers
+
+
+async def test_over_tls_browsers_are_told_to_stay_there(serve: Serve):
+    """Where it is known; here from a server that was told that a proxy does it."""
+    client = serve(Application([("/", Various)]), protocol="https")
+
+    assert (await client.get("/?way=json")).headers["Strict-Transport-Security"] == "max-age=31536000"
