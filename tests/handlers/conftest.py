@@ -46,8 +46,9 @@ def mount(
         server: dict[str, Any] | None = None,
         **settings: Any,
     ) -> Client:
-        settings = {"database": database, "log_function": log_request} | settings
-        return serve(Application([(path, handler, initialize or {})], **settings), **server or {})
+        settings.setdefault("log_function", log_request)
+        application = Application([(path, handler, initialize or {})], database=database, **settings)
+        return serve(application, **server or {})
 
     yield start
     if not has_failed(request.node):

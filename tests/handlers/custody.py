@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
+import contextlib
 
 from sqlalchemy.pool import QueuePool
 
 from db import Database
+from tests.handlers.waiting import until
 
 
 def lent(database: Database) -> dict[str, int]:
@@ -24,7 +24,6 @@ def lent(database: Database) -> dict[str, int]:
 
 async def all_back(database: Database, *, within_s: float = 2.0) -> dict[str, int]:
     """What is still lent after waiting for it: for requests whose client could not wait for an answer."""
-    give_up_at = time.monotonic() + within_s
-    while lent(database) and time.monotonic() < give_up_at:
-        await asyncio.sleep(0.01)
+    with contextlib.suppress(TimeoutError):
+        await until(lambda: not lent(database), within_s=within_s)
     return lent(database)

@@ -18,7 +18,7 @@ class Note(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     text: Mapped[str] = mapped_column(unique=True)
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("notes.id"))
-    parent: Mapped[Note | None] = relationship(remote_side=[id])
+    parent: Mapped[Note | None] = relationship(remote_side="Note.id")
 
 
 _TABLE = """
@@ -37,11 +37,15 @@ DDL = {
     ],
     "postgresql": [
         _TABLE.format(serial="serial", parent=""),
+        "CREATE SEQUENCE conflicts",
         """
         CREATE FUNCTION look_at_parent() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
             IF NEW.text LIKE 'slow to commit%' THEN
                 PERFORM pg_sleep(2.2);
+            END IF;
+            IF NEW.text LIKE 'conflicts once%' AND nextval('conflicts') = 1 THEN
+                RAISE EXCEPTION 'on purpose' USING ERRCODE = '40001';
             END IF;
             IF NEW.parent_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM notes WHERE id = NEW.parent_id) THEN
                 RAISE EXCEPTION 'no note %, wanted by %', NEW.parent_id, NEW.text

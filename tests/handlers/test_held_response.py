@@ -224,7 +224,10 @@ async def test_connection_close_on_an_error_answer(mount: Mount, notes: Notes):
 async def test_what_could_not_be_written_is_found_before_the_commit(
     name: str, value: str, mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
-    """A Content-Length that is wrong, a header's name that Tornado looks at only when it writes: 500, nothing kept."""
+    """A Content-Length that is wrong, a header's name that Tornado looks at only when it writes.
+
+    It is a 500, and nothing is kept.
+    """
 
     class Handler(SessionHandler):
         async def post(self) -> None:
@@ -327,7 +330,9 @@ async def test_flush_before_the_end_is_refused(
 
     client = mount(Handler)
     with (
-        expect_log("onfinish.handlers", r"Handler: flush\(\) before the end(.|\n)*finish\(\)(.|\n)*streams = True"),
+        expect_log(
+            "onfinish.handlers", r"Handler: flush\(\) before the end(.|\n)*finish\(\)(.|\n)*streams = True"
+        ),
         expect_log("tornado.access", r"^500 "),
     ):
         answer = await client.request(method, "/")

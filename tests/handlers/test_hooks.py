@@ -111,7 +111,7 @@ class GuardedSync(Guarded):
 
 
 class GuardedAsync(Guarded):
-    async def prepare(self) -> None:  # type: ignore[override]  # Tornado awaits what prepare returns
+    async def prepare(self) -> None:
         super().prepare()
         await self.run(add_note, self.session, text="refused log-in")
         self.redirect("/login")
@@ -119,7 +119,7 @@ class GuardedAsync(Guarded):
 
 class GuardedGenerator(Guarded):
     @gen.coroutine
-    def prepare(self) -> Generator[Any, Any, None]:  # type: ignore[override]  # as above
+    def prepare(self) -> Generator[Any, Any, None]:
         super().prepare()
         yield self.run(add_note, self.session, text="refused log-in")
         self.redirect("/login")
@@ -150,7 +150,7 @@ async def test_a_finish_in_prepare_stops_the_method(mount: Mount, database: Data
     """The same for a ``finish()`` with an error status, which keeps nothing."""
 
     class Handler(Guarded):
-        async def prepare(self) -> None:  # type: ignore[override]  # Tornado awaits what prepare returns
+        async def prepare(self) -> None:
             super().prepare()
             await self.run(add_note, self.session, text="refused log-in")
             self.set_status(401)
@@ -169,7 +169,7 @@ async def test_a_commit_that_fails_behind_a_redirect_in_prepare_is_answered(
     """The redirect is dropped, the method does not run in the handler that answers either."""
 
     class Handler(Guarded):
-        async def prepare(self) -> None:  # type: ignore[override]  # Tornado awaits what prepare returns
+        async def prepare(self) -> None:
             super().prepare()
             await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
             self.redirect("/login")
@@ -186,7 +186,7 @@ async def test_an_error_in_prepare_undoes(mount: Mount, database: Database, note
     """An HTTPError in `prepare` after a write: answered, undone, the method not run."""
 
     class Handler(Guarded):
-        async def prepare(self) -> None:  # type: ignore[override]  # Tornado awaits what prepare returns
+        async def prepare(self) -> None:
             super().prepare()
             await self.run(add_note, self.session, text="refused log-in")
             raise HTTPError(401)
@@ -468,7 +468,7 @@ async def test_a_log_exception_that_was_not_seen_through_undoes_all_the_same(
 
 
 async def test_each_hook_runs_once(mount: Mount, notes: Notes):
-    """``on_finish`` runs once a handler, and ``finish()`` is Tornado's own: `_finished` is set when it returns."""
+    """``on_finish`` runs once a handler; ``finish()`` is Tornado's own, and has finished when it returns."""
     calls: list[str] = []
 
     class Handler(SessionHandler):
@@ -491,7 +491,7 @@ async def test_each_hook_runs_once(mount: Mount, notes: Notes):
 
 
 async def test_a_write_in_a_handlers_own_on_finish_is_kept(mount: Mount, database: Database, notes: Notes):
-    """What is added to the session in ``on_finish``, before ``super().on_finish()``, belongs to the request."""
+    """What is added to the session before ``super().on_finish()`` belongs to the request."""
 
     class Handler(SessionHandler):
         async def post(self) -> None:

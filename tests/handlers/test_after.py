@@ -1,0 +1,450 @@
+"""Work for after the settling: `commit`, `after_commit` and `afterwards`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+from sqlalchemy.orm import Session
+from tornado.web import HTTPError
+
+from conf import DatabaseSettings
+from db import Database
+from db.errors import Conflict, RunAgain, SessionSettled
+from handlers import SessionHandler
+from tests.fixtures.databases import RawSql
+from tests.fixtures.logs import ExpectLog
+from tests.handlers.conftest import Mount, Notes
+from tests.handlers.custody import all_back, lent
+from tests.handlers.notes import NOBODY, add_note, list_texts
+
+pytestmark = pytest.mark.gen_test
+
+
+@pytest.fixture
+def database_settings(database_url: str) -> DatabaseSettings:
+    """One place each: what is done afterwards has to do with the place that is there."""
+    return DatabaseSettings(url=database_url, pool_size=1, pool_timeout_s=1)
+
+
+# -- commit()
+
+
+async def test_an_early_commit_keeps_at_once_and_gives_the_connection_back(
+    mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    """For slow work outside of the database that follows: nothing is held while it goes on."""
+    seen: list[object] = []
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="written")
+            await self.commit()
+            seen.extend([notes(), lent(database)])
+            self.set_status(201)
+
+    client = mount(Handler)
+    with expect_log("tornado.access", r"^201 POST / .* kept ", level=logging.INFO):
+        answer = await client.post("/")
+
+    assert answer.code == 201
+    assert seen == [["written"], {}]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(HTTPError(404), 404), (Conflict("no"), 409), (KeyError(1), 500)]
+)
+async def test_an_error_after_an_early_commit_says_that_the_work_was_applied(
+    error: Exception, status: int, mount: Mount, notes: Notes, expect_log: ExpectLog
+):
+    """The one case in which a 4xx or 5xx has kept something: the answer says so, and the access line."""
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="written")
+            await self.commit()
+            raise error
+
+    client = mount(Handler)
+    with (
+        expect_log("onfinish.handlers", r"KeyError", required=status == 500),
+        expect_log("tornado.access", rf"^{status} POST / .* kept ", level=logging.INFO),
+    ):
+        answer = await client.post("/")
+
+    assert (answer.code, answer.json()["outcome"]) == (status, "applied")
+    assert notes() == ["written"]
+
+
+async def test_an_early_commit_that_fails_is_an_error_like_any_other(
+    mount: Mount, database: Database, notes: Notes
+):
+    """Where the handler does not catch it: 409, nothing kept, and nothing said to be applied."""
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
+            await self.commit()
+
+    answer = await mount(Handler).post("/")
+    assert lent(database) == {}
+
+    assert (answer.code, answer.json()["outcome"]) == (409, "not_applied")
+    assert notes() == []
+
+
+async def test_an_early_commit_that_failed_and_was_caught_is_no_success(
+    mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    """A handler that catches the refusal and answers 200 would tell its client a lie."""
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
+            try:
+                await self.commit()
+            except Conflict:
+                self.finish("done")
+
+    client = mount(Handler)
+    with (
+        expect_log("onfinish.handlers", r"undone already"),
+        expect_log("tornado.access", r"^500 POST / .* undone "),
+    ):
+        answer = await client.post("/")
+        assert lent(database) == {}
+
+    assert answer.code == 500
+    assert notes() == []
+
+
+async def test_after_an_early_commit_the_session_is_settled(
+    mount: Mount, notes: Notes, expect_log: ExpectLog
+):
+    """It cannot be used any more, by itself or through `run`."""
+    errors: list[str] = []
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="written")
+            await self.commit()
+            with pytest.raises(SessionSettled, match="POST Handler"):
+                self.session.add(object())
+            with pytest.raises(SessionSettled, match="POST Handler"):
+                await self.run(list_texts, self.session)
+            errors.append("both")
+
+    await mount(Handler).post("/")
+
+    assert errors == ["both"]
+    assert notes() == ["written"]
+
+
+# -- after_commit()
+
+
+async def test_after_the_commit_functions_are_called_in_order(mount: Mount, notes: Notes):
+    """Plain and async ones, with their arguments, when the work is in the database."""
+    calls: list[object] = []
+
+    async def send_mail(to: str) -> None:
+        await asyncio.sleep(0)
+        calls.append((to, notes()))
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            self.after_commit(calls.append, "plain")
+            self.after_commit(send_mail, to="ada")
+            self.after_commit(calls.append, "last")
+            await self.run(add_note, self.session, text="written")
+
+    await mount(Handler).post("/")
+    await asyncio.sleep(0.05)
+
+    assert calls == ["plain", ("ada", ["written"]), "last"]
+
+
+async def test_a_slow_function_after_the_commit_holds_nobody_up(
+    mount: Mount, database: Database, notes: Notes
+):
+    """The answer has left and the place is back when it begins."""
+    go_on = asyncio.Event()
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="written")
+            self.after_commit(go_on.wait)
+
+    answer = await mount(Handler).post("/", request_timeout=5)
+    assert lent(database) == {}
+    go_on.set()
+
+    assert answer.code == 200
+
+
+@pytest.mark.parametrize("end", ["raises", "status", "commit fails"])
+async def test_after_a_rollback_no_function_is_called(end: str, mount: Mount, notes: Notes):
+    """However it came to that."""
+    calls: list[str] = []
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            self.after_commit(calls.append, "called")
+            await self.run(
+                add_note, self.session, text="written", parent_id=NOBODY if end == "commit fails" else None
+            )
+            if end == "raises":
+                raise HTTPError(409)
+            if end == "status":
+                self.set_status(409)
+
+    answer = await mount(Handler).post("/")
+    await asyncio.sleep(0.05)
+
+    assert answer.code == 409
+    assert calls == []
+    assert notes() == []
+
+
+async def test_what_a_function_after_the_commit_raises_is_logged(
+    mount: Mount, notes: Notes, expect_log: ExpectLog
+):
+    """The work is kept, the answer stands, the other functions are called."""
+    calls: list[str] = []
+
+    def fail() -> None:
+        raise OSError("no mail today")
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            self.after_commit(fail)
+            self.after_commit(calls.append, "the other")
+            await self.run(add_note, self.session, text="written")
+
+    client = mount(Handler)
+    with expect_log("onfinish.handlers", r"POST Handler .*after the commit failed; the work is kept"):
+        answer = await client.post("/")
+        await asyncio.sleep(0.05)
+
+    assert answer.code == 200
+    assert calls == ["the other"]
+    assert notes() == ["written"]
+
+
+async def test_only_the_attempt_that_was_kept_calls_its_functions(mount: Mount, notes: Notes):
+    """What a dropped attempt had registered is dropped with it."""
+    calls: list[int] = []
+    attempts: list[int] = []
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            attempts.append(1)
+            self.after_commit(calls.append, len(attempts))
+            await self.run(add_note, self.session, text="written")
+            if len(attempts) < 3:
+                raise RunAgain("deadlock")
+
+    await mount(Handler).post("/")
+    await asyncio.sleep(0.05)
+
+    assert calls == [3]
+
+
+async def test_around_an_early_commit_functions_are_called_too(
+    mount: Mount, notes: Notes, expect_log: ExpectLog
+):
+    """Those registered before it at once, those registered after it at the end, and each once.
+
+    An error that comes later changes nothing: the work is committed.
+    """
+    calls: list[str] = []
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            self.after_commit(calls.append, "before")
+            await self.run(add_note, self.session, text="written")
+            await self.commit()
+            calls.append("committed")
+            self.after_commit(calls.append, "after")
+            raise HTTPError(404)
+
+    await mount(Handler).post("/")
+    await asyncio.sleep(0.05)
+
+    assert calls == ["before", "committed", "after"]
+
+
+# -- afterwards()
+
+
+def add_audit(session: Session, *, text: str) -> None:
+    """The row that must survive a rollback."""
+    add_note(session, text=text)
+
+
+@pytest.mark.parametrize(("end", "kept"), [("kept", True), ("raises", False), ("commit fails", False)])
+async def test_what_is_done_afterwards_is_kept_whatever_became_of_the_request(
+    end: str, kept: bool, mount: Mount, database: Database, notes: Notes
+):
+    """In a unit of work of its own, with a session of its own, committed before the answer leaves."""
+    sessions: list[Session] = []
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            sessions.append(self.session)
+            self.afterwards(self.note_it, text="audit")
+            await self.run(
+                add_note, self.session, text="written", parent_id=NOBODY if end == "commit fails" else None
+            )
+            if end == "raises":
+                raise HTTPError(409)
+
+        def note_it(self, session: Session, *, text: str) -> None:
+            sessions.append(session)
+            add_audit(session, text=text)
+
+    answer = await mount(Handler).post("/")
+    assert lent(database) == {}
+
+    assert answer.code == (200 if kept else 409)
+    assert notes() == (["written", "audit"] if kept else ["audit"])
+    assert sessions[0] is not sessions[1]
+
+
+async def test_what_is_done_afterwards_follows_a_read(mount: Mount, database: Database, notes: Notes):
+    """A GET may note that it was asked: the read-only unit is settled first, then the writer's turn comes."""
+
+    class Handler(SessionHandler):
+        async def get(self) -> None:
+            self.afterwards(add_audit, text="was read")
+            self.write_json(await self.run(list_texts, self.session))
+
+    client = mount(Handler)
+    first = await client.get("/")
+    assert lent(database) == {}
+
+    assert first.json() == []
+    assert notes() == ["was read"]
+
+
+async def test_what_is_done_afterwards_follows_a_request_that_opened_nothing(mount: Mount, notes: Notes):
+    """Refused before its first statement: the audit row is there all the same."""
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            self.afterwards(add_audit, text="tried to")
+            raise HTTPError(403)
+
+    answer = await mount(Handler).post("/")
+
+    assert answer.code == 403
+    assert notes() == ["tried to"]
+
+
+async def test_what_is_done_afterwards_follows_an_early_commit(
+    mount: Mount, database: Database, notes: Notes
+):
+    """The place has been given back long ago; another one is taken for it."""
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            self.afterwards(add_audit, text="audit")
+            await self.run(add_note, self.session, text="written")
+            await self.commit()
+
+    answer = await mount(Handler).post("/")
+    assert lent(database) == {}
+
+    assert answer.code == 200
+    assert notes() == ["written", "audit"]
+
+
+async def test_what_is_done_afterwards_follows_a_deadline(
+    mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    """The audit row of a request whose time ran out."""
+
+    class Handler(SessionHandler):
+        timeout_s = 0.2
+
+        async def post(self) -> None:
+            self.afterwards(add_audit, text="took too long")
+            await self.run(add_note, self.session, text="written")
+            await asyncio.sleep(5)
+
+    client = mount(Handler)
+    with expect_log("tornado.access", r"^504 POST / .* undone "):
+        answer = await client.post("/")
+        assert await all_back(database) == {}
+
+    assert answer.code == 504
+    assert notes() == ["took too long"]
+
+
+@pytest.mark.parametrize("parent_id", [None, NOBODY])
+async def test_what_fails_afterwards_is_logged_and_changes_nothing(
+    parent_id: int | None, mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    """It raises, or its own COMMIT is refused: undone by itself; the request's work and answer stand.
+
+    The other functions get their turn.
+    """
+
+    def fail(session: Session) -> None:
+        add_note(session, text="half an audit", parent_id=parent_id)
+        if parent_id is None:
+            raise OSError("in the middle")
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            self.afterwards(fail)
+            self.afterwards(add_audit, text="audit")
+            await self.run(add_note, self.session, text="written")
+
+    client = mount(Handler)
+    with expect_log("onfinish.db", r"POST Handler afterwards: failed"):
+        answer = await client.post("/")
+        assert lent(database) == {}
+
+    assert answer.code == 200
+    assert notes() == ["written", "audit"]
+
+
+async def test_an_attempt_that_is_run_again_does_nothing_afterwards(
+    mount: Mount, database: Database, notes: Notes
+):
+    """One request, one audit row: that of the attempt that was answered."""
+    attempts: list[int] = []
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            attempts.append(1)
+            self.afterwards(add_audit, text=f"audit of attempt {len(attempts)}")
+            await self.run(add_note, self.session, text="written")
+            if len(attempts) < 3:
+                raise RunAgain("deadlock")
+
+    await mount(Handler).post("/")
+    assert lent(database) == {}
+
+    assert notes() == ["written", "audit of attempt 3"]
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+async def test_an_attempt_whose_commit_was_a_conflict_does_nothing_afterwards(
+    mount: Mount, database: Database, notes: Notes, sql: RawSql
+):
+    """The same where the conflict shows only at COMMIT."""
+    attempts: list[int] = []
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            attempts.append(1)
+            self.afterwards(add_audit, text=f"audit of attempt {len(attempts)}")
+            await self.run(add_note, self.session, text="conflicts once")
+
+    await mount(Handler).post("/")
+    assert lent(database) == {}
+
+    assert notes() == ["conflicts once", "audit of attempt 2"]

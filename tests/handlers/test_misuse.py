@@ -1,0 +1,401 @@
+"""Sessions used as they cannot be used: refused at once, with a message that names the way out."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+import warnings
+from collections.abc import Awaitable, Callable
+
+import pytest
+from sqlalchemy import select
+
+from conf import DatabaseSettings
+from db import Database
+from db.errors import ConcurrentUse, NotYours, OutsideRun, SecondPlace, SessionSettled
+from handlers import SessionHandler
+from tests.fixtures.databases import RawSql
+from tests.fixtures.logs import ExpectLog
+from tests.handlers.conftest import Mount, Notes
+from tests.handlers.custody import all_back, lent
+from tests.handlers.notes import Note, add_note, get_note, list_texts
+from tests.handlers.waiting import until
+
+pytestmark = pytest.mark.gen_test
+
+
+@pytest.fixture
+def database_settings(database_url: str) -> DatabaseSettings:
+    """Two places each: enough for a second one to be asked for, few enough to be taken."""
+    return DatabaseSettings(url=database_url, pool_size=2, pool_timeout_s=0.5)
+
+
+Body = Callable[[SessionHandler], Awaitable[None]]
+
+
+def handler_of(body: Body) -> type[SessionHandler]:
+    """A handler that does the same for GET and POST."""
+
+    class Handler(SessionHandler):
+        async def get(self) -> None:
+            await body(self)
+
+        async def post(self) -> None:
+            await body(self)
+
+    return Handler
+
+
+async def test_two_runs_at_once_are_refused(
+    mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    """A session does one thing at a time: the second `run` says so and names gather; nothing is kept.
+
+    The first one's thread is waited for, so nothing works with a connection that others have.
+    """
+
+    def add_slowly(handler: SessionHandler, text: str) -> None:
+        time.sleep(0.1)
+        add_note(handler.session, text=text)
+
+    async def body(handler: SessionHandler) -> None:
+        await asyncio.gather(handler.run(add_slowly, handler, "one"), handler.run(add_slowly, handler, "two"))
+
+    client = mount(handler_of(body))
+    with (
+        expect_log("onfinish.handlers", r"ConcurrentUse: POST Handler(.|\n)*asyncio\.gather"),
+        expect_log("tornado.access", r"^500 POST / .* undone "),
+    ):
+        answer = await client.post("/")
+        assert lent(database) == {}
+
+    assert answer.code == 500
+    assert notes() == []
+
+
+async def test_a_refused_second_run_does_not_disturb_the_first(mount: Mount, notes: Notes):
+    """A handler that catches the refusal goes on with the work that was under way."""
+
+    async def body(handler: SessionHandler) -> None:
+        first = asyncio.ensure_future(handler.run(add_note, handler.session, text="one"))
+        await asyncio.sleep(0)
+        with pytest.raises(ConcurrentUse):
+            await handler.run(add_note, handler.session, text="two")
+        await first
+
+    answer = await mount(handler_of(body)).post("/")
+
+    assert answer.code == 200
+    assert notes() == ["one"]
+
+
+async def test_a_session_cannot_be_used_after_its_request(mount: Mount, database: Database, notes: Notes):
+    """A task that outlives its request finds a session that names the handler and the way out."""
+    found: list[str] = []
+
+    async def use_later(handler: SessionHandler) -> None:
+        session = handler.session
+        await until(lambda: not database.units)
+        for use in (
+            lambda: session.add(Note(text="late")),
+            lambda: session.execute(select(Note)),
+            lambda: session.new,
+            lambda: session.commit(),
+        ):
+            with pytest.raises(SessionSettled, match=r"POST Handler(.|\n)*afterwards") as caught:
+                use()
+            found.append(str(caught.value))
+        with pytest.raises(SessionSettled, match=r"POST Handler(.|\n)*afterwards"):
+            await handler.run(add_note, session, text="late")
+
+    tasks: list[asyncio.Task[None]] = []
+
+    async def body(handler: SessionHandler) -> None:
+        await handler.run(add_note, handler.session, text="written")
+        tasks.append(asyncio.ensure_future(use_later(handler)))
+
+    answer = await mount(handler_of(body)).post("/")
+    await tasks[0]
+
+    assert answer.code == 200
+    assert len(found) == 4
+    assert notes() == ["written"]
+
+
+async def test_a_session_cannot_be_used_from_a_thread_of_the_handlers_own(
+    mount: Mount, database: Database, notes: Notes
+):
+    """SQL is sent by the thread that `run` gave, and by no other, also while that one works."""
+    caught: list[BaseException] = []
+
+    def use(handler: SessionHandler) -> None:
+        try:
+            handler.session.execute(select(Note))
+        except OutsideRun as error:
+            caught.append(error)
+
+    def start_thread(handler: SessionHandler) -> None:
+        list_texts(handler.session)
+        thread = threading.Thread(target=use, args=[handler])
+        thread.start()
+        thread.join()
+
+    async def body(handler: SessionHandler) -> None:
+        await asyncio.to_thread(use, handler)
+        await handler.run(start_thread, handler)
+
+    answer = await mount(handler_of(body)).post("/")
+
+    assert answer.code == 200
+    assert [type(error) for error in caught] == [OutsideRun, OutsideRun]
+    assert "POST Handler" in str(caught[0])
+
+
+async def test_sql_on_the_loop_is_refused(
+    mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    """It would stop everybody: 500, and the log line says to write `await self.run(…)`."""
+
+    async def body(handler: SessionHandler) -> None:
+        handler.session.execute(select(Note))
+
+    client = mount(handler_of(body))
+    for method in ("GET", "POST"):
+        with (
+            expect_log("onfinish.handlers", rf"OutsideRun: {method} Handler(.|\n)*await self\.run"),
+            expect_log("tornado.access", rf"^500 {method} "),
+        ):
+            answer = await client.request(method, "/", b"" if method == "POST" else None)
+            assert lent(database) == {}
+        assert answer.code == 500
+
+
+async def test_sql_on_the_loop_is_refused_before_a_connection_is_asked_for(
+    mount: Mount, database: Database, expect_log: ExpectLog
+):
+    """With every connection taken the loop does not stand still to hear that it must not ask."""
+
+    async def body(handler: SessionHandler) -> None:
+        handler.session.execute(select(Note))
+
+    client = mount(handler_of(body))
+    pool = database.reader.engine.pool
+    taken = [await asyncio.to_thread(pool.connect) for _ in range(2)]
+    try:
+        began = time.monotonic()
+        with expect_log("onfinish.handlers", r"OutsideRun"), expect_log("tornado.access", r"^500 "):
+            answer = await client.get("/")
+        took_s = time.monotonic() - began
+    finally:
+        for connection in taken:
+            connection.close()
+
+    assert answer.code == 500
+    assert took_s < 0.3  # the pool would have waited for half a second
+
+
+async def test_a_lazy_load_on_the_loop_is_refused(
+    mount: Mount, database: Database, notes: Notes, sql: RawSql, expect_log: ExpectLog
+):
+    """An attribute that loads when it is looked at sends SQL too; the message says so."""
+    sql("INSERT INTO notes (id, text) VALUES (1, 'parent')")
+    sql("INSERT INTO notes (id, text, parent_id) VALUES (2, 'child', 1)")
+
+    async def body(handler: SessionHandler) -> None:
+        note = await handler.run(get_note, handler.session, text="child")
+        assert note.parent is not None
+
+    client = mount(handler_of(body))
+    with (
+        expect_log("onfinish.handlers", r"OutsideRun: GET Handler(.|\n)*loads lazily"),
+        expect_log("tornado.access", r"^500 GET"),
+    ):
+        answer = await client.get("/")
+        assert lent(database) == {}
+
+    assert answer.code == 500
+
+
+@pytest.mark.parametrize("method", ["commit", "rollback", "close", "begin"])
+async def test_model_code_cannot_end_the_session(
+    method: str, mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    """It belongs to the request: half of it would be kept, or silently dropped."""
+
+    def end_it(handler: SessionHandler) -> None:
+        add_note(handler.session, text="written")
+        getattr(handler.session, method)()
+
+    async def body(handler: SessionHandler) -> None:
+        with pytest.raises(NotYours, match=rf"POST Handler: `session\.{method}\(\)`"):
+            await handler.run(end_it, handler)
+        raise NotYours("again, for the log")
+
+    client = mount(handler_of(body))
+    with expect_log("onfinish.handlers", r"NotYours"), expect_log("tornado.access", r"^500 "):
+        answer = await client.post("/")
+        assert lent(database) == {}
+
+    assert answer.code == 500
+    assert notes() == []
+
+
+async def test_a_second_unit_of_work_in_a_request_is_refused(mount: Mount, database: Database, notes: Notes):
+    """With all places taken, both would wait for ever: refused while there is room, so that it is noticed."""
+
+    def in_the_thread(handler: SessionHandler) -> None:
+        with pytest.raises(SecondPlace, match=r"POST Handler(.|\n)*afterwards"), database.session_scope():
+            pass
+
+    async def body(handler: SessionHandler) -> None:
+        await handler.run(add_note, handler.session, text="written")
+        async with database.unit_of_work(label="another", read_only=True) as unit:
+            with pytest.raises(SecondPlace, match=r"another(.|\n)*POST Handler(.|\n)*afterwards"):
+                await unit.run(list_texts, unit.session)
+        await handler.run(in_the_thread, handler)
+
+    answer = await mount(handler_of(body)).post("/")
+    assert lent(database) == {}
+
+    assert answer.code == 200
+    assert notes() == ["written"]
+
+
+async def test_a_session_scope_on_the_loop_is_refused(mount: Mount, database: Database):
+    """The scope of scripts waits; on the loop it names the one that does not."""
+
+    async def body(handler: SessionHandler) -> None:
+        with pytest.raises(OutsideRun, match=r"unit_of_work\(\)"), database.session_scope():
+            pass
+
+    answer = await mount(handler_of(body)).get("/")
+
+    assert answer.code == 200
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+async def test_a_get_that_writes_is_refused_by_the_database(
+    flushed: bool, mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    """500, nothing kept, a log line that names the handler and the way out; also for what is only added."""
+
+    async def body(handler: SessionHandler) -> None:
+        if flushed:
+            await handler.run(add_note, handler.session, text="written")
+        else:
+            handler.session.add(Note(text="written"))
+
+    client = mount(handler_of(body))
+    with (
+        expect_log("onfinish.handlers", r"GET Handler: a write(.|\n)*afterwards(.|\n)*read_only = False"),
+        expect_log("tornado.access", r"^500 GET / .* undone "),
+    ):
+        answer = await client.get("/")
+        assert lent(database) == {}
+
+    assert answer.code == 500
+    assert answer.json()["outcome"] == "not_applied"
+    assert notes() == []
+
+
+@pytest.mark.parametrize(("method", "read_only", "status"), [("GET", False, 200), ("POST", True, 500)])
+async def test_a_handler_may_say_whether_it_reads(
+    method: str, read_only: bool, status: int, mount: Mount, notes: Notes, expect_log: ExpectLog
+):
+    """``read_only`` on the handler, for a GET that writes and a POST that searches."""
+
+    async def body(handler: SessionHandler) -> None:
+        await handler.run(add_note, handler.session, text="written")
+
+    handler = handler_of(body)
+    handler.read_only = read_only
+    client = mount(handler)
+    with (
+        expect_log("onfinish.handlers", r"a write in a read-only", required=status == 500),
+        expect_log("tornado.access", r"^500 ", required=status == 500),
+    ):
+        answer = await client.request(method, "/", b"" if method == "POST" else None)
+
+    assert answer.code == status
+    assert notes() == (["written"] if status == 200 else [])
+
+
+async def hold_all_writers(database: Database, taken: asyncio.Event, hold: asyncio.Event) -> None:
+    """Take every place of the writer until told otherwise."""
+
+    async def hold_one() -> None:
+        async with database.unit_of_work(label="holder") as unit:
+            await unit.run(lambda: None)
+            if database.writer.places.taken == database.writer.places.size:
+                taken.set()
+            await hold.wait()
+
+    await asyncio.gather(*(hold_one() for _ in range(database.writer.places.size)))
+
+
+async def test_a_run_that_is_left_behind_in_the_queue_takes_no_place(
+    mount: Mount, database: Database, notes: Notes
+):
+    """A task that nobody awaited stands in the queue for a place when its request ends: it must not get one.
+
+    Nobody would ever give it back.
+    """
+    taken, hold = asyncio.Event(), asyncio.Event()
+    left_behind: list[asyncio.Future[int]] = []
+
+    async def body(handler: SessionHandler) -> None:
+        left_behind.append(asyncio.ensure_future(handler.run(add_note, handler.session, text="forgotten")))
+        await asyncio.sleep(0.05)
+
+    client = mount(handler_of(body))
+    holders = asyncio.ensure_future(hold_all_writers(database, taken, hold))
+    await taken.wait()
+    answer = await client.post("/", request_timeout=5)
+    hold.set()
+    await holders
+    with pytest.raises(SessionSettled, match="POST Handler"):
+        await left_behind[0]
+
+    assert answer.code == 200
+    assert await all_back(database, within_s=0.5) == {}
+    assert notes() == []
+
+
+@pytest.mark.parametrize("raises", [True, False])
+async def test_rows_that_were_only_added_are_let_go_when_there_is_no_place(
+    raises: bool, mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    """Added without a `run`, the pool full: 503 where they were to be kept, at once where they were not.
+
+    The session is closed either way, and nobody hears of it from the garbage collector.
+    """
+    taken, hold = asyncio.Event(), asyncio.Event()
+
+    async def body(handler: SessionHandler) -> None:
+        handler.session.add(Note(text="written"))
+        if raises:
+            handler.send_error(404)
+
+    client = mount(handler_of(body))
+    holders = asyncio.ensure_future(hold_all_writers(database, taken, hold))
+    await taken.wait()
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        expect_log("onfinish.handlers", r"^503 .*places for writer", required=not raises),
+        expect_log("tornado.access", rf"^{404 if raises else 503} POST / .* undone ", level=20),
+    ):
+        warnings.simplefilter("always")
+        began = time.monotonic()
+        answer = await client.post("/", request_timeout=5)
+        took_s = time.monotonic() - began
+        gc.collect()
+    hold.set()
+    await holders
+
+    assert answer.code == (404 if raises else 503)
+    assert took_s < (0.3 if raises else 1.0)
+    assert [warning for warning in caught if issubclass(warning.category, ResourceWarning)] == []
+    assert await all_back(database) == {}
+    assert notes() == []
