@@ -1,0 +1,94 @@
+"""The command that compares the scopes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+from conf import Fault, Settings, SettingsError
+from server.commands._dialect import dialect_of
+
+SUMMARY = "compare sessions passed explicitly with contextvars and thread-locals: what holds, what it costs"
+
+DEFAULT_OUT = "onfinish-compare.html"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scope", action="append", metavar="NAME", help="this scope only; may be repeated")
+    parser.add_argument(
+        "--scenario",
+        action="append",
+        metavar="NAME",
+        help="the verdicts of this scenario only, and no costs; may be repeated",
+    )
+    parser.add_argument(
+        "--rounds", type=_rounds, metavar="N", help="rounds of load over the scopes (5, with --quick 2)"
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer requests: under twenty seconds")
+    parser.add_argument("--json", action="store_true", help="print all of it as JSON, and no table")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        default=Path(DEFAULT_OUT),
+        help=f"where the HTML report goes ({DEFAULT_OUT}, which a development server shows at /compare)",
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="print the scenarios and their promises, run none"
+    )
+
+
+def run(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Compare. Works on a database of its own: a temporary file, or a schema beside the others.
+
+    Returns:
+        0 where explicit holds or refuses in every scenario that was run, 1 otherwise; 2 for a name that
+        does not exist.
+
+    Raises:
+        SettingsError: in production, where nobody should make what fails on purpose.
+        DatabaseError: the database cannot be reached, or no schema can be made in it.
+    """
+    from server.compare.comparison import ALL_SCOPES, Order, compare
+    from server.compare.scenarios import SCENARIOS
+    from server.compare.terminal import Terminal
+
+    if arguments.list:
+        for name, scenario in SCENARIOS.items():
+            print(f"{name}: {scenario.title}")
+            print(textwrap.fill(scenario.promise, 78, initial_indent="    ", subsequent_indent="    "))
+        return 0
+    scopes = arguments.scope or list(ALL_SCOPES)
+    scenarios = arguments.scenario or list(SCENARIOS)
+    for kind, names, known in (("scope", scopes, ALL_SCOPES), ("scenario", scenarios, SCENARIOS)):
+        for name in names:
+            if name not in known:
+                print(f"no {kind} {name!r}: choose one of {', '.join(known)}", file=sys.stderr)
+                return 2
+    if settings.production:
+        origin = settings.origin_of("environment")
+        fault = "the comparison makes what fails on purpose: run it in development or testing"
+        raise SettingsError([Fault("environment", origin, fault)])
+    dialect_of(settings)
+    order = Order(
+        # In their own order, each once, whatever order they were asked for in.
+        scenarios=[name for name in SCENARIOS if name in scenarios],
+        scopes=[name for name in ALL_SCOPES if name in scopes],
+        rounds=arguments.rounds or (2 if arguments.quick else 5),
+        quick=arguments.quick,
+        measures=not arguments.scenario,
+    )
+    result = compare(settings.database, order, Terminal(sys.stderr if arguments.json else sys.stdout))
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+    return 0 if result["sound"] else 1
+
+
+def _rounds(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} rounds measure nothing")
+    return number

@@ -1,0 +1,136 @@
+"""A whole comparison: what is run, in which order, and what is found."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from conf import DatabaseSettings
+from db import make_engine
+from db.scope import SCOPES
+from server.compare.place import own_place
+from server.compare.scenarios import SCENARIOS
+from server.compare.terminal import Terminal
+from server.compare.verdict_table import verdicts
+
+SOUND = ("holds", "refused")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be compared."""
+
+    scenarios: Sequence[str]
+    scopes: Sequence[str]
+    rounds: int
+    quick: bool
+    measures: bool
+    """Whether costs and commit times are measured too, not verdicts alone."""
+
+
+def compare(settings: DatabaseSettings, order: Order, terminal: Terminal) -> dict[str, Any]:
+    """Run the comparison on a database of its own beside the one that is set.
+
+    Returns:
+        All of it, fit for JSON.
+
+    Raises:
+        DatabaseError: there is no database to compare on.
+    """
+    began = time.monotonic()
+    result: dict[str, Any] = {"about": {"made_at": datetime.now(UTC).isoformat(timespec="seconds")}}
+    with own_place(settings) as place:
+        result["about"] |= {
+            "database": database_name(place),
+            "versions": versions(),
+            "machine": machine(),
+            "quick": order.quick,
+            "rounds": order.rounds,
+        }
+        terminal.line(f"on {result['about']['database']}, {len(order.scenarios)} scenarios")
+        result["scenarios"] = _verdicts(place, order, terminal)
+    result["sound"] = explicit_is_sound(result)
+    result["about"]["took_s"] = round(time.monotonic() - began, 1)
+    return result
+
+
+def explicit_is_sound(result: dict[str, Any]) -> bool:
+    """Whether explicit holds or refuses wherever it was run."""
+    found = [scenario["verdicts"].get("explicit") for scenario in result["scenarios"].values()]
+    return all(verdict["verdict"] in SOUND for verdict in found if verdict is not None)
+
+
+def _verdicts(place: DatabaseSettings, order: Order, terminal: Terminal) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    steps = [(name, scope) for name in order.scenarios for scope in order.scopes]
+    terminal.headline(order.scopes)
+    for (name, scope), result in verdicts(place, steps):
+        scenario = SCENARIOS[name]
+        if name not in found:
+            found[name] = {
+                "title": scenario.title,
+                "promise": scenario.promise,
+                "source": scenario.source,
+                "verdicts": {},
+            }
+            terminal.title(scenario.title)
+        found[name]["verdicts"][scope] = result
+        terminal.cell(result)
+        if len(found[name]["verdicts"]) == len(order.scopes):
+            terminal.line()
+    return found
+
+
+def versions() -> dict[str, str]:
+    """What was compared with what."""
+    packages = {"Tornado": "tornado", "SQLAlchemy": "SQLAlchemy", "psycopg2": "psycopg2-binary"}
+    found = {"Python": platform.python_version()}
+    for name, package in packages.items():
+        try:
+            found[name] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def database_name(settings: DatabaseSettings) -> str:
+    """The database's kind and version."""
+    engine = make_engine(settings, "migration")
+    try:
+        with engine.connect() as connection:
+            version = ".".join(map(str, connection.dialect.server_version_info or ()))
+            names = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+            return f"{names.get(connection.dialect.name, connection.dialect.name)} {version}"
+    finally:
+        engine.dispose()
+
+
+def machine() -> dict[str, Any]:
+    """Where it was run."""
+    load = os.getloadavg()[0]
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load_at_start": round(load, 2),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+ALL_SCOPES = tuple(SCOPES)
