@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -21,6 +22,11 @@ class RestingPool(QueuePool):
     Lives as long as its engine. Last in, first out, so that what a peak opened comes to rest at the
     far end, and is closed there.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # It would be named after this module, and heard at INFO; SQLAlchemy's own are quiet unless asked for.
+        self.logger = logging.getLogger(f"sqlalchemy.pool.{type(self).__name__}")
 
     def close_resting(self, *, longer_than_s: float, keep: int) -> int:
         """Close connections that were given back more than ``longer_than_s`` ago, down to ``keep``.
