@@ -8,7 +8,6 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, DateTime, Integer, MetaData, TypeDecorator
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase
@@ -83,9 +82,12 @@ def _now_on_sqlite(element: now, compiler: SQLCompiler, **options: Any) -> str:
 
 
 class Json(TypeDecorator[Any]):
-    """Any JSON value. PostgreSQL keeps it parsed: keys in no order, numbers as decimals."""
+    """Any JSON value, kept as it was written, in its order.
 
-    impl = JSON().with_variant(JSONB(), "postgresql")
+    Not jsonb: that keeps numbers as decimals, and 1e23 comes back as another number than was sent.
+    """
+
+    impl = JSON()
     cache_ok = True
 
     def compare_values(self, x: Any, y: Any) -> bool:
@@ -98,7 +100,7 @@ SerialId = BigInteger().with_variant(Integer(), "sqlite")
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """Whether two are one JSON value: true is not 1, and 1e300 is what jsonb makes 301 digits of."""
+    """Whether two are one JSON value: true is not 1, and 1.0 is 1."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same_json(value, other[key]) for key, value in one.items())
     if isinstance(one, list) and isinstance(other, list):

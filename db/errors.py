@@ -6,7 +6,8 @@
     ├── Refused                 a rule of the data says no
     │   ├── NotFound
     │   ├── Conflict            also what a constraint refuses, at a statement or only at COMMIT
-    │   └── Invalid
+    │   ├── Invalid
+    │   └── Stale
     ├── RunAgain                a serialization failure, a deadlock, a busy SQLite file
     ├── Unavailable             no answer to be had now; later perhaps
     │   ├── NoPlace
@@ -29,6 +30,8 @@ a constraint's detail: such an error may be shown, its ``__cause__`` may not.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class DatabaseError(Exception):
@@ -72,11 +75,18 @@ class Invalid(Refused):
     Args:
         message: a sentence for the client.
         pointer: JSON pointer (RFC 6901) to the field at fault, "" for the whole body.
+        faults: pointer and message of each, where there are several.
     """
 
-    def __init__(self, message: str, *, pointer: str = "") -> None:
+    def __init__(
+        self, message: str, *, pointer: str = "", faults: Sequence[tuple[str, str]] | None = None
+    ) -> None:
         super().__init__(message)
-        self.pointer = pointer
+        self.faults = list(faults) if faults is not None else [(pointer, message)]
+
+
+class Stale(Refused):
+    """The row is not in the state any more that the caller knows it in."""
 
 
 class RunAgain(DatabaseError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple, NotRequired, TypedDict
@@ -13,8 +13,11 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    Row,
     SmallInteger,
     String,
+    case,
+    insert,
     select,
     text,
     tuple_,
@@ -22,7 +25,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from db.base import Base, Json, SerialId, UtcDateTime, new_id, now, refusals, utc_now
-from db.errors import Conflict, NotFound
+from db.dialects.taking import take_rows
+from db.errors import Conflict, NotFound, Stale
 from db.teams import require_teams
 
 QUEUED, RUNNING, PASSED, FAILED, CANCELLED = 101, 102, 200, 400, 99
@@ -145,6 +149,62 @@ def create_task(session: Session, *, new: NewTask) -> Task:
     return task
 
 
+def create_tasks(session: Session, *, new: Sequence[NewTask]) -> list[str]:
+    """Add many tasks, all or none, in as few statements as the driver allows.
+
+    Returns:
+        Their ids, in the order of ``new``.
+
+    Raises:
+        Invalid: teams do not exist; with a pointer to each. The session stays usable.
+        Conflict: an id is taken. The database says so, and the transaction can only be rolled back.
+    """
+    require_teams(session, **{f"items/{at}/team_id": task.get("team_id") for at, task in enumerate(new)})
+    moment = utc_now()
+    defaults = {"task_status": QUEUED, "s3_keys": {}, "team_id": None, "version": 1}
+    times = {"create_time": moment, "update_time": moment}
+    rows: list[dict[str, Any]] = [{"id": new_id(), **defaults, **task, **times} for task in new]
+    session.execute(insert(Task), rows)
+    return [row["id"] for row in rows]
+
+
+def claim_tasks(session: Session, *, limit: int, team_id: int | None = None) -> Sequence[Task]:
+    """Take the oldest queued tasks: they are running now, and nobody else is given them.
+
+    Args:
+        limit: how many at most.
+        team_id: of this team only; None is of any team, and of none.
+    """
+    moment = utc_now()
+    where = [Task.task_status == QUEUED]
+    if team_id is not None:
+        where.append(Task.team_id == team_id)
+    taken = take_rows(
+        session,
+        Task,
+        where=where,
+        order_by=[Task.create_time, Task.id],
+        limit=limit,
+        values={
+            Task.task_status: RUNNING,
+            Task.version: Task.version + 1,
+            Task.update_time: case((Task.update_time < moment, moment), else_=Task.update_time),
+        },
+    )
+    return sorted(taken, key=lambda task: (task.create_time, task.id))
+
+
+def stream_tasks(session: Session, *, where: TaskFilter, page_size: int) -> Iterator[Sequence[Row[Any]]]:
+    """All tasks in the order of their ids, a page of rows at a time, read as they are asked for.
+
+    Opens a server-side cursor at the first page: the session has to be in a transaction, and every page
+    is asked for in it. Rows, not tasks: a million objects would cost more than what is done with them.
+    """
+    columns = Task.__table__.columns
+    statement = select(*columns).where(*_conditions(where)).order_by(Task.id)
+    yield from session.execute(statement, execution_options={"yield_per": page_size}).partitions()
+
+
 def find_task(session: Session, *, task_id: str) -> Task | None:
     """The task, or None."""
     return session.get(Task, task_id)
@@ -195,14 +255,21 @@ def list_tasks(
     return session.scalars(newest_first.limit(limit)).all()
 
 
-def update_task(session: Session, *, task_id: str, change: TaskChange) -> Task:
+def update_task(
+    session: Session, *, task_id: str, change: TaskChange, expected: Callable[[Task], bool] | None = None
+) -> Task:
     """Change what ``change`` names. Flushes. What it finds as it should be moves nothing, not even `version`.
+
+    Args:
+        expected: whether the task, as it stands now, is what the caller takes it for.
 
     Raises:
         NotFound: no such task. The session stays usable.
+        Stale: it is not what was expected. The session stays usable.
         Conflict: its status may not go there. The session stays usable.
     """
     task = lock_task(session, task_id=task_id)
+    _require(task, expected)
     status = change.get("task_status", task.task_status)
     if status != task.task_status and status not in NEXT_STATUSES.get(task.task_status, ()):
         raise Conflict(f"a task cannot go from status {task.task_status} to {status}")
@@ -214,15 +281,18 @@ def update_task(session: Session, *, task_id: str, change: TaskChange) -> Task:
     return task
 
 
-def delete_task(session: Session, *, task_id: str) -> None:
+def delete_task(session: Session, *, task_id: str, expected: Callable[[Task], bool] | None = None) -> None:
     """Take a task away, and the log of its transfers with it.
 
     The log goes because ids may be used again: it would be read as the log of the next task of this id.
 
     Raises:
         NotFound: no such task. The session stays usable.
+        Stale: it is not what was expected. The session stays usable.
     """
-    session.delete(lock_task(session, task_id=task_id))
+    task = lock_task(session, task_id=task_id)
+    _require(task, expected)
+    session.delete(task)
     session.flush()
 
 
@@ -231,6 +301,11 @@ def touch(task: Task) -> None:
     task.version += 1
     # Always forward, also where this machine's clock stands still or runs behind the last writer's.
     task.update_time = max(utc_now(), task.update_time + timedelta(microseconds=1))
+
+
+def _require(task: Task, expected: Callable[[Task], bool] | None) -> None:
+    if expected is not None and not expected(task):
+        raise Stale("the task has changed since")
 
 
 def _conditions(where: TaskFilter) -> Iterator[ColumnElement[bool]]:

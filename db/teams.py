@@ -115,7 +115,7 @@ def require_teams(session: Session, **fields: int | None) -> None:
         fields: team ids by the name of the body's field; None is "no team", and fine.
 
     Raises:
-        Invalid: a team does not exist; the pointer names the first such field. The session stays usable.
+        Invalid: teams do not exist; with a pointer to each such field. The session stays usable.
     """
     wanted = {team_id for team_id in fields.values() if team_id is not None}
     if not wanted:
@@ -124,9 +124,13 @@ def require_teams(session: Session, **fields: int | None) -> None:
     # In the order of the ids, so that two who lock the same two teams do not wait for one another.
     statement = select(Team.id).where(Team.id.in_(wanted)).order_by(Team.id)
     found = set(session.scalars(statement.with_for_update(read=True, key_share=True)))
-    for field, team_id in fields.items():
-        if team_id is not None and team_id not in found:
-            raise Invalid(_NO_SUCH_TEAM, pointer=f"/{field}")
+    missing = [
+        (f"/{field}", _NO_SUCH_TEAM)
+        for field, team_id in fields.items()
+        if team_id is not None and team_id not in found
+    ]
+    if missing:
+        raise Invalid(_NO_SUCH_TEAM, faults=missing)
 
 
 def _lock_team(session: Session, team_id: int) -> Team:

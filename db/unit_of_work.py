@@ -273,8 +273,9 @@ class OwnedSession(Session):
         return super().get_bind(*args, **kwargs)
 
     def _not_yours(self, method: str, way_out: str) -> NotYours:
+        label = self._watch.label
         return NotYours(
-            f"{self._watch.label}: `session.{method}()` was called on a session that is not the caller's: {way_out}"
+            f"{label}: `session.{method}()` was called on a session that is not the caller's: {way_out}"
         )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import Row
+
 from db.tasks import Task
 from db.teams import Team
 from db.transfers import Transfer
@@ -17,7 +19,7 @@ def time_text(moment: datetime) -> str:
     return moment.isoformat().removesuffix("+00:00") + "Z"
 
 
-def task_json(task: Task) -> Answer:
+def task_json(task: Task | Row[Any]) -> Answer:
     return {
         "id": task.id,
         "task_status": task.task_status,

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from sqlalchemy.exc import PendingRollbackError, StatementError
 from tornado.httputil import HTTPInputError
+from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
 
 from db import errors as db
@@ -29,11 +30,13 @@ _STATUS: Sequence[tuple[type[BaseException], int]] = (
     (db.NotFound, 404),
     (db.Conflict, 409),
     (db.Invalid, 422),
+    (db.Stale, 412),
     (db.RunAgain, 503),
     (db.Unavailable, 503),
     (db.OutcomeUnknown, 503),
     (db.DeadlinePassed, 504),
     (db.ClientGone, CLIENT_CLOSED_REQUEST),
+    (StreamClosedError, CLIENT_CLOSED_REQUEST),
 )
 
 _RETRY_AFTER_S = 1
@@ -85,7 +88,9 @@ def problem_of(error: BaseException | None, status: int) -> Problem:
         return error
     headers = {"Retry-After": str(getattr(error, "retry_after_s", _RETRY_AFTER_S))} if status == 503 else {}
     if isinstance(error, db.Invalid):
-        return Problem(status, str(error), errors=[{"pointer": error.pointer, "message": str(error)}])
+        return Problem(
+            status, str(error), errors=[{"pointer": at, "message": said} for at, said in error.faults]
+        )
     if isinstance(error, HTTPError):
         told = "the content type of a body here is application/json" if status == 415 else title_of(status)
         return Problem(status, error.reason or told, headers=headers)

@@ -32,8 +32,8 @@ class Query(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class TaskQuery(Query):
-    """`GET /tasks`, and what chooses rows of it."""
+class TaskChoice(Query):
+    """Which tasks: of the list, and of the export."""
 
     status: Annotated[TaskStatus | None, Number] = None
     bundle: Bundle | None = None
@@ -41,11 +41,17 @@ class TaskQuery(Query):
     team_id: Annotated[TeamId | None, Number] = None
     target_from: Day | None = None
     target_to: Day | None = None
-    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), Number] = LIMIT_DEFAULT
-    cursor: str | None = None
 
     def where(self) -> TaskFilter:
-        return TaskFilter(**self.model_dump(exclude={"limit", "cursor"}))
+        names = TaskChoice.model_fields
+        return TaskFilter(**{name: getattr(self, name) for name in names})
+
+
+class TaskQuery(TaskChoice):
+    """`GET /tasks`."""
+
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), Number] = LIMIT_DEFAULT
+    cursor: str | None = None
 
 
 AnyQuery = TypeVar("AnyQuery", bound=Query)

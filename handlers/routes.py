@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from tornado.routing import URLSpec
 
-from handlers.tasks import TaskHandler, TasksHandler, TransferHandler, TransfersHandler
+from handlers.export import ExportHandler
+from handlers.tasks import (
+    BulkHandler,
+    ClaimHandler,
+    TaskHandler,
+    TasksHandler,
+    TransferHandler,
+    TransfersHandler,
+)
 from handlers.teams import TeamHandler, TeamsHandler
 
 # An id that could be none matches no path, and is not found as any other id that does not exist.
@@ -16,6 +24,9 @@ def routes() -> list[URLSpec]:
     """The board. Whatever is not here is for the application's default handler, which answers 404."""
     return [
         URLSpec("/tasks", TasksHandler, name="tasks"),
+        URLSpec("/tasks/bulk", BulkHandler, name="bulk"),
+        URLSpec("/tasks/claim", ClaimHandler, name="claim"),
+        URLSpec("/tasks/export", ExportHandler, name="export"),
         URLSpec(f"/tasks/{TASK_ID}", TaskHandler, name="task"),
         URLSpec(f"/tasks/{TASK_ID}/transfer", TransferHandler, name="transfer"),
         URLSpec(f"/tasks/{TASK_ID}/transfers", TransfersHandler, name="transfers"),

@@ -6,9 +6,10 @@ from db import tasks, transfers
 from db.tasks import Position
 from handlers.answers import task_json, transfer_json
 from handlers.base import SessionHandler
-from handlers.bodies import TaskChange, TaskNew, TransferNew, read_body
+from handlers.bodies import Claim, TaskChange, TaskNew, TasksNew, TransferNew, read_body
 from handlers.cursors import cursor_of, position_of
 from handlers.idempotency import IdempotentHandler
+from handlers.preconditions import etag_of, if_match
 from handlers.queries import TaskQuery, read_query
 
 
@@ -27,9 +28,10 @@ class TasksHandler(IdempotentHandler):
         self.write_json({"items": [task_json(task) for task in page], "next_cursor": next_cursor})
 
     async def post(self) -> None:
-        new = read_body(self, TaskNew)
+        new = await read_body(self, TaskNew)
         task = await self.run(tasks.create_task, self.session, new=new.new())
         self.set_header("Location", f"{self.request.path}/{task.id}")
+        self.set_header("ETag", etag_of(task))
         self.write_json(task_json(task), 201)
 
 
@@ -38,23 +40,48 @@ class TaskHandler(SessionHandler):
 
     async def get(self, task_id: str) -> None:
         task = await self.run(tasks.get_task, self.session, task_id=task_id)
-        self.write_json(task_json(task))
+        self.set_header("ETag", etag_of(task))
+        if self.check_etag_header():
+            self.set_status(304)
+        else:
+            self.write_json(task_json(task))
 
     async def patch(self, task_id: str) -> None:
-        change = read_body(self, TaskChange)
-        task = await self.run(tasks.update_task, self.session, task_id=task_id, change=change.change())
+        change = (await read_body(self, TaskChange)).change()
+        task = await self.run(
+            tasks.update_task, self.session, task_id=task_id, change=change, expected=if_match(self)
+        )
+        self.set_header("ETag", etag_of(task))
         self.write_json(task_json(task))
 
     async def delete(self, task_id: str) -> None:
-        await self.run(tasks.delete_task, self.session, task_id=task_id)
+        await self.run(tasks.delete_task, self.session, task_id=task_id, expected=if_match(self))
         self.set_status(204)
+
+
+class BulkHandler(IdempotentHandler):
+    """``/tasks/bulk``."""
+
+    async def post(self) -> None:
+        bulk = await read_body(self, TasksNew)
+        ids = await self.run(tasks.create_tasks, self.session, new=bulk.new())
+        self.write_json({"created": len(ids), "ids": ids}, 201)
+
+
+class ClaimHandler(IdempotentHandler):
+    """``/tasks/claim``."""
+
+    async def post(self) -> None:
+        claim = await read_body(self, Claim)
+        taken = await self.run(tasks.claim_tasks, self.session, limit=claim.limit, team_id=claim.team_id)
+        self.write_json({"items": [task_json(task) for task in taken]})
 
 
 class TransferHandler(IdempotentHandler):
     """``/tasks/{id}/transfer``."""
 
     async def post(self, task_id: str) -> None:
-        move = read_body(self, TransferNew)
+        move = await read_body(self, TransferNew)
         task, transfer = await self.run(transfers.transfer_task, self.session, task_id=task_id, **dict(move))
         self.write_json({"task": task_json(task), "transfer": transfer_json(transfer)})
 

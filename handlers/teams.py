@@ -17,7 +17,7 @@ class TeamsHandler(IdempotentHandler):
         self.write_json({"items": [team_json(team) for team in rows]})
 
     async def post(self) -> None:
-        new = read_body(self, TeamNew)
+        new = await read_body(self, TeamNew)
         team = await self.run(teams.create_team, self.session, name=new.name)
         self.set_header("Location", f"{self.request.path}/{team.id}")
         self.write_json(team_json(team), 201)
@@ -31,7 +31,7 @@ class TeamHandler(SessionHandler):
         self.write_json(team_json(team))
 
     async def patch(self, team_id: str) -> None:
-        change = read_body(self, TeamChange)
+        change = await read_body(self, TeamChange)
         team = await self.run(teams.update_team, self.session, team_id=int(team_id), name=change.name)
         self.write_json(team_json(team))
 

@@ -7,6 +7,7 @@ from tornado.web import Application
 
 from conf import Settings
 from db import Database, migrate
+from db.places import Places
 from handlers import NotFoundHandler, log_request
 from handlers.ops import LivezHandler, ReadyzHandler
 from handlers.routes import routes
@@ -30,6 +31,7 @@ def make_app(settings: Settings, database: Database) -> Application:
         database=database,
         scopes=scopes,
         request_timeout_s=http.request_timeout_s,
+        exports=Places(http.exports_max, name="exports"),
         schema_revision=migrate.head(),
         default_handler_class=NotFoundHandler,
         log_function=log_request,

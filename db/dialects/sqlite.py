@@ -33,7 +33,6 @@ class SQLite(Dialect):
     """SQLite through the standard library's driver."""
 
     belongs_to_process = True
-    discard_after_interrupt = False  # interrupt() reaches a running statement or nothing
     snapshot_options = MappingProxyType({SNAPSHOT: True})
 
     def __init__(self, url: URL) -> None:
@@ -42,6 +41,9 @@ class SQLite(Dialect):
         self.shares_one_connection = name in _SERVED_FROM_MEMORY or (
             str(name).startswith("file:") and (":memory:" in str(name) or url.query.get("mode") == "memory")
         )
+        # A cursor that was interrupted half-way stays open, and no rollback gets past it. In memory the
+        # connection is the database.
+        self.discard_after_interrupt = not self.shares_one_connection
 
     def own_query(self, query: Mapping[str, Any]) -> Mapping[str, Any]:
         # Production's sslmode is for a server: there is nobody here to talk to over TLS.
@@ -74,7 +76,7 @@ class SQLite(Dialect):
             connection.isolation_level = None
             # WAL is a property of the file: readers do not block the writer, nor it them.
             if not self.shares_one_connection:
-                connection.execute("PRAGMA journal_mode = WAL")
+                _use_wal(connection, give_up_at=time.monotonic() + self._busy_timeout_s(settings))
             # Alembic's batch mode rebuilds tables, which live foreign keys would turn into deletes.
             connection.execute(f"PRAGMA foreign_keys = {'OFF' if role == 'migration' else 'ON'}")
             if role == "reader":
@@ -147,6 +149,19 @@ class SQLite(Dialect):
 
     def sever(self, connection: Any) -> None:
         connection.interrupt()  # there is no socket; a statement that ignores this ends by itself
+
+
+def _use_wal(connection: sqlite3.Connection, *, give_up_at: float) -> None:
+    """Switch the file to WAL. That asks for a lock and, unlike any other statement, does not wait for it."""
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() >= give_up_at:
+                raise
+            time.sleep(_POLL_S)
 
 
 def _begin_immediate(connection: Connection, busy_timeout_s: float) -> None:

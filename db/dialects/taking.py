@@ -1,0 +1,50 @@
+"""Rows that several workers take from a queue, each row given to one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, inspect, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+Row = TypeVar("Row")
+
+
+def take_rows(
+    session: Session,
+    entity: type[Row],
+    *,
+    where: Sequence[ColumnElement[bool]],
+    order_by: Sequence[ColumnElement[Any] | InstrumentedAttribute[Any]],
+    limit: int,
+    values: Mapping[Any, Any],
+) -> Sequence[Row]:
+    """Change the first rows that nobody else is about to change, in one statement.
+
+    On PostgreSQL rows that another transaction has locked are passed over (`SKIP LOCKED`), and the
+    choice is materialised, so that the limit is applied once however the update is planned. SQLite
+    drops the lock clause without a word: there the transaction has had the write lock since its BEGIN,
+    and nobody else can be choosing.
+    https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
+
+    Args:
+        entity: a mapped class with one primary key column.
+        where: which rows.
+        order_by: which of them first. The result is in no order.
+        limit: how many at most.
+        values: new values by column; they may be expressions over the old ones.
+
+    Returns:
+        The rows as they are now.
+    """
+    (key,) = inspect(entity, raiseerr=True).primary_key
+    chosen = select(key).where(*where).order_by(*order_by).limit(limit)
+    statement = update(entity).values(dict(values)).execution_options(synchronize_session=False)
+    if session.get_bind().dialect.name == "sqlite":
+        statement = statement.where(key.in_(chosen))
+    else:
+        taken = chosen.with_for_update(skip_locked=True).cte("taken").prefix_with("MATERIALIZED")
+        statement = statement.where(key == taken.c[key.name])
+    fresh = {"populate_existing": True}
+    return session.scalars(statement.returning(entity), execution_options=fresh).all()

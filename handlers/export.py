@@ -1,0 +1,58 @@
+"""The export: every task as a line of JSON, while it is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from sqlalchemy.orm import Session
+
+from db import tasks
+from db.errors import NoPlace
+from db.places import Places
+from db.tasks import TaskFilter
+from handlers.answers import task_json
+from handlers.base import SessionHandler
+from handlers.queries import TaskChoice, read_query
+
+PAGE_SIZE = 1000
+"""Rows a hop reads. Fewer cost round trips and hops, more cost memory: a page is some 300 KiB of JSON."""
+
+
+class ExportHandler(SessionHandler):
+    """``/tasks/export``. Lives as long as its client goes on reading.
+
+    One snapshot, a server-side cursor, and a page at a time: the next is read when the socket has taken
+    the last, so that a slow client costs time and no memory. Each holds one of the reader's places; the
+    application's setting ``exports`` leaves the others to everybody else.
+    """
+
+    streams = True
+
+    def head(self, *args: str, **kwargs: str) -> None:
+        """The headers alone; nothing is read for them."""
+        read_query(self, TaskChoice)
+        self.set_header("Content-Type", "application/x-ndjson")
+
+    async def get(self) -> None:
+        where = read_query(self, TaskChoice).where()
+        places: Places = self.settings["exports"]
+        if not places.try_take():
+            raise NoPlace(f"{places.size} exports are running, which is as many as may", retry_after_s=10)
+        try:
+            pages = _lines(self.session, where)
+            page = await self.run(next, pages, None)
+            self.set_header("Content-Type", "application/x-ndjson")
+            while page is not None:
+                self.write(page)
+                await self.flush()
+                page = await self.run(next, pages, None)
+        finally:
+            places.give_back()
+
+
+def _lines(session: Session, where: TaskFilter) -> Iterator[bytes]:
+    """The export's body, a page of lines at a time."""
+    encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+    for page in tasks.stream_tasks(session, where=where, page_size=PAGE_SIZE):
+        yield "".join(f"{encode(task_json(row))}\n" for row in page).encode()

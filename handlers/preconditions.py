@@ -1,0 +1,38 @@
+"""Entity tags, and requests that depend on them. https://www.rfc-editor.org/rfc/rfc9110#section-13"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from tornado.web import RequestHandler
+
+from db.tasks import Task
+from handlers.errors import Problem
+
+_TAGS = re.compile(r'\s*(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"\s*(?:,\s*(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"\s*)*')
+_TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+
+
+def etag_of(task: Task) -> str:
+    """A task's entity tag. The time is part of it, since an id can be deleted and used again."""
+    return f'"{task.version}-{round(task.update_time.timestamp() * 1_000_000):x}"'
+
+
+def if_match(handler: RequestHandler) -> Callable[[Task], bool] | None:
+    """What the request's ``If-Match`` asks of the task that it is about; None where it asks nothing.
+
+    A weak tag matches nothing here: the comparison is the strong one.
+
+    Raises:
+        Problem: 400, the header is not a list of entity tags.
+    """
+    given = ", ".join(handler.request.headers.get_list("If-Match"))
+    if not given:
+        return None
+    if given.strip() == "*":
+        return lambda task: True
+    if not _TAGS.fullmatch(given):
+        raise Problem(400, 'If-Match is * or a list of entity tags, each in quotes: "3-5a1b…"')
+    strong = {tag for weak, tag in _TAG.findall(given) if not weak}
+    return lambda task: etag_of(task) in strong
