@@ -84,6 +84,11 @@ class Invalid(Refused):
         super().__init__(message)
         self.faults = list(faults) if faults is not None else [(pointer, message)]
 
+    @property
+    def pointer(self) -> str:
+        """The first field at fault."""
+        return self.faults[0][0]
+
 
 class Stale(Refused):
     """The row is not in the state any more that the caller knows it in."""
