@@ -399,7 +399,7 @@ class AsyncUnitOfWork:
         elif (
             not self._abandoned
         ):  # given up on: what it holds comes back when it ends, and its owner may go on meanwhile
-            self._abandoned = True
+            self._abandoned = self._unit.abandoned = True
             self._database.unclaim(self._holder)
             hop.add_done_callback(lambda _: threading.Thread(target=self._clean_up, daemon=True).start())
         self._database.ended(self)

@@ -152,7 +152,7 @@ class Database:
     def dispose(self) -> None:
         """Close all connections and end the threads, from a script that has no event loop."""
         for lane in {self.writer, self.reader}:
-            lane.close(wait=not self.units)
+            lane.close()
         self.stoppers.shutdown(wait=not self.units)
         if self.witness is not None:
             self.witness.close()

@@ -25,7 +25,7 @@ class Lane:
         self.read_only = read_only
         self.threads = ThreadPoolExecutor(places.size, thread_name_prefix=f"onfinish-{places.name}")
 
-    def close(self, *, wait: bool) -> None:
-        """End the threads and close the connections. With ``wait``, after the work they have."""
-        self.threads.shutdown(wait=wait, cancel_futures=True)
+    def close(self) -> None:
+        """End the threads and close the connections. A thread that still works is left to its work."""
+        self.threads.shutdown(wait=not self.places.taken, cancel_futures=True)
         self.engine.dispose()

@@ -79,6 +79,8 @@ class UnitOfWork:
         self._witness = None if read_only else witness
         self._testimony: Testimony | None = None
         self.settled = False
+        self.abandoned = False
+        """Nobody waits for it, and its pool may be gone: its connection is closed, not given back."""
         options = dialect.snapshot_options if snapshot else {}
         self.session: Session = OwnedSession(engine, self.watch, options)
 
@@ -210,7 +212,7 @@ class UnitOfWork:
 
     @property
     def _is_discarded(self) -> bool:
-        return self.watch.interrupted and self._dialect.discard_after_interrupt
+        return self.abandoned or (self.watch.interrupted and self._dialect.discard_after_interrupt)
 
     def translated(self, error: DBAPIError) -> DatabaseError:
         """What a driver's error means for this unit of work."""

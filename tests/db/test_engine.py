@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event, make_url as parse_url, text
@@ -150,9 +151,9 @@ def test_connect_args_reach_the_driver_and_win_over_our_own():
     ],
     ids=["url", "query", "connect_args"],
 )
-def test_server_options_are_added_to_ours_wherever_they_are_given(more: dict[str, object]):
+def test_server_options_are_added_to_ours_wherever_they_are_given(more: dict[str, Any]):
     """The reader's own read-only setting above all must not get lost by somebody's search_path."""
-    options = str(arguments_of(DatabaseSettings(**more), "reader")["options"])  # type: ignore[arg-type]
+    options = str(arguments_of(DatabaseSettings(**more), "reader")["options"])
 
     assert "default_transaction_read_only=on" in options
     assert "statement_timeout=60000" in options
@@ -170,7 +171,7 @@ def test_a_link_that_is_down_is_noticed():
 
 def test_no_engine_connects_before_it_is_used():
     for role in ("writer", "reader", "migration"):
-        engine = make_engine(DatabaseSettings(url="postgresql://127.0.0.1:1/d"), role)  # type: ignore[arg-type]
+        engine = make_engine(DatabaseSettings(url="postgresql://127.0.0.1:1/d"), role)
         engine.dispose()
 
 

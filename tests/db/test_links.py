@@ -104,7 +104,9 @@ class Heart:
             last = self.beat("loop", last)
 
 
-async def stopped(database: Database, work: Callable[[Any], Awaitable[object]], **options: Any) -> Any:
+async def stopped(
+    database: Database, work: Callable[[Any], Awaitable[object]], **options: Any
+) -> tuple[Exception, float, Outcome]:
     """Do ``work(unit)`` in a unit whose deadline is 0.2 s away: its error, how long it took, its outcome."""
     began = time.monotonic()
     unit = database.unit_of_work(label="POST Some", deadline_at=began + 0.2, **options)

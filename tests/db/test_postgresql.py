@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -47,7 +48,7 @@ def make_database(database_url: str, io_loop: IOLoop) -> Iterator[MakeDatabase]:
     """A database with settings of the test's own, closed at the end."""
     made: list[Database] = []
 
-    def make(query: str = "", **settings: object) -> Database:
+    def make(query: str = "", **settings: Any) -> Database:
         made.append(Database(DatabaseSettings(url=database_url + query, **settings)))
         return made[-1]
 

@@ -29,7 +29,8 @@ def fill_wide(sql: RawSql, count: int) -> None:
     sql(
         "INSERT INTO tasks (id, s3_keys, bundle, granularity, target_date, change_id)"
         " WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < :count)"
-        " SELECT '00000000000000000000000000' || (100000 + n), CAST(:keys AS JSON), 'store', 'daily', '2020-04-01', n FROM n",
+        " SELECT '00000000000000000000000000' || (100000 + n), CAST(:keys AS JSON), 'store', 'daily',"
+        " '2020-04-01', n FROM n",
         count=count,
         keys=json.dumps({"path": "x" * 1000}),
     )

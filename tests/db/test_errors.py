@@ -1,0 +1,155 @@
+"""Errors: one tree, one meaning on both databases, and nothing in their words that is not for everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db import Database, errors, teams
+from db.errors import Conflict, DatabaseError, ReadOnlyViolation, StatementFailed
+from db.tasks import create_task
+from db.teams import create_team
+from db.unit_of_work import code_of
+from tests.fixtures.databases import RawSql
+
+SECRET = "tiptop-secret"
+
+
+def every_error() -> list[type[DatabaseError]]:
+    return [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, DatabaseError)
+    ]
+
+
+def test_the_picture_of_the_tree_is_the_tree():
+    """Each class stands in the module's drawing, so whoever adds one draws it."""
+    assert errors.__doc__ is not None
+    for error in every_error():
+        assert error.__name__ in errors.__doc__, error
+
+
+def insert_team(session: Session) -> None:
+    session.execute(text("INSERT INTO teams (name) VALUES (:name)"), {"name": SECRET})
+
+
+def twice(session: Session) -> None:
+    insert_team(session)
+    insert_team(session)
+
+
+def too_long(session: Session) -> None:
+    session.execute(text("INSERT INTO teams (name) VALUES (:name)"), {"name": SECRET * 9})
+
+
+def empty(session: Session) -> None:
+    session.execute(text("INSERT INTO teams (name) VALUES ('')"))
+
+
+def nothing(session: Session) -> None:
+    session.execute(text("INSERT INTO teams (name) VALUES (NULL)"))
+
+
+def nowhere(session: Session) -> None:
+    session.execute(text("SELECT :name FROM nowhere"), {"name": SECRET})
+
+
+def nonsense(session: Session) -> None:
+    session.execute(text("SELEC :name"), {"name": SECRET})
+
+
+def out_of_range(session: Session) -> None:
+    session.execute(text("SELECT * FROM teams WHERE id = :id"), {"id": 2**70})
+
+
+@pytest.mark.parametrize(
+    ("work", "expected"),
+    [
+        (twice, Conflict),
+        (empty, Conflict),
+        (nothing, Conflict),
+        (nowhere, StatementFailed),
+        (nonsense, StatementFailed),
+    ],
+)
+def test_an_error_means_the_same_on_both_databases_and_tells_no_secrets(
+    database: Database, work: Callable[[Session], None], expected: type[DatabaseError]
+):
+    with pytest.raises(expected) as caught, database.session_scope() as session:
+        work(session)
+
+    assert type(caught.value) is expected
+    shown = f"{caught.value!s} {caught.value!r} {caught.value.args}"
+    for word in (SECRET, "INSERT", "SELEC", "nowhere", "DETAIL", "Key (", "psycopg", "sqlite"):
+        assert word not in shown
+    assert caught.value.__cause__ is not None, "the log may know more"
+
+
+def test_a_refusals_sentence_is_the_one_beside_its_table(database: Database):
+    taken = "a team with this name exists already"
+    with pytest.raises(Conflict, match=taken) as by_name, database.session_scope() as session:
+        create_team(session, name="a")
+        create_team(session, name="a")
+    with pytest.raises(Conflict, match="1 to 64 characters"), database.session_scope() as session:
+        empty(session)
+
+    assert by_name.value.constraint in ("uq_teams_name", "teams.name")
+
+
+def test_a_constraint_that_nobody_described_is_refused_in_general_words(database: Database, sql: RawSql):
+    sql("CREATE TABLE plain (n integer CONSTRAINT positive CHECK (n > 0))")
+
+    with pytest.raises(Conflict, match="does not allow this") as caught, database.session_scope() as session:
+        session.execute(text("INSERT INTO plain VALUES (-1)"))
+
+    assert caught.value.constraint == "positive"
+
+
+def test_a_team_that_tasks_name_cannot_be_deleted_behind_its_functions_back(database: Database, sql: RawSql):
+    """By the foreign key itself, where SQL of somebody's own passes by `delete_team`."""
+    from datetime import date
+
+    with database.session_scope() as session:
+        team = create_team(session, name="a")
+        create_task(
+            session,
+            new={
+                "bundle": "b",
+                "granularity": "daily",
+                "target_date": date(2020, 4, 1),
+                "change_id": 1,
+                "team_id": team.id,
+            },
+        )
+
+    with pytest.raises(Conflict), database.session_scope() as session:
+        session.execute(text("DELETE FROM teams"))
+    assert len(sql("SELECT * FROM teams")) == 1
+
+
+def test_a_write_on_the_reader_is_a_fault_that_names_who_and_what_to_do(database: Database, sql: RawSql):
+    """The same on both databases, in a flush and in SQL of one's own."""
+    for work in (insert_team, lambda session: teams.create_team(session, name="a")):
+        with (
+            pytest.raises(ReadOnlyViolation, match=r"^GET Some: .*afterwards") as caught,
+            database.session_scope(label="GET Some", read_only=True) as session,
+        ):
+            work(session)
+        assert SECRET not in str(caught.value)
+
+    assert sql("SELECT * FROM teams") == []
+
+
+def test_the_logs_word_for_an_error_is_its_kind_and_code(database: Database):
+    """Nothing of the statement: such a line is written where the error itself is not shown."""
+    with pytest.raises(DatabaseError) as caught, database.session_scope() as session:
+        twice(session)
+    cause = caught.value.__cause__
+
+    assert cause is not None
+    assert code_of(cause) in ("UniqueViolation 23505", "IntegrityError SQLITE_CONSTRAINT_UNIQUE")
+    assert code_of(KeyError("secret")) == "KeyError"

@@ -1,0 +1,105 @@
+"""Health: the reason why not, in words for anybody, and soon."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from conf import DatabaseSettings
+from db import Database, migrate
+from db.health import CHECK_TIMEOUT_S, why_not_ready
+from tests.fixtures.databases import RawSql
+from tests.fixtures.postgres import PostgresCluster
+from tests.fixtures.proxies import MakeProxy
+
+pytestmark = pytest.mark.gen_test
+
+
+async def test_a_database_at_the_right_revision_is_ready(database: Database):
+    assert await why_not_ready(database, revision=migrate.head()) is None
+
+
+async def test_a_database_whose_schema_nobody_keeps_is_ready_when_it_answers(database: Database, sql: RawSql):
+    sql("DROP TABLE alembic_version")
+
+    assert await why_not_ready(database, revision=None) is None
+
+
+async def test_a_schema_that_is_behind_names_both_revisions_and_the_way_out(database: Database, sql: RawSql):
+    sql("UPDATE alembic_version SET version_num = 'long_ago'")
+
+    reason = await why_not_ready(database, revision="0042")
+
+    assert reason == "the schema is at long_ago, the code expects 0042: run `python -m server migrate`"
+
+
+async def test_no_schema_at_all_is_said_so(database: Database, sql: RawSql):
+    sql("DROP TABLE alembic_version")
+
+    reason = await why_not_ready(database, revision="0042")
+
+    assert reason == "there is no schema; the code expects 0042: run `python -m server migrate`"
+
+
+async def test_full_readers_are_a_reason(database: Database):
+    """The probe stands in the queue like any request, and does not stand there for long."""
+    release = threading.Event()
+    database.settings = database.settings.model_copy(update={"pool_timeout_s": 0.2})
+    units = [database.unit_of_work(read_only=True) for _ in range(database.reader.places.size)]
+    for _ in units:
+        assert database.reader.places.try_take()
+
+    reason = await why_not_ready(database, revision=migrate.head())
+
+    assert reason is not None
+    assert reason.startswith("no connection is free")
+    release.set()
+    for unit in units:
+        database.reader.places.give_back()
+        await unit.settle(keep=False)
+
+
+async def test_writers_that_are_stuck_are_none(database: Database):
+    """Reads are answered all the same, and a restart would not free a lock."""
+    for _ in range(database.writer.places.size):
+        database.writer.places.try_take()
+
+    assert await why_not_ready(database, revision=migrate.head()) is None
+    for _ in range(database.writer.places.size):
+        database.writer.places.give_back()
+
+
+def test_a_database_that_is_down_is_a_reason_that_names_no_host(io_loop: IOLoop):
+    database = Database(DatabaseSettings(url="postgresql://somebody:hush@127.0.0.1:9/nowhere"))
+
+    reason = io_loop.run_sync(lambda: why_not_ready(database, revision="0042"))
+
+    io_loop.run_sync(database.close)
+    assert reason == "the database does not answer: the database cannot be reached"
+
+
+def test_a_database_that_says_nothing_is_one_soon(
+    io_loop: IOLoop,
+    make_proxy: MakeProxy,
+    postgres_cluster: PostgresCluster,
+    expect_log: Callable[..., object],
+):
+    """A probe that takes longer than its asker's patience tells nothing."""
+    proxy = make_proxy((postgres_cluster.host, postgres_cluster.port))
+    proxy.freeze()
+    database = Database(
+        DatabaseSettings(url=f"postgresql://a:b@127.0.0.1:{proxy.port}/x", connect_timeout_s=1)
+    )
+
+    began = time.monotonic()
+    reason = io_loop.run_sync(lambda: why_not_ready(database, revision="0042"))
+
+    assert time.monotonic() - began < CHECK_TIMEOUT_S + 1
+    assert reason is not None
+    assert reason.startswith("the database does not answer")
+    proxy.thaw()
+    io_loop.run_sync(database.close)

@@ -1,0 +1,218 @@
+"""Overload, over HTTP: who cannot be served is told so soon, and nobody else notices.
+
+The numbers are those that the service promises; the margins are for two busy cores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+from tornado.web import Application
+
+from conf import DatabaseSettings, Settings
+from db import Database
+from server.app import make_app
+from tests.fixtures.databases import RawSql
+from tests.fixtures.logs import ExpectLog
+from tests.fixtures.server import Answer, Client
+
+pytestmark = pytest.mark.gen_test
+
+POOL_TIMEOUT_S = 0.5
+TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 1}
+
+Lock = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def database_settings(database_url: str) -> DatabaseSettings:
+    """Few places and little patience."""
+    return DatabaseSettings(url=database_url, pool_size=5, pool_timeout_s=POOL_TIMEOUT_S, busy_timeout_s=20)
+
+
+@pytest.fixture(params=["table", "row"])
+def lock(request: pytest.FixtureRequest, backend: str, sql: RawSql) -> Lock:
+    """Somebody outside who holds what every writer needs; on SQLite that is always the file."""
+
+    @contextlib.contextmanager
+    def held() -> Iterator[None]:
+        with sql.connect() as connection:
+            cursor = connection.cursor()
+            if backend == "sqlite":
+                cursor.execute("BEGIN IMMEDIATE")
+            elif request.param == "table":
+                cursor.execute("BEGIN; LOCK TABLE teams IN ACCESS EXCLUSIVE MODE")
+            else:
+                cursor.execute("BEGIN; SELECT * FROM teams FOR UPDATE")
+            yield
+
+    return held
+
+
+@pytest.fixture
+def permitted(expect_log: ExpectLog) -> Iterator[None]:
+    """A 503 is worth a warning in the log; here it is what was asked for."""
+    with (
+        expect_log("onfinish", "503 |runs again", required=False),
+        expect_log("tornado.access", "503 ", required=False),
+    ):
+        yield
+
+
+def percentile(times_s: list[float], share: float) -> float:
+    return sorted(times_s)[min(len(times_s) - 1, int(len(times_s) * share))]
+
+
+async def timed(request: asyncio.Future[Answer]) -> tuple[Answer, float]:
+    began = time.monotonic()
+    return await request, time.monotonic() - began
+
+
+async def test_writers_behind_a_lock_stop_neither_reads_nor_probes(
+    client: Client, database: Database, lock: Lock, permitted: None
+):
+    """Reads as before, /livez under 50 ms at p99, further writes 503 in time; all goes on when it is gone."""
+    team = (await client.post("/teams", {"name": "a"})).json()["id"]
+    task = (await client.post("/tasks", TASK)).json()["id"]
+    path = f"/teams/{team}"
+    for _ in range(3):  # what is done once a process is not what is measured
+        await asyncio.gather(client.get("/livez"), client.get(f"/tasks/{task}"))
+    places = database.writer.places
+    alive_s: list[float] = []
+    reads_s: list[float] = []
+
+    with lock():
+        stuck = [
+            asyncio.ensure_future(client.patch(path, {"name": f"b{number}"})) for number in range(places.size)
+        ]
+        while places.taken < places.size:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        further = [
+            asyncio.ensure_future(timed(asyncio.ensure_future(client.patch(path, {"name": f"c{number}"}))))
+            for number in range(10)
+        ]
+        await asyncio.sleep(
+            0.05
+        )  # ten requests at once are work for the client too, which shares the process
+        for _ in range(150):
+            answer, took_s = await timed(asyncio.ensure_future(client.get("/livez")))
+            assert answer.code == 200
+            alive_s.append(took_s)
+            answer, took_s = await timed(asyncio.ensure_future(client.get(f"/tasks/{task}")))
+            assert answer.code == 200
+            reads_s.append(took_s)
+        refused = await asyncio.gather(*further)
+        assert not any(request.done() for request in stuck)
+    answers = await asyncio.gather(*stuck)
+
+    assert percentile(alive_s, 0.99) < 0.05
+    assert percentile(reads_s, 0.99) < 0.25
+    for answer, took_s in refused:
+        assert (answer.code, answer.json()["outcome"]) == (503, "not_applied")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert took_s < POOL_TIMEOUT_S + 0.5
+    assert {answer.code for answer in answers} == {200}
+    assert (await client.patch(path, {"name": "z"})).code == 200
+    assert places.taken == 0
+
+
+async def test_a_full_queue_of_writers_is_served_in_the_end(client: Client, database: Database, sql: RawSql):
+    """More than there are places, each short: everybody is answered 2xx."""
+    database.settings = database.settings.model_copy(update={"pool_timeout_s": 10.0})
+
+    answers = await asyncio.gather(*(client.post("/tasks", TASK) for _ in range(200)))
+
+    assert {answer.code for answer in answers} == {201}
+    assert len({answer.json()["id"] for answer in answers}) == 200
+    assert sql("SELECT count(*) AS n FROM tasks") == [{"n": 200}]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+async def test_twenty_clients_write_to_one_file_beside_a_long_reader(
+    client: Client, sql: RawSql, permitted: None
+):
+    """2xx or 503, and never a 500 that says "locked"; what was acknowledged is there, and nothing else."""
+    codes: list[int] = []
+
+    async def one(number: int) -> None:
+        for turn in range(6):
+            answer = await client.post("/teams", {"name": f"{number}-{turn}"})
+            codes.append(answer.code)
+
+    with sql.connect() as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM teams").fetchall()
+        await asyncio.gather(*(one(number) for number in range(20)))
+        assert reader.execute("SELECT count(*) FROM teams").fetchone() == (0,), "one snapshot all the while"
+
+    assert set(codes) <= {201, 503}
+    assert codes.count(201) > 20
+    assert sql("SELECT count(*) AS n FROM teams") == [{"n": codes.count(201)}]
+
+
+OTHER_PROCESS = """
+import sys, time
+from conf import DatabaseSettings
+from db import Database
+from db.errors import RunAgain
+from db.teams import create_team
+
+database = Database(DatabaseSettings(url=sys.argv[1], busy_timeout_s=0.05))
+print("ready", flush=True)
+sys.stdin.readline()
+kept = 0
+give_up_at = time.monotonic() + 1.5
+while time.monotonic() < give_up_at:
+    try:
+        with database.session_scope() as session:
+            create_team(session, name=f"other {kept}")
+            time.sleep(0.03)
+        kept += 1
+    except RunAgain:
+        pass
+database.dispose()
+print(kept)
+"""
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+async def test_two_processes_write_to_one_file(
+    database_url: str,
+    settings: Settings,
+    serve: Callable[[Application], Client],
+    sql: RawSql,
+    permitted: None,
+):
+    """A file that another process keeps busy: the request runs again or is 503; all rows are there."""
+    database = Database(DatabaseSettings(url=database_url, pool_timeout_s=2, busy_timeout_s=0.05))
+    client = serve(make_app(settings, database))
+    codes: list[int] = []
+    other = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", OTHER_PROCESS, database_url, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdin is not None
+    assert other.stdout is not None
+    assert await other.stdout.readline() == b"ready\n"
+    other.stdin.write(b"\n")
+
+    async def one(number: int) -> None:
+        for turn in range(8):
+            answer = await client.post("/teams", {"name": f"{number}-{turn}"})
+            codes.append(answer.code)
+
+    await asyncio.gather(*(one(number) for number in range(5)))
+    kept_by_other = int(await other.stdout.readline())
+    await other.wait()
+    await database.close()
+
+    assert set(codes) <= {201, 503}
+    assert 201 in codes
+    assert sql("SELECT count(*) AS n FROM teams") == [{"n": codes.count(201) + kept_by_other}]

@@ -1,0 +1,237 @@
+"""session_scope(): a session for scripts and jobs, in the same queue as the requests of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import text
+from tornado.ioloop import IOLoop
+
+from conf import DatabaseSettings
+from db import Database
+from db.errors import Conflict, DeadlinePassed, NoPlace, OutsideRun, SecondPlace, SessionSettled
+from tests.db.counters import add, create_counters, create_families, orphan, read, value
+from tests.fixtures.databases import RawSql
+from tests.fixtures.waiting import wait_until
+
+
+@pytest.fixture
+def database_settings(database_url: str) -> DatabaseSettings:
+    """One place for writers on either database, and little patience."""
+    return DatabaseSettings(url=database_url, pool_size=1, reader_pool_size=2, pool_timeout_s=0.3)
+
+
+def is_whole(database: Database) -> bool:
+    lanes = (database.writer, database.reader)
+    return all(lane.places.taken == 0 and lane.engine.pool.checkedout() == 0 for lane in lanes)  # type: ignore[attr-defined]
+
+
+def test_what_is_done_is_kept_at_the_end(database: Database, sql: RawSql):
+    create_counters(sql)
+
+    with database.session_scope() as session:
+        add(session)
+        assert value(sql) == 0
+
+    assert value(sql) == 1
+    assert is_whole(database)
+
+
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_whatever_is_raised_undoes_it_and_travels_on(
+    database: Database, sql: RawSql, error: type[BaseException]
+):
+    create_counters(sql)
+
+    with pytest.raises(error), database.session_scope() as session:
+        add(session)
+        raise error
+
+    assert value(sql) == 0
+    assert is_whole(database)
+
+
+def test_ctrl_c_in_the_middle_of_it_undoes_it(database: Database, sql: RawSql):
+    """A real signal, in a pause between statements."""
+    create_counters(sql)
+    me = threading.get_ident()
+
+    with pytest.raises(KeyboardInterrupt), database.session_scope() as session:
+        add(session)
+        threading.Timer(0.05, signal.pthread_kill, [me, signal.SIGINT]).start()
+        time.sleep(5)
+
+    assert value(sql) == 0
+    assert is_whole(database)
+
+
+def test_ctrl_c_in_the_queue_leaves_nothing_behind(database: Database, sql: RawSql):
+    create_counters(sql)
+    me = threading.get_ident()
+    database.settings = database.settings.model_copy(update={"pool_timeout_s": 5.0})
+    assert database.writer.places.try_take()
+    threading.Timer(0.05, signal.pthread_kill, [me, signal.SIGINT]).start()
+
+    with pytest.raises(KeyboardInterrupt), database.session_scope() as session:
+        add(session)
+    database.writer.places.give_back()
+
+    with database.session_scope() as session:
+        add(session)
+    assert value(sql) == 1
+    assert is_whole(database)
+
+
+def test_a_drivers_error_comes_translated_at_a_statement_and_at_the_end(database: Database, sql: RawSql):
+    create_families(sql)
+    sql("INSERT INTO parents VALUES (1)")
+
+    with pytest.raises(Conflict), database.session_scope() as session:
+        session.execute(text("INSERT INTO parents VALUES (1)"))
+    with pytest.raises(Conflict), database.session_scope() as session:
+        orphan(session)
+
+    assert is_whole(database)
+
+
+def test_the_session_ends_with_its_block(database: Database, sql: RawSql):
+    create_counters(sql)
+    with database.session_scope(label="nightly job") as session:
+        read(session)
+
+    with pytest.raises(SessionSettled, match="nightly job"):
+        read(session)
+
+
+def test_a_time_limit_undoes_what_comes_too_late(database: Database, sql: RawSql):
+    create_counters(sql)
+
+    with pytest.raises(DeadlinePassed), database.session_scope(timeout_s=0.1) as session:
+        add(session)
+        time.sleep(0.15)
+
+    assert value(sql) == 0
+    assert is_whole(database)
+
+
+def test_a_second_one_inside_of_it_is_refused(database: Database, sql: RawSql):
+    """With one place it would wait for itself. The outer one goes on."""
+    create_counters(sql)
+
+    with database.session_scope(label="outer") as session:
+        add(session)
+        for read_only in (False, True):
+            with (
+                pytest.raises(SecondPlace, match=r"(?s)inner.*outer"),
+                database.session_scope(label="inner", read_only=read_only),
+            ):
+                raise AssertionError("not reached")
+
+    assert value(sql) == 1
+    with database.session_scope() as session:
+        add(session)
+    assert value(sql) == 2
+
+
+def test_it_would_stop_the_event_loop_and_says_so(database: Database, io_loop: IOLoop):
+    async def on_the_loop() -> None:
+        with database.session_scope():
+            raise AssertionError("not reached")
+
+    with pytest.raises(OutsideRun, match=r"async with database\.unit_of_work\(\)"):
+        io_loop.run_sync(on_the_loop)
+    assert is_whole(database)
+
+
+def test_in_a_thread_beside_the_loop_it_is_welcome(database: Database, sql: RawSql, io_loop: IOLoop):
+    create_counters(sql)
+
+    def job() -> None:
+        with database.session_scope() as session:
+            add(session)
+
+    io_loop.run_sync(lambda: asyncio.to_thread(job))
+
+    assert value(sql) == 1
+
+
+def test_the_wait_for_a_place_has_a_limit(database: Database):
+    with ThreadPoolExecutor(1) as threads, database.session_scope():
+
+        def job() -> float:
+            began = time.monotonic()
+            with pytest.raises(NoPlace), database.session_scope():
+                raise AssertionError("not reached")
+            return time.monotonic() - began
+
+        assert 0.25 < threads.submit(job).result() < 0.8
+
+
+def test_jobs_and_requests_stand_in_one_queue(database: Database, sql: RawSql, io_loop: IOLoop):
+    """First come, first served, whoever comes."""
+    create_counters(sql)
+    database.settings = database.settings.model_copy(update={"pool_timeout_s": 5.0})
+    served: list[str] = []
+
+    def job() -> None:
+        with database.session_scope() as session:
+            add(session)
+            served.append("job")
+
+    async def request() -> None:
+        async with database.unit_of_work() as unit:
+            await unit.run(add, unit.session)
+            served.append("request")
+
+    async def everybody() -> None:
+        loop = asyncio.get_running_loop()
+        places = database.writer.places
+        assert places.try_take()
+        with ThreadPoolExecutor(3) as threads:
+            waiters: list[asyncio.Future[None]] = []
+            for number in range(6):
+                if number % 2:
+                    waiters.append(loop.run_in_executor(threads, job))
+                else:
+                    waiters.append(asyncio.ensure_future(request()))
+                while places.waiting <= number:  # noqa: ASYNC110 - it tells nobody
+                    await asyncio.sleep(0.001)
+            places.give_back()
+            await asyncio.gather(*waiters)
+
+    io_loop.run_sync(everybody)
+
+    assert served == ["request", "job"] * 3
+    assert value(sql) == 6
+
+
+def test_readers_go_on_beside_a_writer(database: Database, sql: RawSql):
+    create_counters(sql)
+
+    with ThreadPoolExecutor(1) as threads, database.session_scope() as session:
+        add(session)
+
+        def job() -> int:
+            with database.session_scope(read_only=True) as reading:
+                return read(reading)
+
+        assert threads.submit(job).result(5) == 0
+
+
+def test_a_scope_that_is_dropped_is_undone(database: Database, sql: RawSql):
+    """Entered by hand and forgotten: the generator's end is its end."""
+    create_counters(sql)
+
+    def forgetful() -> None:
+        scope = database.session_scope()
+        add(scope.__enter__())
+
+    forgetful()
+
+    assert wait_until(lambda: is_whole(database))
+    assert value(sql) == 0
