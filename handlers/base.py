@@ -63,6 +63,10 @@ _CONFLICTS = (RunAgain, ConnectionLost)
 _SWALLOWED_CANCEL_S = 1.0
 """How long a handler that was cancelled at its deadline may take to end before it is answered for."""
 
+_TOO_LATE = "the time for this request ran out after its work had been applied"
+
+_WORK = {"applied": Outcome.KEPT, "unknown": Outcome.UNKNOWN}
+
 _BACKOFF_S = 0.01
 """Two requests that met in a deadlock should not set out together again."""
 
@@ -106,6 +110,7 @@ class SessionHandler(ProblemHandler):
     _task: asyncio.Task[Any] | None = None
     _timer: asyncio.TimerHandle | None = None
     _settling: asyncio.Task[None] | None = None  # a task that nobody holds may vanish
+    _committing: asyncio.Task[None] | None = None
     _raised: BaseException | None = None
     _stopped: Cancelled | None = None
     _again: RunAgain | ConnectionLost | None = None
@@ -146,9 +151,13 @@ class SessionHandler(ProblemHandler):
         Raises:
             DatabaseError: nothing was kept, or (`OutcomeUnknown`) nobody knows.
         """
-        await self._begun().settle(keep=True)
-        self._settled_early = True
-        self.outcome = "applied"
+        self._committing = asyncio.get_running_loop().create_task(self._begun().settle(keep=True))
+        try:
+            await asyncio.shield(self._committing)  # who cancels the handler does not cancel its COMMIT
+        except Exception:
+            self._committing = None
+            raise
+        self._note_early_commit()
         await self._call_after_commit()
 
     def before_commit(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
@@ -184,7 +193,7 @@ class SessionHandler(ProblemHandler):
             return Outcome.KEPT.value
         if self._unit is not None:
             return "read" if self._reads and not self._failed else self._unit.outcome.value
-        return "unknown" if self.outcome == "unknown" else Outcome.UNDONE.value
+        return _WORK.get(self.outcome, Outcome.UNDONE).value
 
     # -- Tornado's hooks, in the order of their calls
 
@@ -276,7 +285,7 @@ class SessionHandler(ProblemHandler):
         fault = self._response.fault if isinstance(self._response, HeldResponse) else None
         keep = not self._failed and fault is None and self.get_status() < 400
         self._note_conflict(fault or self._raised)
-        follows = self._before_commit or self._afterwards or self._after_commit
+        follows = self._committing or self._before_commit or self._afterwards or self._after_commit
         if not follows and self._unit.settle_unused(keep=keep):
             self._conclude(fault)
         else:
@@ -285,6 +294,8 @@ class SessionHandler(ProblemHandler):
     # -- the end of a request
 
     async def _settle(self, keep: bool, fault: Exception | None) -> None:
+        if self._committing is not None:
+            fault = await self._end_of_commit(self._committing)
         try:
             await self._begun().settle(keep=keep, last=self._before_commit, afterwards=self._due_afterwards)
         except Exception as error:  # noqa: BLE001
@@ -294,6 +305,20 @@ class SessionHandler(ProblemHandler):
         self._conclude(fault)
         if self._settled_early or (keep and fault is None):
             await self._call_after_commit()
+
+    async def _end_of_commit(self, committing: asyncio.Task[None]) -> Exception:
+        """How a `commit` ended whose caller was cancelled: the answer given meanwhile could not know."""
+        try:
+            await committing
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is what the client is told
+            return error
+        self._note_early_commit()
+        return DeadlinePassed(_TOO_LATE) if self._stopped else Misuse(f"{self._summary()}: was cancelled")
+
+    def _note_early_commit(self) -> None:
+        self._committing = None
+        self._settled_early = True
+        self.outcome = "applied"
 
     def _note_conflict(self, error: BaseException | None) -> None:
         if isinstance(error, _CONFLICTS) and self._may_run_again():
@@ -355,7 +380,7 @@ class SessionHandler(ProblemHandler):
 
     def _deadline_passed(self) -> None:
         """Stop the unit's statement and the handler. A COMMIT that has been sent may still be answered."""
-        self._stopped = DeadlinePassed()
+        self._stopped = DeadlinePassed(_TOO_LATE) if self._settled_early else DeadlinePassed()
         self._begun().cancel(self._stopped)
         if not self._answered and self._task is not None:
             self._task.cancel()
