@@ -448,3 +448,80 @@ async def test_an_attempt_whose_commit_was_a_conflict_does_nothing_afterwards(
     assert lent(database) == {}
 
     assert notes() == ["conflicts once", "audit of attempt 2"]
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+async def test_an_early_commit_whose_answer_never_came_says_unknown(
+    mount: Mount, database: Database, sql: RawSql, expect_log: ExpectLog
+):
+    """Its connection is cut at the deadline: nobody knows, and neither answer nor access line claim to."""
+
+    class Handler(SessionHandler):
+        timeout_s = 0.3
+
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="slow to commit")
+            await self.commit()
+
+    client = mount(Handler)
+    with (
+        expect_log("onfinish", r"cut|OutcomeUnknown|could not be rolled back|not known"),
+        expect_log("tornado.access", r"^50[34] POST / .* unknown "),
+    ):
+        answer = await client.post("/")
+        assert await all_back(database) == {}
+
+    assert answer.code in (503, 504)
+    assert answer.json()["outcome"] == "unknown"
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+async def test_an_early_commit_that_the_deadline_met_is_told_as_it_ended(
+    mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    """The handler is cancelled while its COMMIT is under way, which succeeds: 504, and applied."""
+    calls: list[str] = []
+
+    class Handler(SessionHandler):
+        timeout_s = 1.9
+
+        async def post(self) -> None:
+            self.after_commit(calls.append, "called")
+            await self.run(add_note, self.session, text="slow to commit")
+            await self.commit()
+
+    client = mount(Handler)
+    with (
+        expect_log("onfinish.handlers", r"^504 .*after its work had been applied"),
+        expect_log("tornado.access", r"^504 POST / .* kept "),
+    ):
+        answer = await client.post("/")
+        assert await all_back(database) == {}
+
+    assert (answer.code, answer.json()["outcome"]) == (504, "applied")
+    assert "nothing" not in answer.json()["detail"]
+    assert notes() == ["slow to commit"]
+    assert calls == ["called"]
+
+
+async def test_a_deadline_after_an_early_commit_says_that_the_work_was_applied(
+    mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    """The slow work that follows takes too long: 504, and not a word of nothing having been kept."""
+
+    class Handler(SessionHandler):
+        timeout_s = 0.3
+
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="written")
+            await self.commit()
+            await asyncio.sleep(5)
+
+    client = mount(Handler)
+    with expect_log("tornado.access", r"^504 POST / .* kept "):
+        answer = await client.post("/")
+        assert await all_back(database) == {}
+
+    assert (answer.code, answer.json()["outcome"]) == (504, "applied")
+    assert "nothing" not in answer.json()["detail"]
+    assert notes() == ["written"]
