@@ -43,7 +43,8 @@ def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
         if not _ORIGIN.fullmatch(origin):
             raise ValueError(
                 f"{mask_text(origin)[:60]!r} is no origin as browsers send it: https://app.example.org, "
-                "in lower case, without path and slash; * is not taken, it would let every page on the web write here"
+                "in lower case, without path and slash; * is not taken, "
+                "it would let every page on the web write here"
             )
     return origins
 

@@ -11,6 +11,7 @@ from handlers.cursors import cursor_of, position_of
 from handlers.idempotency import IdempotentHandler
 from handlers.preconditions import etag_of, if_match
 from handlers.queries import TaskQuery, read_query
+from handlers.security_headers import REVALIDATED
 
 
 class TasksHandler(IdempotentHandler):
@@ -41,6 +42,7 @@ class TaskHandler(SessionHandler):
     async def get(self, task_id: str) -> None:
         task = await self.run(tasks.get_task, self.session, task_id=task_id)
         self.set_header("ETag", etag_of(task))
+        self.set_header("Cache-Control", REVALIDATED)
         if self.check_etag_header():
             self.set_status(304)
         else:
