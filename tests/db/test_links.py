@@ -186,6 +186,11 @@ async def test_a_dead_link_is_found_out_by_the_first_who_pings_it(
             )
         assert isinstance(error, DeadlinePassed | Unreachable)
         assert took_s < 0.2 + impatient + MARGIN_S
+    began = time.monotonic()
+    while database.writer.places.taken or database.reader.places.taken:
+        assert time.monotonic() - began < 2 + MARGIN_S, "a ping hangs for ever"
+        await asyncio.sleep(0.01)
+    assert proxy.is_frozen
     proxy.thaw()
 
     await whole_again(database, sql)
