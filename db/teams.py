@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, String, exists, select
+from sqlalchemy import CheckConstraint, String, column, exists, select, table
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from db.base import Base, SerialId, UtcDateTime, now, refusals, utc_now
@@ -32,6 +32,9 @@ class Team(Base):
 _TAKEN = "a team with this name exists already"
 _HAS_TASKS = "the team still has tasks: transfer or delete them first"
 _NO_SUCH_TEAM = "there is no such team"
+
+# Not the mapped class: that module imports this one.
+_TASKS = table("tasks", column("team_id"))
 
 refusals.update(
     {
@@ -97,12 +100,10 @@ def delete_team(session: Session, *, team_id: int) -> None:
         NotFound: no such team. The session stays usable.
         Conflict: it still has tasks. The session stays usable.
     """
-    from db.tasks import Task
-
     # Asked under the row's lock, which keeps new tasks from naming the team meanwhile, and not left to
     # the foreign key: SQLite does not say which one refused.
     team = _lock_team(session, team_id)
-    if session.scalar(select(exists().where(Task.team_id == team_id))):
+    if session.scalar(select(exists().where(_TASKS.c.team_id == team_id))):
         raise Conflict(_HAS_TASKS)
     session.delete(team)
     session.flush()

@@ -57,6 +57,10 @@ class ProblemHandler(RequestHandler):
         for name, value in preflight_headers(self.request.headers, self._cors_origins, methods).items():
             self.set_header(name, value)
 
+    def compute_etag(self) -> str | None:
+        """No tag for an answer that says nothing of its age: it may not be stored, and hashing it costs."""
+        return None
+
     def head(self, *args: str, **kwargs: str) -> Any:
         """HEAD is answered wherever GET is; Tornado leaves out the body."""
         return self.get(*args, **kwargs)
