@@ -27,7 +27,6 @@ SECRET = "pell-mell"
 class Board(SessionHandler):
     """Ends as its path says."""
 
-    timeout_s = 0.3
     attempts: int = 0
 
     async def get(self, end: str) -> None:
@@ -80,7 +79,8 @@ async def test_the_log_function_is_given_the_real_status_once(
         assert isinstance(handler, SessionHandler)
         calls.append((handler.get_status(), handler.work, lent(database), handler.request.request_time()))
 
-    client = mount(Board, r"/(.*)", log_function=log_function)
+    limit_s = 0.3 if end == "sleep" else 10
+    client = mount(Board, r"/(.*)", log_function=log_function, request_timeout_s=limit_s)
     with expect_log("onfinish.handlers", r"ValueError: no", required=end == "lie"):
         answer = await client.request(method, f"/{end}", b"" if method == "POST" else None)
         await asyncio.sleep(0.02)

@@ -457,7 +457,7 @@ async def test_an_early_commit_whose_answer_never_came_says_unknown(
     """Its connection is cut at the deadline: nobody knows, and neither answer nor access line claim to."""
 
     class Handler(SessionHandler):
-        timeout_s = 0.3
+        timeout_s = 0.6
 
         async def post(self) -> None:
             await self.run(add_note, self.session, text="slow to commit")
@@ -510,7 +510,7 @@ async def test_a_deadline_after_an_early_commit_says_that_the_work_was_applied(
     """The slow work that follows takes too long: 504, and not a word of nothing having been kept."""
 
     class Handler(SessionHandler):
-        timeout_s = 0.3
+        timeout_s = 0.6
 
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
