@@ -23,6 +23,7 @@ from db.errors import (
     SessionSettled,
     Unavailable,
 )
+from db.hop import Hop
 from db.lane import Lane
 from db.unit_of_work import Outcome, UnitOfWork
 
@@ -82,9 +83,7 @@ class AsyncUnitOfWork:
         self._holder: object | None = None
         self._has_place = False
         self._running = False
-        self._hop: asyncio.Future[Any] | None = None
-        self._answer: asyncio.Future[Any] | None = None
-        self._gave_up: asyncio.Future[None] | None = None
+        self._hop: Hop | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._settling = False
@@ -175,9 +174,9 @@ class AsyncUnitOfWork:
         if keep and self.outcome is Outcome.UNDONE:
             raise self.reason or SessionSettled(f"{self.label}: the unit of work was undone already")
 
-    def settle_unused(self, *, keep: bool) -> bool:
-        """Settle at once, without a hop, where nothing was opened. Returns whether that was so."""
-        if self._settling or self._running or self._hop is not None or self._unit.in_use:
+    def settle_at_once(self, *, keep: bool) -> bool:
+        """Settle without a hop, where that sends nothing to the database. Returns whether it was so."""
+        if self._settling or self._running or self._hop is not None or not self._unit.settles_at_once:
             return False
         self._settling = True
         self._unit.settle(keep=keep and self.reason is None)
@@ -273,9 +272,7 @@ class AsyncUnitOfWork:
 
     def _start(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
         """Start a hop. Returns its answer: a waiter that is cancelled cancels that, and the hop runs on."""
-        loop = asyncio.get_running_loop()
         context = contextvars.copy_context()
-        began = time.perf_counter()
 
         def work() -> Any:
             thread = self._database.claim_thread(self.label)
@@ -284,35 +281,25 @@ class AsyncUnitOfWork:
             finally:
                 self._database.unclaim(thread)
 
-        def ended(hop: asyncio.Future[Any]) -> None:
-            self.db_s += time.perf_counter() - began
-            self._hop = None
-            error = asyncio.CancelledError() if hop.cancelled() else hop.exception()
-            if answer.done():  # nobody waits any more
-                return
-            if error is None:
-                answer.set_result(hop.result())
-            elif hop.cancelled():
-                answer.cancel()
-            else:
-                answer.set_exception(error)
-
-        answer: asyncio.Future[Any] = loop.create_future()
-        hop = loop.run_in_executor(self._lane.threads, work)
-        self._hop, self._answer = hop, answer
-        hop.add_done_callback(ended)
+        hop = self._hop = Hop(self._lane.threads, work, self._hop_ended)
         if self.reason is not None:  # only the end of a stopped unit is still to come, and may hang as well
-            self._ending = loop.create_task(self._end_hop(hop))
-        return answer
+            self._ending = asyncio.get_running_loop().create_task(self._end_hop(hop))
+        return hop.answer
+
+    def _hop_ended(self, hop: Hop) -> None:
+        self.db_s += hop.took_s
+        self._hop = None
+        if self._abandoned:  # what it held comes back now
+            threading.Thread(target=self._clean_up, daemon=True).start()
 
     # -- the end
 
     async def _settle(self, keep: bool, last: Work | None) -> None:
-        if self._hop is not None and not await self._hop_ended():
+        if self._hop is not None and not await self._hop.over():
             if keep:
                 raise self.reason or Unavailable("the database did not answer in time")
-        elif not (self._unit.in_use or (last and keep)) or not (keep or self._has_place):
-            self._unit.settle(keep=keep and self.reason is None)  # nothing was opened: no hop
+        elif (self._unit.settles_at_once and not (last and keep)) or not (keep or self._has_place):
+            self._unit.settle(keep=keep and self.reason is None)
         else:
             if not self._has_place:  # rows were added to the session, and no `run` has taken a place yet
                 try:
@@ -327,25 +314,6 @@ class AsyncUnitOfWork:
                 if keep:
                     raise  # else it was given up on, and the database undoes it
 
-    async def _hop_ended(self) -> bool:
-        """Wait for a hop whose caller was cancelled. False where it was given up on."""
-        if self._gave_up is None:
-            self._gave_up = asyncio.get_running_loop().create_future()
-        hop = self._hop
-        if hop is not None:
-            await asyncio.wait([hop, self._gave_up], return_when=asyncio.FIRST_COMPLETED)
-        return self._hop is None
-
-    def _give_up(self) -> None:
-        """Let those who wait for the hop go on without it."""
-        if self._gave_up is None:
-            self._gave_up = asyncio.get_running_loop().create_future()
-        if not self._gave_up.done():
-            self._gave_up.set_result(None)
-        if self._answer is not None and not self._answer.done():
-            sent = self._unit.watch.committing
-            self._answer.set_exception(OutcomeUnknown() if sent else (self.reason or DeadlinePassed()))
-
     async def _stop(self) -> None:
         """End the running hop, then see that the unit is undone."""
         if self._hop is not None:
@@ -353,24 +321,22 @@ class AsyncUnitOfWork:
         if not self._settling:
             await self.settle(keep=False)
 
-    async def _end_hop(self, hop: asyncio.Future[Any]) -> None:
+    async def _end_hop(self, hop: Hop) -> None:
         """End a hop by stronger and stronger means; where none helps, go on without it."""
         loop, watch = asyncio.get_running_loop(), self._unit.watch
         cut_at = loop.time() + SEVER_AFTER_S
-        while not hop.done() and loop.time() < cut_at:
+        while not hop.is_over and loop.time() < cut_at:
             heard = await loop.run_in_executor(self._database.stoppers, watch.interrupt)
-            await asyncio.wait([hop], timeout=INTERRUPT_EVERY_S)
-            if not heard:
+            if await hop.over(INTERRUPT_EVERY_S) or not heard:
                 break
-        if not hop.done():
+        if not hop.is_over:
             log.warning("%s: the database did not end it in time; its connection is cut", self.label)
             await loop.run_in_executor(self._database.stoppers, watch.sever)
-            await asyncio.wait([hop], timeout=GIVE_UP_AFTER_S)
-        if not hop.done():
+        if not await hop.over(GIVE_UP_AFTER_S):
             log.error(
                 "%s: a thread hangs in this unit of work; its place stays taken until it ends", self.label
             )
-            self._give_up()
+            hop.give_up(OutcomeUnknown() if watch.committing else (self.reason or DeadlinePassed()))
 
     async def _settled_by_another(self) -> None:
         if not self._ended:
@@ -393,15 +359,11 @@ class AsyncUnitOfWork:
 
     def _end(self) -> None:
         self._ended = True
-        hop = self._hop
-        if hop is None:
+        if self._hop is None:
             self._leave_place()
-        elif (
-            not self._abandoned
-        ):  # given up on: what it holds comes back when it ends, and its owner may go on meanwhile
+        elif not self._abandoned:  # given up on: its owner may go on meanwhile
             self._abandoned = self._unit.abandoned = True
             self._database.unclaim(self._holder)
-            hop.add_done_callback(lambda _: threading.Thread(target=self._clean_up, daemon=True).start())
         self._database.ended(self)
         if self._settled is not None and not self._settled.done():
             self._settled.set_result(None)

@@ -76,6 +76,7 @@ class UnitOfWork:
         self.watch = Watch(label, dialect, deadline_at=deadline_at, confined=confined)
         self.commit_s = 0.0
         self._dialect = dialect
+        self._autocommits = read_only and not snapshot and dialect.reader_autocommits
         self._witness = None if read_only else witness
         self._testimony: Testimony | None = None
         self.settled = False
@@ -95,6 +96,15 @@ class UnitOfWork:
         return self.session.in_transaction() or bool(
             self.session.new or self.session.dirty or self.session.deleted
         )
+
+    @property
+    def settles_at_once(self) -> bool:
+        """Whether settling sends nothing to the database, and may be done on an event loop."""
+        if not self.in_use:
+            return True
+        session = self.session
+        changed = session.new or session.dirty or session.deleted
+        return self._autocommits and not changed and not self.watch.interrupted
 
     def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function that works with the session, in a thread that may wait.

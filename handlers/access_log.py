@@ -29,7 +29,7 @@ def log_request(handler: RequestHandler) -> None:
         path=request.path,
         remote_ip=request.remote_ip or "-",
         took_s=request.request_time(),
-        work=handler.work if isinstance(handler, SessionHandler) else "-",
+        work=handler.work_outcome if isinstance(handler, SessionHandler) else "-",
         request_id=request_id_of(request),
     )
 

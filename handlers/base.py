@@ -46,7 +46,7 @@ from db.errors import (
 )
 from handlers.errors import status_of
 from handlers.exchange import Exchange, exchange_of
-from handlers.held_response import HeldResponse, StreamedResponse
+from handlers.held_response import HeldResponse, ResponseDropped, StreamedResponse
 from handlers.overrides import check_overrides, forgotten
 from handlers.problem import ProblemHandler
 
@@ -187,7 +187,7 @@ class SessionHandler(ProblemHandler):
         self._afterwards.append(lambda session: function(session, *args, **kwargs))
 
     @property
-    def work(self) -> str:
+    def work_outcome(self) -> str:
         """What has become of the request's work, for the access line: read, kept, undone or unknown."""
         if self._settled_early:
             return Outcome.KEPT.value
@@ -250,23 +250,32 @@ class SessionHandler(ProblemHandler):
         super().on_connection_close()
         self._client_gone = True
         cancels = self._reads if self.cancel_on_disconnect is None else self.cancel_on_disconnect
-        if cancels and self._unit is not None:
-            self._unit.cancel(ClientGone())
+        if cancels and self._unit is not None and not self._answered:
+            self._stopped = ClientGone()
+            self._unit.cancel(self._stopped)
 
     def log_exception(
         self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
     ) -> None:
-        """Note what was raised, since it undoes the work; log it, unless the request runs again for it."""
+        """Note what was raised, since it undoes the work; log it, unless nobody is to be told of it.
+
+        That is so where the request runs again for it, and where it was stopped: what a handler meets
+        whose session was taken away is no fault of its own.
+        """
         self._fail(value)
-        if not (isinstance(value, _CONFLICTS) and self._may_run_again()):
+        if (
+            self._stopped is None
+            and not isinstance(value, ResponseDropped)
+            and not (isinstance(value, _CONFLICTS) and self._may_run_again())
+        ):
             super().log_exception(typ, value, tb)
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
-        """As Tornado's; a handler that was cancelled at its deadline says so."""
-        if self._stopped is not None and "exc_info" not in kwargs:
+        """As Tornado's; of a handler that was stopped, the reason is what is told."""
+        if self._stopped is not None:
             kwargs["exc_info"] = (type(self._stopped), self._stopped, None)
         self._fail(kwargs["exc_info"][1] if "exc_info" in kwargs else None)
-        if isinstance(self._response, StreamedResponse) and self._response.started:
+        if self._response is not None and self._response.has_left:
             self.finish()  # no error can be told any more: the connection is broken off
         else:
             super().send_error(status_code, **kwargs)
@@ -282,11 +291,11 @@ class SessionHandler(ProblemHandler):
         self._answered = True
         if _has_stream_request_body(type(self)):
             self.data_received = _ignore  # type: ignore[method-assign]  # the answer is held, so the body goes on
-        fault = self._response.fault if isinstance(self._response, HeldResponse) else None
+        fault = None if self._response is None else self._response.fault
         keep = not self._failed and fault is None and self.get_status() < 400
         self._note_conflict(fault or self._raised)
         follows = self._committing or self._before_commit or self._afterwards or self._after_commit
-        if not follows and self._unit.settle_unused(keep=keep):
+        if not follows and self._unit.settle_at_once(keep=keep):
             self._conclude(fault)
         else:
             self._settling = asyncio.get_running_loop().create_task(self._settle(keep, fault))
@@ -335,28 +344,27 @@ class SessionHandler(ProblemHandler):
         exchange.add(self._begun())
         exchange.outcome = "unknown" if isinstance(fault, OutcomeUnknown) else self.outcome
         self._forget()
-        if isinstance(response, StreamedResponse):
+        if response is None or response.has_left:
             self._close()
         elif self._again is not None:
-            self._drop()
+            response.drop()
             log.info(
                 "%s: runs again (%s), attempt %d", self._summary(), self._again.reason, exchange.attempt + 1
             )
             exchange.again()
         elif fault is not None:
-            self._drop()
+            response.drop()
             exchange.refuse(fault)
-        elif response is not None:
-            self.set_status(
-                response.release({"Server-Timing": exchange.server_timing})
-            )  # for the access line
+        else:
+            status = response.release({"Server-Timing": exchange.server_timing})
+            self.set_status(status)  # for the access line: the handler may have set another since
             self._close()
 
     def _task_ended(self, task: asyncio.Task[Any]) -> None:
         """The request's task is over; where that was without an answer, undo the work and give one."""
         if self._answered:
             return
-        if isinstance(self._response, HeldResponse) and self._response.finished:
+        if self._response is not None and self._response.finished:
             fault: Exception = TypeError(forgotten(type(self), "on_finish"))
         else:
             fault = Misuse(f"{self._summary()}: the handler ended without an answer")
@@ -367,16 +375,15 @@ class SessionHandler(ProblemHandler):
     async def _settle_unanswered(self, fault: Exception) -> None:
         await self._begun().settle(keep=False, afterwards=self._due_afterwards)
         if self._client_gone:  # a streamed upload that was broken off
-            self._forget()
             self.set_status(status_of(ClientGone()), "Client Closed Request")
-            self._close()
-        elif isinstance(self._response, StreamedResponse) and self._response.started:
+        elif self._response is not None and self._response.has_left:
             log.error("%s", fault)  # there is nobody left to be told
-            self._forget()
-            self._response.finish()
-            self._close()
+            self._response.drop()
         else:
             self._conclude(fault)
+            return
+        self._forget()
+        self._close()
 
     def _deadline_passed(self) -> None:
         """Stop the unit's statement and the handler. A COMMIT that has been sent may still be answered."""
@@ -396,12 +403,8 @@ class SessionHandler(ProblemHandler):
         if not self._answered:
             self._failed = True
             self._raised = self._raised or error
-            if isinstance(self._response, StreamedResponse):
+            if self._response is not None:
                 self._response.fail()
-
-    def _drop(self) -> None:
-        if isinstance(self._response, HeldResponse):
-            self._response.drop()
 
     def _forget(self) -> None:
         if self._timer is not None:

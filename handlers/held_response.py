@@ -27,6 +27,9 @@ class HeldResponse(HTTPConnection):
     noted in `fault`.
     """
 
+    has_left = False
+    """Whether part of the response has gone to the client: of this one, nothing before `release`."""
+
     def __init__(self, connection: Any, method: str | None) -> None:
         self.connection = connection
         self.fault: Exception | None = None
@@ -101,6 +104,9 @@ class HeldResponse(HTTPConnection):
         written.add_done_callback(self._pass_on)
         return self.status
 
+    def fail(self) -> None:
+        """The handler has failed; its answer is held, so nothing follows from that."""
+
     def drop(self) -> None:
         """Forget the response. Whoever awaits ``finish()`` is told."""
         if not self._sent.done():
@@ -141,10 +147,15 @@ class StreamedResponse(HTTPConnection):
     that half of an export looks like a whole one; here the connection is closed without the last chunk.
     """
 
+    fault: Exception | None = None
+    """As in `HeldResponse`; what is wrong with this one, Tornado says at once."""
+
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self.failed = False
-        self.started = False
+        self.has_left = False
+        self.finished = False
+        self.status = 0
+        self._broken = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.connection, name)
@@ -156,7 +167,8 @@ class StreamedResponse(HTTPConnection):
         chunk: bytes | None = None,
     ) -> asyncio.Future[None]:
         """Send the head of the response."""
-        self.started = True
+        self.has_left = True
+        self.status = getattr(start_line, "code", 0)
         sent: asyncio.Future[None] = self.connection.write_headers(start_line, headers, chunk)
         return sent
 
@@ -167,18 +179,24 @@ class StreamedResponse(HTTPConnection):
 
     def finish(self) -> None:
         """End the response, or break the connection where the handler has failed in the middle."""
-        if self.failed and self.broken_off:
+        self.finished = True
+        if self._broken:
             self.connection.close()
         else:
             self.connection.finish()
 
-    broken_off = False
-    """Whether the failure came when part of the response had left; an error answer then cannot be sent."""
-
     def fail(self) -> None:
-        """Note that the handler has failed."""
-        self.failed = True
-        self.broken_off = self.started
+        """The handler has failed. Where part of the response has left, no error can be told any more."""
+        self._broken = self.has_left
+
+    def release(self, headers: Mapping[str, str]) -> int:
+        """It has left already. Returns its status."""
+        return self.status
+
+    def drop(self) -> None:
+        """Break it off, if it has not ended."""
+        if not self.finished:
+            self.connection.close()
 
     def detach(self) -> NoReturn:
         """Not here, as in `HeldResponse`."""

@@ -59,10 +59,9 @@ class IdempotentHandler(SessionHandler):
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """As `SessionHandler.send_error`; who waited for a twin until the deadline may ask again."""
-        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
-        if self._claiming and (error is None or isinstance(error, DeadlinePassed)):
+        if self._claiming and isinstance(self._stopped, DeadlinePassed):
             busy = Unavailable(f"the request with this {HEADER} is still under way")
-            kwargs["exc_info"] = (Unavailable, busy, None)
+            self._stopped, kwargs["exc_info"] = None, (Unavailable, busy, None)
         super().send_error(status_code, **kwargs)
 
     def on_finish(self) -> None:

@@ -28,6 +28,9 @@ class Dialect:
     belongs_to_process = False
     """The database lives in a file or in memory of the process that serves it, which may migrate it."""
 
+    reader_autocommits = True
+    """The reader's statements stand each for itself: there is no transaction that would have to be ended."""
+
     shares_one_connection = False
     """There is but one connection, so the reader is the writer and one unit of work runs at a time."""
 

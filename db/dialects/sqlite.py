@@ -43,6 +43,7 @@ class SQLite(Dialect):
         )
         # A cursor that was interrupted half-way stays open, and no rollback gets past it. In memory the
         # connection is the database.
+        self.reader_autocommits = not self.shares_one_connection
         self.discard_after_interrupt = not self.shares_one_connection
 
     def own_query(self, query: Mapping[str, Any]) -> Mapping[str, Any]:
