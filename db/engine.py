@@ -116,14 +116,3 @@ def _install_watch(engine: Engine) -> None:
         watch = watch_at_work()
         if watch is not None:
             watch.parted(connection)
-
-    ping = engine.dialect.do_ping
-
-    def do_ping(connection: Any) -> bool:
-        # Before any hook can say whose connection it will be; on a dead link this hangs like a statement.
-        watch = watch_at_work()
-        if watch is not None:
-            watch.connected(connection)
-        return ping(connection)
-
-    engine.dialect.do_ping = do_ping  # type: ignore[assignment,method-assign]  # there is no event for it

@@ -17,6 +17,7 @@ pytest_plugins = [
     "tests.fixtures.databases",
     "tests.fixtures.inner",
     "tests.fixtures.server",
+    "tests.fixtures.signals",
     "tests.fixtures.process",
     "tests.fixtures.proxies",
     "tests.fixtures.edge",
