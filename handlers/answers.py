@@ -1,17 +1,148 @@
-"""Answers: what is told of a task, a team and a transfer. Made while the request's session is open."""
+"""Answers: what is told of a task, a team and a transfer. Made while the request's session is open.
+
+Each has its type, which the document at ``/openapi.json`` is made from and the tests hold real answers
+against. Plain dicts: nothing is checked, or costs anything, while a request is answered.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, with_config
 from sqlalchemy import Row
+from typing_extensions import TypedDict  # typing's own is enough for pydantic from Python 3.12 on
 
-from db.tasks import Task
-from db.teams import Team
-from db.transfers import Transfer
+from db import tasks, teams, transfers
+from handlers.bodies import (
+    INT64_MAX,
+    Bundle,
+    ChangeId,
+    Granularity,
+    JsonObject,
+    Note,
+    TaskId,
+    TaskStatus,
+    TeamId,
+    TeamName,
+)
+from handlers.errors import CLOSED
 
-Answer = dict[str, Any]
+_MOMENT = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6})?Z$"
+_DAY = "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
+
+Moment = Annotated[
+    str, Field(pattern=_MOMENT, description="A moment in UTC.", json_schema_extra={"format": "date-time"})
+]
+DayText = Annotated[str, Field(pattern=_DAY, json_schema_extra={"format": "date"})]
+Version = Annotated[int, Field(ge=1, description="1 more with each change.")]
+
+
+@with_config(CLOSED)
+class Task(TypedDict):
+    """A task of the board."""
+
+    id: TaskId
+    task_status: TaskStatus
+    s3_keys: JsonObject
+    bundle: Bundle
+    granularity: Granularity
+    target_date: DayText
+    change_id: ChangeId
+    team_id: TeamId | None
+    version: Version
+    create_time: Moment
+    update_time: Moment
+
+
+@with_config(CLOSED)
+class TaskPage(TypedDict):
+    """Some tasks, newest first, and where the list goes on."""
+
+    items: list[Task]
+    next_cursor: Annotated[
+        str | None, Field(description="`cursor` of the next page; null where this is the last.")
+    ]
+
+
+@with_config(CLOSED)
+class TaskList(TypedDict):
+    """The tasks that were claimed, oldest first."""
+
+    items: list[Task]
+
+
+@with_config(CLOSED)
+class TasksCreated(TypedDict):
+    """What a bulk has made."""
+
+    created: Annotated[int, Field(ge=1)]
+    ids: Annotated[list[TaskId], Field(description="In the order of the body's items.")]
+
+
+@with_config(CLOSED)
+class Team(TypedDict):
+    """A team, which tasks may belong to."""
+
+    id: TeamId
+    name: TeamName
+    create_time: Moment
+
+
+@with_config(CLOSED)
+class TeamList(TypedDict):
+    """All teams, oldest first."""
+
+    items: list[Team]
+
+
+@with_config(CLOSED)
+class Transfer(TypedDict):
+    """A line in a task's log: where it went. The teams may be gone since."""
+
+    id: Annotated[int, Field(ge=1, le=INT64_MAX)]
+    task_id: TaskId
+    from_team_id: TeamId | None
+    to_team_id: TeamId | None
+    note: Note | None
+    create_time: Moment
+
+
+@with_config(CLOSED)
+class TransferList(TypedDict):
+    """A task's log, oldest first."""
+
+    items: list[Transfer]
+
+
+@with_config(CLOSED)
+class Transferred(TypedDict):
+    """A task where it is now, and its new line in the log."""
+
+    task: Task
+    transfer: Transfer
+
+
+@with_config(CLOSED)
+class Alive(TypedDict):
+    """The process runs."""
+
+    status: Literal["alive"]
+
+
+@with_config(CLOSED)
+class Ready(TypedDict):
+    """Requests may be sent here."""
+
+    status: Literal["ready"]
+
+
+@with_config(CLOSED)
+class NotReady(TypedDict):
+    """Requests had better be sent elsewhere."""
+
+    status: Literal["not ready"]
+    reason: str
 
 
 def time_text(moment: datetime) -> str:
@@ -19,13 +150,13 @@ def time_text(moment: datetime) -> str:
     return moment.isoformat().removesuffix("+00:00") + "Z"
 
 
-def task_json(task: Task | Row[Any]) -> Answer:
+def task_json(task: tasks.Task | Row[Any]) -> Task:
     return {
         "id": task.id,
-        "task_status": task.task_status,
+        "task_status": task.task_status,  # type: ignore[typeddict-item]  # a check of the table sees to it
         "s3_keys": task.s3_keys,
         "bundle": task.bundle,
-        "granularity": task.granularity,
+        "granularity": task.granularity,  # type: ignore[typeddict-item]  # likewise
         "target_date": task.target_date.isoformat(),
         "change_id": task.change_id,
         "team_id": task.team_id,
@@ -35,11 +166,11 @@ def task_json(task: Task | Row[Any]) -> Answer:
     }
 
 
-def team_json(team: Team) -> Answer:
+def team_json(team: teams.Team) -> Team:
     return {"id": team.id, "name": team.name, "create_time": time_text(team.create_time)}
 
 
-def transfer_json(transfer: Transfer) -> Answer:
+def transfer_json(transfer: transfers.Transfer) -> Transfer:
     return {
         "id": transfer.id,
         "task_id": transfer.task_id,

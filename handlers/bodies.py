@@ -30,7 +30,7 @@ from db.tasks import BUNDLE_CHARS_MAX, CHANGE_ID_MAX, NewTask, TaskChange as Cha
 from db.teams import NAME_CHARS_MAX
 from db.transfers import NOTE_CHARS_MAX
 from handlers.errors import Problem
-from handlers.json_text import NotJson, Path, faults_of, is_unicode, parse, pointer
+from handlers.json_text import LEVELS_MAX, NotJson, Path, faults_of, is_unicode, parse, pointer
 
 S3_KEYS_BYTES_MAX = 64 * 1024
 FAULTS_MAX = 1000
@@ -100,8 +100,23 @@ def _json_object(value: Any) -> dict[str, Any]:
 
 
 TaskId = Annotated[str, Field(pattern=_ID)]
-TaskStatus = Annotated[Literal[101, 102, 200, 400, 99], BeforeValidator(_no_float)]
-JsonObject = Annotated[dict[str, Any], PlainValidator(_json_object), WithJsonSchema({"type": "object"})]
+TaskStatus = Annotated[
+    Literal[101, 102, 200, 400, 99],
+    BeforeValidator(_no_float),
+    Field(description="101 queued, 102 running, 200 passed, 400 failed, 99 cancelled."),
+]
+JsonObject = Annotated[
+    dict[str, Any],
+    PlainValidator(_json_object),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "description": "Any JSON object, kept as it is: up to "
+            f"{S3_KEYS_BYTES_MAX} bytes as compact UTF-8 and {LEVELS_MAX} levels, without NUL, half "
+            "surrogate pairs and numbers that are not finite.",
+        }
+    ),
+]
 Bundle = Annotated[str, Field(min_length=1, max_length=BUNDLE_CHARS_MAX, pattern=_NO_CONTROLS)]
 Granularity = Literal["hourly", "daily", "weekly", "monthly"]
 Day = Annotated[date, BeforeValidator(_date)]

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from db.tasks import Position, TaskFilter
 from handlers.errors import Problem
 
+CURSOR = "^[A-Za-z0-9_-]{43}$"
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAYOUT = struct.Struct(">q16s8s")  # microseconds since the epoch, the task's id, a digest of the filters
 
@@ -29,7 +31,7 @@ def position_of(cursor: str, where: TaskFilter) -> Position:
         Problem: 400 where it cannot be read, or belongs to other filters.
     """
     unreadable = Problem(400, "the cursor cannot be read: take next_cursor of the page before, as it is")
-    if not re.fullmatch("[A-Za-z0-9_-]{43}", cursor):
+    if not re.fullmatch(CURSOR, cursor):
         raise unreadable
     microseconds, task_id, digest = _LAYOUT.unpack(base64.urlsafe_b64decode(cursor + "="))
     if digest != _digest(where):

@@ -10,13 +10,15 @@ import logging
 import traceback
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 from urllib.parse import quote
 
+from pydantic import ConfigDict, Field, with_config
 from sqlalchemy.exc import PendingRollbackError, StatementError
 from tornado.httputil import HTTPInputError
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
+from typing_extensions import TypedDict  # typing's own is enough for pydantic from 3.12 on
 
 from db import errors as db
 from db.unit_of_work import code_of
@@ -41,7 +43,35 @@ _STATUS: Sequence[tuple[type[BaseException], int]] = (
 
 _RETRY_AFTER_S = 1
 
+CLOSED = ConfigDict(extra="forbid", strict=True)
+"""Of an answer: a field that nobody has written down is a fault."""
+
 _IN_URI = "/%:=&?~#+!$,;'@()*[]"  # what a path may hold as it is; Tornado lets any byte above space pass
+
+
+@with_config(CLOSED)
+class Fault(TypedDict):
+    """What is wrong with one field of a body."""
+
+    pointer: Annotated[str, Field(description="RFC 6901; empty where it is the whole body.")]
+    message: str
+
+
+@with_config(CLOSED)
+class ProblemBody(TypedDict):
+    """An error, as RFC 9457 writes it."""
+
+    type: Literal["about:blank"]
+    title: str
+    status: Annotated[int, Field(ge=400, le=599)]
+    detail: str
+    instance: Annotated[str, Field(description="The path that was asked.")]
+    request_id: Annotated[str, Field(description="As in `X-Request-Id`, and in the log.")]
+    outcome: Annotated[
+        Literal["not_applied", "applied", "unknown"],
+        Field(description="What has become of the request's work: an error does not always mean nothing."),
+    ]
+    errors: NotRequired[Annotated[list[Fault], Field(description="Of 422: every fault of the body.")]]
 
 
 class Problem(Exception):
@@ -106,9 +136,9 @@ def title_of(status: int) -> str:
     return http.client.responses.get(status, "Unknown")
 
 
-def body_of(problem: Problem, *, instance: str, request_id: str, outcome: str) -> dict[str, Any]:
+def body_of(problem: Problem, *, instance: str, request_id: str, outcome: Any) -> ProblemBody:
     """A problem as the JSON object that is sent."""
-    body: dict[str, Any] = {
+    body: ProblemBody = {
         "type": "about:blank",
         "title": title_of(problem.status),
         "status": problem.status,
@@ -118,7 +148,9 @@ def body_of(problem: Problem, *, instance: str, request_id: str, outcome: str) -
         "outcome": outcome,
     }
     if problem.errors is not None:
-        body["errors"] = [dict(fault) for fault in problem.errors]
+        body["errors"] = [
+            Fault(pointer=fault["pointer"], message=fault["message"]) for fault in problem.errors
+        ]
     return body
 
 

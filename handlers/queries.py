@@ -11,6 +11,7 @@ from tornado.web import RequestHandler
 
 from db.tasks import TaskFilter
 from handlers.bodies import Bundle, Day, Granularity, TaskStatus, TeamId, faults_in
+from handlers.cursors import CURSOR
 from handlers.errors import Problem
 
 LIMIT_DEFAULT, LIMIT_MAX = 50, 1000
@@ -35,12 +36,12 @@ class Query(BaseModel):
 class TaskChoice(Query):
     """Which tasks: of the list, and of the export."""
 
-    status: Annotated[TaskStatus | None, Number] = None
-    bundle: Bundle | None = None
-    granularity: Granularity | None = None
-    team_id: Annotated[TeamId | None, Number] = None
-    target_from: Day | None = None
-    target_to: Day | None = None
+    status: Annotated[TaskStatus | None, Number] = Field(None, description="Of this status.")
+    bundle: Bundle | None = Field(None, description="Of this bundle.")
+    granularity: Granularity | None = Field(None, description="Of this granularity.")
+    team_id: Annotated[TeamId | None, Number] = Field(None, description="Of this team.")
+    target_from: Day | None = Field(None, description="With this target date or a later one.")
+    target_to: Day | None = Field(None, description="With this target date or an earlier one.")
 
     def where(self) -> TaskFilter:
         names = TaskChoice.model_fields
@@ -50,8 +51,14 @@ class TaskChoice(Query):
 class TaskQuery(TaskChoice):
     """`GET /tasks`."""
 
-    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), Number] = LIMIT_DEFAULT
-    cursor: str | None = None
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), Number] = Field(
+        LIMIT_DEFAULT, description="How many at most."
+    )
+    cursor: str | None = Field(
+        None,
+        description="`next_cursor` of the page before, with the same filters.",
+        json_schema_extra={"pattern": CURSOR},
+    )
 
 
 AnyQuery = TypeVar("AnyQuery", bound=Query)

@@ -18,6 +18,7 @@ from handlers.teams import TeamHandler, TeamsHandler
 # An id that could be none matches no path, and is not found as any other id that does not exist.
 TASK_ID = "([0-9a-f]{32})"
 TEAM_ID = "([1-9][0-9]{0,17})"  # below 2**63, so that it fits every database's integer
+TEAM_ID_MAX = 10**18 - 1
 
 
 def routes() -> list[URLSpec]:

@@ -9,6 +9,7 @@ from conf import Settings
 from db import Database, migrate
 from db.places import Places
 from handlers import NotFoundHandler, log_request
+from handlers.openapi import PATH as OPENAPI, OpenApiHandler
 from handlers.ops import LivezHandler, ReadyzHandler
 from handlers.routes import routes
 from server.compare.mount import ambient_scopes, compared_routes
@@ -25,6 +26,7 @@ def make_app(settings: Settings, database: Database) -> Application:
         [
             *routes(),
             *compared_routes(scopes),
+            URLSpec(OPENAPI, OpenApiHandler, name="openapi"),
             URLSpec("/livez", LivezHandler, name="livez"),
             URLSpec("/readyz", ReadyzHandler, name="readyz"),
         ],
