@@ -99,7 +99,7 @@ async def test_a_backend_ended_at_rest_is_not_noticed(
 async def test_a_backend_ended_in_a_statement_is_not_noticed(
     five_questions: FiveQuestions, asker: Asker, sql: RawSql
 ):
-    """It waits for a lock and is thrown out; the request runs again on another connection, and waits again."""
+    """It waits for a lock and is thrown out; the request runs again, and waits on another connection."""
     await five_questions.remember()
 
     with locked(sql) as unlock:
