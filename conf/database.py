@@ -131,9 +131,8 @@ class DatabaseSettings(Section):
 
     # Whole seconds: libpq and pymysql take nothing finer.
     connect_timeout_s: int = Field(5, ge=1, le=600, description="longest wait for a new connection")
-    # Three attempts (run_again_max) stay below pool_timeout_s, which those in the queue behind wait.
     busy_timeout_s: float = Field(
-        1.5, ge=0, le=600, allow_inf_nan=False, description="SQLite: longest wait for another process's lock"
+        5.0, ge=0, le=600, allow_inf_nan=False, description="SQLite: longest wait for another process's lock"
     )
     # Behind the request's own deadline (http.request_timeout_s), for what has none: scripts and jobs.
     statement_timeout_s: Seconds | None = Field(

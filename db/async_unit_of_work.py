@@ -250,6 +250,7 @@ class AsyncUnitOfWork:
     async def _take_place(self) -> None:
         holder = asyncio.current_task()
         self._database.claim(holder, self.label)
+        self._unit.watch.begin_by = time.monotonic() + self._database.settings.pool_timeout_s
         try:
             await self._lane.places.take(self._seconds_to_wait())
         except BaseException:

@@ -31,7 +31,8 @@ class Watch:
 
     Args:
         label: how messages name the unit: "POST TaskHandler".
-        deadline_at: on the clock of `time.monotonic`; None for no limit.
+        deadline_at: on the clock of `time.monotonic`; None for no limit. `begin_by`, on the same clock, is
+            when the unit has waited long enough for its transaction to begin.
         confined: statements are allowed between `enter` and `leave` only (a request's unit), or
             from wherever the owner likes (a script's).
     """
@@ -39,6 +40,7 @@ class Watch:
     __slots__ = (
         "label",
         "deadline_at",
+        "begin_by",
         "reason",
         "committing",
         "closing",
@@ -53,6 +55,7 @@ class Watch:
     def __init__(self, label: str, dialect: Dialect, *, deadline_at: float | None, confined: bool) -> None:
         self.label = label
         self.deadline_at = deadline_at
+        self.begin_by: float | None = None
         self.reason: Cancelled | None = None
         self.committing = False
         self.closing = False

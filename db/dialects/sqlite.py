@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from conf import DatabaseSettings
 from db.dialects.base import Dialect, Role, refused_by
-from db.errors import DatabaseError, DeadlinePassed, RunAgain, StatementFailed, Unreachable
+from db.errors import DatabaseError, DeadlinePassed, RunAgain, StatementFailed, Unavailable, Unreachable
 from db.watch import watch_of
 
 READ_ONLY = "onfinish_read_only"
@@ -173,21 +173,25 @@ def _begin_immediate(connection: Connection, busy_timeout_s: float) -> None:
     """
     watch = watch_of(connection)
     driver: Any = connection.connection.dbapi_connection
-    left_s = watch.seconds_left() if watch else None
-    give_up_at = time.monotonic() + (busy_timeout_s if left_s is None else min(busy_timeout_s, left_s))
+    limits = [time.monotonic() + busy_timeout_s]
+    if watch is not None:
+        limits += [limit for limit in (watch.deadline_at, watch.begin_by) if limit is not None]
+    give_up_at = min(limits)
     driver.execute(f"PRAGMA busy_timeout = {_POLL_S * 1000:.0f}")
     try:
-        while time.monotonic() < give_up_at:
+        while True:
             try:
                 driver.execute("BEGIN IMMEDIATE")
                 return
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                    break
-                if watch is not None:
-                    watch.check()
-        if watch is not None:
-            watch.check()
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if watch is not None:
+                watch.check()
+            if not busy or time.monotonic() >= give_up_at:
+                break
+        if busy and watch is not None and give_up_at == watch.begin_by:
+            # In the queue for the place and here, it was one wait for a turn to write.
+            raise Unavailable("another process holds the database file's write lock")
         connection.exec_driver_sql("BEGIN IMMEDIATE")  # the last try, whose error is SQLAlchemy's
     finally:
         driver.execute(f"PRAGMA busy_timeout = {busy_timeout_s * 1000:.0f}")

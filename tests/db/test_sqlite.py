@@ -60,12 +60,12 @@ def test_a_connection_is_what_a_service_needs(database: Database):
     with database.session_scope() as session:
         assert pragma(session, "journal_mode") == "wal"
         assert pragma(session, "foreign_keys") == 1
-        assert pragma(session, "busy_timeout") == 1500
+        assert pragma(session, "busy_timeout") == 5000
         assert pragma(session, "query_only") == 0
 
     with database.session_scope(read_only=True) as session:
         assert pragma(session, "query_only") == 1
-        assert pragma(session, "busy_timeout") == 1500
+        assert pragma(session, "busy_timeout") == 5000
 
 
 @pytest.mark.parametrize("given", ["url", "query", "connect_args", "settings"])

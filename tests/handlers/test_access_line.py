@@ -77,7 +77,8 @@ async def test_the_log_function_is_given_the_real_status_once(
 
     def log_function(handler: RequestHandler) -> None:
         assert isinstance(handler, SessionHandler)
-        calls.append((handler.get_status(), handler.work_outcome, lent(database), handler.request.request_time()))
+        took_s = handler.request.request_time()
+        calls.append((handler.get_status(), handler.work_outcome, lent(database), took_s))
 
     limit_s = 0.3 if end == "sleep" else 10
     client = mount(Board, r"/(.*)", log_function=log_function, request_timeout_s=limit_s)

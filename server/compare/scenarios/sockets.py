@@ -36,7 +36,7 @@ async def handshake_session(world: World) -> None:
 
         def on_finish(self) -> None:
             self.scope.leave(self.entered)
-            self.unit.settle_unused(keep=True)
+            self.unit.settle_at_once(keep=True)
 
         def open(self, *args: str, **kwargs: str) -> None:
             with world.noticing(self.who):
