@@ -113,7 +113,7 @@ class HttpSettings(Section):
 
 
 class OpsSettings(Section):
-    """Where metrics are shown. Lives as long as its Settings; frozen."""
+    """How the service is watched. Lives as long as its Settings; frozen."""
 
     port: int | None = Field(
         None,
@@ -121,6 +121,18 @@ class OpsSettings(Section):
         le=65_535,
         description="/metrics and /stats listen there, on loopback, and nowhere else; "
         "none: off in production, elsewhere on the main port, for loopback callers",
+    )
+    # Twice the longest that a request may take: only what nobody ends, or an export that is read slowly.
+    leak_s: Seconds | None = Field(
+        60.0, description="a unit of work open for longer is logged, with its stack and last SQL; none: never"
+    )
+    # All requests of the process wait so long; half of it is felt by nobody.
+    lag_s: Seconds | None = Field(
+        0.1, description="an event loop that stood still for longer is logged; none: never"
+    )
+    # The rows are kept for a day and connections rest for minutes: neither needs it to the second.
+    jobs_every_s: Seconds | None = Field(
+        60.0, description="how often expired keys are deleted and idle connections closed; none: never"
     )
 
 

@@ -60,9 +60,18 @@ class AsyncUnitOfWork:
     """
 
     def __init__(
-        self, database: Database, lane: Lane, *, label: str, snapshot: bool, deadline_at: float | None
+        self,
+        database: Database,
+        lane: Lane,
+        *,
+        label: str,
+        snapshot: bool,
+        deadline_at: float | None,
+        origin: object = None,
     ) -> None:
         self.label = label
+        self.origin = origin
+        self.observed: object = None
         self.deadline_at = deadline_at
         self.opened_at = time.monotonic()
         self.db_s = 0.0
@@ -102,6 +111,26 @@ class AsyncUnitOfWork:
     def commit_s(self) -> float:
         """How long COMMIT took, in seconds."""
         return self._unit.commit_s
+
+    @property
+    def pool(self) -> str:
+        """Whose places and connections it works with: "writer" or "reader"."""
+        return self._lane.places.name
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the database refuses it to write."""
+        return self._lane.read_only
+
+    @property
+    def has_connection(self) -> bool:
+        """Whether it holds a connection at this moment."""
+        return self._unit.watch.has_connection
+
+    @property
+    def statement(self) -> str | None:
+        """The SQL that it sent last, without parameters."""
+        return self._unit.watch.statement
 
     @property
     def has_place(self) -> bool:
@@ -359,13 +388,14 @@ class AsyncUnitOfWork:
             log.exception("%s: failed", label)
 
     def _end(self) -> None:
-        self._ended = True
+        first, self._ended = not self._ended, True
         if self._hop is None:
             self._leave_place()
         elif not self._abandoned:  # given up on: its owner may go on meanwhile
             self._abandoned = self._unit.abandoned = True
             self._database.unclaim(self._holder)
-        self._database.ended(self)
+        if first:
+            self._database.ended(self)
         if self._settled is not None and not self._settled.done():
             self._settled.set_result(None)
 

@@ -20,8 +20,9 @@ from db.dialects import Role, dialect_for
 from db.engine import make_engine, make_url, read_only_view
 from db.errors import DeadlinePassed, OutsideRun, SecondPlace
 from db.lane import Lane
+from db.observer import Observer
 from db.places import Places
-from db.pool import RestingPool
+from db.pool import RestingPool, observe_pool
 from db.unit_of_work import UnitOfWork
 from db.witness import Witness
 
@@ -38,10 +39,12 @@ class Database:
 
     Args:
         settings: ``DatabaseSettings(url="sqlite:///x.db")`` is enough.
+        observer: who counts or watches.
     """
 
-    def __init__(self, settings: DatabaseSettings) -> None:
+    def __init__(self, settings: DatabaseSettings, observer: Observer | None = None) -> None:
         self.settings = settings
+        self.observer = observer or Observer()
         self.dialect = dialect_for(make_url(settings))
         self.writer = self._lane("writer")
         if self.dialect.shares_one_connection:
@@ -54,6 +57,7 @@ class Database:
         self.witness = Witness(settings, self.dialect) if with_witness else None
         self.stoppers = ThreadPoolExecutor(_STOPPERS, thread_name_prefix="onfinish-stopper")
         self.units: weakref.WeakSet[AsyncUnitOfWork] = weakref.WeakSet()
+        self._scopes: set[UnitOfWork] = set()
         self._idle = asyncio.Event()
         self._holders: dict[object, str] = {}
 
@@ -64,6 +68,7 @@ class Database:
         read_only: bool = False,
         snapshot: bool = False,
         deadline_at: float | None = None,
+        origin: object = None,
     ) -> AsyncUnitOfWork:
         """A unit of work for code on the event loop; opens nothing yet.
 
@@ -77,9 +82,12 @@ class Database:
             read_only: on the reader.
             snapshot: all its reads see the database as it was at the first of them.
             deadline_at: on the clock of `time.monotonic`; past it the unit is stopped and undone.
+            origin: what it is done for, a request say; kept for whoever observes.
         """
         lane = self.reader if read_only else self.writer
-        return AsyncUnitOfWork(self, lane, label=label, snapshot=snapshot, deadline_at=deadline_at)
+        return AsyncUnitOfWork(
+            self, lane, label=label, snapshot=snapshot, deadline_at=deadline_at, origin=origin
+        )
 
     @contextlib.contextmanager
     def session_scope(
@@ -113,6 +121,8 @@ class Database:
                     deadline_at=deadline_at,
                     witness=self.witness,
                 )
+                self._scopes.add(unit)
+                self.observer.opened(unit)
                 try:
                     yield unit.session
                 except DBAPIError as error:
@@ -123,6 +133,9 @@ class Database:
                     raise
                 else:
                     unit.settle(keep=True)
+                finally:
+                    self._scopes.discard(unit)
+                    self.observer.ended(unit)
             finally:
                 lane.places.give_back()
         finally:
@@ -131,12 +144,16 @@ class Database:
     def do(self, function: Callable[[Session], Any], *, label: str) -> Any:
         """Call a function with the session of a unit of work of its own, for a caller who holds a place."""
         unit = UnitOfWork(self.writer.engine, self.dialect, label=label, witness=self.witness)
+        self.observer.opened(unit)
         try:
-            result = unit.call(function, unit.session)
-        except BaseException:
-            unit.settle(keep=False)
-            raise
-        unit.settle(keep=True)
+            try:
+                result = unit.call(function, unit.session)
+            except BaseException:
+                unit.settle(keep=False)
+                raise
+            unit.settle(keep=True)
+        finally:
+            self.observer.ended(unit)
         return result
 
     async def close(self, *, grace_s: float = 5.0) -> None:
@@ -177,6 +194,12 @@ class Database:
             if isinstance(pool, RestingPool) and idle_s is not None
         )
 
+    @property
+    def open_units(self) -> list[AsyncUnitOfWork | UnitOfWork]:
+        """The units of work that are open, of requests and of scopes, oldest first. For the event loop."""
+        units: list[AsyncUnitOfWork | UnitOfWork] = [*self.units, *list(self._scopes)]
+        return sorted(units, key=lambda unit: unit.opened_at)
+
     # -- which units are open, and who holds a place: to wait for a second one while one holds one is a
     #    deadlock with a full pool
 
@@ -184,12 +207,14 @@ class Database:
         """Note that a unit of work is open."""
         self.units.add(unit)
         self._idle.clear()
+        self.observer.opened(unit)
 
     def ended(self, unit: AsyncUnitOfWork) -> None:
         """Note that a unit of work has given everything back."""
         self.units.discard(unit)
         if not self.units:
             self._idle.set()
+        self.observer.ended(unit)
 
     def dropped(self, lane: Lane, holder: object) -> None:
         """Take back what a unit of work held that nobody settled."""
@@ -225,5 +250,8 @@ class Database:
 
     def _lane(self, role: Role) -> Lane:
         engine = make_engine(self.settings, role, self.dialect)
-        places = Places(sum(self.dialect.pool_size(self.settings, role)), name=role)
+        if type(self.observer) is not Observer:
+            observe_pool(engine, role, self.observer)
+        size = sum(self.dialect.pool_size(self.settings, role))
+        places = Places(size, name=role, observer=self.observer)
         return Lane(engine, self.dialect, places, read_only=role == "reader")

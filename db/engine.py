@@ -99,10 +99,11 @@ def _install_watch(engine: Engine) -> None:
             watch.connected(connection.connection.dbapi_connection)
 
     @event.listens_for(engine, "before_cursor_execute")
-    def before_cursor_execute(connection: Connection, *statement: object) -> None:
+    def before_cursor_execute(connection: Connection, cursor: object, sql: str, *parameters: object) -> None:
         watch = watch_of(connection)
         if watch is not None:
             watch.check()
+            watch.statement = sql
 
     @event.listens_for(engine, "commit")
     def commit(connection: Connection) -> None:

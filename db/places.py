@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future
 
 from db.errors import NoPlace
+from db.observer import Observer
 
 
 class Places:
@@ -20,9 +22,10 @@ class Places:
     Safe for threads and for event loops at once: jobs and requests stand in one queue.
     """
 
-    def __init__(self, size: int, *, name: str) -> None:
+    def __init__(self, size: int, *, name: str, observer: Observer | None = None) -> None:
         self.size = size
         self.name = name
+        self._observer = observer or Observer()
         self._free = size
         self._queue: deque[Future[None]] = deque()
         self._lock = threading.Lock()
@@ -53,16 +56,18 @@ class Places:
             asyncio.CancelledError: the caller was cancelled; no place was taken.
         """
         if self.try_take():
+            self._observer.waited(self.name, 0.0, queued=False)
             return
-        ticket = self._join()
-        handed_over = asyncio.wrap_future(ticket)
-        try:
-            done, _ = await asyncio.wait([handed_over], timeout=timeout_s)
-        except asyncio.CancelledError:
-            self._leave(ticket)
-            raise
-        if not done and not self._leave(ticket, keep_if_handed_over=True):
-            raise self._none_free(timeout_s)
+        with _Wait(self):
+            ticket = self._join()
+            handed_over = asyncio.wrap_future(ticket)
+            try:
+                done, _ = await asyncio.wait([handed_over], timeout=timeout_s)
+            except asyncio.CancelledError:
+                self._leave(ticket)
+                raise
+            if not done and not self._leave(ticket, keep_if_handed_over=True):
+                raise self._none_free(timeout_s)
 
     def take_blocking(self, timeout_s: float) -> None:
         """Take a place from a thread that may wait.
@@ -71,16 +76,18 @@ class Places:
             NoPlace: none came free within ``timeout_s``.
         """
         if self.try_take():
+            self._observer.waited(self.name, 0.0, queued=False)
             return
-        ticket = self._join()
-        try:
-            ticket.result(timeout_s)
-        except TimeoutError:
-            if not self._leave(ticket, keep_if_handed_over=True):
-                raise self._none_free(timeout_s) from None
-        except BaseException:  # KeyboardInterrupt: the place must not be lost with the thread
-            self._leave(ticket)
-            raise
+        with _Wait(self):
+            ticket = self._join()
+            try:
+                ticket.result(timeout_s)
+            except TimeoutError:
+                if not self._leave(ticket, keep_if_handed_over=True):
+                    raise self._none_free(timeout_s) from None
+            except BaseException:  # KeyboardInterrupt: the place must not be lost with the thread
+                self._leave(ticket)
+                raise
 
     def give_back(self) -> None:
         """Hand the place to the first in the queue, or put it back."""
@@ -118,3 +125,19 @@ class Places:
 
     def _none_free(self, timeout_s: float) -> NoPlace:
         return NoPlace(f"all {self.size} places for {self.name} are taken; none came free in {timeout_s:g} s")
+
+
+class _Wait:
+    """Tells the observer of one who stands in the queue. Lives as long as he does."""
+
+    def __init__(self, places: Places) -> None:
+        self._name, self._observer = places.name, places._observer
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+        self._observer.queued(self._name)
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        waited_s = time.monotonic() - self._began
+        in_vain = kind is not None and issubclass(kind, NoPlace)
+        self._observer.waited(self._name, waited_s, queued=True, in_vain=in_vain)

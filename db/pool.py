@@ -11,9 +11,11 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from conf import DatabaseSettings
+from db.observer import Observer
 from db.watch import watch_at_work
 
 _RESTING_SINCE = "onfinish_resting_since"
+_LENT_AT = "onfinish_lent_at"
 
 
 class RestingPool(QueuePool):
@@ -75,3 +77,36 @@ def ask_after_rest(engine: Engine, settings: DatabaseSettings) -> None:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
             raise DisconnectionError("a connection at rest was gone") from error
+
+
+def observe_pool(engine: Engine, name: str, observer: Observer) -> None:
+    """Tell an observer of an engine's connections."""
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, record: ConnectionPoolEntry) -> None:
+        observer.connected(name)
+
+    @event.listens_for(engine, "close")
+    def closed(connection: Any, record: ConnectionPoolEntry) -> None:
+        observer.disconnected(name)
+
+    @event.listens_for(engine, "detach")
+    def detached(connection: Any, record: ConnectionPoolEntry) -> None:
+        observer.disconnected(name)
+
+    @event.listens_for(engine, "checkout")
+    def lent(connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
+        # Not in `info`, which is emptied when a connection is thrown away.
+        _kept_of(record)[_LENT_AT] = time.perf_counter()
+        observer.lent(name)
+
+    @event.listens_for(engine, "checkin")
+    def returned(connection: Any, record: ConnectionPoolEntry) -> None:
+        lent_at = _kept_of(record).pop(_LENT_AT, None)
+        if lent_at is not None:  # else it was found dead before anybody had it
+            observer.returned(name, time.perf_counter() - lent_at)
+
+
+def _kept_of(record: ConnectionPoolEntry) -> dict[Any, Any]:
+    kept = record.record_info
+    return {} if kept is None else kept  # None only for what was never in a pool

@@ -72,6 +72,8 @@ class UnitOfWork:
     ) -> None:
         self.label = label
         self.read_only = read_only
+        self.opened_at = time.monotonic()
+        self.observed: object = None
         self.outcome = Outcome.OPEN
         self.watch = Watch(label, dialect, deadline_at=deadline_at, confined=confined)
         self.commit_s = 0.0
@@ -89,6 +91,21 @@ class UnitOfWork:
         if not getattr(self, "settled", True):
             message = f"{self.label}: a unit of work was dropped unsettled"
             warnings.warn(message, ResourceWarning, stacklevel=1, source=self)
+
+    @property
+    def pool(self) -> str:
+        """Whose connections it works with: "writer" or "reader"."""
+        return "reader" if self.read_only else "writer"
+
+    @property
+    def has_connection(self) -> bool:
+        """Whether it holds a connection at this moment."""
+        return self.watch.has_connection
+
+    @property
+    def statement(self) -> str | None:
+        """The SQL that it sent last, without parameters."""
+        return self.watch.statement
 
     @property
     def in_use(self) -> bool:

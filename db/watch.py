@@ -45,6 +45,7 @@ class Watch:
         "committing",
         "closing",
         "interrupted",
+        "statement",
         "_confined",
         "_thread",
         "_dialect",
@@ -60,11 +61,17 @@ class Watch:
         self.committing = False
         self.closing = False
         self.interrupted = False
+        self.statement: str | None = None
         self._confined = confined
         self._thread: int | None = None if confined else _ANY_THREAD
         self._dialect = dialect
         self._connection: Any = None
         self._lock = threading.Lock()
+
+    @property
+    def has_connection(self) -> bool:
+        """Whether the unit has a connection of the driver."""
+        return self._connection is not None
 
     def seconds_left(self) -> float | None:
         """Time until the deadline, 0 when it has passed, None without one."""

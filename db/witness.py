@@ -6,19 +6,21 @@ import logging
 import threading
 import time
 import uuid
-from datetime import datetime
-from typing import NamedTuple
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, String
+from sqlalchemy import Engine, String, delete
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from conf import DatabaseSettings
-from db.base import Base, UtcDateTime, now
+from db.base import Base, UtcDateTime, now, utc_now
 from db.dialects import Dialect
 from db.engine import make_engine
 
 log = logging.getLogger("onfinish.db")
+
+_KEPT_FOR = timedelta(days=1)
 
 _ASK_AGAIN_S = 0.2
 """A database that restarts, or fails over, is asked again until there is no time left."""
@@ -44,6 +46,19 @@ class CommitWitness(Base):
     connection: Mapped[str] = mapped_column(String(32), primary_key=True)
     transaction: Mapped[str] = mapped_column(String(32))
     update_time: Mapped[datetime] = mapped_column(UtcDateTime, server_default=now())
+
+
+def delete_old_witnesses(session: Session) -> int:
+    """Delete the rows of connections that are gone: those not written for a day.
+
+    A connection that is still there writes its row anew. Nobody asks for a COMMIT of yesterday.
+
+    Returns:
+        How many were deleted.
+    """
+    old = CommitWitness.update_time < utc_now() - _KEPT_FOR
+    result: Any = session.execute(delete(CommitWitness).where(old))
+    return int(result.rowcount)
 
 
 class Testimony(NamedTuple):

@@ -213,6 +213,7 @@ class SessionHandler(ProblemHandler):
             read_only=self._reads,
             snapshot=self._reads and (self.snapshot or self.streams),
             deadline_at=exchange.deadline_at,
+            origin=self.request,
         )
         self._after_commit: list[Callable[[], object]] = []
         self._afterwards: list[Callable[[Session], object]] = []
@@ -348,10 +349,7 @@ class SessionHandler(ProblemHandler):
             self._close()
         elif self._again is not None:
             response.drop()
-            log.info(
-                "%s: runs again (%s), attempt %d", self._summary(), self._again.reason, exchange.attempt + 1
-            )
-            exchange.again()
+            exchange.again(self._again.reason, summary=self._summary())
         elif fault is not None:
             response.drop()
             exchange.refuse(fault)

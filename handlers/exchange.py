@@ -14,7 +14,7 @@ from tornado.httputil import (
 )
 from tornado.web import Application
 
-from db import AsyncUnitOfWork
+from db import AsyncUnitOfWork, Database
 from handlers.request_id import request_id_of
 
 log = logging.getLogger("onfinish.handlers")
@@ -51,9 +51,12 @@ class Exchange:
         """The header ``Server-Timing``: what the database took, and COMMIT's part of it, in milliseconds."""
         return f"db;dur={self._db_s * 1000:.1f}, commit;dur={self._commit_s * 1000:.1f}"
 
-    def again(self) -> None:
+    def again(self, reason: str, *, summary: str) -> None:
         """Run the request once more."""
         self.attempt += 1
+        log.info("%s: runs again (%s), attempt %d", summary, reason, self.attempt)
+        database: Database = self.application.settings["database"]
+        database.observer.runs_again(reason)
         self._dispatch()
 
     def refuse(self, error: Exception) -> None:

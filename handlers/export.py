@@ -29,9 +29,6 @@ class ExportHandler(SessionHandler):
 
     streams = True
 
-    def compute_etag(self) -> None:
-        """None: Tornado would make one of nothing for HEAD, and for an export of nothing."""
-
     def head(self, *args: str, **kwargs: str) -> None:
         """The headers alone; nothing is read for them."""
         read_query(self, TaskChoice)

@@ -13,30 +13,39 @@ from handlers.openapi import PATH as OPENAPI, OpenApiHandler
 from handlers.ops import LivezHandler, ReadyzHandler
 from handlers.routes import routes
 from server.compare.mount import ambient_scopes, compared_routes
+from server.ops import Ops
 
 
-def make_app(settings: Settings, database: Database) -> Application:
+def make_app(settings: Settings, database: Database, ops: Ops | None = None) -> Application:
     """The board's application on a database.
 
     Opens nothing and starts nothing. The caller closes the database.
+
+    Args:
+        settings: its limits and origins.
+        database: for all its requests.
+        ops: counts its answers, and may show them.
     """
     http = settings.http
     scopes = ambient_scopes(database) if settings.compare.mount else []
+    all_routes = [
+        *routes(),
+        *compared_routes(scopes),
+        URLSpec(OPENAPI, OpenApiHandler, name="openapi"),
+        URLSpec("/livez", LivezHandler, name="livez"),
+        URLSpec("/readyz", ReadyzHandler, name="readyz"),
+        *(ops.routes if ops is not None else []),
+    ]
     return Application(
-        [
-            *routes(),
-            *compared_routes(scopes),
-            URLSpec(OPENAPI, OpenApiHandler, name="openapi"),
-            URLSpec("/livez", LivezHandler, name="livez"),
-            URLSpec("/readyz", ReadyzHandler, name="readyz"),
-        ],
+        all_routes,
         database=database,
         scopes=scopes,
         request_timeout_s=http.request_timeout_s,
         exports=Places(http.exports_max, name="exports"),
         schema_revision=migrate.head(),
         default_handler_class=NotFoundHandler,
-        log_function=log_request,
+        log_function=log_request if ops is None else ops.log_function(all_routes, log_request),
+        answered=None if ops is None else ops.metrics.answered,  # for what is refused before it has a handler
         cors_origins=frozenset(http.cors_origins),
         cross_origin_protection=True,
         # Who may read what a write answers may write.

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 
 from tornado import autoreload
-from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from conf import Settings
@@ -20,6 +17,9 @@ from conf.logs import set_up_logs
 from db import Database, migrate
 from server.app import make_app
 from server.http import DrainingServer
+from server.jobs import Jobs, jobs_of
+from server.listening import CannotListen, Listening, listen
+from server.ops import Ops
 
 log = logging.getLogger("onfinish.server")
 
@@ -58,33 +58,44 @@ class Lifecycle:
         self._settings = settings
         self._stop = asyncio.Event()
         self._signalled_at: float | None = None
+        self._jobs: Jobs | None = None
 
     async def run(self) -> int:
         """Serve until told to stop; returns the exit status."""
-        http = self._settings.http
-        database = Database(self._settings.database)
+        ops = Ops(self._settings)
+        database = Database(self._settings.database, observer=ops.metrics)
         try:
             await self._bring_schema_up(database)
             try:
-                sockets = bind_sockets(http.port, http.address)
-            except OSError as error:
-                print(
-                    f"onfinish: cannot listen on {http.address}:{http.port}: {_reason(error)}",
-                    file=sys.stderr,
-                )
+                listening = listen(self._settings)
+            except CannotListen as error:
+                print(f"onfinish: {error}", file=sys.stderr)
                 return EXIT_NO_PORT
-            application = make_app(self._settings, database)
-            server = DrainingServer(application, http)
-            server.add_sockets(sockets)
+            application = make_app(self._settings, database, ops)
+            server = DrainingServer(application, self._settings.http)
+            server.add_sockets(listening.http)
+            ops.listen(listening.ops)
+            await ops.start(application, database, server)
+            self._jobs = self._start_jobs(database)
             self._listen_to_signals()
-            port = sockets[0].getsockname()[1]
-            self._print_banner(port)
+            self._print_banner(listening)
             if self._settings.autoreload:
                 autoreload.start()
             await self._stop.wait()
-            return await self._drain(application, server, database)
+            status = await self._drain(application, server, database)
+            await ops.stop()
+            log.info("stopped")
+            return status
         finally:
             await database.close()
+
+    def _start_jobs(self, database: Database) -> Jobs | None:
+        every_s = self._settings.ops.jobs_every_s
+        if every_s is None:
+            return None
+        jobs = Jobs(jobs_of(database, first=True), every_s=every_s)
+        jobs.start()
+        return jobs
 
     async def _bring_schema_up(self, database: Database) -> None:
         """An SQLite file belongs to this process, which brings its schema up to date; a server's does not."""
@@ -117,9 +128,10 @@ class Lifecycle:
             log.error(
                 "%d requests were not answered within %g s; they are cut off and undone", left, http.drain_s
             )
+        if self._jobs is not None:
+            await self._jobs.stop()
         await database.close()
         await server.close_all_connections()
-        log.info("stopped")
         return EXIT_CUT_OFF if left else EXIT_OK
 
     def _listen_to_signals(self) -> None:
@@ -139,20 +151,14 @@ class Lifecycle:
         log.info("%s received", signal.Signals(number).name)
         self._stop.set()
 
-    def _print_banner(self, port: int) -> None:
+    def _print_banner(self, listening: Listening) -> None:
         address = self._settings.http.address
         host = f"[{address}]" if ":" in address else address
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-        print(f"onfinish ({self._settings.environment}) listens on http://{host}:{port}/", flush=True)
+        print(
+            f"onfinish ({self._settings.environment}) listens on http://{host}:{listening.port}/", flush=True
+        )
         print(f"  database  {self._settings.database.shown_url}", flush=True)
+        if listening.ops_port is not None:
+            print(f"  metrics   http://127.0.0.1:{listening.ops_port}/metrics", flush=True)
         print("  stop with Ctrl-C", flush=True)
-
-
-def _reason(error: OSError) -> str:
-    """Why the port could not be had, and the way out."""
-    if isinstance(error, socket.gaierror):  # whose numbers are no errno
-        return f"{error.strerror}. Give an address of this machine with --address"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"{os.strerror(error.errno)}. Give an address of this machine with --address"
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return f"{reason}. Choose another port with --port, or 0 for a free one"

@@ -37,7 +37,7 @@ def refusal(problem: Problem, head: Head | None, caller: Caller, settings: Mappi
 
     Args:
         head: None where there was none that could be read.
-        settings: the application's.
+        settings: the application's; ``answered`` counts it.
     """
     asked = head.headers if head is not None else HTTPHeaders()
     method, path = (head.start_line.method, head.start_line.path) if head is not None else ("-", "")
@@ -52,6 +52,8 @@ def refusal(problem: Problem, head: Head | None, caller: Caller, settings: Mappi
         work="-",
         request_id=request_id,
     )
+    if (answered := settings.get("answered")) is not None:
+        answered(method=method, status=problem.status, took_s=0.0)
     fields = body_of(problem, instance=path, request_id=request_id, outcome="not_applied")
     body = json.dumps(fields, separators=(",", ":")).encode()
     headers = {

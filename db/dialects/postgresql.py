@@ -9,7 +9,7 @@ import uuid
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
@@ -71,6 +71,10 @@ class PostgreSQL(Dialect):
         options = " ".join(filter(None, [self._options(settings, role), given]))
         if options:
             arguments["options"] = options
+        wanted = settings.connect_args.get("target_session_attrs", self.url.query.get("target_session_attrs"))
+        if role == "reader" and wanted == "read-write":
+            # The reader's sessions are read-only by their own wish, so libpq would take no server for one.
+            arguments["target_session_attrs"] = "primary"
         return arguments
 
     def engine_options(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
@@ -110,7 +114,17 @@ class PostgreSQL(Dialect):
         return bool(getattr(error.orig, "pgcode", None) == _READ_ONLY_SQL_TRANSACTION)
 
     def install(self, engine: Engine, settings: DatabaseSettings, role: Role) -> None:
-        if role != "writer" or not settings.commit_witness:
+        if role != "writer":
+            return
+
+        @event.listens_for(engine, "handle_error")
+        def leave_read_only_server(context: ExceptionContext) -> None:
+            # What was the primary when this connection was made may be a standby now, and the URL may name
+            # others: the next unit of work connects anew, and so do those that have the pool's other ones.
+            if getattr(context.original_exception, "pgcode", None) == _READ_ONLY_SQL_TRANSACTION:
+                context.is_disconnect = True
+
+        if not settings.commit_witness:
             return
 
         @event.listens_for(engine, "connect")

@@ -271,7 +271,10 @@ async def test_too_many_connections_are_a_503(
 async def test_a_database_that_takes_no_writes_is_a_503_for_writers_alone(
     five_questions: FiveQuestions, asker: Asker, board: Client, sql: RawSql, database_name: str
 ):
-    """25006 on the writer: reads go on."""
+    """25006 on the writer: reads go on. A connection that was told so is not used again.
+
+    It may lead to what was the primary once, and every session that began meanwhile stays read-only.
+    """
     await five_questions.remember()
     sql(f"ALTER DATABASE {database_name} SET default_transaction_read_only = on")
     sql(TERMINATE)
@@ -283,7 +286,6 @@ async def test_a_database_that_takes_no_writes_is_a_503_for_writers_alone(
     with sql.connect() as connection, connection.cursor() as cursor:
         cursor.execute("SET default_transaction_read_only = off")
         cursor.execute(f"ALTER DATABASE {database_name} RESET default_transaction_read_only")
-    sql(TERMINATE)
     await five_questions.ask()
 
 

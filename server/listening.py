@@ -1,0 +1,72 @@
+"""The sockets that a server listens to."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import NamedTuple
+
+from tornado.netutil import bind_sockets
+
+from conf import Settings
+
+_LOOPBACK = "127.0.0.1"
+
+
+class CannotListen(Exception):
+    """A port could not be had; the message says why, and the way out."""
+
+
+class Listening(NamedTuple):
+    """The sockets of one server; its processes share them. Lives from `listen` to `close`."""
+
+    http: list[socket.socket]
+    ops: list[socket.socket]
+
+    @property
+    def port(self) -> int:
+        """The real port, where any free one was asked for."""
+        return int(self.http[0].getsockname()[1])
+
+    @property
+    def ops_port(self) -> int | None:
+        """The port of ``/metrics`` and ``/stats``; None where they have none."""
+        return int(self.ops[0].getsockname()[1]) if self.ops else None
+
+    def close(self) -> None:
+        """Listen no more in this process."""
+        for each in (*self.http, *self.ops):
+            each.close()
+
+
+def listen(settings: Settings) -> Listening:
+    """Listen to the ports of the settings.
+
+    Raises:
+        CannotListen: to one of them.
+    """
+    http, ops = settings.http, settings.ops
+    sockets = _bind(http.address, http.port, "port")
+    try:
+        return Listening(sockets, [] if ops.port is None else _bind(_LOOPBACK, ops.port, "ops-port"))
+    except CannotListen:
+        Listening(sockets, []).close()
+        raise
+
+
+def _bind(address: str, port: int, flag: str) -> list[socket.socket]:
+    try:
+        return bind_sockets(port, address)
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {address}:{port}: {_reason(error, flag)}") from error
+
+
+def _reason(error: OSError, flag: str) -> str:
+    """Why the port could not be had, and the way out."""
+    if isinstance(error, socket.gaierror):  # whose numbers are no errno
+        return f"{error.strerror}. Give an address of this machine with --address"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{os.strerror(error.errno)}. Give an address of this machine with --address"
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return f"{reason}. Choose another port with --{flag}, or 0 for a free one"

@@ -1,0 +1,131 @@
+"""Numbers that every process of a server counts, and that any of them can read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import mmap
+import os
+import threading
+from collections.abc import Collection
+from typing import NamedTuple
+
+log = logging.getLogger("onfinish.server")
+
+_KEYS_BYTES = 1 << 18
+_NUMBERS = 1 << 15
+"""Room for some 2,000 series of 16 numbers. Memory that nobody writes to costs nothing."""
+
+_SINK = 64
+"""Numbers at the end where what finds no room is counted, and never read."""
+
+_SLOT_BYTES = _KEYS_BYTES + 8 * _NUMBERS
+
+
+class Series(NamedTuple):
+    """One line of numbers: whose they are, and where."""
+
+    family: str
+    labels: tuple[str, ...]
+    at: int
+    size: int
+
+
+class Tally:
+    """Shared memory with a slot for each process. Made before the fork; lives as long as the server.
+
+    A process writes into its own slot alone, plain stores without a lock between processes; who reads adds
+    the slots up. What a process has counted outlives it, also when it is killed, and the one that takes its
+    place goes on in its slot: no sum ever falls. prometheus_client's multiprocess mode keeps files for each
+    process that ever was, and costs 6 µs for each observation where this costs below 2.
+    """
+
+    def __init__(self, slots: int = 1) -> None:
+        memory = mmap.mmap(-1, slots * _SLOT_BYTES)
+        view = memoryview(memory)
+        self.slots = [Slot(view[at : at + _SLOT_BYTES]) for at in range(0, slots * _SLOT_BYTES, _SLOT_BYTES)]
+
+    def sums(self) -> dict[tuple[str, tuple[str, ...]], list[float]]:
+        """Everything that was counted, over all slots: numbers by family and labels."""
+        found: dict[tuple[str, tuple[str, ...]], list[float]] = {}
+        for slot in self.slots:
+            for series in slot.series():
+                numbers = list(slot.numbers[series.at : series.at + series.size])
+                before = found.get((series.family, series.labels))
+                if before is not None:
+                    numbers = [one + other for one, other in zip(before, numbers, strict=True)]
+                found[series.family, series.labels] = numbers
+        return found
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that count."""
+        return [slot.pid for slot in self.slots if slot.pid]
+
+
+class Slot:
+    """One process's part of a `Tally`. Lives as long as that; one process at a time has it."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self._keys_end = memory[:8].cast("q")
+        self._pid = memory[8:16].cast("q")
+        self._keys = memory[16:_KEYS_BYTES]
+        self.numbers = memory[_KEYS_BYTES:].cast("d")
+        self._lock = threading.Lock()
+        self._next = 0
+        self._found: dict[tuple[str, tuple[str, ...]], int] = {}
+        self._full = False
+
+    @property
+    def pid(self) -> int:
+        """The process that counts here, 0 where there is none."""
+        return self._pid[0]
+
+    def vacate(self) -> None:
+        """Note that the process which counted here is gone. What it counted stays."""
+        self._pid[0] = 0
+
+    def take(self) -> None:
+        """Go on where another process has ended: call it once, in the process that counts here."""
+        self._pid[0] = os.getpid()
+        for series in self.series():
+            self._found[series.family, series.labels] = series.at
+            self._next = max(self._next, series.at + series.size)
+
+    def place_of(self, family: str, labels: tuple[str, ...], size: int) -> int:
+        """Where in `numbers` a series stands; makes room for one that is new."""
+        with self._lock:
+            at = self._found.get((family, labels))
+            if at is None:
+                at = self._found[family, labels] = self._add(family, labels, size)
+            return at
+
+    def clear(self, families: Collection[str]) -> None:
+        """Set families back to zero: gauges, whose process is gone."""
+        for series in self.series():
+            if series.family in families:
+                for at in range(series.at, series.at + series.size):
+                    self.numbers[at] = 0.0
+
+    def series(self) -> list[Series]:
+        """The series so far, of whatever process."""
+        text = bytes(self._keys[: self._keys_end[0]]).decode()
+        return [
+            Series(family, tuple(labels), at, size)
+            for family, labels, at, size in map(json.loads, text.splitlines())
+        ]
+
+    def _add(self, family: str, labels: tuple[str, ...], size: int) -> int:
+        at, end = self._next, self._keys_end[0]
+        key = json.dumps([family, labels, at, size]).encode() + b"\n"
+        if at + size > _NUMBERS - _SINK or end + len(key) > len(self._keys):
+            if not self._full:
+                self._full = True
+                log.error(
+                    "there is no room for more metrics; %s%s and what follows is not counted", family, labels
+                )
+            return _NUMBERS - _SINK
+        self._next = at + size
+        self._keys[end : end + len(key)] = key
+        self._keys_end[0] = end + len(key)  # last: who reads meanwhile sees whole keys only
+        return at

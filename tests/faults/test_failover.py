@@ -1,0 +1,122 @@
+"""Several hosts in the URL: a failover is a reconnect, and nothing that was acknowledged is lost by it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from tornado.ioloop import IOLoop
+
+import db.migrate
+from conf import DatabaseSettings, Settings, load_settings
+from db import Database
+from tests.faults.conftest import POOL_SIZE, REQUEST_TIMEOUT_S
+from tests.faults.five_questions import FiveQuestions
+from tests.faults.ledger import TASK, Ledger
+from tests.faults.load import Load
+from tests.fixtures.databases import RawSql
+from tests.fixtures.postgres import PostgresCluster
+from tests.fixtures.server import Client
+from tests.fixtures.standby import Standby
+
+pytestmark = [pytest.mark.gen_test(timeout=60), pytest.mark.usefixtures("told_in_the_log")]
+
+NAME = "board"
+
+
+@pytest.fixture
+def primary() -> Iterator[PostgresCluster]:
+    """With a schema, and durable as far as a kill of its processes goes."""
+    primary = PostgresCluster(options={"synchronous_commit": "on", "full_page_writes": "on"})
+    try:
+        primary.start()
+        primary.create_database(NAME)
+        db.migrate.upgrade(DatabaseSettings(url=primary.url_for(NAME)))
+        yield primary
+    finally:
+        primary.remove()
+
+
+@pytest.fixture
+def standby(primary: PostgresCluster) -> Iterator[Standby]:
+    """A synchronous one."""
+    standby = Standby(primary)
+    try:
+        standby.start()
+        standby.become_synchronous()
+        yield standby
+    finally:
+        standby.remove()
+
+
+@pytest.fixture
+def settings(primary: PostgresCluster, standby: Standby) -> Settings:
+    """Both hosts, the standby named first: nothing may be taken for the primary by its place."""
+    hosts = "&".join(f"host={one.host}:{one.port}" for one in (standby, primary))
+    url = f"postgresql://{primary.user}:{primary.password}@/{NAME}?{hosts}&target_session_attrs=read-write"
+    return load_settings(
+        {
+            "environment": "testing",
+            "database.url": url,
+            "database.pool_size": POOL_SIZE,
+            "database.connect_timeout_s": 2,
+            "http.request_timeout_s": REQUEST_TIMEOUT_S,
+        },
+        environ={},
+    )
+
+
+@pytest.fixture
+def sql(standby: Standby) -> RawSql:
+    """What there is once the standby has taken over."""
+    return RawSql(standby.url_for(NAME))
+
+
+@pytest.fixture
+def board_database(settings: Settings, io_loop: IOLoop) -> Iterator[Database]:
+    """The board's, without a proxy."""
+    database = Database(settings.database)
+    yield database
+    io_loop.run_sync(database.close)
+
+
+async def test_the_primary_is_found_wherever_it_stands_in_the_url(
+    board: Client, ledger: Ledger, primary: PostgresCluster
+):
+    """Also by the reader, whose sessions are read-only: it is the server that has to take writes."""
+    task_id = ledger.new_id()
+    written = await board.post("/tasks", {**TASK, "id": task_id, "change_id": 1})
+    read = await board.get(f"/tasks/{task_id}")
+
+    assert (written.code, read.code) == (201, 200)
+    assert len(primary.connections_to(NAME)) == 2
+
+
+@pytest.mark.slow
+async def test_a_synchronous_standby_promoted_under_load_loses_no_acknowledged_write(
+    five_questions: FiveQuestions,
+    load: Load,
+    ledger: Ledger,
+    primary: PostgresCluster,
+    standby: Standby,
+):
+    """The primary is killed in the middle of it all; some seconds of 503, and then it goes on."""
+    await five_questions.remember()
+
+    async with load:
+        await asyncio.sleep(1.0)
+        before = ledger.acknowledged
+        await asyncio.to_thread(primary.kill)
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(standby.promote)
+        at_promotion = ledger.acknowledged
+        await asyncio.sleep(1.0)
+
+    print(dict(ledger.answers))
+    assert before > 20, "there was no load"
+    assert ledger.acknowledged > at_promotion, "nobody found the new primary"
+    assert ledger.answers["503 unknown"] == 0, (
+        "the new primary knows of every COMMIT that the old one left open"
+    )
+    await five_questions.ask()
