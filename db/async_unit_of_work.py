@@ -48,6 +48,10 @@ GIVE_UP_AFTER_S = 1.0
 """How long a thread may take to notice that; then the answer no longer waits for it."""
 
 
+QUEUED_S = 0.01
+"""Who waited longer than this for a place stood in the queue, and what it waits for next counts as well."""
+
+
 class AsyncUnitOfWork:
     """A `UnitOfWork` for code on the event loop: its work runs in the lane's threads, a hop at a time.
 
@@ -279,12 +283,14 @@ class AsyncUnitOfWork:
     async def _take_place(self) -> None:
         holder = asyncio.current_task()
         self._database.claim(holder, self.label)
-        self._unit.watch.begin_by = time.monotonic() + self._database.settings.pool_timeout_s
+        queued_at = time.monotonic()
         try:
             await self._lane.places.take(self._seconds_to_wait())
         except BaseException:
             self._database.unclaim(holder)
             raise
+        if time.monotonic() - queued_at > QUEUED_S:
+            self._unit.watch.begin_by = queued_at + self._database.settings.pool_timeout_s
         if self._settling:  # its owner went on without it while it stood in the queue
             self._lane.places.give_back()
             self._database.unclaim(holder)

@@ -32,7 +32,7 @@ class Watch:
     Args:
         label: how messages name the unit: "POST TaskHandler".
         deadline_at: on the clock of `time.monotonic`; None for no limit. `begin_by`, on the same clock, is
-            when the unit has waited long enough for its transaction to begin.
+            when a unit that stood in the queue has waited long enough for its transaction to begin.
         confined: statements are allowed between `enter` and `leave` only (a request's unit), or
             from wherever the owner likes (a script's).
     """
