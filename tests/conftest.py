@@ -19,6 +19,7 @@ pytest_plugins = [
     "tests.fixtures.server",
     "tests.fixtures.signals",
     "tests.fixtures.process",
+    "tests.fixtures.browser",
     "tests.fixtures.proxies",
     "tests.fixtures.edge",
 ]

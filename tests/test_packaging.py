@@ -66,6 +66,7 @@ def test_the_wheel_holds_every_file_of_the_four_packages_and_no_other(wheel, tra
         PurePosixPath("conf", f"{name}.toml") for name in ("development", "testing", "production")
     } <= installed
     assert any(path.match("db/migrations/versions/*_*.py") for path in installed)
+    assert PurePosixPath("server/compare/report.html") in installed
 
 
 def test_the_console_script_is_the_servers_main(wheel):

@@ -28,14 +28,15 @@ class Registry(Scope):
     none. The registry holds what it made for good.
 
     Args:
-        engine: of the sessions that it makes.
+        engine: of the sessions that it makes; None until ``sessions.configure(bind=engine)``.
     """
 
     name = "registry"
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine | None = None) -> None:
         self._made: weakref.WeakSet[Session] = weakref.WeakSet()
-        self.sessions = scoped_session(cast("sessionmaker[Session]", self._factory(engine)), self._scopefunc)
+        factory = sessionmaker(engine, class_=self._noted())
+        self.sessions = scoped_session(factory, self._scopefunc)
 
     _scopefunc: Callable[[], Any] | None = staticmethod(_key.get)
 
@@ -58,12 +59,14 @@ class Registry(Scope):
     def made(self) -> Collection[Session]:
         return self._made
 
-    def _factory(self, engine: Engine) -> Callable[..., Session]:
-        make = sessionmaker(engine)
+    def _noted(self) -> type[Session]:
+        made = self._made
 
-        def noted(**options: Any) -> Session:
-            session = make(**options)
-            self._made.add(session)
-            return session
+        class Made(Session):
+            """A session of a registry's own, which is noted."""
 
-        return noted
+            def __init__(self, *args: Any, **options: Any) -> None:
+                super().__init__(*args, **options)
+                made.add(self)
+
+        return Made

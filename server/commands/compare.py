@@ -10,10 +10,9 @@ from pathlib import Path
 
 from conf import Fault, Settings, SettingsError
 from server.commands._dialect import dialect_of
+from server.compare import DEFAULT_OUT
 
 SUMMARY = "compare sessions passed explicitly with contextvars and thread-locals: what holds, what it costs"
-
-DEFAULT_OUT = "onfinish-compare.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,8 +52,9 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
         DatabaseError: the database cannot be reached, or no schema can be made in it.
     """
     from server.compare.comparison import ALL_SCOPES, Order, compare
+    from server.compare.report import write_report
     from server.compare.scenarios import SCENARIOS
-    from server.compare.terminal import Terminal
+    from server.compare.terminal import Terminal, summary
 
     if arguments.list:
         for name, scenario in SCENARIOS.items():
@@ -81,7 +81,12 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
         quick=arguments.quick,
         measures=not arguments.scenario,
     )
-    result = compare(settings.database, order, Terminal(sys.stderr if arguments.json else sys.stdout))
+    terminal = Terminal(sys.stderr if arguments.json else sys.stdout)
+    result = compare(settings.database, order, terminal)
+    summary(result, terminal)
+    if order.measures:
+        write_report(result, arguments.out)
+        terminal.line(f"report: {arguments.out}")
     if arguments.json:
         print(json.dumps(result, indent=2))
     return 0 if result["sound"] else 1

@@ -14,12 +14,24 @@ from typing import Any
 from conf import DatabaseSettings
 from db import make_engine
 from db.scope import SCOPES
+from server.compare.code import code
+from server.compare.commit_time import Amount, commit_times
+from server.compare.cost import START_S, load, send_lookups
+from server.compare.findings import conclusion
+from server.compare.load import CLIENTS, Turn
 from server.compare.place import own_place
+from server.compare.processes import Worker
 from server.compare.scenarios import SCENARIOS
 from server.compare.terminal import Terminal
 from server.compare.verdict_table import verdicts
 
 SOUND = ("holds", "refused")
+
+# Five rounds are 10,000 requests to each server; of them 1 % in addition end badly.
+TURN = Turn(reads=1_600, writes=400, bad=20)
+QUICK_TURN = Turn(reads=120, writes=60, bad=6)
+AMOUNT = Amount(requests=20, kills=3)
+QUICK_AMOUNT = Amount(requests=4, kills=1)
 
 
 @dataclass(frozen=True)
@@ -52,9 +64,15 @@ def compare(settings: DatabaseSettings, order: Order, terminal: Terminal) -> dic
             "machine": machine(),
             "quick": order.quick,
             "rounds": order.rounds,
+            "clients": CLIENTS,
         }
         terminal.line(f"on {result['about']['database']}, {len(order.scenarios)} scenarios")
         result["scenarios"] = _verdicts(place, order, terminal)
+    if order.measures:
+        _measure(settings, order, terminal, result)
+        result["code"] = {scope: code(scope) for scope in order.scopes}
+        terminal.done()
+    result["conclusion"] = conclusion(result)
     result["sound"] = explicit_is_sound(result)
     result["about"]["took_s"] = round(time.monotonic() - began, 1)
     return result
@@ -85,6 +103,17 @@ def _verdicts(place: DatabaseSettings, order: Order, terminal: Terminal) -> dict
         if len(found[name]["verdicts"]) == len(order.scopes):
             terminal.line()
     return found
+
+
+def _measure(settings: DatabaseSettings, order: Order, terminal: Terminal, result: dict[str, Any]) -> None:
+    terminal.doing("finding the session")
+    with Worker(send_lookups) as worker:
+        found = worker.receive(START_S)
+    result["lookups"] = {scope: found[scope] for scope in order.scopes}
+    turn = QUICK_TURN if order.quick else TURN
+    result["load"] = load(settings, order.scopes, order.rounds, turn, terminal.doing)
+    amount = QUICK_AMOUNT if order.quick else AMOUNT
+    result["commit"] = commit_times(settings, amount, terminal.doing)
 
 
 def versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ from db import Database
 from db.scope import Contextvar, Registry, Scope, ThreadLocal
 from handlers.routes import routes
 from handlers.scoped import scoped_routes
+from server.compare.page import ReportHandler
 
 
 def ambient_scopes(database: Database) -> list[Scope]:
@@ -22,9 +23,13 @@ def ambient_scopes(database: Database) -> list[Scope]:
 
 
 def compared_routes(scopes: Sequence[Scope]) -> list[URLSpec]:
-    """The task resource under each scope: ``/contextvar/tasks``, ``/registry/tasks``, ``/threadlocal/tasks``.
+    """The newest report at ``/compare``, and the task resource under each scope: ``/contextvar/tasks`` …; nothing
+    without scopes.
 
     The thread-local one fails on purpose: a request to it leaves a session behind that holds a connection
     of the writer, and on SQLite the file's write lock, until the process ends.
     """
-    return [route for scope in scopes for route in scoped_routes(routes(), scope)]
+    if not scopes:
+        return []
+    mounted = [route for scope in scopes for route in scoped_routes(routes(), scope)]
+    return [URLSpec("/compare", ReportHandler, name="compare"), *mounted]

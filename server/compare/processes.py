@@ -17,6 +17,8 @@ GRACE_S = 2.0
 
 _END_S = 5.0
 
+_PRELOADED = ("workers", "cost", "commit_time")
+
 
 class Hung(Exception):
     """A process did not answer in time. It has been killed."""
@@ -31,7 +33,7 @@ def _context() -> ForkServerContext:
     # Forked from a process that has imported everything and opened nothing: up in milliseconds, and free of
     # whatever threads and connections the caller has.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["server.compare.workers"])
+    context.set_forkserver_preload([f"server.compare.{name}" for name in _PRELOADED])
     return context
 
 

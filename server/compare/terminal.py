@@ -58,3 +58,14 @@ class Terminal:
     def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
+
+
+def summary(result: dict[str, Any], terminal: Terminal) -> None:
+    """What was found, in the words of the report."""
+    terminal.line()
+    for sentence in result["conclusion"]:
+        for line in textwrap.wrap(sentence, 100, initial_indent="* ", subsequent_indent="  "):
+            terminal.line(line)
+    if not result["sound"]:
+        terminal.line("explicit neither holds nor refuses in at least one scenario")
+    terminal.line(f"{result['about']['took_s']:.0f} s")

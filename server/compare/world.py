@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import socket
-import struct
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import date
 from types import TracebackType
@@ -28,6 +26,7 @@ from db.unit_of_work import SettledSession
 from handlers.scoped import ScopedHandler
 from server.app import make_app
 from server.compare.verdicts import Evidence, Found, Sighting, Verdict, judge
+from server.compare.wire import Wire
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -138,15 +137,15 @@ class World:
     async def post(self, who: str = "A", *, port: int = 0, path: str = "/scenario", body: bytes = b"") -> int:
         """Send a request on behalf of somebody; returns the status, 599 where there was no answer."""
         wire = await self.connect(port)
-        wire.send(who, path=path, body=body)
-        code = await wire.answer()
+        wire.send(f"{path}?who={who}", body=body)
+        code = (await wire.answer(ANSWER_S)).status
         wire.leave()
         self.evidence.answers.append((who, code))
         return code
 
     async def connect(self, port: int = 0) -> Wire:
         """A connection to write bytes to, and to leave."""
-        wire = Wire(*await asyncio.open_connection("127.0.0.1", port or self.port))
+        wire = await Wire.to(port or self.port)
         self._wires.append(wire)
         return wire
 
@@ -340,38 +339,3 @@ class Meeting:
 
 class Meant(Exception):
     """Raised by a scenario, where a request is to fail."""
-
-
-class Wire:
-    """A connection by hand. Lives until it is left, or its world ends."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    def send(
-        self, who: str, *, path: str = "/scenario", body: bytes = b"", announced: int | None = None
-    ) -> None:
-        """Send a POST with its body, or with the beginning of a longer one."""
-        size = len(body) if announced is None else announced
-        head = f"POST {path}?who={who} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {size}\r\n\r\n"
-        self._writer.write(head.encode() + body)
-
-    async def answer(self) -> int:
-        """Read one answer; returns its status, 599 where the server has closed the connection instead."""
-        async with asyncio.timeout(ANSWER_S):
-            try:
-                head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin1").lower()
-                length = head.partition("content-length:")[2].partition("\r\n")[0]
-                await self._reader.readexactly(int(length or 0))
-            except (asyncio.IncompleteReadError, ConnectionError):
-                return 599
-            return int(head.split()[1])
-
-    def leave(self) -> None:
-        """Break the connection off, as a client that is killed."""
-        if self._writer.transport.is_closing():
-            return
-        plain = self._writer.get_extra_info("socket")
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._writer.transport.abort()

@@ -188,7 +188,7 @@ async def client_leaves(world: World) -> None:
     world.mount(Handler)
     world.expect(kept={"row", "second row"})
     client = await world.connect()
-    client.send("A")
+    client.send("/scenario?who=A")
     await world.until("written")
     client.leave()
     await world.until("left")
@@ -212,7 +212,7 @@ async def connection_close(world: World) -> None:
     world.mount(Handler)
     world.expect(kept="A has left")
     client = await world.connect()
-    client.send("A")
+    client.send("/scenario?who=A")
     await world.until("A begins")
     other = asyncio.ensure_future(world.post("B"))
     await world.until("B begins")
@@ -233,8 +233,8 @@ async def keep_alive(world: World) -> None:
     world.expect(kept=set(names))
     client = await world.connect()
     for name in names:
-        client.send(name)
-        world.evidence.answers.append((name, await client.answer()))
+        client.send(f"/scenario?who={name}")
+        world.evidence.answers.append((name, (await client.answer()).status))
     client.leave()
 
 

@@ -61,7 +61,7 @@ async def aborted_upload(world: World) -> None:
     world.mount(Handler)
     world.expect(undone="chunk")
     client = await world.connect()
-    client.send("A", body=b"x" * 100, announced=100_000)
+    client.send("/scenario?who=A", body=b"x" * 100, announced=100_000)
     await world.until("received")
     client.leave()
     await world.until("left")

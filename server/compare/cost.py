@@ -1,0 +1,136 @@
+"""What a scope costs: to find the session, to answer a request, and what stays behind."""
+
+from __future__ import annotations
+
+import statistics
+import timeit
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from conf import DatabaseSettings
+from db import make_engine
+from db.scope import SCOPES, Contextvar, Registry
+from db.scope.contextvar import current_session
+from db.tasks import Task
+from server.compare.load import BUNDLE, Subject, Turn, drive
+from server.compare.place import own_place
+from server.compare.processes import Worker
+from server.compare.subjects import PLACES, board, serve
+
+_CALLS = 20_000
+_REPEATS = 9
+
+TWIN = "explicit, again"
+"""The same program in one more process: what it differs by from the first is noise."""
+
+START_S = 30.0
+
+
+def lookups() -> dict[str, dict[str, float]]:
+    """What it takes to have the session, and an attribute of it, in nanoseconds.
+
+    Returns:
+        By scope: ``lookup_ns`` and ``attribute_ns``, the medians, each with its ``_spread_ns``, half of
+        the range between the quarters. Of explicit it is the argument itself.
+    """
+    session = Session()
+    found: dict[str, dict[str, float]] = {}
+    with ExitStack() as stack:
+        for name, make in SCOPES.items():
+            scope = make(None)  # type: ignore[arg-type]  # it makes no session here
+            stack.enter_context(scope.entered(session))
+            names: dict[str, Any] = {"session": session}
+            expression = "session"
+            if isinstance(scope, Contextvar):
+                names, expression = {"current_session": current_session}, "current_session()"
+            elif isinstance(scope, Registry):
+                names, expression = {"sessions": scope.sessions}, "sessions()"
+            attribute = "sessions.info" if isinstance(scope, Registry) else f"{expression}.info"
+            lookup, lookup_spread = _nanoseconds(expression, names)
+            one, one_spread = _nanoseconds(attribute, names)
+            found[name] = {
+                "lookup_ns": lookup,
+                "lookup_spread_ns": lookup_spread,
+                "attribute_ns": one,
+                "attribute_spread_ns": one_spread,
+            }
+    session.close()
+    return found
+
+
+def _nanoseconds(expression: str, names: dict[str, Any]) -> tuple[float, float]:
+    # As locals of a function, as an argument is one.
+    setup = "\n".join(f"{name} = _names['{name}']" for name in names)
+    timer = timeit.Timer(expression, setup, globals={"_names": names})
+    times = [took / _CALLS * 1e9 for took in timer.repeat(_REPEATS, _CALLS)]
+    low, middle, high = statistics.quantiles(times, n=4)
+    return round(middle, 1), round((high - low) / 2, 1)
+
+
+def load(
+    settings: DatabaseSettings,
+    scopes: Sequence[str],
+    rounds: int,
+    turn: Turn,
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    """Put a server under each scope under load, by turns.
+
+    Args:
+        settings: where the servers' databases are made; each has its own.
+        scopes: their names; where explicit is among them, a second server of it shows what is noise.
+        rounds: how often each has its turn.
+        turn: how much is asked of it then.
+        tell: is told what is being done.
+
+    Returns:
+        By server: its turns, what it held ``before`` and ``after``, what it answered ``afterwards``, and how
+        many of the acknowledged ``rows`` are there.
+    """
+    names = {name: name for name in scopes} | ({TWIN: "explicit"} if "explicit" in scopes else {})
+    with ExitStack() as stack:
+        subjects = []
+        workers = []
+        places = {}
+        for name in names:
+            place = stack.enter_context(own_place(settings))
+            place = place.model_copy(
+                update={"pool_size": PLACES, "pool_timeout_s": 5.0, "busy_timeout_s": 0.5}
+            )
+            places[name] = place
+            workers.append((name, stack.enter_context(Worker(serve, place, board))))
+        for name, worker in workers:
+            subjects.append(Subject(name, names[name], worker.receive(START_S)))
+        driver = stack.enter_context(Worker(drive, subjects, rounds, turn))
+        while True:
+            told = driver.receive(START_S + 120)
+            if isinstance(told, str):
+                tell(told)
+                continue
+            measured: dict[str, Any] = told
+            for name, place in places.items():
+                measured[name]["rows"] = _rows(place)
+            return measured
+
+
+def _rows(place: DatabaseSettings) -> int:
+    """How many rows of the load are in the database."""
+    engine = make_engine(place, "reader")
+    try:
+        with engine.connect() as connection:
+            return connection.scalars(select(func.count()).where(Task.bundle == BUNDLE)).one()
+    finally:
+        engine.dispose()
+
+
+def send_lookups(pipe: Connection) -> None:
+    """`lookups`, from a process that does nothing else."""
+    pipe.send(lookups())
+
+
+__all__ = ["START_S", "TWIN", "load", "lookups", "send_lookups"]

@@ -1,0 +1,42 @@
+"""The newest report, as a development server shows it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from handlers.problem import ProblemHandler
+from server.compare import DEFAULT_OUT
+
+# A page of ours that loads nothing and runs nothing; its style stands in itself.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+
+_NONE_YET = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>No comparison yet</title>
+<style>body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 40rem; padding: 0 1rem }
+</style>
+</head>
+<body><h1>No comparison yet</h1>
+<p>Run <code>python -m server compare</code> in the folder in which the server was started (two minutes; with
+<code>--quick</code> twenty seconds), and load this page again.</p></body></html>
+"""
+
+
+class ReportHandler(ProblemHandler):
+    """``/compare``: the report in the folder in which the server was started."""
+
+    async def get(self) -> None:
+        """The report, or how to come by one (404)."""
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.set_header("Content-Security-Policy", _POLICY)
+        try:
+            report = await asyncio.get_running_loop().run_in_executor(None, Path(DEFAULT_OUT).read_bytes)
+        except OSError:
+            self.set_status(404)
+            report = _NONE_YET.encode()
+        self.finish(report)

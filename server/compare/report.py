@@ -1,0 +1,50 @@
+"""The report: one page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tornado.template import Loader
+
+from server.compare import findings
+from server.compare.commit_time import FAULTS
+from server.compare.cost import TWIN
+from server.compare.verdicts import Kind
+
+
+def write_report(result: dict[str, Any], path: Path) -> None:
+    """Write the report. Whoever reads meanwhile sees the old one or the new one, whole.
+
+    Raises:
+        OSError: there is no writing there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_bytes(render(result))
+    unfinished.replace(path)
+
+
+def render(result: dict[str, Any]) -> bytes:
+    """The report's HTML. Without matplotlib it has no plots, and says how to come by them."""
+    from server.compare.plots import plots
+
+    try:
+        drawn = plots(result)
+    except ModuleNotFoundError:
+        drawn = {}
+    loader = Loader(str(Path(__file__).parent), autoescape="xhtml_escape", whitespace="all")
+    return loader.load("report.html").generate(
+        result=result,
+        about=result["about"],
+        scopes=findings.scopes_of(result),
+        tally=findings.tally(result),
+        plots=drawn,
+        meanings={kind.value: kind.meaning for kind in Kind},
+        faults=FAULTS,
+        findings=findings,
+        twin=TWIN,
+        pretty=lambda value: json.dumps(value, indent=2, ensure_ascii=False),
+    )

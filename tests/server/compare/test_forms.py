@@ -1,0 +1,50 @@
+"""The forms that the report shows side by side are run, and do the same."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+from tornado.web import Application
+
+from db import Database
+from db.scope import SCOPES
+from handlers import log_request
+from server.compare.code import code
+from tests.fixtures.databases import RawSql
+from tests.fixtures.server import Serve
+from tests.handlers import custody
+
+TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("scope", SCOPES)
+async def test_each_form_writes_and_counts(scope: str, serve: Serve, database: Database, sql: RawSql):
+    """Two requests are numbered 1 and 2, and kept; under the thread-local they are told so and lost."""
+    form = import_module(f"server.compare.forms.{scope}")
+    sessions = getattr(form, "sessions", None)
+    if sessions is not None:
+        sessions.configure(bind=database.writer.engine)
+    client = serve(Application([("/", form.NumberHandler)], database=database, log_function=log_request))
+    try:
+        answers = [await client.post("/", TASK) for _ in range(1 if scope == "threadlocal" else 2)]
+    finally:
+        if scope == "threadlocal":
+            form.threads.close()
+
+    assert [answer.code for answer in answers] == [201] * len(answers)
+    assert [answer.json()["number"] for answer in answers] == [1, 2][: len(answers)]
+    assert len(sql("SELECT id FROM tasks")) == (0 if scope == "threadlocal" else 2)
+    assert custody.lent(database) == {}
+
+
+def test_what_is_counted_in_the_code_is_there():
+    """An explicit session is a parameter of each model function, and an argument at each call."""
+    counted = {scope: code(scope) for scope in SCOPES}
+
+    assert counted["explicit"]["parameters"] == counted["contextvar"]["parameters"] + 2
+    assert counted["explicit"]["arguments"] == counted["contextvar"]["arguments"] + 2
+    assert counted["explicit"]["lines"] < counted["contextvar"]["lines"]
+    last = 'self.write_json({"number": number}, 201)'
+    assert all(one["source"].rstrip().endswith(last) for one in counted.values())

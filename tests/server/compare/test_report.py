@@ -1,0 +1,78 @@
+"""The report is one page that needs nothing else, and shows what was found."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from server.compare.report import render, write_report
+from tests.server.compare.told import told
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return render(told()).decode()
+
+
+def test_every_verdict_is_there_with_its_evidence(html):
+    for title in ("plain handler", "a worker", "a kept object", "@gen.coroutine prepare"):
+        assert f'<span class="title">{title}</span>' in html
+    assert html.count('class="verdict mixed"') == 4  # three verdicts, and what the word means
+    assert "why refused; also leaked" in html
+
+
+def test_it_needs_nothing_but_itself(html):
+    """No script, no style sheet, image or font from elsewhere; links in the page alone."""
+    assert not re.search(r"<(script|link|img|iframe|object)\b", html)
+    assert not re.search(r"url\((?!#)|@import", html)
+    assert set(re.findall(r'<a href="(.)', html)) == {"#"}
+
+
+def test_what_was_measured_is_text_and_not_markup(html):
+    assert "a &lt;fast&gt; one" in html
+    assert "explicit &lt;b&gt;holds&lt;/b&gt;" in html
+
+
+def test_plots_take_their_colour_from_the_page(html):
+    """Else they would be black on black in the dark."""
+    plots = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
+
+    assert len(plots) == 6
+    assert all("currentColor" in plot for plot in plots)
+    assert not any(re.search(r"#000000|#010203", plot) for plot in plots)
+
+
+def test_scopes_that_were_left_out_are_left_out(html):
+    result = told()
+    for scenario in result["scenarios"].values():
+        del scenario["verdicts"]["contextvar"]
+    result["load"].pop("contextvar")
+
+    page = render(result).decode()
+
+    assert "When a contextvar is the right choice" in html
+    assert "When a contextvar is the right choice" not in page
+    assert "--scopes: 3" in page
+
+
+def test_without_matplotlib_there_are_tables_and_a_way_to_the_plots(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+    page = render(told()).decode()
+
+    assert "<svg" not in page
+    assert "pip install &#x27;onfinish[report]&#x27;" in page or "pip install 'onfinish[report]'" in page
+    assert '<span class="title">a worker</span>' in page
+
+
+def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch):
+    """Whoever reads it meanwhile sees the one before."""
+    path = tmp_path / "reports" / "report.html"
+
+    write_report(told(), path)
+
+    assert path.read_bytes().endswith(b"</html>\n")
+    assert [each.name for each in path.parent.iterdir()] == ["report.html"]
