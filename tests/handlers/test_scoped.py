@@ -19,6 +19,12 @@ TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", 
 SOUND = ["contextvar", "registry"]
 
 
+@pytest.fixture
+def client(app: Application, serve: Serve) -> Client:
+    """A client for the board that also asks for what its OpenAPI document does not describe."""
+    return serve(app)
+
+
 @pytest.mark.parametrize("scope", SOUND)
 async def test_a_task_is_made_changed_moved_and_taken_away_as_without_a_scope(
     scope: str, client: Client, sql: RawSql

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tornado.web import Application
 
 from conf import Settings
 from db import Database
@@ -31,6 +32,12 @@ def report(written: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The report, in the folder in which the server runs."""
     monkeypatch.chdir(written.parent)
     return written
+
+
+@pytest.fixture
+def client(app: Application, serve: Serve) -> Client:
+    """A client for the board that also asks for what its OpenAPI document does not describe."""
+    return serve(app)
 
 
 @on_sqlite
