@@ -23,8 +23,9 @@ def ambient_scopes(database: Database) -> list[Scope]:
 
 
 def compared_routes(scopes: Sequence[Scope]) -> list[URLSpec]:
-    """The newest report at ``/compare``, and the task resource under each scope: ``/contextvar/tasks`` …; nothing
-    without scopes.
+    """The newest report at ``/compare``, and the task resource under each scope: ``/contextvar/tasks`` …
+
+    Nothing without scopes.
 
     The thread-local one fails on purpose: a request to it leaves a session behind that holds a connection
     of the writer, and on SQLite the file's write lock, until the process ends.
