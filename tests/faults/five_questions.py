@@ -42,8 +42,28 @@ class Held(NamedTuple):
     memory_mib: float
 
 
+def held_here() -> Held:
+    """What this process holds."""
+    gc.collect()
+    names = Counter(_POOLED.sub(r"\1", thread.name) for thread in threading.enumerate())
+    objects = Counter(type(one).__name__ for one in gc.get_objects() if isinstance(one, _OURS))
+    return Held(names, len(os.listdir(FILES)), objects, psutil.Process().memory_info().rss / 2**20)
+
+
+def held_by(pid: int) -> Held:
+    """What another process holds, as far as that can be seen from outside."""
+    process = psutil.Process(pid)
+    with process.oneshot():
+        return Held(
+            Counter(all=process.num_threads()),
+            process.num_fds(),
+            Counter(),
+            process.memory_info().rss / 2**20,
+        )
+
+
 class FiveQuestions:
-    """Asks whether all is as it was. Lives as long as one test, of an application in this process.
+    """Asks whether all is as it was. Lives as long as one test.
 
     1. Are all acknowledged writes there? 2. Is nothing of a refused one there? 3. Are all connections back
     within two seconds, as PostgreSQL sees it? 4. Does the next request work, on every connection? 5. Are
@@ -54,13 +74,23 @@ class FiveQuestions:
         sql: past the application, and past whatever fault there is.
         ledger: what the clients were told.
         pool_size: places of the writer, and as many of the reader.
+        held: what the application's process holds; by default it is this one.
     """
 
-    def __init__(self, client: Client, sql: RawSql, ledger: Ledger, *, pool_size: int) -> None:
+    def __init__(
+        self,
+        client: Client,
+        sql: RawSql,
+        ledger: Ledger,
+        *,
+        pool_size: int,
+        held: Callable[[], Held] = held_here,
+    ) -> None:
         self._client = client
         self._sql = sql
         self._ledger = ledger
         self._pool_size = pool_size
+        self._held = held
         self._before: Held | None = None
 
     async def remember(self) -> None:
@@ -115,13 +145,6 @@ class FiveQuestions:
         )
         busy = [str(row) for row in rows if row["state"] != "idle"]
         return busy or ([f"{len(rows)} connections"] if len(rows) > 2 * self._pool_size else [])
-
-    def _held(self) -> Held:
-        gc.collect()
-        names = Counter(_POOLED.sub(r"\1", thread.name) for thread in threading.enumerate())
-        objects = Counter(type(one).__name__ for one in gc.get_objects() if isinstance(one, _OURS))
-        memory_mib = psutil.Process().memory_info().rss / 2**20
-        return Held(names, len(os.listdir(FILES)), objects, memory_mib)
 
     def _held_more(self) -> list[str]:
         assert self._before is not None

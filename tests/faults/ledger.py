@@ -15,7 +15,7 @@ State = int | None
 """A task's ``change_id``, or None where there is no such task."""
 
 GONE = 599
-"""What Tornado's client calls a connection that broke, or an answer that did not come."""
+"""In place of a status, where the connection broke before the answer."""
 
 
 class Ledger:
@@ -45,14 +45,14 @@ class Ledger:
     def heard(self, task_id: str, wanted: State, answer: Answer) -> Answer:
         """As `note`, and look at the answer itself: never 500, and 503 says when to come again."""
         outcome = None
-        if answer.code not in (GONE, 204):
+        if answer.code != 204:
             body = answer.json()
             outcome = body.get("outcome") if answer.code >= 400 else None
             if answer.code >= 400 and (body["status"] != answer.code or outcome is None):
                 self.faults.append(f"not a problem: {answer!r}")
         if answer.code == 503 and "Retry-After" not in answer.headers:
             self.faults.append(f"no Retry-After: {answer!r}")
-        if answer.code not in (200, 201, 204, 503, 504, GONE):
+        if answer.code not in (200, 201, 204, 503, 504):
             self.faults.append(f"unexpected: {answer!r}")
         self.answers[f"{answer.code} {outcome}" if outcome else str(answer.code)] += 1
         self.note(task_id, wanted, answer.code, outcome)

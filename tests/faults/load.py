@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from tests.faults.ledger import TASK, Ledger
+from tornado.httpclient import HTTPClientError
+
+from tests.faults.ledger import GONE, TASK, Ledger, State
 from tests.fixtures.server import Client
 
 
@@ -20,16 +23,25 @@ class Load:
         writers: how many at once.
         pause_s: between two requests of one of them.
         seed: the same one makes the same requests.
+        keyed: each creation has an Idempotency-Key, and is sent again until its outcome is known.
     """
 
     def __init__(
-        self, client: Client, ledger: Ledger, *, writers: int = 3, pause_s: float = 0.005, seed: int = 0
+        self,
+        client: Client,
+        ledger: Ledger,
+        *,
+        writers: int = 3,
+        pause_s: float = 0.005,
+        seed: int = 0,
+        keyed: bool = False,
     ) -> None:
         self._client = client
         self._ledger = ledger
         self._writers = writers
         self._pause_s = pause_s
         self._random = random.Random(seed)
+        self._keyed = keyed
         self._enough = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -58,24 +70,45 @@ class Load:
         what = self._random.random() if own else 0.0
         if what < 0.5:
             task_id = ledger.new_id()
-            body = {**TASK, "id": task_id, "change_id": number}
-            answer = ledger.heard(task_id, number, await self._client.post("/tasks", body))
-            if answer.code == 201:
+            if await self._create(task_id, number) < 400:
                 own.append(task_id)
             return
         task_id = self._random.choice(own)
         if None in ledger.possible[task_id]:  # whether it is there is not known: nothing follows from a 404
             own.remove(task_id)
         elif what < 0.85:
-            answer = await self._client.patch(f"/tasks/{task_id}", {"change_id": number})
-            ledger.heard(task_id, number, answer)
+            await self._ask(task_id, number, "PATCH", f"/tasks/{task_id}", {"change_id": number})
         else:
-            ledger.heard(task_id, None, await self._client.delete(f"/tasks/{task_id}"))
+            await self._ask(task_id, None, "DELETE", f"/tasks/{task_id}")
+
+    async def _create(self, task_id: str, number: int) -> int:
+        body = {**TASK, "id": task_id, "change_id": number}
+        headers = {"Idempotency-Key": task_id} if self._keyed else {}
+        while True:
+            code = await self._ask(task_id, number, "POST", "/tasks", body, headers=headers)
+            is_open = len(self._ledger.possible[task_id]) > 1
+            if not (is_open and self._keyed) or self._enough:
+                return code
+
+    async def _ask(self, task_id: str, wanted: State, *request: Any, **options: Any) -> int:
+        """Send a request and note its answer; returns the status, or `GONE`."""
+        try:
+            answer = await self._client.request(*request, **options)
+        except ConnectionRefusedError:
+            self._ledger.answers["nobody there"] += 1
+            await asyncio.sleep(0.05)
+            return GONE
+        except (OSError, HTTPClientError):  # broken off, so that nobody knows
+            self._ledger.answers["broken off"] += 1
+            self._ledger.note(task_id, wanted, GONE, None)
+            return GONE
+        return self._ledger.heard(task_id, wanted, answer).code
 
     async def _read(self) -> None:
         while not self._enough:
-            answer = await self._client.get("/tasks?limit=5")
-            if answer.code not in (200, 503, 504):
-                self._ledger.faults.append(f"unexpected: {answer!r}")
-            self._ledger.answers[f"GET {answer.code}"] += 1
+            with contextlib.suppress(OSError, HTTPClientError):
+                answer = await self._client.get("/tasks?limit=5")
+                if answer.code not in (200, 503, 504):
+                    self._ledger.faults.append(f"unexpected: {answer!r}")
+                self._ledger.answers[f"GET {answer.code}"] += 1
             await asyncio.sleep(self._pause_s * 3)
