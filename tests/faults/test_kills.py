@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from tornado.ioloop import IOLoop
 
 from tests.faults.conftest import POOL_SIZE
 from tests.faults.five_questions import FiveQuestions, held_by
@@ -65,7 +66,7 @@ def service(start_server: StartServer, cluster: PostgresCluster, database_name: 
 
 
 @pytest.fixture
-def board(service: Service) -> Iterator[Client]:
+def board(service: Service, io_loop: IOLoop) -> Iterator[Client]:
     """A client of whichever process there is."""
     client = Client(service.port)
     yield client
