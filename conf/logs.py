@@ -22,14 +22,22 @@ class LogHandler(logging.StreamHandler[TextIO]):
     """The handler that ``set_up_logs`` puts at the root, and takes away when it is called again."""
 
 
-def set_up_logs(settings: LogSettings, *, stream: TextIO | None = None) -> LogHandler:
+def set_up_logs(
+    settings: LogSettings, *, stream: TextIO | None = None, with_process: bool = False
+) -> LogHandler:
     """Send what is logged to ``stream``, the standard error if None, in the way the settings say.
 
     Changes the root logger. May be called again, say in a forked child: the last call holds, and handlers of
     others, pytest's for one, stay as they are.
+
+    Args:
+        settings: what is logged, and how.
+        stream: where to.
+        with_process: lines name the process, where several write to one stream; JSON does it anyway.
     """
     handler = LogHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if settings.format == "json" else LineFormatter())
+    as_lines = LineFormatter(with_process=with_process)
+    handler.setFormatter(JsonFormatter() if settings.format == "json" else as_lines)
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, LogHandler)]:
         root.removeHandler(old)
@@ -48,12 +56,17 @@ class LineFormatter(logging.Formatter):
     is indented, so that nothing in a message can pass for a line of its own.
     """
 
+    def __init__(self, *, with_process: bool = False) -> None:
+        super().__init__()
+        self._with_process = with_process
+
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created).astimezone()
         message = record.getMessage().translate(_CONTROLS)
         if record.exc_info or record.stack_info:
             message += "\n" + _trace(self, record)
-        head = f"{time:%H:%M:%S}.{int(record.msecs):03d} {record.levelname:<7} {record.name}: "
+        process = f"[{record.process}] " if self._with_process else ""
+        head = f"{time:%H:%M:%S}.{int(record.msecs):03d} {process}{record.levelname:<7} {record.name}: "
         return head + message.replace("\n", "\n    ")
 
 

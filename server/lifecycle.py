@@ -6,8 +6,10 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 import time
+from typing import NamedTuple
 
 from tornado import autoreload
 from tornado.web import Application
@@ -19,6 +21,7 @@ from server.app import make_app
 from server.http import DrainingServer
 from server.jobs import Jobs, jobs_of
 from server.listening import CannotListen, Listening, listen
+from server.notify import READY, STOPPING, notify
 from server.ops import Ops
 
 log = logging.getLogger("onfinish.server")
@@ -41,9 +44,20 @@ def serve(settings: Settings) -> int:
     """
     set_up_logs(settings.log)
     try:
-        return asyncio.run(Lifecycle(settings).run(), debug=settings.debug)
+        return asyncio.run(Lifecycle(settings, Ops(settings)).run(), debug=settings.debug)
     except KeyboardInterrupt:  # a second one: it ends at once
         return EXIT_CUT_OFF
+
+
+class Parent(NamedTuple):
+    """What a process has from the one that started it, and that replaces it. Lives as long as the process."""
+
+    link: socket.socket
+    """Takes a byte when the process serves, and ends with the parent."""
+
+    listening: Listening
+    first: bool
+    """Whether the process does the jobs that one alone has to do."""
 
 
 class Lifecycle:
@@ -52,22 +66,30 @@ class Lifecycle:
     On the first SIGTERM or SIGINT ``/readyz`` turns to 503; for ``http.grace_s`` new connections are still
     taken, until the load balancer has noticed; then none are, and what is in flight has ``http.drain_s``
     to be answered. A second signal ends it at once.
+
+    Args:
+        settings: what to serve, and where.
+        ops: shows how it is doing.
+        parent: None where this is the only process.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, ops: Ops, parent: Parent | None = None) -> None:
         self._settings = settings
+        self._ops = ops
+        self._parent = parent
         self._stop = asyncio.Event()
         self._signalled_at: float | None = None
         self._jobs: Jobs | None = None
 
     async def run(self) -> int:
         """Serve until told to stop; returns the exit status."""
-        ops = Ops(self._settings)
+        ops, parent = self._ops, self._parent
         database = Database(self._settings.database, observer=ops.metrics)
         try:
-            await self._bring_schema_up(database)
+            if parent is None:
+                await self._bring_schema_up(database)
             try:
-                listening = listen(self._settings)
+                listening = listen(self._settings) if parent is None else parent.listening
             except CannotListen as error:
                 print(f"onfinish: {error}", file=sys.stderr)
                 return EXIT_NO_PORT
@@ -78,7 +100,7 @@ class Lifecycle:
             await ops.start(application, database, server)
             self._jobs = self._start_jobs(database)
             self._listen_to_signals()
-            self._print_banner(listening)
+            self._say_ready(listening)
             if self._settings.autoreload:
                 autoreload.start()
             await self._stop.wait()
@@ -93,7 +115,8 @@ class Lifecycle:
         every_s = self._settings.ops.jobs_every_s
         if every_s is None:
             return None
-        jobs = Jobs(jobs_of(database, first=True), every_s=every_s)
+        first = self._parent is None or self._parent.first
+        jobs = Jobs(jobs_of(database, first=first), every_s=every_s)
         jobs.start()
         return jobs
 
@@ -138,27 +161,48 @@ class Lifecycle:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a parent has held them back until now
+
+    def _say_ready(self, listening: Listening) -> None:
+        if self._parent is None:
+            print_banner(self._settings, listening)
+            notify(READY)
+            return
+        link = self._parent.link
+        link.setblocking(False)
+        link.send(b"r")
+        asyncio.get_running_loop().add_reader(link, self._on_parents_end, link)
+
+    def _on_parents_end(self, link: socket.socket) -> None:
+        asyncio.get_running_loop().remove_reader(link)
+        log.error("the parent process is gone: stopping")
+        self._stop.set()
 
     def _on_signal(self, number: signal.Signals) -> None:
         now = time.monotonic()
         if self._signalled_at is not None:
-            if now - self._signalled_at < _SAME_SIGNAL_S:
+            # A parent kills at the second signal, and passes the first one on that the terminal sent to all.
+            if now - self._signalled_at < _SAME_SIGNAL_S or self._parent is not None:
                 return
             log.warning("a second signal: stopping at once")
             logging.shutdown()
             os._exit(EXIT_CUT_OFF)
         self._signalled_at = now
         log.info("%s received", signal.Signals(number).name)
+        if self._parent is None:
+            notify(STOPPING)
         self._stop.set()
 
-    def _print_banner(self, listening: Listening) -> None:
-        address = self._settings.http.address
-        host = f"[{address}]" if ":" in address else address
-        host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-        print(
-            f"onfinish ({self._settings.environment}) listens on http://{host}:{listening.port}/", flush=True
-        )
-        print(f"  database  {self._settings.database.shown_url}", flush=True)
-        if listening.ops_port is not None:
-            print(f"  metrics   http://127.0.0.1:{listening.ops_port}/metrics", flush=True)
-        print("  stop with Ctrl-C", flush=True)
+
+def print_banner(settings: Settings, listening: Listening) -> None:
+    """Say where the service is to be found."""
+    address = settings.http.address
+    host = f"[{address}]" if ":" in address else address
+    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+    print(f"onfinish ({settings.environment}) listens on http://{host}:{listening.port}/", flush=True)
+    print(f"  database  {settings.database.shown_url}", flush=True)
+    if settings.http.processes > 1:
+        print(f"  processes {settings.http.processes}", flush=True)
+    if listening.ops_port is not None:
+        print(f"  metrics   http://127.0.0.1:{listening.ops_port}/metrics", flush=True)
+    print("  stop with Ctrl-C", flush=True)

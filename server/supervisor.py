@@ -1,0 +1,267 @@
+"""The parent of several server processes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+
+from conf import Settings
+from conf.logs import set_up_logs
+from db import migrate
+from db.dialects import dialect_for
+from db.engine import make_url
+from server.lifecycle import EXIT_CUT_OFF, EXIT_NO_PORT, Lifecycle, Parent, print_banner
+from server.listening import CannotListen, listen
+from server.metrics import GAUGES
+from server.notify import READY, STOPPING, notify
+from server.ops import Ops
+from server.peers import Peers
+from server.tally import Tally
+
+log = logging.getLogger("onfinish.server")
+
+EXIT_GAVE_UP = 1
+
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+
+_STARTS_MAX = 4
+"""Starts that may fail in a row, over 0.7 s, before a server that does not come up gives up."""
+
+_DELAY_S = 0.1
+_DELAY_MAX_S = 0.8
+"""A process that served is replaced within a second, however often it dies."""
+
+_DELAY_TO_START_MAX_S = 5.0
+"""One that does not come up any more, while others serve, is tried now and then."""
+
+_SETTLED_S = 10.0
+"""Who has served for so long did not die of the start."""
+
+_STARTING_CHECK_S = 0.02
+_CHECK_S = 1.0
+
+_SAME_SIGNAL_S = 0.2
+_CLOSE_S = 15.0
+"""What a process may take beyond its grace and drain, to close its connections; then it is killed."""
+
+
+def serve_in_processes(settings: Settings) -> int:
+    """Serve with ``http.processes`` processes until SIGTERM or SIGINT. Prints a banner, logs to stderr.
+
+    Returns:
+        The worst of their exit statuses; 1 too when they did not come up, or when the port could not be had.
+
+    Raises:
+        DatabaseError: the database's file could not be brought up to date.
+    """
+    set_up_logs(settings.log, with_process=True)
+    return Supervisor(settings).run()
+
+
+class Child:
+    """One server process, as its parent sees it. Lives from the fork until its end was noticed."""
+
+    def __init__(self, pid: int, index: int, link: socket.socket) -> None:
+        self.pid = pid
+        self.index = index
+        self.link = link
+        self.started_at = time.monotonic()
+        self.is_ready = False
+
+
+class Supervisor:
+    """Starts several server processes, replaces those that die, and ends them. Lives as long as the server.
+
+    All share one listening socket, which it opens before the first fork. With a socket for each
+    (``SO_REUSEPORT``) the kernel would choose a process by the client's address, also one that is stuck or
+    has just died, and reset what waits in the queue of one that ends; here whoever is free takes the next.
+
+    It has no event loop, no thread and no connection to the database: nothing that a fork would copy
+    half-way. A process notices that its parent is gone by the end of a socket between them.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._count = settings.http.processes
+        self._tally = Tally(self._count)
+        self._peers = Peers(self._count)
+        self._children: dict[int, Child] = {}  # by index
+        self._due: dict[int, float] = {}  # when to start the process of an index
+        self._failed = [0] * self._count  # starts in a row, or short lives
+        self._up = False
+        self._stopped_at: float | None = None
+        self._killed = False
+        self._status = 0
+
+    def run(self) -> int:
+        """Serve until told to stop. Returns the worst exit status of the processes that were stopped."""
+        if dialect_for(make_url(self._settings.database)).belongs_to_process:
+            migrate.upgrade(self._settings.database)
+        try:
+            self._listening = listen(self._settings)
+        except CannotListen as error:
+            print(f"onfinish: {error}", file=sys.stderr)
+            return EXIT_NO_PORT
+        # Blocked, they wait until they are asked for, here and in a child that has no handler yet.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._due = dict.fromkeys(range(self._count), 0.0)
+        while self._due or self._children:
+            self._start_due()
+            self._look_for_ready()
+            came = signal.sigtimedwait(_SIGNALS, self._wait_s())
+            if came is not None and came.si_signo != signal.SIGCHLD:
+                self._on_signal(signal.Signals(came.si_signo))
+            self._reap()
+            self._kill_the_late()
+        self._listening.close()
+        self._peers.close()
+        log.info("all processes have ended")
+        return self._status
+
+    # -- starting
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for index in [index for index, at in self._due.items() if at <= now]:
+            del self._due[index]
+            self._start(index)
+
+    def _start(self, index: int) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            status = EXIT_CUT_OFF
+            try:
+                ours.close()
+                status = self._be_child(index, theirs)
+            except BaseException:
+                log.exception("a process could not serve")
+            finally:
+                logging.shutdown()
+                sys.stdout.flush()
+                os._exit(status)  # what is to be done at the end of the parent is not for its children
+        theirs.close()
+        self._children[index] = Child(pid, index, ours)
+
+    def _be_child(self, index: int, link: socket.socket) -> int:
+        for other in self._children.values():
+            other.link.close()  # else that process would not notice the parent's end while this one lives
+        set_up_logs(self._settings.log, with_process=True)
+        database = self._settings.database
+        name = f"{database.application_name[:50]} {os.getpid()}"  # for pg_stat_activity
+        settings = self._settings.model_copy(
+            update={"database": database.model_copy(update={"application_name": name})}
+        )
+        ops = Ops(settings, tally=self._tally, peers=self._peers, index=index)
+        lifecycle = Lifecycle(settings, ops, Parent(link, self._listening.shared(), first=index == 0))
+        return asyncio.run(lifecycle.run(), debug=settings.debug)
+
+    def _look_for_ready(self) -> None:
+        for child in self._children.values():
+            if not child.is_ready and _has_said_something(child.link):
+                child.is_ready = True
+        if not self._up and len(self._children) == self._count and self._all_ready:
+            self._up = True
+            print_banner(self._settings, self._listening)
+            notify(READY)
+
+    @property
+    def _all_ready(self) -> bool:
+        return all(child.is_ready for child in self._children.values())
+
+    def _wait_s(self) -> float:
+        if self._all_ready and not self._due:
+            return _CHECK_S
+        return _STARTING_CHECK_S
+
+    # -- ends
+
+    def _reap(self) -> None:
+        for child in list(self._children.values()):
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            if pid:
+                self._ended(child, os.waitstatus_to_exitcode(status))
+
+    def _ended(self, child: Child, status: int) -> None:
+        child.is_ready = child.is_ready or _has_said_something(child.link)
+        child.link.close()
+        del self._children[child.index]
+        slot = self._tally.slots[child.index]
+        slot.vacate()
+        slot.clear(GAUGES)
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        if self._stopped_at is not None:
+            log.log(logging.WARNING if status else logging.INFO, "process %d %s", child.pid, how)
+            if not self._killed:
+                self._status = max(self._status, 128 - status if status < 0 else status)
+            return
+        delay_s = self._delay_s(child)
+        if self._gives_up(child):
+            log.error("process %d %s before it served, as those before it; giving up", child.pid, how)
+            self._status = EXIT_GAVE_UP
+            self._stop()
+            return
+        log.error("process %d %s; another takes its place", child.pid, how)
+        self._due[child.index] = time.monotonic() + delay_s
+
+    def _delay_s(self, child: Child) -> float:
+        """How long to wait before a process is started in place of one that has died."""
+        if child.is_ready and time.monotonic() - child.started_at > _SETTLED_S:
+            self._failed[child.index] = 0
+            return 0.0
+        self._failed[child.index] += 1
+        longest_s = _DELAY_MAX_S if child.is_ready else _DELAY_TO_START_MAX_S
+        return min(longest_s, _DELAY_S * 2.0 ** min(self._failed[child.index] - 1, 10))
+
+    def _gives_up(self, child: Child) -> bool:
+        if child.is_ready or self._failed[child.index] < _STARTS_MAX:
+            return False
+        return not self._up or not any(other.is_ready for other in self._children.values())
+
+    # -- stopping
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._stopped_at is None:
+            log.info("%s received: stopping %d processes", number.name, len(self._children))
+            self._stop()
+        elif time.monotonic() - self._stopped_at > _SAME_SIGNAL_S and not self._killed:
+            log.warning("a second signal: stopping at once")
+            self._kill()
+
+    def _stop(self) -> None:
+        self._stopped_at = time.monotonic()
+        notify(STOPPING)
+        self._due.clear()
+        self._listening.close()  # each process has its own, and closes it in time
+        for child in self._children.values():
+            os.kill(child.pid, signal.SIGTERM)
+
+    def _kill_the_late(self) -> None:
+        http = self._settings.http
+        if self._stopped_at is None or self._killed or not self._children:
+            return
+        if time.monotonic() - self._stopped_at > http.grace_s + http.drain_s + _CLOSE_S:
+            log.error("%d processes did not end in time and are killed", len(self._children))
+            self._kill()
+
+    def _kill(self) -> None:
+        self._killed = True
+        self._status = max(self._status, EXIT_CUT_OFF)
+        for child in self._children.values():
+            os.kill(child.pid, signal.SIGKILL)
+
+
+def _has_said_something(link: socket.socket) -> bool:
+    """Whether the process at the other end has said that it serves; its end says nothing."""
+    try:
+        return bool(link.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False

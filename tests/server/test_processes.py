@@ -1,0 +1,354 @@
+"""Several processes on one port: started, replaced, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.fixtures.databases import RawSql
+from tests.fixtures.process import ServerProcess, StartServer, exchange, receive, seconds, send
+from tests.fixtures.waiting import wait_until
+
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+
+Start = Callable[..., ServerProcess]
+
+
+@pytest.fixture
+def start(start_server: StartServer) -> Iterator[Start]:
+    """``start(2, …)``: a server with so many processes. None of them is left at the end."""
+    seen: list[psutil.Process] = []
+    servers: list[ServerProcess] = []
+
+    def start(processes: int, *arguments: str, **options: Any) -> ServerProcess:
+        server = start_server("--processes", str(processes), "--grace-s", "0", *arguments, **options)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            seen += psutil.Process(server.pid).children()
+        server.kill()
+    for process in seen:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def workers(server: ServerProcess) -> list[int]:
+    """The processes that serve."""
+    return [child.pid for child in psutil.Process(server.pid).children()]
+
+
+def serving(server: ServerProcess) -> list[int]:
+    """Those of them that answer the others."""
+    return [each["pid"] for each in server.request("GET", "/stats").body["processes"] if "pid" in each]
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, whoever has still to be told of it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    return True
+
+
+def stop(server: ServerProcess) -> int:
+    """Tell it to stop; returns the exit status, once none of its processes is left."""
+    pids = workers(server)
+    server.send_signal(signal.SIGTERM)
+    status = server.wait()
+    assert wait_until(lambda: all(map(is_gone, pids)))
+    return status
+
+
+def counted(server: ServerProcess, metric: str) -> float:
+    """A number of ``/metrics``, by the beginning of its line."""
+    with contextlib.closing(server.connect()) as connection:
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+    [line] = [line for line in text.splitlines() if line.startswith(metric)]
+    return float(line.split()[-1])
+
+
+def test_all_processes_work_on_one_port_and_one_database(database_url, start, sql):
+    """One banner; each process takes its part; what any of them has acknowledged is there, once."""
+    server = start(3, url=database_url)
+    lines = server.out.splitlines()
+    assert len([line for line in lines if "listens on http://" in line]) == 1
+    assert "  processes 3" in lines
+    assert sorted(serving(server)) == sorted(workers(server))
+
+    def create(number: int) -> int:
+        return server.request("POST", "/teams", {"name": f"team {number}"}).status
+
+    with ThreadPoolExecutor(8) as clients:
+        statuses = Counter(clients.map(create, range(60)))
+
+    assert set(statuses) <= {201, 503}
+    assert sql("SELECT count(*) AS n FROM teams") == [{"n": statuses[201]}]
+    assert statuses[201] > 50
+    taken = Counter(re.findall(r"\[(\d+)\] INFO +tornado.access: \d+ POST", server.err))
+    assert len(taken) == 3, taken
+    series = 'http_server_request_duration_seconds_count{http_request_method="POST",'
+    series += 'http_response_status_code="201"'
+    assert counted(server, series) == statuses[201]
+    assert counted(server, 'onfinish_units_of_work_total{outcome="kept"') == statuses[201]
+    assert counted(server, "onfinish_processes ") == 3
+    assert stop(server) == 0
+    assert server.refuses_connections()
+
+
+@on_postgresql
+def test_a_process_that_is_killed_is_replaced_and_its_connections_are_gone(database_url, start, sql):
+    """Within a second; the others serve on meanwhile; what it has counted stays counted."""
+    server = start(2, url=database_url)
+    before = workers(server)
+    for number in range(6):
+        server.request("POST", "/teams", {"name": f"team {number}"})
+    victim = before[0]
+
+    os.kill(victim, signal.SIGKILL)
+    took_s = seconds(lambda: wait_until(lambda: len(set(workers(server)) - {victim}) == 2, timeout_s=5))
+
+    assert took_s < 1
+    assert all(server.request("GET", "/teams").status == 200 for _ in range(10))
+    assert wait_until(lambda: sorted(serving(server)) == sorted(workers(server)), timeout_s=10)
+    assert victim not in workers(server)
+    assert f"process {victim} was killed by SIGKILL; another takes its place" in server.err
+    assert counted(server, 'onfinish_units_of_work_total{outcome="kept"') == 6
+    assert counted(server, "onfinish_process_starts_total") == 3
+    assert counted(server, "onfinish_processes ") == 2
+    names = f"SELECT count(*) AS n FROM pg_stat_activity WHERE application_name = 'onfinish {victim}'"
+    assert wait_until(lambda: sql(names) == [{"n": 0}])
+    assert stop(server) == 0
+
+
+@on_sqlite
+def test_a_process_that_is_told_to_stop_answers_first_and_is_replaced(database_url, start, sql):
+    """One after the other, they can be made anew without an error to anybody."""
+    server = start(2, url=database_url)
+    before = workers(server)
+    with sql.connect() as lock, contextlib.ExitStack() as stack:
+        lock.execute("BEGIN IMMEDIATE")
+        connections = [stack.enter_context(contextlib.closing(server.connect())) for _ in range(4)]
+        for number, connection in enumerate(connections):
+            send(connection, "POST", "/teams", {"name": f"team {number}"})
+        assert wait_until(lambda: in_flight(server) == 5)  # and the one that asks
+        for pid in before:
+            os.kill(pid, signal.SIGTERM)
+        lock.execute("ROLLBACK")
+
+        assert [receive(connection).status for connection in connections] == [201] * 4
+
+    assert wait_until(lambda: not set(before) & set(workers(server)), timeout_s=10)
+    assert wait_until(lambda: len(serving(server)) == 2, timeout_s=10)
+    assert server.request("GET", "/teams").status == 200
+    assert stop(server) == 0
+
+
+def in_flight(server: ServerProcess) -> int:
+    """How many requests all processes have in hand, the one that asks included."""
+    return sum(int(each["requests_in_flight"]) for each in server.request("GET", "/stats").body["processes"])
+
+
+@on_sqlite
+def test_requests_in_flight_are_answered_by_every_process(database_url, start, sql):
+    """SIGTERM to the parent alone: nobody takes new connections, all that was begun is answered, exit 0."""
+    server = start(2, url=database_url)
+    with sql.connect() as lock, contextlib.ExitStack() as stack:
+        lock.execute("BEGIN IMMEDIATE")
+        connections = [stack.enter_context(contextlib.closing(server.connect())) for _ in range(4)]
+        for number, connection in enumerate(connections):
+            send(connection, "POST", "/teams", {"name": f"team {number}"})
+        assert wait_until(lambda: in_flight(server) == 5)
+        server.send_signal(signal.SIGTERM)
+        assert wait_until(server.refuses_connections)
+        lock.execute("ROLLBACK")
+
+        assert [receive(connection).status for connection in connections] == [201] * 4
+
+    assert server.wait() == 0
+    assert sql("SELECT count(*) AS n FROM teams") == [{"n": 4}]
+
+
+def test_what_is_not_answered_in_time_is_undone_and_the_worst_status_is_told(
+    database_url, start, sql, backend
+):
+    """One process has a request that waits for a lock, the other has none: exit 1, for the one of them."""
+    server = start(2, "--drain-s", "0.3", url=database_url)
+    lock = "BEGIN IMMEDIATE" if backend == "sqlite" else "BEGIN; LOCK TABLE teams IN EXCLUSIVE MODE"
+    with sql.connect() as connection, contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute(lock)
+        with contextlib.closing(server.connect()) as waiting:
+            send(waiting, "POST", "/teams", {"name": "Store"})
+            assert wait_until(lambda: in_flight(server) == 2)
+
+            assert stop(server) == 1
+
+    assert sql("SELECT count(*) AS n FROM teams") == [{"n": 0}]
+    statuses = re.findall(r"process \d+ ended with status (\d)", server.err)
+    assert sorted(statuses) == ["0", "1"]
+
+
+@on_sqlite
+def test_a_second_signal_ends_all_at_once(database_url, start, sql):
+    """Whatever is in flight."""
+    server = start(2, url=database_url)
+    pids = workers(server)
+    with sql.connect() as lock, contextlib.closing(server.connect()) as waiting:
+        lock.execute("BEGIN IMMEDIATE")
+        send(waiting, "POST", "/teams", {"name": "Store"})
+        assert wait_until(lambda: in_flight(server) == 2)
+        server.send_signal(signal.SIGINT)
+        assert wait_until(lambda: "SIGINT received: stopping 2 processes" in server.err)
+        time.sleep(0.3)
+        server.send_signal(signal.SIGINT)
+
+        assert seconds(server.wait) < 1
+
+    assert server.wait() == 1
+    assert wait_until(lambda: all(map(is_gone, pids)))
+
+
+@on_sqlite
+def test_no_process_outlives_its_parent(database_url, start, sql):
+    """The parent is killed: what is in flight is answered, then all of them end, and the port is free."""
+    server = start(2, url=database_url)
+    pids = workers(server)
+    with sql.connect() as lock, contextlib.closing(server.connect()) as waiting:
+        lock.execute("BEGIN IMMEDIATE")
+        send(waiting, "POST", "/teams", {"name": "Store"})
+        assert wait_until(lambda: in_flight(server) == 2)
+        server.kill()
+        assert wait_until(server.refuses_connections)
+        lock.execute("ROLLBACK")
+
+        assert receive(waiting).status == 201
+
+    assert wait_until(lambda: all(map(is_gone, pids)), timeout_s=5)
+
+
+def dying_at_birth(folder: Path, *, times: int) -> dict[str, str]:
+    """An environment in which a forked process ends at once, so many times."""
+    (folder / "births").touch()
+    (folder / "sitecustomize.py").write_text(
+        textwrap.dedent(f"""
+            import os
+
+            def born():
+                with open({str(folder / "births")!r}, "a+") as births:
+                    births.write("x")
+                    births.flush()
+                    if births.tell() <= {times}:
+                        os._exit(3)
+
+            os.register_at_fork(after_in_child=born)
+        """)
+    )
+    root = Path(__file__).resolve().parents[2]
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{root}"}
+
+
+def test_processes_that_die_at_once_are_given_up(tmp_path, start):
+    """No banner and no endless loop: a few attempts with pauses between them, a line for each, exit 1."""
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    server = start(2, environ=dying_at_birth(tmp_path, times=1000), url=url, listens=False)
+
+    assert server.wait() == 1
+    assert server.out == ""
+    assert "ended with status 3 before it served, as those before it; giving up" in server.err
+    assert 4 <= len((tmp_path / "births").read_text()) <= 8
+
+
+def test_a_process_that_dies_at_its_first_start_is_tried_again(tmp_path, start):
+    """The banner comes when all serve."""
+    server = start(2, environ=dying_at_birth(tmp_path, times=3), url=f"sqlite:///{tmp_path / 'x.db'}")
+
+    assert len(serving(server)) == 2
+    assert len(re.findall("another takes its place", server.err)) == 3
+    assert stop(server) == 0
+
+
+@pytest.mark.parametrize(("processes", "abstract"), [(1, False), (2, True)])
+def test_systemd_is_told_when_it_serves_and_when_it_stops(processes, abstract, tmp_path, start):
+    """READY=1 when connections are taken, STOPPING=1 at the signal; each once, from the main process."""
+    address = f"\0onfinish-test-{os.getpid()}-{processes}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        systemd.bind(address)
+        systemd.settimeout(20)
+        environ = {"NOTIFY_SOCKET": address.replace("\0", "@")}
+        server = start(processes, environ=environ, url=f"sqlite:///{tmp_path / 'x.db'}")
+
+        assert told(systemd) == ("READY=1", server.pid)
+        assert server.request("GET", "/livez").status == 200
+        server.send_signal(signal.SIGTERM)
+        assert told(systemd) == ("STOPPING=1", server.pid)
+
+        assert server.wait() == 0
+        systemd.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)
+
+
+def told(systemd: socket.socket) -> tuple[str, int]:
+    """What was said, and by which process, as systemd asks the kernel."""
+    text, ancillary, _, _ = systemd.recvmsg(100, socket.CMSG_SPACE(12))
+    [(_, _, credentials)] = ancillary
+    return text.decode(), int.from_bytes(credentials[:4], "little")
+
+
+@on_sqlite
+def test_one_connection_after_the_other_goes_to_whoever_is_free(database_url, start):
+    """A burst, as a proxy opens it, does not end up in one process."""
+    server = start(2, url=database_url)
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(contextlib.closing(server.connect())) for _ in range(30)]
+        for connection in connections:
+            assert exchange(connection, "GET", "/livez").status == 200
+        held = [
+            sum(each.status == psutil.CONN_ESTABLISHED for each in psutil.Process(pid).net_connections())
+            for pid in workers(server)
+        ]
+
+    assert sum(held) >= 30
+    assert min(held) >= 3, held
+
+
+def test_a_port_that_is_taken_is_told_before_any_process_is_started(start, tmp_path):
+    """As with one process: one line, exit 1."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        url = f"sqlite:///{tmp_path / 'x.db'}"
+
+        server = start(2, "--port", port, url=url, listens=False, environ={"PYTHONWARNINGS": ""})
+
+        assert server.wait() == 1
+    assert "Address already in use. Choose another port with --port" in server.err
+    assert server.out == ""
+
+
+def test_a_file_that_is_new_gets_its_schema_once(start, tmp_path):
+    """The parent brings it up to date, before there is anybody to come in its way."""
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    server = start(2, url=url)
+
+    assert server.request("POST", "/teams", {"name": "Store"}).status == 201
+    assert RawSql(url)("SELECT name FROM teams") == [{"name": "Store"}]
+    assert stop(server) == 0
