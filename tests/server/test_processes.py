@@ -124,7 +124,7 @@ def test_a_process_that_is_killed_is_replaced_and_its_connections_are_gone(datab
     os.kill(victim, signal.SIGKILL)
     took_s = seconds(lambda: wait_until(lambda: len(set(workers(server)) - {victim}) == 2, timeout_s=5))
 
-    assert took_s < 1
+    assert took_s < 1, server.err
     assert all(server.request("GET", "/teams").status == 200 for _ in range(10))
     assert wait_until(lambda: sorted(serving(server)) == sorted(workers(server)), timeout_s=10)
     assert victim not in workers(server)
@@ -206,8 +206,8 @@ def test_what_is_not_answered_in_time_is_undone_and_the_worst_status_is_told(
 
 @on_sqlite
 def test_a_second_signal_ends_all_at_once(database_url, start, sql):
-    """Whatever is in flight."""
-    server = start(2, url=database_url)
+    """Whatever is in flight, and however long it might take."""
+    server = start(2, "--drain-s", "60", url=database_url)
     pids = workers(server)
     with sql.connect() as lock, contextlib.closing(server.connect()) as waiting:
         lock.execute("BEGIN IMMEDIATE")
@@ -218,7 +218,7 @@ def test_a_second_signal_ends_all_at_once(database_url, start, sql):
         time.sleep(0.3)
         server.send_signal(signal.SIGINT)
 
-        assert seconds(server.wait) < 1
+        assert seconds(server.wait) < 5
 
     assert server.wait() == 1
     assert wait_until(lambda: all(map(is_gone, pids)))
