@@ -79,6 +79,7 @@ def test_the_console_script_is_the_servers_main(wheel):
 
 
 def test_the_metadata_say_what_it_is_and_needs(metadata):
+    """A dependency is added here too, so that none comes in unnoticed."""
     assert metadata["Name"] == "onfinish"
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "MIT"
@@ -91,6 +92,7 @@ def test_the_metadata_say_what_it_is_and_needs(metadata):
         "pydantic",
         "pydantic-settings",
         "prometheus-client",
+        "typing-extensions",
     }
     assert set(metadata.get_all("Provides-Extra")) == {"async", "mysql", "fast", "report", "test"}
 
