@@ -1,0 +1,239 @@
+"""Many requests of every kind, and what the server holds at each tenth of them.
+
+::
+
+    python -m tests.bench.soak --requests 20000             # a table, then JSON with --json FILE
+    python -m tests.bench.soak --seconds 600 --json FILE    # as many as ten minutes allow
+
+Ends with 1 where a bound is passed: memory, descriptors, sessions, or an answer of 500.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import signal
+import sys
+import time
+import uuid
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from tests.bench.driver import Connection, percentile_ms
+from tests.bench.service import new_database, postgresql, serving
+from tests.fixtures.postgres import PostgresCluster
+from tests.fixtures.process import ServerProcess
+from tests.fixtures.waiting import wait_until
+
+CONNECTIONS = 8
+OWN_TASKS_MAX = 20
+PARTS = 10
+WARM_UP_REQUESTS = 2_000
+
+GROWTH_MAX_MIB = 4.0
+"""From the first tenth to the last: a heap goes up and down by as much; a leak of 1 KiB a request is seen
+in four thousand requests."""
+
+TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
+
+
+class Held(NamedTuple):
+    """What the server holds."""
+
+    memory_mib: float
+    files: int
+    threads: int
+    sessions: int
+    in_transaction: int
+
+
+class Soak:
+    """One run. Lives as long as it."""
+
+    def __init__(self, server: ServerProcess, cluster: PostgresCluster, database: str) -> None:
+        self._server = server
+        self._process = psutil.Process(server.pid)
+        self._cluster = cluster
+        self._database = database
+        self._latencies_s: array[float] = array("d")
+        self._statuses: Counter[int] = Counter()
+        self._done = 0
+        self._enough = False
+        self.parts: list[dict[str, Any]] = []
+
+    async def run(self, *, requests: int | None, seconds: float | None) -> None:
+        """Warm up, then send requests and note each tenth."""
+        await self._drive(WARM_UP_REQUESTS, None)
+        for _ in range(PARTS):
+            self._latencies_s, self._statuses = array("d"), Counter()
+            began, cpu_s = time.monotonic(), self._cpu_s()
+            await self._drive(
+                None if requests is None else requests // PARTS, None if seconds is None else seconds / PARTS
+            )
+            self._note(time.monotonic() - began, self._cpu_s() - cpu_s)
+
+    async def _drive(self, requests: int | None, seconds: float | None) -> None:
+        self._done = 0
+        end_at = None if seconds is None else time.monotonic() + seconds
+
+        def enough() -> bool:
+            return (requests is not None and self._done >= requests) or (
+                end_at is not None and time.monotonic() >= end_at
+            )
+
+        async def work(number: int) -> None:
+            chance = random.Random(number)
+            own: list[str] = []
+            async with Connection(self._server.port, self._latencies_s, self._statuses) as connection:
+                while not enough():
+                    self._done += 1
+                    await one_request(connection, chance, own)
+
+        await asyncio.gather(*map(work, range(CONNECTIONS)))
+
+    def _cpu_s(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+    def held(self) -> Held:
+        """What the server holds now, at rest."""
+        rows = self._cluster.connections_to(self._database)
+        ours = [row for row in rows if "'onfinish" in row]
+        with self._process.oneshot():
+            return Held(
+                round(self._process.memory_info().rss / 2**20, 2),
+                self._process.num_fds(),
+                self._process.num_threads(),
+                len(ours),
+                sum("in transaction" in row for row in ours),
+            )
+
+    def _note(self, took_s: float, cpu_s: float) -> None:
+        number = len(self._latencies_s)
+        part = {
+            "requests": number,
+            "per_s": round(number / took_s, 1),
+            "cpu_us": round(cpu_s / number * 1e6, 1),
+            "p50_ms": percentile_ms(self._latencies_s, 0.5),
+            "p99_ms": percentile_ms(self._latencies_s, 0.99),
+            "max_ms": percentile_ms(self._latencies_s, 1.0),
+            **self.held()._asdict(),
+            "statuses": dict(sorted(self._statuses.items())),
+        }
+        self.parts.append(part)
+        shown = {name: value for name, value in part.items() if name != "statuses"}
+        print("  ".join(f"{name} {value}" for name, value in shown.items()), flush=True)
+
+
+async def one_request(connection: Connection, chance: random.Random, own: list[str]) -> None:
+    """A request of some kind; four in a hundred are refused."""
+    draw = chance.random()
+    some = chance.choice(own) if own else "0" * 32
+    if draw < 0.35:
+        await connection.request("GET", f"/tasks/{some}")
+    elif draw < 0.50:
+        await connection.request("GET", "/tasks?limit=20")
+    elif draw < 0.70 or not own:
+        task_id = uuid.UUID(int=chance.getrandbits(128)).hex
+        key = task_id if chance.random() < 0.2 else None
+        await connection.request("POST", "/tasks", {**TASK, "id": task_id}, key)
+        own.append(task_id)
+        if len(own) > OWN_TASKS_MAX:
+            await connection.request("DELETE", f"/tasks/{own.pop(0)}")
+    elif draw < 0.85:
+        await connection.request("PATCH", f"/tasks/{some}", {"change_id": chance.randrange(10**6)})
+    elif draw < 0.88:
+        items = [TASK | {"bundle": "bulk"}] * 5
+        created = json.loads(await connection.request("POST", "/tasks/bulk", {"items": items}))
+        for task_id in created["ids"]:
+            await connection.request("DELETE", f"/tasks/{task_id}")
+    elif draw < 0.92:
+        await connection.request("POST", f"/tasks/{some}/transfer", {"from_team_id": None, "to_team_id": 99})
+    elif draw < 0.96:
+        await connection.request("GET", f"/tasks/{some}/transfers")
+    elif draw < 0.98:
+        await connection.request("GET", "/readyz")
+    else:
+        await connection.request("POST", "/tasks", {"bundle": ""})
+
+
+def faults_of(parts: Sequence[dict[str, Any]], *, pool_size: int) -> list[str]:
+    """What passed its bound; nothing where all is well."""
+    first, last = parts[0], parts[-1]
+    found = []
+    if (growth_mib := last["memory_mib"] - first["memory_mib"]) > GROWTH_MAX_MIB:
+        found.append(f"memory grew by {growth_mib:.1f} MiB")
+    # What the first tenth had not yet opened may come later: a connection and a thread for each place.
+    if last["files"] > first["files"] + 2 * pool_size - first["sessions"]:
+        found.append(f"{last['files']} descriptors, {first['files']} after the first tenth")
+    if last["sessions"] > 2 * pool_size:
+        found.append(f"{last['sessions']} sessions at PostgreSQL")
+    if any(part["in_transaction"] for part in parts):
+        found.append("a session in a transaction, with no request under way")
+    wrong = {status for part in parts for status in part["statuses"] if status >= 500}
+    if wrong:
+        found.append(f"answers of {sorted(wrong)}")
+    return found
+
+
+def growth_mib_per_million(parts: Sequence[dict[str, Any]]) -> float:
+    """The slope of memory over requests, by least squares, past the first tenth."""
+    at = 0
+    points: list[tuple[float, float]] = []
+    for part in parts:
+        at += part["requests"]
+        points.append((at / 1e6, part["memory_mib"]))
+    points = points[1:]
+    mean_x = sum(x for x, _ in points) / len(points)
+    mean_y = sum(y for _, y in points) / len(points)
+    slope: float = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum(
+        (x - mean_x) ** 2 for x, _ in points
+    )
+    return round(slope, 2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.soak", description=__doc__)
+    parser.add_argument("--requests", type=int, help="how many in all, beside the warm-up")
+    parser.add_argument("--seconds", type=float, help="or for how long")
+    parser.add_argument("--json", type=Path, help="where the result goes as JSON")
+    options = parser.parse_args(arguments)
+    if options.requests is None and options.seconds is None:
+        options.requests = 20_000
+    pool_size = 10
+    with postgresql() as cluster:
+        url = new_database(cluster)
+        database = url.rpartition("/")[2]
+        with serving(url, POOL_SIZE=str(pool_size)) as server:
+            soak = Soak(server, cluster, database)
+            asyncio.run(soak.run(requests=options.requests, seconds=options.seconds))
+            server.send_signal(signal.SIGTERM)
+            exit_status = server.wait()
+            faults = faults_of(soak.parts, pool_size=pool_size)
+            if exit_status:
+                faults.append(f"the server ended with {exit_status}")
+            if not wait_until(lambda: not cluster.connections_to(database)):
+                faults.append("sessions were left behind")
+    result = {
+        "requests": sum(part["requests"] for part in soak.parts),
+        "growth_mib": round(soak.parts[-1]["memory_mib"] - soak.parts[0]["memory_mib"], 2),
+        "growth_mib_per_million": growth_mib_per_million(soak.parts),
+        "faults": faults,
+        "parts": soak.parts,
+    }
+    print({name: value for name, value in result.items() if name != "parts"})
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
