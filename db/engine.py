@@ -77,8 +77,8 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dial
         }
     engine = create_engine(url, connect_args=dialect.connect_args(settings, role), **options)
     if pooled:
-        ask_after_rest(engine, settings)
-    _install_watch(engine)
+        ask_after_rest(engine, settings, dialect)
+    _install_watch(engine, dialect)
     dialect.install(engine, settings, role)
     return engine
 
@@ -88,7 +88,7 @@ def read_only_view(engine: Engine) -> Engine:
     return engine.execution_options(**{READ_ONLY: True})
 
 
-def _install_watch(engine: Engine) -> None:
+def _install_watch(engine: Engine, dialect: Dialect) -> None:
     """Let the watch of a unit of work see its connection, its statements and its COMMIT."""
 
     @event.listens_for(engine, "begin")
@@ -114,6 +114,6 @@ def _install_watch(engine: Engine) -> None:
     @event.listens_for(engine, "close")
     @event.listens_for(engine, "checkin")
     def parted(connection: Any, record: object) -> None:
-        watch = watch_at_work()
+        watch = watch_at_work(dialect)
         if watch is not None:
             watch.parted(connection)

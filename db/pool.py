@@ -11,6 +11,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from conf import DatabaseSettings
+from db.dialects import Dialect
 from db.observer import Observer
 from db.watch import watch_at_work
 
@@ -50,7 +51,7 @@ class RestingPool(QueuePool):
         return len(closing)
 
 
-def ask_after_rest(engine: Engine, settings: DatabaseSettings) -> None:
+def ask_after_rest(engine: Engine, settings: DatabaseSettings, dialect: Dialect) -> None:
     """Ask a connection whether it lives when it has rested, not at every checkout: it is a round trip.
 
     SQLAlchemy's own pre-ping asks each time, and before anybody could stop it: on a link that is dead
@@ -70,7 +71,7 @@ def ask_after_rest(engine: Engine, settings: DatabaseSettings) -> None:
         since = record.info.pop(_RESTING_SINCE, None)
         if since is None or time.monotonic() - since < settings.pool_ping_after_s:
             return
-        watch = watch_at_work()
+        watch = watch_at_work(dialect)
         if watch is not None:
             watch.connected(connection)
         try:

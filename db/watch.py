@@ -51,6 +51,7 @@ class Watch:
         "_dialect",
         "_connection",
         "_lock",
+        "_outer",
     )
 
     def __init__(self, label: str, dialect: Dialect, *, deadline_at: float | None, confined: bool) -> None:
@@ -67,6 +68,7 @@ class Watch:
         self._dialect = dialect
         self._connection: Any = None
         self._lock = threading.Lock()
+        self._outer: Watch | None = None
 
     @property
     def has_connection(self) -> bool:
@@ -85,13 +87,14 @@ class Watch:
 
     def enter(self) -> None:
         """The calling thread may send statements until `leave`."""
-        _at_work.watch = self
+        # Model code of one database may open a `session_scope` of another: that one's watch is the inner.
+        self._outer, _at_work.watch = getattr(_at_work, "watch", None), self
         if self._confined:
             self._thread = threading.get_ident()
 
     def leave(self) -> None:
         """Nobody may send statements; waits for a cancel under way, so that it hits nothing else."""
-        _at_work.watch = None
+        _at_work.watch, self._outer = self._outer, None
         with self._lock:
             if self._confined:
                 self._thread = None
@@ -188,7 +191,14 @@ def watch_of(connection: Connection) -> Watch | None:
     return watch
 
 
-def watch_at_work() -> Watch | None:
-    """The watch of the unit of work that the calling thread works for, None for any other thread."""
+def watch_at_work(dialect: Dialect) -> Watch | None:
+    """The watch of the unit of work that the calling thread works for.
+
+    Args:
+        dialect: of the engine that asks: each `Database` has one of its own.
+
+    Returns:
+        None for any other thread, and for one that works for another database just now.
+    """
     watch: Watch | None = getattr(_at_work, "watch", None)
-    return watch
+    return watch if watch is not None and watch._dialect is dialect else None

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 from tornado.ioloop import IOLoop
 
@@ -167,3 +169,60 @@ def test_a_script_needs_no_event_loop(database_url: str, sql: RawSql, io_loop: I
     database.dispose()
 
     assert value(sql) == 1
+
+
+@pytest.fixture
+def other(database_url: str, tmp_path: Path, io_loop: IOLoop) -> Iterator[Database]:
+    """A second database of the same process, whose connections are asked whether they live at each use."""
+    other = Database(DatabaseSettings(url=f"sqlite:///{tmp_path / 'other.db'}", pool_ping_after_s=0))
+    try:
+        yield other
+    finally:
+        io_loop.run_sync(other.close)
+
+
+def ask(database: Database) -> None:
+    """Use a database from a thread, on a connection that has rested."""
+    with database.session_scope(label="other") as session:
+        session.execute(text("SELECT 1"))
+
+
+@pytest.mark.gen_test
+async def test_a_function_may_use_another_database_of_the_process(
+    database: Database, other: Database, sql: RawSql
+):
+    """Its own unit of work knows its own connection still, and is kept."""
+    create_counters(sql)
+    await asyncio.to_thread(ask, other)
+
+    def both(session: Session) -> None:
+        add(session)
+        ask(other)
+
+    async with database.unit_of_work() as unit:
+        await unit.run(both, unit.session)
+
+    assert value(sql) == 1
+
+
+@pytest.mark.gen_test
+async def test_a_function_that_used_another_database_can_be_stopped(
+    database: Database, other: Database, sql: RawSql
+):
+    """What is cancelled at its deadline is its own statement."""
+    create_counters(sql)
+    await asyncio.to_thread(ask, other)
+
+    def both(session: Session) -> None:
+        add(session)
+        ask(other)
+        sleep(session, 20)
+
+    began = time.monotonic()
+    with pytest.raises(DeadlinePassed):
+        async with database.unit_of_work(deadline_at=began + 0.3) as unit:
+            await unit.run(both, unit.session)
+
+    assert time.monotonic() - began < 3
+    assert database.writer.places.taken == 0
+    assert value(sql) == 0
