@@ -22,9 +22,11 @@ from db.errors import (
     DeadlinePassed,
     RunAgain,
     StatementFailed,
+    TransactionLost,
     Unavailable,
     Unreachable,
 )
+from db.watch import watch_of
 
 _INTEGRITY_CONSTRAINT_VIOLATION = "23"
 _CONNECTION_EXCEPTION = "08"
@@ -34,7 +36,9 @@ _RUN_AGAIN = {"40001": "serialization", "40P01": "deadlock"}
 _QUERY_CANCELED = "57014"
 _LOCK_NOT_AVAILABLE = "55P03"
 _READ_ONLY_SQL_TRANSACTION = "25006"
-_IN_ERROR = 3  # psycopg2.extensions.TRANSACTION_STATUS_INERROR
+_IDLE, _IN_ERROR = 0, 3  # psycopg2.extensions.TRANSACTION_STATUS_IDLE, …_INERROR
+
+_READ_ONLY_DEFAULT = "default_transaction_read_only"
 
 _CANCEL_TIMEOUT_S = 0.5
 
@@ -114,8 +118,11 @@ class PostgreSQL(Dialect):
         return bool(getattr(error.orig, "pgcode", None) == _READ_ONLY_SQL_TRANSACTION)
 
     def install(self, engine: Engine, settings: DatabaseSettings, role: Role) -> None:
+        if role == "reader":
+            _discard_changed(engine)
         if role != "writer":
             return
+        _keep_to_one_transaction(engine)
 
         @event.listens_for(engine, "handle_error")
         def leave_read_only_server(context: ExceptionContext) -> None:
@@ -183,5 +190,44 @@ class PostgreSQL(Dialect):
                 if seconds:
                     limits[name] = f"{seconds * 1000:.0f}"
         if role == "reader":
-            limits["default_transaction_read_only"] = "on"
+            limits[_READ_ONLY_DEFAULT] = "on"
         return " ".join(f"-c {name}={value}" for name, value in limits.items())
+
+
+def _discard_changed(engine: Engine) -> None:
+    """Throw away a connection of the reader that does not come back as it was made.
+
+    Its units of work send no ROLLBACK, and in AUTOCOMMIT psycopg2's does nothing: a transaction that model
+    code began by a statement of its own would be the next reader's too, and an error in it everybody's.
+    Both questions are answered by the driver, without a round trip.
+    """
+
+    @event.listens_for(engine, "connect")
+    def note(connection: Any, record: ConnectionPoolEntry) -> None:
+        # PostgreSQL 14 and newer tell it; before that it is None at both times.
+        record.info[_READ_ONLY_DEFAULT] = connection.get_parameter_status(_READ_ONLY_DEFAULT)
+
+    @event.listens_for(engine, "checkin")
+    def compare(connection: Any, record: ConnectionPoolEntry) -> None:
+        if connection is not None and (
+            connection.get_transaction_status() != _IDLE
+            or connection.get_parameter_status(_READ_ONLY_DEFAULT) != record.info.get(_READ_ONLY_DEFAULT)
+        ):
+            record.invalidate()
+
+
+def _keep_to_one_transaction(engine: Engine) -> None:
+    """Notice a statement that has ended the transaction, such as COMMIT as text: the next begins another.
+
+    What comes after it would be kept without what came before, and nobody would be told.
+    """
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def after_cursor_execute(connection: Connection, *statement: object) -> None:
+        watch = watch_of(connection)
+        driver: Any = connection.connection.dbapi_connection
+        if watch is not None and driver.get_transaction_status() == _IDLE:
+            raise TransactionLost(
+                f"{watch.label}: a statement ended the transaction, which its unit of work alone may end; "
+                "what came before it is kept or undone already. Guard a part with `session.begin_nested()`"
+            )

@@ -478,3 +478,67 @@ def test_what_was_set_for_a_transaction_ends_with_it(make_database: MakeDatabase
     with database.session_scope() as session:
         assert shown(session, "work_mem") == ["4MB"]
     assert wait_until(lambda: not sql("SELECT 1 AS x FROM pg_stat_activity WHERE state LIKE 'idle in%'"))
+
+
+@pytest.mark.parametrize("statement", ["BEGIN", "SET default_transaction_read_only = off"])
+def test_what_a_reader_changes_of_its_connection_is_nobody_elses(
+    make_database: MakeDatabase, sql: RawSql, statement: str
+):
+    """Not a transaction of its own that has failed since, and not the leave to write."""
+    create_counters(sql)
+    database = make_database(pool_size=1)
+    with pytest.raises(StatementFailed), database.session_scope(read_only=True) as session:
+        session.execute(text(statement))
+        session.execute(text("SELECT 1/0"))
+
+    with database.session_scope(read_only=True) as session:
+        assert read(session) == 0
+    with pytest.raises(ReadOnlyViolation), database.session_scope(read_only=True) as session:
+        add(session)
+
+
+def test_a_reader_that_changes_nothing_keeps_its_connection(make_database: MakeDatabase, sql: RawSql):
+    create_counters(sql)
+    database = make_database(pool_size=1)
+
+    def backend_of(session: Session) -> int:
+        pid: int = session.scalar(text("SELECT pg_backend_pid()"))
+        return pid
+
+    pids = set()
+    for _ in range(3):
+        with database.session_scope(read_only=True) as session:
+            pids.add(backend_of(session))
+
+    assert len(pids) == 1
+
+
+@pytest.mark.parametrize("statement", ["ROLLBACK", "COMMIT"])
+def test_a_statement_that_ends_the_transaction_is_noticed(database: Database, sql: RawSql, statement: str):
+    """What comes after it would be kept alone."""
+    create_counters(sql)
+
+    with (
+        pytest.raises(TransactionLost, match="POST Some: a statement ended"),
+        database.session_scope(label="POST Some") as session,
+    ):
+        add(session)
+        session.execute(text(statement))
+        add(session, 10)
+
+    assert value(sql) == (1 if statement == "COMMIT" else 0)
+
+
+def test_a_writer_in_autocommit_is_noticed(database: Database, sql: RawSql):
+    """Nothing it does could be undone."""
+    create_counters(sql)
+
+    with (
+        pytest.raises(TransactionLost, match="a statement ended"),
+        database.session_scope() as session,
+    ):
+        session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        read(session)
+        add(session)
+
+    assert value(sql) == 0
