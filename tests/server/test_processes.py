@@ -93,7 +93,8 @@ def test_all_processes_work_on_one_port_and_one_database(database_url, start, sq
     assert sorted(serving(server)) == sorted(workers(server))
 
     def create(number: int) -> int:
-        return server.request("POST", "/teams", {"name": f"team {number}"}).status
+        status: int = server.request("POST", "/teams", {"name": f"team {number}"}).status
+        return status
 
     with ThreadPoolExecutor(8) as clients:
         statuses = Counter(clients.map(create, range(60)))
