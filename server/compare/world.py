@@ -19,7 +19,7 @@ from tornado.web import RequestHandler
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from conf import DatabaseSettings, Settings
-from db import Database, make_engine, tasks
+from db import Database, tasks
 from db.scope import SCOPES, Registry, Scope
 from db.tasks import NewTask, Task
 from db.unit_of_work import SettledSession
@@ -277,13 +277,9 @@ class World:
             sighting.found = Found.ANOTHERS
 
     def _look(self) -> list[tuple[str, str]]:
-        """The rows as a connection of nobody's sees them: their ids and texts."""
-        engine = make_engine(self.settings, "reader")
-        try:
-            with engine.connect() as connection:
-                return [(row.id, row.bundle) for row in connection.execute(select(Task.id, Task.bundle))]
-        finally:
-            engine.dispose()
+        """The rows that are committed, their ids and texts: no session is asked, and no writer."""
+        with self.database.reader.engine.connect() as connection:
+            return [(row.id, row.bundle) for row in connection.execute(select(Task.id, Task.bundle))]
 
 
 _LIMITS = {

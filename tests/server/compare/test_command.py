@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from server.cli import main
+from server.compare import DEFAULT_OUT
 from server.compare.scenarios import SCENARIOS
 from tests.fixtures.databases import RawSql
 
@@ -39,40 +40,29 @@ def compare(folder: Path, *arguments: str, **environ: str) -> subprocess.Complet
     )
 
 
-def test_a_scenario_is_told_as_a_table_and_nothing_of_anybodys_is_touched(
+@on_sqlite
+def test_verdicts_are_told_as_a_table_and_with_their_evidence_as_json(
     database_url: str, sql: RawSql, tmp_path: Path
 ):
-    """The verdicts are there; the database that is set has neither rows nor a schema of ours."""
-    result = compare(tmp_path, *ONE, "--database-url", database_url)
+    """JSON on the standard output, the table beside it, in the scopes' own order. The database
+    that is set is as it was."""
+    some = ["--scope", "threadlocal", "--scope", "registry", "--scope", "explicit"]
+
+    result = compare(tmp_path, *ONE, *some, "--json", "--database-url", database_url)
 
     assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    assert "explicit     contextvar   registry     threadlocal" in result.stdout
-    assert "@gen.coroutine prepare                        holds        refused      lost         holds" in (
-        result.stdout
-    )
-    assert sql("SELECT count(*) AS n FROM tasks") == [{"n": 0}]
-    if database_url.startswith("postgresql"):
-        schemas = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'onfinish_compare%'"
-        assert sql(schemas) == []
-
-
-@on_sqlite
-def test_json_holds_verdicts_with_their_evidence(database_url: str, tmp_path: Path):
-    """Machine-readable on the standard output; the table goes elsewhere."""
-    result = compare(
-        tmp_path, *ONE, "--scope", "registry", "--scope", "explicit", "--json", "--database-url", database_url
-    )
-
+    assert "explicit     registry     threadlocal" in result.stderr
+    assert "@gen.coroutine prepare                        holds        lost         holds" in (result.stderr)
     told = json.loads(result.stdout)
     verdicts = told["scenarios"]["coroutine_prepare"]["verdicts"]
-    assert result.returncode == 0
-    assert [*verdicts] == ["explicit", "registry"]
+    assert [*verdicts] == ["explicit", "registry", "threadlocal"]
     assert verdicts["registry"]["verdict"] == "lost"
     assert verdicts["registry"]["evidence"]["rows"]["in the database"] == []
     assert verdicts["registry"]["evidence"]["sessions"][0]["found"] == "one that the registry made"
     assert told["about"]["versions"]["Tornado"]
     assert told["about"]["database"].startswith("SQLite 3.")
+    assert sql("SELECT count(*) AS n FROM tasks") == [{"n": 0}]
+    assert not (tmp_path / DEFAULT_OUT).exists(), "a part of the verdicts is no report"
 
 
 def test_the_list_names_every_scenario_and_runs_none(capsys, elsewhere):

@@ -49,6 +49,7 @@ def test_when_the_commit_happens_decides_what_a_client_may_believe(place: Databa
     assert [(count["lost"], count["kept_though_refused"]) for count in mixin] == [(0, 0)] * 4
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_server_under_load_is_measured_and_what_it_keeps_is_counted(place: DatabaseSettings):
     """By turns, the explicit one twice; broken uploads cost a registry connections, and explicit nothing."""
     scopes = ["explicit", "registry"]
