@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.compare.commit_time import Count
+from server.compare.comparison import explicit_is_sound
 from server.compare.cost import TWIN
 from server.compare.findings import conclusion, differences, figures, lost_under_load, tally
 from tests.server.compare.told import server, told
@@ -66,6 +67,16 @@ def test_acknowledged_writes_that_are_not_there_are_lost():
     assert "7 of the writes it acknowledged were lost" in sentence(
         "explicit under load", told(load={"explicit": measured})
     )
+
+
+def test_only_what_explicit_holds_or_refuses_is_sound():
+    """The command's exit status; a scenario that hung under explicit is not sound, whatever the others do."""
+    result = told()
+    assert explicit_is_sound(result)
+
+    for verdict in ("hung", "failed", "lost", "mixed"):
+        result["scenarios"]["plain"]["verdicts"]["explicit"]["verdict"] = verdict
+        assert not explicit_is_sound(result)
 
 
 def test_the_commit_axis_is_summed_over_its_faults():
