@@ -357,7 +357,7 @@ def test_a_draft_holds_what_the_code_has_and_the_database_has_not(
 
     path = migrate.draft(database_settings, "the list by bundle", folder=folder)
 
-    revision = f"{int(migrate.head()) :04}"
+    revision = f"{int(migrate.head()):04}"
     assert path == folder / f"{revision}_the_list_by_bundle.py"
     ast.parse(path.read_text())
     migrate.upgrade(database_settings)
