@@ -68,6 +68,10 @@ class Testimony(NamedTuple):
     transaction: str
 
 
+NOTHING_WRITTEN = Testimony("", "")
+"""Of a transaction that wrote nothing: whether it was committed makes no difference, so nobody is asked."""
+
+
 class Witness:
     """Leaves testimonies and asks for them. Lives as long as its Database, which closes it.
 
@@ -86,8 +90,7 @@ class Witness:
         """Write this transaction's testimony, the last thing before COMMIT.
 
         Returns:
-            None where nothing was written, so that there is nothing to lose, or where this database has no
-            table for it.
+            None where this database has no table for it; `NOTHING_WRITTEN` where there is nothing to lose.
         """
         connection = session.connection()
         slot = connection.info.get(self._dialect.witness_key)
@@ -95,7 +98,7 @@ class Witness:
             return None
         testimony = Testimony(slot, uuid.uuid4().hex)
         written = connection.exec_driver_sql(self._dialect.witness_sql, testimony._asdict())
-        return testimony if written.rowcount else None
+        return testimony if written.rowcount else NOTHING_WRITTEN
 
     def was_committed(self, testimony: Testimony, *, deadline_at: float | None) -> bool | None:
         """Ask, over a connection of its own, waiting for a transaction that is still in flight.
@@ -103,6 +106,8 @@ class Witness:
         Returns:
             None where nobody could be asked in time.
         """
+        if testimony is NOTHING_WRITTEN:
+            return True
         now_ = time.monotonic()
         give_up_at = now_ + _UNLIMITED_S if deadline_at is None else max(deadline_at, now_ + _LATE_S)
         while (left_s := give_up_at - time.monotonic()) > 0:

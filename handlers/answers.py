@@ -7,7 +7,7 @@ against. Plain dicts: nothing is checked, or costs anything, while a request is 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, with_config
 from sqlalchemy import Row
@@ -143,6 +143,74 @@ class NotReady(TypedDict):
 
     status: Literal["not ready"]
     reason: str
+
+
+@with_config(CLOSED)
+class PoolConnections(TypedDict):
+    """How many connections a pool may have, lends, and keeps at rest; null where it does not count them."""
+
+    max: int
+    used: int | None
+    idle: int | None
+
+
+@with_config(CLOSED)
+class PoolPlaces(TypedDict):
+    """How many units of work may be open on a pool, how many are, and how many wait for a place."""
+
+    size: int
+    taken: int
+    waiting: int
+
+
+@with_config(CLOSED)
+class PoolStats(TypedDict):
+    """A pool as it is at this moment."""
+
+    connections: PoolConnections
+    places: PoolPlaces
+
+
+@with_config(CLOSED)
+class UnitStats(TypedDict):
+    """An open unit of work."""
+
+    label: str
+    request_id: NotRequired[str]
+    route: NotRequired[str]
+    age_s: float
+    pool: str
+    has_place: bool
+    has_connection: bool
+    outcome: str
+
+
+@with_config(CLOSED)
+class ProcessStats(TypedDict):
+    """What a process is doing at this moment; units of work oldest first."""
+
+    process: int
+    pid: int
+    uptime_s: float
+    draining: bool
+    requests_in_flight: int
+    pools: Annotated[dict[str, PoolStats], Field(description="By name: `writer` and `reader`.")]
+    units: list[UnitStats]
+
+
+@with_config(CLOSED)
+class StuckProcess(TypedDict):
+    """A process that does not answer."""
+
+    process: int
+    error: str
+
+
+@with_config(CLOSED)
+class Stats(TypedDict):
+    """What all processes are doing."""
+
+    processes: list[ProcessStats | StuckProcess]
 
 
 def time_text(moment: datetime) -> str:

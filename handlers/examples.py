@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from handlers.answers import Task, TaskList, TaskPage, TasksCreated, Team, Transfer, Transferred
+from handlers.answers import Stats, Task, TaskList, TaskPage, TasksCreated, Team, Transfer, Transferred
 
 TASK_ID = "f2ee55c638084ebfb35a00c003670ad9"
 OTHER_ID = "0a7c2f6be2ab4d3f9a3b1c5d7e9f0a1b"
@@ -61,4 +61,39 @@ TRANSFER: Transfer = {
 TRANSFERRED: Transferred = {
     "task": {**TASK, "team_id": 1, **_LATER},  # type: ignore[typeddict-item]
     "transfer": TRANSFER,
+}
+
+METRICS = """\
+# HELP db_client_connection_count Connections of a pool, by what they do.
+# TYPE db_client_connection_count gauge
+db_client_connection_count{db_client_connection_pool_name="writer",state="used"} 1.0
+"""
+STATS: Stats = {
+    "processes": [
+        {
+            "process": 0,
+            "pid": 4711,
+            "uptime_s": 86400.2,
+            "draining": False,
+            "requests_in_flight": 1,
+            "pools": {
+                "writer": {
+                    "connections": {"max": 10, "used": 1, "idle": 2},
+                    "places": {"size": 10, "taken": 1, "waiting": 0},
+                }
+            },
+            "units": [
+                {
+                    "label": "PATCH TaskHandler",
+                    "request_id": REQUEST_ID,
+                    "route": "/tasks/{task_id}",
+                    "age_s": 0.012,
+                    "pool": "writer",
+                    "has_place": True,
+                    "has_connection": True,
+                    "outcome": "open",
+                }
+            ],
+        }
+    ]
 }

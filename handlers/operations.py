@@ -14,6 +14,11 @@ _NO_TASK = NotFound("task", examples.TASK_ID)
 _NO_TEAM = NotFound("team", 1)
 _NAME_TAKEN = Conflict("a team with this name exists already")
 _ID_TAKEN = Conflict("a task with this id exists already")
+_NOT_FOR_STRANGERS = Problem(404, "Not Found")
+_FOR_OPERATORS = (
+    "At `ops.port` on loopback, and nowhere else, where that is set. Elsewhere here, except in production: "
+    "for callers on loopback that no proxy stands before; to all others it is not there."
+)
 _FOREIGN_CURSOR = Problem(400, "the cursor belongs to a list with other filters: start again without it")
 
 
@@ -289,6 +294,36 @@ OPERATIONS: tuple[Operation, ...] = (
             dict[str, Any],
             {"openapi": "3.1.1", "info": {"title": "onfinish", "version": "0.1.0"}, "paths": {}},
         ),
+        session=False,
+    ),
+    Operation(
+        method="get",
+        path="/metrics",
+        name="get_metrics",
+        tag="operation",
+        summary="What a Prometheus server collects",
+        description=_FOR_OPERATORS,
+        answers=(
+            Answer(
+                status=200,
+                description="Prometheus' text format, names as OpenTelemetry has them.",
+                model=str,
+                example=examples.METRICS,
+                media_type="text/plain",
+            ),
+        ),
+        refuses=(_NOT_FOR_STRANGERS,),
+        session=False,
+    ),
+    Operation(
+        method="get",
+        path="/stats",
+        name="get_stats",
+        tag="operation",
+        summary="What each process is doing: pools, places, open units of work",
+        description=_FOR_OPERATORS,
+        answers=_shown("Process by process.", answers.Stats, examples.STATS),
+        refuses=(_NOT_FOR_STRANGERS,),
         session=False,
     ),
 )

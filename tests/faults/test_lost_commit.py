@@ -26,6 +26,12 @@ BY_WITNESS = "as its witness says|not applied"
 
 
 @pytest.fixture
+def sql(database_url: str) -> RawSql:
+    """Past the proxy, on the run's own server."""
+    return RawSql(database_url)
+
+
+@pytest.fixture
 def proxy(make_proxy: MakeProxy, postgres_cluster: PostgresCluster) -> Proxy:
     """What stands between the service and its database."""
     return make_proxy(("127.0.0.1", postgres_cluster.port))
@@ -123,6 +129,21 @@ async def test_a_commit_with_nobody_to_ask_is_unknown_and_says_so(
     assert len(sql("SELECT id FROM tasks")) == 1
     proxy.thaw()
     assert (await client.get("/tasks")).code == 200
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+async def test_a_lost_commit_of_work_that_wrote_nothing_loses_nothing(
+    app: Application, serve: Serve, proxy: Proxy, expect_log: ExpectLog, delivered: bool
+):
+    """There is nothing in doubt: no task was queued, so none was claimed."""
+    client = serve(app)
+    await client.post("/teams", {"name": "warm"})
+    proxy.cut_at(b"COMMIT", delivered=delivered)
+
+    with expect_log("onfinish.db", "was applied"):
+        response = await client.post("/tasks/claim", {"limit": 1})
+
+    assert (response.code, response.json()) == (200, {"items": []})
 
 
 async def test_work_that_wrote_nothing_leaves_no_testimony(database: Database, sql: RawSql):

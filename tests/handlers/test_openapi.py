@@ -19,6 +19,7 @@ from handlers.openapi import describe
 from handlers.operation import Operation
 from handlers.operations import OPERATIONS
 from server.app import make_app
+from server.ops import Ops
 from tests.fixtures.contract import DOCUMENT, faults_in, resolved, validator
 from tests.fixtures.server import Client
 
@@ -60,7 +61,8 @@ class TestItIsOfThisService:
     def app(self, settings: Settings, database: Database) -> Application:
         """Without what is there for comparison only, which is the board once more under other paths."""
         compare = settings.compare.model_copy(update={"mount": False})
-        return make_app(settings.model_copy(update={"compare": compare}), database)
+        settings = settings.model_copy(update={"compare": compare})
+        return make_app(settings, database, Ops(settings))
 
     def test_every_route_and_method_is_in_it_and_nothing_else(self, app: Application):
         assert served_by(app) == {path: described_methods(path) for path in DOCUMENT["paths"]}

@@ -1,0 +1,213 @@
+"""What a server does by itself: expired keys, idle connections, old witnesses."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from conf import DatabaseSettings
+from db import Database
+from server.jobs import Job, Jobs, jobs_of
+from tests.fixtures.process import StartServer
+from tests.fixtures.waiting import wait_until
+
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+
+EVERY_S = 0.05
+
+
+@asynccontextmanager
+async def running(jobs: dict[str, Job]) -> AsyncIterator[Jobs]:
+    """Jobs that are done many times a second, ended at the end."""
+    running = Jobs(jobs, every_s=EVERY_S)
+    running.start()
+    try:
+        yield running
+    finally:
+        await running.stop()
+
+
+async def becomes_true(condition) -> bool:
+    """As `wait_until`, while the loop goes on."""
+    return await asyncio.to_thread(wait_until, condition, timeout_s=10)
+
+
+def insert_keys(sql, number: int, *, hours_old: float) -> None:
+    """Idempotency keys of so many hours ago."""
+    at = (datetime.now(UTC) - timedelta(hours=hours_old)).replace(tzinfo=None)
+    with sql.connect() as connection:
+        cursor = connection.cursor()
+        cursor.executemany(
+            sql.spelt(
+                "INSERT INTO idempotency_keys (method, path, key, fingerprint, create_time)"
+                " VALUES ('POST', '/teams', :key, 'f', :at)"
+            ),
+            [
+                {"key": f"{hours_old} {n}", "at": f"{at.isoformat(' ', 'microseconds')}"}
+                for n in range(number)
+            ],
+        )
+        cursor.close()
+
+
+@pytest.mark.gen_test
+async def test_expired_keys_are_deleted_to_the_last(database: Database, sql):
+    """In as many transactions as it takes; what is younger than a day stays."""
+    insert_keys(sql, 2300, hours_old=25)
+    insert_keys(sql, 3, hours_old=23)
+
+    def left() -> int:
+        [row] = sql("SELECT count(*) AS n FROM idempotency_keys")
+        return int(row["n"])
+
+    assert left() == 2303
+    async with running(jobs_of(database, first=True)):
+        assert await becomes_true(lambda: left() == 3)
+        await asyncio.sleep(3 * EVERY_S)
+
+    assert left() == 3
+
+
+@on_postgresql
+@pytest.mark.gen_test
+async def test_witnesses_of_connections_that_are_gone_are_deleted(database: Database, sql):
+    """After a day; one that is deleted under a connection that lives is written anew at its next commit."""
+    async with database.unit_of_work() as unit:
+        await unit.run(_insert_team, unit.session, "Store")
+    sql("UPDATE commit_witness SET update_time = now() - interval '25 hours'")
+    sql("INSERT INTO commit_witness (connection, transaction) VALUES ('young', 'x')")
+
+    async with running(jobs_of(database, first=True)):
+        assert await becomes_true(
+            lambda: (
+                sql("SELECT count(*) AS n FROM commit_witness WHERE update_time < now() - interval '1 hour'")
+                == [{"n": 0}]
+            )
+        )
+    async with database.unit_of_work() as unit:
+        await unit.run(_insert_team, unit.session, "Other")
+
+    assert sql("SELECT connection FROM commit_witness WHERE connection = 'young'")
+    assert len(sql("SELECT connection FROM commit_witness WHERE connection <> 'young'")) == 1
+
+
+def _insert_team(session, name: str) -> None:
+    session.connection().exec_driver_sql(f"INSERT INTO teams (name, create_time) VALUES ('{name}', now())")
+
+
+@on_postgresql
+@pytest.mark.gen_test
+async def test_idle_connections_are_closed_down_to_the_least(database_settings: DatabaseSettings, sql):
+    """Five at once, then rest: one stays, as PostgreSQL sees it. Every process does it for itself."""
+    settings = database_settings.model_copy(update={"pool_idle_s": 0.2, "application_name": "resting"})
+    database = Database(settings)
+    units = [database.unit_of_work(read_only=True) for _ in range(5)]
+    await asyncio.gather(*(asyncio.create_task(_use(unit)) for unit in units))
+
+    def open_connections() -> int:
+        [row] = sql("SELECT count(*) AS n FROM pg_stat_activity WHERE application_name = 'resting'")
+        return int(row["n"])
+
+    assert open_connections() == 5
+    async with running(jobs_of(database, first=False)):
+        assert await becomes_true(lambda: open_connections() == 1)
+        await asyncio.sleep(3 * EVERY_S)
+        assert open_connections() == 1
+    await database.close()
+
+
+def _connect(session) -> None:
+    session.connection()
+
+
+async def _use(unit) -> None:
+    async with unit:
+        await unit.run(_connect, unit.session)
+        await asyncio.sleep(0.3)
+
+
+def test_what_one_process_does_for_all_is_not_done_by_each(tmp_path):
+    """Rows are deleted by the first one; connections are everybody's own."""
+    database = Database(DatabaseSettings(url=f"sqlite:///{tmp_path / 'x.db'}"))
+
+    assert set(jobs_of(database, first=True)) - set(jobs_of(database, first=False)) == {
+        "deleting expired idempotency keys"
+    }
+    database.dispose()
+
+
+@pytest.mark.gen_test
+async def test_a_job_that_fails_is_logged_once_and_tried_again(expect_log):
+    """The others go on meanwhile; that it works again is told as well; the next failure is a new one."""
+    failures, turns = [True], []
+
+    def failing(stopped: threading.Event) -> None:
+        turns.append(failures[0])
+        if failures[0]:
+            raise ConnectionError("nobody is there")
+
+    others: list[int] = []
+    with (
+        expect_log("onfinish.jobs", "failing: failed, and is tried again: nobody is there") as failed,
+        expect_log("onfinish.jobs", "failing: works again", level=20) as mended,
+    ):
+        async with running({"failing": failing, "other": lambda stopped: others.append(1)}):
+            assert await becomes_true(lambda: len(turns) >= 4)
+            assert (len(failed), len(mended)) == (1, 0)
+            assert len(others) >= 3
+            failures[0] = False
+            assert await becomes_true(lambda: len(mended) == 1)
+            failures[0] = True
+            assert await becomes_true(lambda: len(failed) == 2)
+
+
+@pytest.mark.gen_test
+async def test_jobs_never_stop_the_loop_and_end_with_the_server():
+    """One that works for long is told to end, and waited for."""
+    told = threading.Event()
+
+    def long(stopped: threading.Event) -> None:
+        stopped.wait(10)
+        told.set()
+
+    beats = 0
+    async with running({"long": long}):
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+            beats += 1
+
+    assert beats == 20
+    assert told.is_set()
+
+
+def test_a_server_whose_database_is_down_logs_it_once_and_goes_on(unused_port, start_server: StartServer):
+    """Twenty turns, one line; SIGTERM ends it as ever."""
+    server = start_server(
+        "--jobs-every-s", "0.05", "--grace-s", "0", url=f"postgresql://x@127.0.0.1:{unused_port}/x"
+    )
+    assert wait_until(lambda: "deleting old commit witnesses: failed" in server.err, timeout_s=10)
+    assert server.request("GET", "/livez").status == 200
+    threading.Event().wait(0.5)
+
+    lines = [line for line in server.err.splitlines() if "onfinish.jobs" in line]
+    assert len(lines) == 2, lines
+    server.send_signal(signal.SIGTERM)
+    assert server.wait() == 0
+
+
+def test_a_server_does_its_jobs(database_url, start_server: StartServer, sql):
+    """From its start on, without being asked."""
+    insert_keys(sql, 5, hours_old=30)
+    server = start_server("--jobs-every-s", "0.1", "--grace-s", "0", url=database_url)
+
+    assert wait_until(lambda: sql("SELECT count(*) AS n FROM idempotency_keys") == [{"n": 0}], timeout_s=10)
+    server.send_signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert "5 expired idempotency keys were deleted" in server.err

@@ -1,0 +1,174 @@
+"""The watchdog: what stays open for too long, and a loop that stands still, are told with where and why."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+
+import pytest
+from sqlalchemy import text
+from tornado.web import Application
+
+from conf import OpsSettings
+from db.observer import Observer
+from handlers import SessionHandler
+from server.stacks import Origin, origin_here
+from tests.fixtures.server import Serve
+from tests.fixtures.waiting import wait_until
+from tests.server.conftest import Seen
+
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
+LOG = "onfinish.watchdog"
+
+
+async def some(records: list[logging.LogRecord]) -> str:
+    """The first record, when it has come."""
+    assert await asyncio.to_thread(wait_until, lambda: bool(records), timeout_s=10)
+    return records[0].getMessage()
+
+
+class TestLeaks:
+    """Units of work that nobody ends."""
+
+    @pytest.fixture
+    def ops_settings(self) -> OpsSettings:
+        return OpsSettings(leak_s=0.3, lag_s=None)
+
+    @pytest.mark.gen_test
+    async def test_a_unit_of_work_that_stays_open_is_logged_once(self, seen: Seen, serve: Serve, expect_log):
+        """With the stack that opened it, the line where it waits now, and its last SQL without parameters."""
+        go_on = asyncio.Event()
+
+        class ForgetfulHandler(SessionHandler):
+            async def get(self) -> None:
+                await self.run(self.session.execute, text("SELECT :word AS secret"), {"word": "hush"})
+                await self.wait_for_what_never_comes()
+
+            async def wait_for_what_never_comes(self) -> None:
+                await go_on.wait()
+
+        client = serve(Application([("/x", ForgetfulHandler)], database=seen.database))
+        with expect_log(LOG, "this unit of work is open for") as records:
+            request = asyncio.create_task(client.get("/x", headers={"X-Request-Id": "abc.1"}))
+            told = await some(records)
+            await asyncio.sleep(0.5)
+            go_on.set()
+            await request
+
+        assert len(records) == 1
+        head, *_ = told.splitlines()
+        assert head.startswith("GET ForgetfulHandler: this unit of work is open for 0.")
+        assert head.endswith("and holds a connection")
+        assert "request_id: abc.1" in told
+        opened, now = told.split("waits now at:")
+        assert "last SQL: SELECT" in opened
+        assert "hush" not in told
+        assert "self.prepare()" in opened
+        assert "handlers/base.py" in opened
+        assert "await self.wait_for_what_never_comes()" in now
+        assert now.rstrip().splitlines()[-2].strip() == "await go_on.wait()" or "go_on.wait" in now
+        assert seen.numbers()["onfinish_leaks_total",] == 1
+
+    @on_sqlite
+    @pytest.mark.gen_test
+    async def test_a_scope_that_stays_open_is_logged_too(self, seen: Seen, expect_log):
+        """A job's, in a thread of its own: there is no request, and no task."""
+        leave = threading.Event()
+
+        def forgetful_job() -> None:
+            with seen.database.session_scope(label="nightly job"):
+                leave.wait(10)
+
+        with expect_log(LOG, "nightly job: this unit of work is open") as records:
+            job = asyncio.create_task(asyncio.to_thread(forgetful_job))
+            told = await some(records)
+            leave.set()
+            await job
+
+        assert "holds no connection" in told
+        assert "in forgetful_job" in told
+        assert "waits now" not in told
+
+    @on_sqlite
+    @pytest.mark.gen_test
+    async def test_what_ends_in_time_is_not_mentioned(self, seen: Seen):
+        """However many there are."""
+        for _ in range(20):
+            assert (await seen.client.get("/teams")).code == 200
+            await asyncio.sleep(0.02)
+        assert seen.numbers()["onfinish_leaks_total",] == 0
+
+
+class TestLags:
+    """A loop that stands still."""
+
+    @pytest.fixture
+    def ops_settings(self) -> OpsSettings:
+        return OpsSettings(leak_s=None, lag_s=0.4)
+
+    @on_sqlite
+    @pytest.mark.gen_test
+    async def test_a_loop_that_stood_still_is_logged_with_the_lag_and_where_it_was(
+        self, seen: Seen, expect_log
+    ):
+        """The stack is that of the time when it stood, not that of the moment when it goes on."""
+
+        def blocking_call() -> None:
+            time.sleep(0.8)
+
+        with expect_log(LOG, r"the event loop stood still for \d+ ms") as records:
+            await asyncio.sleep(0.1)
+            blocking_call()
+            told = await some(records)
+            await asyncio.sleep(0.2)
+
+        lag_ms = float(told.split("stood still for ")[1].split(" ms")[0])
+        assert 500 < lag_ms < 3000
+        assert "in blocking_call" in told
+        assert "time.sleep(0.8)" in told
+        assert seen.numbers()["onfinish_loop_lags_total",] >= 1
+
+    @on_sqlite
+    @pytest.mark.gen_test
+    async def test_where_leaks_are_not_looked_for_no_stack_is_taken(self, seen: Seen):
+        """It costs little; nothing is less."""
+        async with seen.database.unit_of_work() as unit:
+            assert unit.observed is None
+
+
+@on_sqlite
+@pytest.mark.gen_test
+async def test_the_watchdog_ends_with_the_server(seen: Seen):
+    """No thread and no timer is left; the fixtures would notice. A second end is no harm."""
+    assert any(thread.name == "onfinish-watchdog" for thread in threading.enumerate()) is False
+
+    await seen.stop()
+
+
+def test_a_stack_holds_no_frames():
+    """What was local where a unit of work was opened can be collected meanwhile."""
+
+    class Large:
+        pass
+
+    def open_something() -> tuple[Origin, int]:
+        large = Large()
+        return origin_here(skip=0), id(large)
+
+    origin, _ = open_something()
+
+    assert "in open_something" in origin.stack()
+    assert "return origin_here(skip=0), id(large)" in origin.stack()
+    assert origin.stack_now() == ""
+    assert all(isinstance(code, type(open_something.__code__)) for code, _ in origin.calls)
+
+
+def test_an_observer_that_does_nothing_may_be_asked_for_everything():
+    """The base class is what `Database` has by default."""
+    observer = Observer()
+    observer.queued("writer")
+    observer.waited("writer", 0.1, queued=True, in_vain=True)
+    observer.runs_again("busy")
