@@ -128,6 +128,10 @@ class HeldResponse(HTTPConnection):
     def _check(self) -> None:
         if self._start_line is None or self.headers is None:
             raise HTTPOutputError("a body was written without headers")
+        if not 200 <= self.status <= 999:
+            raise HTTPOutputError(f"{self.status} is not the status of an answer")
+        if "Transfer-Encoding" in self.headers:
+            raise HTTPOutputError("the header Transfer-Encoding is not a handler's to set")
         for name, value in self.headers.get_all():
             line = f"{name}: {value}"
             if _LINE_BREAK.search(line):

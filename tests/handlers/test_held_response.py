@@ -219,6 +219,7 @@ async def test_connection_close_on_an_error_answer(mount: Mount, notes: Notes):
         ("X-€", "5"),
         ("X-A: 1\r\nX-Injected", "1"),
         ("X-A: 1\nX-Injected", "1"),
+        ("Transfer-Encoding", "chunked"),
     ],
 )
 async def test_what_could_not_be_written_is_found_before_the_commit(
@@ -248,6 +249,28 @@ async def test_what_could_not_be_written_is_found_before_the_commit(
     assert answer.code == 500
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert "X-Injected" not in answer.headers
+    assert notes() == []
+
+
+@pytest.mark.parametrize("status", [0, 100, 102, 1000])
+async def test_a_status_that_ends_no_request_is_found_before_the_commit(
+    status: int, mount: Mount, notes: Notes, expect_log: ExpectLog
+):
+    """The client would go on waiting for the answer, or could not read it."""
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="written")
+            self.set_status(status)
+
+    client = mount(Handler)
+    with (
+        expect_log("onfinish.handlers", f"{status} is not"),
+        expect_log("tornado.access", r"^500 .* undone "),
+    ):
+        answer = await client.post("/")
+
+    assert answer.code == 500
     assert notes() == []
 
 
