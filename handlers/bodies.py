@@ -14,14 +14,15 @@ from email.message import Message
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
     ValidationError,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 from tornado.web import RequestHandler
@@ -62,6 +63,8 @@ _FAULTS = {
     "extra_forbidden": "is not a field of this body",
     "model_type": "should be a JSON object",
     "string_unicode": "should not hold half of a surrogate pair",
+    "too_short": "should have at least 1 item",
+    "too_long": f"should have at most {BULK_MAX} items",
 }
 
 
@@ -141,19 +144,28 @@ class Body(BaseModel):
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
-def _ids_once(items: list[TaskNew]) -> list[TaskNew]:
-    """Refuse an id that stands in a bulk twice: it could be created but once."""
-    seen: set[str] = set()
-    faults: list[tuple[Path, str]] = []
-    for at, task in enumerate(items):
-        if "id" not in task.model_fields_set:
-            continue
-        if task.id in seen:
-            faults.append(((at, "id"), "stands in this bulk more than once"))
-        seen.add(task.id)
-    if faults:
-        raise _JsonFaults(faults)
+def _ids_once(value: Any, check_items: ValidatorFunctionWrapHandler) -> list[TaskNew]:
+    """Refuse an id that stands in a bulk twice: it could be created but once. With every other fault."""
+    twice = list(_ids_again(value))
+    try:
+        items: list[TaskNew] = check_items(value)
+    except ValidationError as error:
+        if not twice:
+            raise
+        raise _JsonFaults([*faults_in(error), *twice]) from None
+    if twice:
+        raise _JsonFaults(twice)
     return items
+
+
+def _ids_again(value: Any) -> Iterator[tuple[Path, str]]:
+    seen: set[str] = set()
+    for at, item in enumerate(value if isinstance(value, list) else []):
+        task_id = item.get("id") if isinstance(item, dict) else None
+        if isinstance(task_id, str):
+            if task_id in seen:
+                yield (at, "id"), "stands in this bulk more than once"
+            seen.add(task_id)
 
 
 class TaskNew(Body):
@@ -175,7 +187,7 @@ class TaskNew(Body):
 class TasksNew(Body):
     """`POST /tasks/bulk`."""
 
-    items: Annotated[list[TaskNew], Field(min_length=1, max_length=BULK_MAX), AfterValidator(_ids_once)]
+    items: Annotated[list[TaskNew], Field(min_length=1, max_length=BULK_MAX), WrapValidator(_ids_once)]
 
     def new(self) -> list[NewTask]:
         return [task.new() for task in self.items]

@@ -55,6 +55,16 @@ async def test_an_id_that_stands_twice_is_told(client: Client):
     assert [fault["pointer"] for fault in response.json()["errors"]] == ["/items/2/id"]
 
 
+async def test_an_id_that_stands_twice_is_told_among_other_faults(client: Client):
+    items = [TASK | {"id": AN_ID}, TASK | {"bundle": ""}, TASK | {"id": AN_ID, "change_id": -1}, 7]
+
+    response = await client.post("/tasks/bulk", {"items": items, "nix": 1})
+
+    assert response.code == 422
+    pointers = {fault["pointer"] for fault in response.json()["errors"]}
+    assert pointers == {"/items/1/bundle", "/items/2/change_id", "/items/2/id", "/items/3", "/nix"}
+
+
 async def test_every_team_that_is_missing_is_told(client: Client, sql: RawSql):
     team_id = (await client.post("/teams", {"name": "a"})).json()["id"]
     items = [
