@@ -74,6 +74,9 @@ def read_query(handler: RequestHandler, model: type[AnyQuery]) -> AnyQuery:
     arguments: dict[str, Any] = {}
     faults: list[str] = []
     for name, values in handler.request.query_arguments.items():
+        if name not in model.model_fields:
+            faults.append(f"{name}: there is no such argument")
+            continue
         try:
             arguments[name] = values[0].decode("utf-8")
         except UnicodeDecodeError:
