@@ -75,17 +75,18 @@ async def test_closing_does_not_wait_for_ever(
     """What hangs in Python is left to its thread, and comes to nothing there."""
     create_counters(sql)
     database = Database(DatabaseSettings(url=database_url))
-    enough = threading.Event()
+    begun, enough = threading.Event(), threading.Event()
 
     def hang(session: Session) -> None:
         add(session)
+        begun.set()
         enough.wait(20)
 
     monkeypatch.setattr("db.async_unit_of_work.SEVER_AFTER_S", 0.2)
     monkeypatch.setattr("db.async_unit_of_work.GIVE_UP_AFTER_S", 0.2)
     unit = database.unit_of_work(label="hanging")
     hop = asyncio.ensure_future(unit.run(hang, unit.session))
-    await asyncio.sleep(0.05)
+    await asyncio.to_thread(begun.wait, 10)
 
     with expect_log("onfinish.db", "connection is cut"), expect_log("onfinish.db", "a thread hangs"):
         began = time.monotonic()
