@@ -91,9 +91,8 @@ def test_the_metadata_say_what_it_is_and_needs(metadata):
         "alembic",
         "pydantic",
         "pydantic-settings",
-        "tqdm",
-        "typing-extensions",
         "prometheus-client",
+        "tqdm",
         "typing-extensions",
     }
     assert set(metadata.get_all("Provides-Extra")) == {"async", "mysql", "fast", "report", "test"}
