@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -97,6 +97,11 @@ class DatabaseSettings(Section):
         default_factory=dict, description="further arguments of the driver's connect(), as a JSON object"
     )
 
+    # Between transactions such a pooler may give the connection to the server to somebody else: whatever was
+    # set for longer than a transaction would hold for them, and not for us.
+    pooler: Literal["pgbouncer"] | None = Field(
+        None, description="what stands before PostgreSQL and pools transactions: pgbouncer; none: nothing"
+    )
     pool_size: int = Field(10, ge=1, le=1_000, description="connections of the writer that are kept")
     reader_pool_size: int | None = Field(
         None,
@@ -257,6 +262,8 @@ def together_faults(given: Mapping[str, Any]) -> dict[str, str]:
 
     Reads plain values, so that ``conf.sources`` can ask before anything has been validated.
     """
+    if faults := _pooler_faults(given):
+        return faults
     parts = [name for name in PARTS if given.get(name) is not None]
     if given.get("url") is not None:
         if parts:
@@ -271,4 +278,20 @@ def together_faults(given: Mapping[str, Any]) -> dict[str, str]:
     if str(given["drivername"]).startswith("sqlite"):
         others = [name for name in parts if name in ("username", "password", "host", "port")]
         return {others[0]: f"SQLite has a file only: leave out {', '.join(others)}"} if others else {}
+    return {}
+
+
+def _pooler_faults(given: Mapping[str, Any]) -> dict[str, str]:
+    """What a pooler does not go with."""
+    if given.get("pooler") is None:
+        return {}
+    url = given.get("url")
+    place = url.get_secret_value() if isinstance(url, SecretStr) else url or given.get("drivername")
+    if place is not None and not str(place).startswith("postgres"):
+        return {"pooler": f"{given['pooler']} stands before PostgreSQL only: leave it out"}
+    if given.get("idle_session_timeout_s") is not None:
+        return {
+            "idle_session_timeout_s": "behind a pooler the sessions are the pooler's: leave it out, and set "
+            "client_idle_timeout and server_idle_timeout there"
+        }
     return {}

@@ -45,7 +45,7 @@ class Database:
     def __init__(self, settings: DatabaseSettings, observer: Observer | None = None) -> None:
         self.settings = settings
         self.observer = observer or Observer()
-        self.dialect = dialect_for(make_url(settings))
+        self.dialect = dialect_for(make_url(settings), settings.pooler)
         self.writer = self._lane("writer")
         if self.dialect.shares_one_connection:
             self.reader = Lane(

@@ -56,7 +56,7 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dial
         An engine that whoever asked for it disposes of.
     """
     url = make_url(settings)
-    dialect = dialect or dialect_for(url)
+    dialect = dialect or dialect_for(url, settings.pooler)
     options: dict[str, Any] = {
         # Parameters are people's data; they belong in no message and no log.
         "hide_parameters": True,
@@ -90,6 +90,18 @@ def read_only_view(engine: Engine) -> Engine:
 
 def _install_watch(engine: Engine, dialect: Dialect) -> None:
     """Let the watch of a unit of work see its connection, its statements and its COMMIT."""
+
+    connect = engine.dialect.connect
+
+    def connect_watched(*arguments: Any, **options: Any) -> Any:
+        connection = connect(*arguments, **options)
+        # What a new connection is asked before its first transaction can hang like any other statement.
+        watch = watch_at_work()
+        if watch is not None:
+            watch.connected(connection)
+        return connection
+
+    engine.dialect.connect = connect_watched  # type: ignore[method-assign]  # do_connect is the application's
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

@@ -12,7 +12,8 @@
     ├── Unavailable             no answer to be had now; later perhaps
     │   ├── NoPlace
     │   └── Unreachable
-    │       └── ConnectionLost  in the middle of a unit of work, before COMMIT was sent
+    │       ├── ConnectionLost  in the middle of a unit of work, before COMMIT was sent
+    │       └── PoolerInBetween  a pooler that the settings do not know of
     ├── OutcomeUnknown          COMMIT was sent and nobody knows what became of it
     ├── Cancelled               stopped from outside, nothing kept
     │   ├── DeadlinePassed
@@ -137,6 +138,19 @@ class ConnectionLost(Unreachable):
 
     def __init__(self) -> None:
         super().__init__("the connection to the database broke; nothing was applied")
+
+
+class PoolerInBetween(Unreachable):
+    """A pooler stands before the database that the settings say nothing of. Stops the start of the service.
+
+    Args:
+        finding: how it shows.
+    """
+
+    def __init__(self, finding: str) -> None:
+        super().__init__(
+            f'a connection pooler stands before the database: {finding}; set database.pooler = "pgbouncer"'
+        )
 
 
 class OutcomeUnknown(DatabaseError):

@@ -8,7 +8,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db.database import Database
-from db.errors import DatabaseError, NoPlace, StatementFailed, Unavailable
+from db.dialects import Dialect
+from db.errors import DatabaseError, NoPlace, PoolerInBetween, StatementFailed, Unavailable
 
 CHECK_TIMEOUT_S = 2.0
 """A probe that waits longer tells its load balancer nothing."""
@@ -38,6 +39,34 @@ async def why_not_ready(database: Database, *, revision: str | None) -> str | No
     if found != revision:
         return f"the schema is at {found}, the code expects {revision}: run `python -m server migrate`"
     return None
+
+
+async def require_known_pooler(database: Database) -> None:
+    """See at the start to it that no pooler stands before the database which the settings do not know of.
+
+    One that refuses what connections start with would refuse every request. One that drops it
+    (``ignore_startup_parameters``) would have the reader write, and statements run without limit.
+    A database that cannot be asked now is left to `why_not_ready`.
+
+    Raises:
+        PoolerInBetween: there is one.
+    """
+    deadline_at = time.monotonic() + CHECK_TIMEOUT_S
+    try:
+        async with database.unit_of_work(
+            label="look at the database", read_only=True, deadline_at=deadline_at
+        ) as unit:
+            read_only = await unit.run(_is_read_only, unit.session, database.dialect)
+    except PoolerInBetween:
+        raise
+    except DatabaseError:
+        return
+    if not read_only:
+        raise PoolerInBetween("the options with which connections start have no effect")
+
+
+def _is_read_only(session: Session, dialect: Dialect) -> bool:
+    return dialect.is_read_only(session.connection())
 
 
 def _revision(session: Session) -> str | None:

@@ -134,7 +134,7 @@ def sql(settings: DatabaseSettings, to: str = "head") -> str:
 @contextmanager
 def _connection(settings: DatabaseSettings, role: Role) -> Iterator[Connection]:
     """A connection of our own in a transaction, which is kept unless something is raised."""
-    dialect = dialect_for(make_url(settings))
+    dialect = dialect_for(make_url(settings), settings.pooler)
     engine = make_engine(settings, role, dialect)
     try:
         with engine.begin() as connection:

@@ -17,6 +17,7 @@ from tornado.web import Application
 from conf import Settings
 from conf.logs import set_up_logs
 from db import Database, migrate
+from db.health import require_known_pooler
 from server.app import make_app
 from server.http import DrainingServer
 from server.jobs import Jobs, jobs_of
@@ -40,7 +41,8 @@ def serve(settings: Settings) -> int:
         first, or when the port could not be had.
 
     Raises:
-        DatabaseError: the database's file could not be brought up to date.
+        DatabaseError: the database's file could not be brought up to date, or a pooler stands before the
+            database that the settings do not know of.
     """
     set_up_logs(settings.log)
     try:
@@ -88,6 +90,7 @@ class Lifecycle:
         try:
             if parent is None:
                 await self._bring_schema_up(database)
+                await require_known_pooler(database)
             try:
                 listening = listen(self._settings) if parent is None else parent.listening
             except CannotListen as error:

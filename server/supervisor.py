@@ -12,9 +12,10 @@ import time
 
 from conf import Settings
 from conf.logs import set_up_logs
-from db import migrate
+from db import Database, migrate
 from db.dialects import dialect_for
 from db.engine import make_url
+from db.health import require_known_pooler
 from server.lifecycle import EXIT_CUT_OFF, EXIT_NO_PORT, Lifecycle, Parent, print_banner
 from server.listening import CannotListen, listen
 from server.metrics import GAUGES
@@ -102,6 +103,7 @@ class Supervisor:
         """Serve until told to stop. Returns the worst exit status of the processes that were stopped."""
         if dialect_for(make_url(self._settings.database)).belongs_to_process:
             migrate.upgrade(self._settings.database)
+        asyncio.run(self._look_at_database())
         try:
             self._listening = listen(self._settings)
         except CannotListen as error:
@@ -122,6 +124,14 @@ class Supervisor:
         self._peers.close()
         log.info("all processes have ended")
         return self._status
+
+    async def _look_at_database(self) -> None:
+        """What is wrong for every process is told once, and before there are any."""
+        database = Database(self._settings.database)
+        try:
+            await require_known_pooler(database)
+        finally:
+            await database.close()
 
     # -- starting
 

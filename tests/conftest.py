@@ -21,5 +21,6 @@ pytest_plugins = [
     "tests.fixtures.process",
     "tests.fixtures.browser",
     "tests.fixtures.proxies",
+    "tests.fixtures.pgbouncer",
     "tests.fixtures.edge",
 ]

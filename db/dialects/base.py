@@ -86,6 +86,10 @@ class Dialect:
         """The transaction in a row of ``commit_witness``, once whoever writes it has ended."""
         raise NotImplementedError
 
+    def is_read_only(self, connection: Connection) -> bool:
+        """Whether the database itself keeps a connection of the reader from writing."""
+        raise NotImplementedError
+
     def transaction_is_lost(self, connection: Any) -> bool:
         """Whether the driver's connection has no transaction that COMMIT would commit."""
         raise NotImplementedError

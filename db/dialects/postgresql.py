@@ -20,6 +20,7 @@ from db.errors import (
     ConnectionLost,
     DatabaseError,
     DeadlinePassed,
+    PoolerInBetween,
     RunAgain,
     StatementFailed,
     TransactionLost,
@@ -36,11 +37,15 @@ _RUN_AGAIN = {"40001": "serialization", "40P01": "deadlock"}
 _QUERY_CANCELED = "57014"
 _LOCK_NOT_AVAILABLE = "55P03"
 _READ_ONLY_SQL_TRANSACTION = "25006"
-_IDLE, _IN_ERROR = 0, 3  # psycopg2.extensions.TRANSACTION_STATUS_IDLE, …_INERROR
+IDLE, _IN_ERROR = 0, 3  # psycopg2.extensions.TRANSACTION_STATUS_IDLE, …_INERROR
 
-_READ_ONLY_DEFAULT = "default_transaction_read_only"
+READ_ONLY_DEFAULT = "default_transaction_read_only"
 
 _CANCEL_TIMEOUT_S = 0.5
+
+# PgBouncer's words, for want of anything else: psycopg2 gives no code for what is said before a connection is
+# made. https://github.com/pgbouncer/pgbouncer/blob/master/src/client.c
+_REFUSED_BY_POOLER = "unsupported startup parameter"
 
 
 class PostgreSQL(Dialect):
@@ -71,8 +76,8 @@ class PostgreSQL(Dialect):
             arguments.pop(name, None)
         arguments |= settings.connect_args
         # Joined, never replaced: the reader's read-only setting must outlive somebody's search_path.
-        given = settings.connect_args.get("options", self.url.query.get("options"))
-        options = " ".join(filter(None, [self._options(settings, role), given]))
+        options = " ".join([f"-c {name}={value}" for name, value in self._settings(settings, role).items()])
+        options = " ".join(filter(None, [options, self._given_options(settings)]))
         if options:
             arguments["options"] = options
         wanted = settings.connect_args.get("target_session_attrs", self.url.query.get("target_session_attrs"))
@@ -94,6 +99,8 @@ class PostgreSQL(Dialect):
         if code is None:  # the driver says so, not the server: the connection failed or broke
             if error.connection_invalidated:
                 return ConnectionLost()
+            if _REFUSED_BY_POOLER in str(error.orig):
+                return PoolerInBetween("it refuses the options with which connections start")
             if type(error.orig).__name__ in ("OperationalError", "InterfaceError"):
                 return Unreachable("the database cannot be reached")
             return StatementFailed(type(error.orig).__name__)
@@ -133,15 +140,20 @@ class PostgreSQL(Dialect):
 
         if not settings.commit_witness:
             return
+        before = self._before_first_statement(settings, role)
 
         @event.listens_for(engine, "connect")
         def look_for_witness(connection: Any, record: ConnectionPoolEntry) -> None:
             # An application with tables of its own may have none.
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT to_regclass('commit_witness') IS NOT NULL")
-                if cursor.fetchone()[0]:
-                    record.info[self.witness_key] = uuid.uuid4().hex
-            connection.rollback()
+            try:
+                with connection.cursor() as cursor:
+                    cursor.execute(f"{before}SELECT to_regclass('commit_witness') IS NOT NULL")
+                    if cursor.fetchone()[0]:
+                        record.info[self.witness_key] = uuid.uuid4().hex
+                connection.rollback()
+            except BaseException:
+                connection.close()  # the pool does not, and the collector takes its time
+                raise
 
     def ask_witness(self, connection: Connection, name: str, *, timeout_s: float) -> str:
         milliseconds = max(1, int(timeout_s * 1000))
@@ -162,6 +174,9 @@ class PostgreSQL(Dialect):
             code[:2] in (_CONNECTION_EXCEPTION, _OPERATOR_INTERVENTION) and code != _QUERY_CANCELED
         )
 
+    def is_read_only(self, connection: Connection) -> bool:
+        return bool(connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on")
+
     def transaction_is_lost(self, connection: Any) -> bool:
         return bool(connection.info.transaction_status == _IN_ERROR)
 
@@ -177,7 +192,7 @@ class PostgreSQL(Dialect):
         ):
             own.shutdown(socket.SHUT_RDWR)
 
-    def _options(self, settings: DatabaseSettings, role: Role) -> str:
+    def _settings(self, settings: DatabaseSettings, role: Role) -> dict[str, str]:
         """Server settings that hold from the connection's first moment, at no round trip."""
         limits: dict[str, str] = {}
         if role != "migration":  # a migration sets limits of its own
@@ -190,8 +205,16 @@ class PostgreSQL(Dialect):
                 if seconds:
                     limits[name] = f"{seconds * 1000:.0f}"
         if role == "reader":
-            limits[_READ_ONLY_DEFAULT] = "on"
-        return " ".join(f"-c {name}={value}" for name, value in limits.items())
+            limits[READ_ONLY_DEFAULT] = "on"
+        return limits
+
+    def _given_options(self, settings: DatabaseSettings) -> str:
+        """The server settings of whoever runs this, as they would stand on the server's command line."""
+        return str(settings.connect_args.get("options", self.url.query.get("options")) or "")
+
+    def _before_first_statement(self, settings: DatabaseSettings, role: Role) -> str:
+        """SQL that goes out with the first statement of each transaction."""
+        return ""
 
 
 def _discard_changed(engine: Engine) -> None:
@@ -205,13 +228,13 @@ def _discard_changed(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def note(connection: Any, record: ConnectionPoolEntry) -> None:
         # PostgreSQL 14 and newer tell it; before that it is None at both times.
-        record.info[_READ_ONLY_DEFAULT] = connection.get_parameter_status(_READ_ONLY_DEFAULT)
+        record.info[READ_ONLY_DEFAULT] = connection.get_parameter_status(READ_ONLY_DEFAULT)
 
     @event.listens_for(engine, "checkin")
     def compare(connection: Any, record: ConnectionPoolEntry) -> None:
         if connection is not None and (
-            connection.get_transaction_status() != _IDLE
-            or connection.get_parameter_status(_READ_ONLY_DEFAULT) != record.info.get(_READ_ONLY_DEFAULT)
+            connection.get_transaction_status() != IDLE
+            or connection.get_parameter_status(READ_ONLY_DEFAULT) != record.info.get(READ_ONLY_DEFAULT)
         ):
             record.invalidate()
 
@@ -226,7 +249,7 @@ def _keep_to_one_transaction(engine: Engine) -> None:
     def after_cursor_execute(connection: Connection, *statement: object) -> None:
         watch = watch_of(connection)
         driver: Any = connection.connection.dbapi_connection
-        if watch is not None and driver.get_transaction_status() == _IDLE:
+        if watch is not None and driver.get_transaction_status() == IDLE:
             raise TransactionLost(
                 f"{watch.label}: a statement ended the transaction, which its unit of work alone may end; "
                 "what came before it is kept or undone already. Guard a part with `session.begin_nested()`"

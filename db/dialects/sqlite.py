@@ -141,6 +141,9 @@ class SQLite(Dialect):
         # SQLite answers in the same process; only a failing disk leaves the question open.
         return bool(getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR)
 
+    def is_read_only(self, connection: Connection) -> bool:
+        return bool(connection.exec_driver_sql("PRAGMA query_only").scalar())
+
     def transaction_is_lost(self, connection: Any) -> bool:
         return not connection.in_transaction
 
