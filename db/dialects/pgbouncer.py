@@ -29,6 +29,8 @@ class PgBouncer(PostgreSQL):
     transaction at a time, whichever connections to the server they are run on.
     """
 
+    reader_autocommits = False
+
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
         # Empty, not absent: libpq would take PGOPTIONS.
         return super().connect_args(settings, role) | {"options": ""}

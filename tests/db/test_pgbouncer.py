@@ -6,6 +6,7 @@ import asyncio
 import gc
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -150,6 +151,18 @@ async def test_the_reader_cannot_write_past_sqlalchemy(database: Database):
     async with database.unit_of_work(read_only=True) as unit:
         with pytest.raises(Exception, match="read-only transaction"):
             await unit.run(write, unit.session)
+
+
+async def test_the_readers_transaction_is_not_ended_on_the_loop(database: Database):
+    """Its ROLLBACK is a round trip, as in AUTOCOMMIT there is none."""
+    threads: list[int] = []
+    event.listen(database.reader.engine, "rollback", lambda _: threads.append(threading.get_ident()))
+
+    async with database.unit_of_work(read_only=True) as unit:
+        await unit.run(lambda session: session.scalar(text("SELECT 1")), unit.session)
+
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_a_snapshot_sees_one_state_throughout(database: Database):
