@@ -96,7 +96,7 @@ def _install_watch(engine: Engine, dialect: Dialect) -> None:
     def connect_watched(*arguments: Any, **options: Any) -> Any:
         connection = connect(*arguments, **options)
         # What a new connection is asked before its first transaction can hang like any other statement.
-        watch = watch_at_work()
+        watch = watch_at_work(dialect)
         if watch is not None:
             watch.connected(connection)
         return connection
