@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -58,6 +58,7 @@ class Database:
         self.stoppers = ThreadPoolExecutor(_STOPPERS, thread_name_prefix="onfinish-stopper")
         self.units: weakref.WeakSet[AsyncUnitOfWork] = weakref.WeakSet()
         self._scopes: set[UnitOfWork] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._holders: dict[object, str] = {}
 
@@ -175,11 +176,21 @@ class Database:
             self.witness.close()
 
     async def idle(self, timeout_s: float) -> bool:
-        """Wait until no unit of work is open. Returns whether that came to be."""
-        if self.units:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), timeout_s)
-        return not self.units
+        """Wait until no unit of work is open and nothing follows from one. Returns whether it came to be."""
+        give_up_at = time.monotonic() + timeout_s
+        while (self.units or self.tasks) and (left_s := give_up_at - time.monotonic()) > 0:
+            if self.units:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._idle.wait(), left_s)
+            else:
+                await asyncio.wait(self.tasks, timeout=left_s)
+        return not (self.units or self.tasks)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what follows from a request. Its task is held until its end: what nobody holds may vanish."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def close_resting(self) -> int:
         """Close connections that nobody has used for ``pool_idle_s``, down to ``pool_min`` a lane.

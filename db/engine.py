@@ -123,6 +123,12 @@ def _install_watch(engine: Engine, dialect: Dialect) -> None:
         if watch is not None:
             watch.commit_begins()
 
+    @event.listens_for(engine, "rollback")
+    def rollback(connection: Connection) -> None:
+        watch = watch_of(connection)
+        if watch is not None:
+            watch.rolled_back()
+
     @event.listens_for(engine, "close")
     @event.listens_for(engine, "checkin")
     def parted(connection: Any, record: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import inspect
 import logging
 import time
 import warnings
@@ -18,6 +19,7 @@ from db.dialects import Dialect
 from db.errors import (
     ConnectionLost,
     DatabaseError,
+    Misuse,
     NotYours,
     OutcomeUnknown,
     ReadOnlyViolation,
@@ -118,7 +120,7 @@ class UnitOfWork:
     def settles_at_once(self) -> bool:
         """Whether settling sends nothing to the database, and may be done on an event loop."""
         if not self.in_use:
-            return True
+            return not self.watch.was_rolled_back
         session = self.session
         changed = session.new or session.dirty or session.deleted
         return self._autocommits and not changed and not self.watch.interrupted
@@ -133,11 +135,21 @@ class UnitOfWork:
         """
         self.watch.enter()
         try:
-            return function(*args, **kwargs)
+            return self._plain(function, function(*args, **kwargs))
         except DBAPIError as error:
             raise self.translated(error) from error
         finally:
             self.watch.leave()
+
+    def _plain(self, function: Callable[..., Any], result: Any) -> Any:
+        """What a function returned; a coroutine is none, and would never run."""
+        if not inspect.iscoroutine(result):
+            return result
+        result.close()
+        raise Misuse(
+            f"{self.label}: {getattr(function, '__qualname__', function)} is an async function; what works "
+            "with the session is a plain one, called in a thread"
+        )
 
     def settle(self, *, keep: bool, last: Callable[[Session], object] | None = None) -> None:
         """Commit or roll back, then close: in that order whatever happens. The session is unusable then.
@@ -155,7 +167,7 @@ class UnitOfWork:
         """
         if self.settled:
             raise SessionSettled(f"{self.label}: the unit of work is settled already ({self.outcome.value})")
-        self.settled = True
+        self.settled = self.watch.settling = True
         doubt: OutcomeUnknown | None = None
         self.watch.enter()
         try:
@@ -176,17 +188,19 @@ class UnitOfWork:
         self.outcome = Outcome.UNDONE  # what is true if the next line raises
         try:
             if last is not None:
-                last(session)
+                self._plain(last, last(session))
             session.flush()
             if self.watch.reason is not None:
                 raise self.watch.reason
+            if self.watch.was_rolled_back and not self.read_only:
+                raise self.watch.lost()
             if not self.read_only and session.in_transaction():
                 if self._witness is not None:
                     self.watch.check_transaction()
                     self._testimony = self._witness.testify(session)
                 began = time.perf_counter()
                 try:
-                    Session.commit(session)
+                    self._commit()
                 finally:
                     self.commit_s = time.perf_counter() - began
             self.outcome = Outcome.KEPT
@@ -197,6 +211,17 @@ class UnitOfWork:
                 self.outcome = Outcome.UNKNOWN
                 raise OutcomeUnknown from error
             raise self.translated(error) from error
+
+    def _commit(self) -> None:
+        try:
+            Session.commit(self.session)
+        except DBAPIError:
+            raise
+        except Exception:
+            if not self.watch.committing:
+                raise
+            # Every failure of COMMIT itself is the driver's: this comes from a hook behind it, too late.
+            log.exception("%s: a hook after the commit failed; the work is kept", self.label)
 
     def _resolve(self, doubt: OutcomeUnknown) -> None:
         """Ask what became of a COMMIT that was sent and not answered."""
@@ -287,6 +312,14 @@ class OwnedSession(Session):
     def close(self) -> NoReturn:
         """Not here."""
         raise self._not_yours("close", "its unit of work closes it")
+
+    def reset(self) -> NoReturn:
+        """Not here."""
+        raise self._not_yours("reset", "raise an error to undo the request")
+
+    def invalidate(self) -> NoReturn:
+        """Not here."""
+        raise self._not_yours("invalidate", "raise an error to undo the request")
 
     def begin(self, nested: bool = False) -> SessionTransaction:
         """A savepoint; the transaction itself has begun already."""

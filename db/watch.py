@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from db.errors import Cancelled, DeadlinePassed, OutsideRun, TransactionLost
+from db.errors import Cancelled, DeadlinePassed, NotYours, OutsideRun, SessionSettled, TransactionLost
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -44,6 +44,8 @@ class Watch:
         "reason",
         "committing",
         "closing",
+        "settling",
+        "was_rolled_back",
         "interrupted",
         "statement",
         "_confined",
@@ -61,6 +63,8 @@ class Watch:
         self.reason: Cancelled | None = None
         self.committing = False
         self.closing = False
+        self.settling = False
+        self.was_rolled_back = False
         self.interrupted = False
         self.statement: str | None = None
         self._confined = confined
@@ -114,6 +118,8 @@ class Watch:
                 "write `await self.run(function, self.session, …)`, and load inside that function what the "
                 "answer needs (an attribute that loads lazily sends SQL too)"
             )
+        if self.committing:
+            raise SessionSettled(f"{self.label}: SQL was sent after COMMIT; `self.afterwards(…)` is for that")
         if self.deadline_at is not None and time.monotonic() >= self.deadline_at:
             self.mark(DeadlinePassed())
             raise DeadlinePassed
@@ -137,7 +143,12 @@ class Watch:
         Raises:
             Cancelled: the unit was stopped; COMMIT is not sent.
             TransactionLost: there is no transaction left that could be committed.
+            NotYours: it is not the unit of work that commits.
         """
+        if not self.settling:
+            raise NotYours(
+                f"{self.label}: somebody else than its unit of work tried to commit its transaction"
+            )
         with self._lock:
             self.check_transaction()
             self.committing = True
@@ -148,7 +159,9 @@ class Watch:
             self.reason = DeadlinePassed()
         if self.reason is not None:
             raise self.reason
-        if self._connection is None or self._dialect.transaction_is_lost(self._connection):
+        if self.was_rolled_back or self._connection is None:
+            raise self.lost()
+        if self._dialect.transaction_is_lost(self._connection):
             raise self.lost()
 
     def lost(self) -> TransactionLost:
@@ -157,6 +170,11 @@ class Watch:
             f"{self.label}: the transaction had been aborted after an error that the program caught; nothing "
             "is kept. Let the error travel, or guard the statement with `session.begin_nested()`"
         )
+
+    def rolled_back(self) -> None:
+        """The transaction was rolled back: by its unit of work, or there is nothing left to keep."""
+        if not self.closing:
+            self.was_rolled_back = True
 
     def release_begins(self) -> None:
         """The connection is about to be rolled back: there is nothing left to cancel."""

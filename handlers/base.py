@@ -25,7 +25,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
@@ -34,6 +34,7 @@ from tornado.web import _has_stream_request_body
 from tornado.websocket import WebSocketHandler
 
 from db import AsyncUnitOfWork, Database, Outcome
+from db.async_unit_of_work import Work
 from db.errors import (
     Cancelled,
     ClientGone,
@@ -109,12 +110,10 @@ class SessionHandler(ProblemHandler):
     _response: HeldResponse | StreamedResponse | None = None
     _task: asyncio.Task[Any] | None = None
     _timer: asyncio.TimerHandle | None = None
-    _settling: asyncio.Task[None] | None = None  # a task that nobody holds may vanish
     _committing: asyncio.Task[None] | None = None
     _raised: BaseException | None = None
     _stopped: Cancelled | None = None
     _again: RunAgain | ConnectionLost | None = None
-    _before_commit: Callable[[Session], object] | None = None
     _failed = _answered = _settled_early = _client_gone = _closed = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -167,7 +166,7 @@ class SessionHandler(ProblemHandler):
         undoes the request, and is answered in place of the success.
         """
         self._begun()
-        self._before_commit = lambda session: function(session, *args, **kwargs)
+        self._before_commit.append(lambda session: function(session, *args, **kwargs))
 
     def after_commit(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call a function, plain or async, once the work is committed; never if it is undone.
@@ -197,11 +196,17 @@ class SessionHandler(ProblemHandler):
 
     # -- Tornado's hooks, in the order of their calls
 
-    def prepare(self) -> Awaitable[None] | None:
+    def prepare(self) -> Awaitable[None]:
         """Make the session and hold the response. Subclasses call ``super().prepare()`` first.
 
         Not called for an unknown method, an unreadable body, or a request refused as cross-origin.
         """
+        self._task = asyncio.current_task()
+        if self._unit is not None or self._task is None:
+            raise Misuse(
+                f"{self._summary()}: prepare() is to be reached once, before anything is awaited or yielded: "
+                "call `super().prepare()` first"
+            )
         exchange = self._exchange = exchange_of(self.request) or self._first_attempt()
         self.outcome = exchange.outcome
         if exchange.refusal is not None:
@@ -215,6 +220,7 @@ class SessionHandler(ProblemHandler):
             deadline_at=exchange.deadline_at,
             origin=self.request,
         )
+        self._before_commit: list[Callable[[Session], object]] = []
         self._after_commit: list[Callable[[], object]] = []
         self._afterwards: list[Callable[[Session], object]] = []
         connection = exchange.connection
@@ -222,13 +228,11 @@ class SessionHandler(ProblemHandler):
             StreamedResponse(connection) if self.streams else HeldResponse(connection, self.request.method)
         )
         self.request.connection = self._response
-        self._task = asyncio.current_task()
-        if self._task is not None:
-            self._task.add_done_callback(self._task_ended)
+        self._task.add_done_callback(self._task_ended)
         if exchange.deadline_at is not None:
             left_s = exchange.deadline_at - time.monotonic()
             self._timer = asyncio.get_running_loop().call_later(left_s, self._deadline_passed)
-        return None
+        return _Done()  # so that it can be awaited, or not
 
     def flush(self, include_footers: bool = False) -> Any:
         """As Tornado's, for a handler that `streams`.
@@ -287,7 +291,7 @@ class SessionHandler(ProblemHandler):
         Runs without `prepare` where Tornado itself refused the request: then there is nothing to
         settle. Does not run for a request that ends without an answer: `_task_ended` settles that.
         """
-        if self._unit is None:
+        if self._unit is None or self._answered:
             return
         self._answered = True
         if _has_stream_request_body(type(self)):
@@ -299,7 +303,7 @@ class SessionHandler(ProblemHandler):
         if not follows and self._unit.settle_at_once(keep=keep):
             self._conclude(fault)
         else:
-            self._settling = asyncio.get_running_loop().create_task(self._settle(keep, fault))
+            self._database.start(self._settle(keep, fault))
 
     # -- the end of a request
 
@@ -307,7 +311,7 @@ class SessionHandler(ProblemHandler):
         if self._committing is not None:
             fault = await self._end_of_commit(self._committing)
         try:
-            await self._begun().settle(keep=keep, last=self._before_commit, afterwards=self._due_afterwards)
+            await self._begun().settle(keep=keep, last=self._last_work(), afterwards=self._due_afterwards)
         except Exception as error:  # noqa: BLE001
             fault = error  # whatever kept the work from being kept is what the client is told
         if self._again is not None:
@@ -324,6 +328,17 @@ class SessionHandler(ProblemHandler):
             return error
         self._note_early_commit()
         return DeadlinePassed(_TOO_LATE) if self._stopped else Misuse(f"{self._summary()}: was cancelled")
+
+    def _last_work(self) -> Work | None:
+        calls = self._before_commit
+        if not calls:
+            return None
+
+        def last(session: Session) -> None:
+            for call in calls:
+                call(session)
+
+        return last
 
     def _note_early_commit(self) -> None:
         self._committing = None
@@ -368,7 +383,7 @@ class SessionHandler(ProblemHandler):
             fault = Misuse(f"{self._summary()}: the handler ended without an answer")
         self._fail(fault)
         self._answered = True
-        self._settling = asyncio.get_running_loop().create_task(self._settle_unanswered(fault))
+        self._database.start(self._settle_unanswered(fault))
 
     async def _settle_unanswered(self, fault: Exception) -> None:
         await self._begun().settle(keep=False, afterwards=self._due_afterwards)
@@ -407,7 +422,8 @@ class SessionHandler(ProblemHandler):
     def _forget(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._task = self._timer = None
+        # What was raised holds the frames that raised it, and with them this handler.
+        self._task = self._timer = self._raised = None
 
     def _close(self) -> None:
         self._closed = True
@@ -479,6 +495,13 @@ class SessionHandler(ProblemHandler):
 
     def _summary(self) -> str:
         return f"{self.request.method} {type(self).__name__} [{self.request_id}]"
+
+
+class _Done:
+    """Nothing to wait for."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield from ()
 
 
 def _ignore(chunk: bytes) -> None:

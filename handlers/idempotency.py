@@ -6,8 +6,10 @@ import re
 from collections.abc import Awaitable
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from db import idempotency
-from db.errors import DeadlinePassed, Unavailable
+from db.errors import DeadlinePassed, Misuse, Unavailable
 from db.idempotency import KEY_CHARS_MAX, Answer, Key
 from handlers.base import SessionHandler
 from handlers.errors import Problem
@@ -33,7 +35,7 @@ class IdempotentHandler(SessionHandler):
     _key: Key | None = None
     _claiming = False
 
-    def prepare(self) -> Awaitable[None] | None:
+    def prepare(self) -> Awaitable[None]:
         """As `SessionHandler.prepare`; answers at once where the answer is known."""
         waiting = super().prepare()
         given = self.request.headers.get(HEADER)
@@ -41,10 +43,10 @@ class IdempotentHandler(SessionHandler):
             return waiting
         if not _KEY.fullmatch(given):
             raise Problem(400, f"{HEADER} has 1 to {KEY_CHARS_MAX} printable ASCII characters")
+        self._claiming = True
         return self._claim(Key("POST", self.request.path, given))
 
     async def _claim(self, key: Key) -> None:
-        self._claiming = True
         body = self.request.body
         answer = await self.run(idempotency.claim_key, self.session, key=key, request_body=body)
         self._claiming = False
@@ -66,9 +68,18 @@ class IdempotentHandler(SessionHandler):
 
     def on_finish(self) -> None:
         """As `SessionHandler.on_finish`; the answer is kept with the work."""
+        if self._claiming:
+            self.before_commit(_refuse_unclaimed)
         held = self.request.connection
         if self._key is not None and isinstance(held, HeldResponse) and held.headers is not None:
             kept = {name: held.headers[name] for name in _KEPT_HEADERS if name in held.headers}
             answer = Answer(held.status, kept, held.body)
             self.before_commit(idempotency.keep_answer, key=self._key, answer=answer)
         super().on_finish()
+
+
+def _refuse_unclaimed(session: Session) -> None:
+    raise Misuse(
+        "prepare() was overridden, and what `super().prepare()` returns was not awaited: write "
+        "`await super().prepare()`, or a repeated request is done twice"
+    )

@@ -149,7 +149,7 @@ class Lifecycle:
         await server.drained(http.drain_s)
         # Only then, for an answer that is still to come may open one: a write whose client has left runs on.
         await database.idle(max(0.0, give_up_at - time.monotonic()))
-        left = max(server.busy, len(database.units))
+        left = max(server.busy, len(database.units), len(database.tasks))
         if left:
             log.error(
                 "%d requests were not answered within %g s; they are cut off and undone", left, http.drain_s

@@ -24,10 +24,11 @@ def dialect_for(url: URL, pooler: str | None = None) -> Dialect:
     """
     if pooler is not None:
         return _BY_POOLER[pooler](url)
-    try:
-        return _BY_BACKEND[url.get_backend_name()](url)
-    except KeyError:
-        supported = ", ".join(sorted(_BY_BACKEND))
-        raise ValueError(
-            f"the database {url.get_backend_name()!r} is not supported; there are: {supported}"
-        ) from None
+    name, driver = url.get_backend_name(), url.get_driver_name()
+    dialect = _BY_BACKEND.get(name)
+    if dialect is None or driver not in dialect.drivers:
+        supported = ", ".join(
+            f"{name}+{driver}" for name, ways in _BY_BACKEND.items() for driver in ways.drivers
+        )
+        raise ValueError(f"{name}+{driver} is not supported yet; there are: {supported}")
+    return dialect(url)

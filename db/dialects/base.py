@@ -22,6 +22,9 @@ class Dialect:
         url: where it is, with the driver named.
     """
 
+    drivers: tuple[str, ...] = ()
+    """The drivers that are supported, as SQLAlchemy names them."""
+
     discard_after_interrupt = True
     """A connection whose statement was cancelled is closed: a late cancel could hit its next user."""
 

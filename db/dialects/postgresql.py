@@ -51,6 +51,7 @@ _REFUSED_BY_POOLER = "unsupported startup parameter"
 class PostgreSQL(Dialect):
     """PostgreSQL 13 and newer. https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 
+    drivers = ("psycopg2",)
     has_witness = True
     witness_key = "onfinish_witness"
     # No id is assigned to a transaction that only read: it leaves nothing, and has nothing to lose.

@@ -32,6 +32,7 @@ _SERVED_FROM_MEMORY = (None, "", ":memory:")
 class SQLite(Dialect):
     """SQLite through the standard library's driver."""
 
+    drivers = ("pysqlite",)
     belongs_to_process = True
     snapshot_options = MappingProxyType({SNAPSHOT: True})
 
