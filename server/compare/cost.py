@@ -78,21 +78,24 @@ def load(
     rounds: int,
     turn: Turn,
     tell: Callable[[str], None],
+    *,
+    twin: bool = True,
 ) -> dict[str, Any]:
     """Put a server under each scope under load, by turns.
 
     Args:
         settings: where the servers' databases are made; each has its own.
-        scopes: their names; where explicit is among them, a second server of it shows what is noise.
+        scopes: their names.
         rounds: how often each has its turn.
         turn: how much is asked of it then.
         tell: is told what is being done.
+        twin: a second server of explicit, where that is among them, shows what is noise.
 
     Returns:
         By server: its turns, what it held ``before`` and ``after``, what it answered ``afterwards``, and how
         many of the acknowledged ``rows`` are there.
     """
-    names = {name: name for name in scopes} | ({TWIN: "explicit"} if "explicit" in scopes else {})
+    names = {name: name for name in scopes} | ({TWIN: "explicit"} if twin and "explicit" in scopes else {})
     with ExitStack() as stack:
         subjects = []
         workers = []
