@@ -21,7 +21,7 @@ _SLOW_MS = 50.0
 
 def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     """Everything that can be found out, a finding at a time, while it is looked for."""
-    dialect = dialect_for(make_url(settings))
+    dialect = dialect_for(make_url(settings), settings.pooler)
     try:
         engine = make_engine(settings, "reader", dialect)
     except ModuleNotFoundError as missing:

@@ -27,7 +27,7 @@ _LOOK = text("""
            pg_is_in_recovery() AS standby,
            current_setting('fsync') AS fsync,
            current_setting('synchronous_commit') AS synchronous_commit,
-           current_setting('default_transaction_read_only') AS read_only,
+           current_setting('transaction_read_only') AS read_only,
            current_setting('statement_timeout') AS statement_timeout,
            clock_timestamp() AS now,
            current_user AS role,
@@ -89,6 +89,10 @@ def _places(found: Any, settings: DatabaseSettings, plan: Plan) -> Iterator[Find
     )
     parts = f"writer {writer} + reader {reader}{f' + witness {witness}' if witness else ''}"
     count = "1 process" if plan.processes == 1 else f"{plan.processes} processes"
+    if settings.pooler is not None:
+        told = f"{wanted} connections at most ({parts}, {count}), to {settings.pooler}"
+        yield ok("pool", f"{told}: its max_client_conn has to be as many, and is not to be seen from here")
+        return
     told = f"{wanted} connections at most ({parts}, {count}) of {most} ({which})"
     fits = max(1, (most // plan.processes - witness) // 2)
     fix = f"set database.pool_size to {fits} or less (--pool-size), or raise the limit on the server"
@@ -125,8 +129,8 @@ def _limits(found: Any, settings: DatabaseSettings, plan: Plan) -> Iterator[Find
     """Whether the limits that are asked for at the start of a connection are those in force."""
     limit_s = settings.statement_timeout_s
     if found["read_only"] != "on":
-        fix = "let the pooler pass start-up options on (PgBouncer: not in ignore_startup_parameters)"
-        yield error("reader", "the reader could write: default_transaction_read_only did not arrive", fix)
+        fix = "set database.pooler (--database-pooler), or let the pooler pass start-up options on"
+        yield error("reader", "the reader could write: its transactions are not read-only", fix)
     if limit_s is None:
         fix = "set database.statement_timeout_s (--statement-timeout-s 60)"
         yield warning("limits", "no statement has a time limit: scripts and jobs may run without end", fix)
