@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from conf import DatabaseSettings
 from db.errors import Conflict, DatabaseError
+from db.findings import Finding, Plan
 
 Role = Literal["writer", "reader", "migration"]
 
@@ -95,6 +96,14 @@ class Dialect:
 
     def transaction_is_lost(self, connection: Any) -> bool:
         """Whether the driver's connection has no transaction that COMMIT would commit."""
+        raise NotImplementedError
+
+    def absent(self) -> Finding | None:
+        """That there is no database yet, and whoever connects would make one. None: there is, or ask it."""
+        return None
+
+    def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
+        """What there is to say of the database, asked over a connection of the reader."""
         raise NotImplementedError
 
     def interrupt(self, connection: Any) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import uuid
+from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
+from db.dialects import postgresql_checkup
 from db.dialects.base import Dialect, Role, refused_by
 from db.dialects.libpq import cancel
 from db.errors import (
@@ -27,6 +29,7 @@ from db.errors import (
     Unavailable,
     Unreachable,
 )
+from db.findings import Finding, Plan
 from db.watch import watch_of
 
 _INTEGRITY_CONSTRAINT_VIOLATION = "23"
@@ -180,6 +183,9 @@ class PostgreSQL(Dialect):
 
     def transaction_is_lost(self, connection: Any) -> bool:
         return bool(connection.info.transaction_status == _IN_ERROR)
+
+    def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
+        return postgresql_checkup.examine(connection, settings, plan)
 
     def interrupt(self, connection: Any) -> bool:
         return cancel(connection, timeout_s=_CANCEL_TIMEOUT_S)

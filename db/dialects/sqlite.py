@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -13,8 +13,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, StaticPool
 
 from conf import DatabaseSettings
+from db.dialects import sqlite_checkup
 from db.dialects.base import Dialect, Role, refused_by
 from db.errors import DatabaseError, DeadlinePassed, RunAgain, StatementFailed, Unavailable, Unreachable
+from db.findings import Finding, Plan
 from db.watch import watch_of
 
 READ_ONLY = "onfinish_read_only"
@@ -147,6 +149,12 @@ class SQLite(Dialect):
 
     def transaction_is_lost(self, connection: Any) -> bool:
         return not connection.in_transaction
+
+    def absent(self) -> Finding | None:
+        return None if self.shares_one_connection else sqlite_checkup.absent(str(self.url.database))
+
+    def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
+        return sqlite_checkup.examine(connection, settings, plan)
 
     def interrupt(self, connection: Any) -> bool:
         connection.interrupt()

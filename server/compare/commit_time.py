@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -100,10 +101,8 @@ _LIMITS = {"pool_size": CLIENTS, "pool_timeout_s": 1.0, "busy_timeout_s": 0.5}
 def _one(place: DatabaseSettings, idiom: str, name: str, fault: str, amount: Amount, count: Count) -> None:
     with Worker(serve, place, idioms) as server:
         port = server.receive(START_S)
-        with Worker(ask, port, idiom, name, fault, amount.requests) as client:
-            if fault == "kill":
-                client.receive(START_S)  # so many are acknowledged
-                server.kill()
+        victim = server.pid if fault == "kill" else None
+        with Worker(ask, port, idiom, name, fault, amount.requests, victim) as client:
             told: dict[str, Any] = client.receive(START_S)
     time.sleep(SETTLE_S)
     rows = _rows(place)
@@ -146,22 +145,25 @@ def _rows(place: DatabaseSettings) -> set[str]:
 # -- in a process of its own
 
 
-def ask(pipe: Connection, port: int, idiom: str, name: str, fault: str, requests: int) -> None:
+def ask(
+    pipe: Connection, port: int, idiom: str, name: str, fault: str, requests: int, victim: int | None
+) -> None:
     """Send the requests; sends back what each was told.
 
-    Where the server is to be killed, a word goes to the pipe when enough has been acknowledged, in the
-    moment in which the last of it is read.
+    Args:
+        victim: the process id of a server that is to be killed when enough has been acknowledged, in the
+            moment in which the last of it is read.
     """
     logging.disable(logging.CRITICAL)
     when_closed(pipe, lambda: os._exit(0))
-    pipe.send(asyncio.run(_ask(pipe, port, idiom, name, fault, requests)))
+    pipe.send(asyncio.run(_ask(port, idiom, name, fault, requests, victim)))
 
 
 async def _ask(
-    pipe: Connection, port: int, idiom: str, name: str, fault: str, requests: int
+    port: int, idiom: str, name: str, fault: str, requests: int, victim: int | None
 ) -> dict[str, Any]:
-    if fault == "kill":
-        return {"statuses": await _until_killed(pipe, port, idiom, name), "out": 0}
+    if victim is not None:
+        return {"statuses": await _until_killed(victim, port, idiom, name), "out": 0}
     statuses: dict[str, int] = {}
     for number in range(requests):
         text = f"{REFUSED_AT_COMMIT if fault == 'commit' else fault} {name} {number}"
@@ -190,7 +192,7 @@ async def _send(port: int, idiom: str, text: str, fault: str) -> int:
             await asyncio.sleep(LINGER_S)
 
 
-async def _until_killed(pipe: Connection, port: int, idiom: str, name: str) -> dict[str, int]:
+async def _until_killed(victim: int, port: int, idiom: str, name: str) -> dict[str, int]:
     statuses: dict[str, int] = {}
     acknowledged = 0
 
@@ -208,7 +210,7 @@ async def _until_killed(pipe: Connection, port: int, idiom: str, name: str) -> d
             acknowledged += status < 400
             if acknowledged == ACKNOWLEDGED_BEFORE_KILL:
                 acknowledged += 1
-                pipe.send("now")
+                os.kill(victim, signal.SIGKILL)
             number += 1
         wire.leave()
 

@@ -22,7 +22,7 @@ WARM_UP = 50
 AFTERWARDS = 20
 """Requests at the end, to see who can still answer."""
 
-CUT_OFF_S = 1.5
+CUT_OFF_S = 1.0
 """How long nobody may have an answer before a turn is cut off: a server without connections has none."""
 
 BUNDLE = "load"

@@ -118,11 +118,9 @@ def _lookups(axes: Any, result: Result) -> None:
         axes.barh(
             [number + offset for number in range(len(scopes))],
             [result["lookups"][scope][f"{measure}_ns"] for scope in scopes],
-            xerr=[result["lookups"][scope][f"{measure}_spread_ns"] for scope in scopes],
             height=0.38,
             color=[COLOURS[scope] for scope in scopes],
             alpha=alpha,
-            ecolor=_INK,
         )
     axes.set_yticks(range(len(scopes)), scopes)
     axes.set_xscale("log")

@@ -58,6 +58,11 @@ class Worker:
     ) -> None:
         self.stop()
 
+    @property
+    def pid(self) -> int | None:
+        """The process's id; it is this one's to end, so it belongs to nobody else before `stop`."""
+        return self._process.pid
+
     def receive(self, timeout_s: float) -> Any:
         """What the process sends next.
 

@@ -186,10 +186,10 @@ async def locked(world: World) -> None:
         cursor.execute("ROLLBACK")
 
 
-QUICK: list[Fault] = [terminated, cut_at_commit, commit_that_arrives_late, black_hole, killed, read_only]
+QUICK: list[Fault] = [terminated, cut_at_commit, commit_that_arrives_late, killed]
 SLOW: list[Fault] = [
-    cut, held, cut_at_the_witness, black_hole_at_commit, black_hole_after_commit, forgetful_firewall,
-    stopped_fast, stopped_immediately, hanging, crowded, locked,
+    cut, held, cut_at_the_witness, black_hole, black_hole_at_commit, black_hole_after_commit, read_only,
+    forgetful_firewall, stopped_fast, stopped_immediately, hanging, crowded, locked,
 ]  # fmt: skip
 FAULTS = [
     *(pytest.param(fault, id=fault.__name__) for fault in QUICK),

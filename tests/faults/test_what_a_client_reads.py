@@ -130,7 +130,10 @@ async def test_a_backend_ended_in_commit_is_asked_about_and_the_work_done_again(
     await five_questions.ask()
 
 
-@pytest.mark.parametrize(("errcode", "status"), [("check_violation", 409), ("raise_exception", 500)])
+@pytest.mark.parametrize(
+    ("errcode", "status"),
+    [("check_violation", 409), pytest.param("raise_exception", 500, marks=pytest.mark.slow)],
+)
 async def test_a_trigger_that_raises_at_commit_leaves_nothing(
     five_questions: FiveQuestions,
     board: Client,
@@ -302,6 +305,7 @@ async def test_a_lock_from_outside_is_a_504_and_cancelled_at_the_server(
     await five_questions.ask()
 
 
+@pytest.mark.slow
 async def test_a_full_pool_is_a_503_for_those_beyond_it(
     five_questions: FiveQuestions, ledger: Ledger, board: Client, board_database: Database, sql: RawSql
 ):

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pty
 import re
-import select
 import signal
-import subprocess
 import sys
 import time
 from datetime import timedelta
@@ -22,6 +18,7 @@ from db.tasks import NEXT_STATUSES, QUEUED, STATUSES
 from server import sample
 from tests.fixtures.databases import RawSql
 from tests.fixtures.server import Client
+from tests.server.terminals import on_a_terminal
 from tests.server.test_cli import Run, environment, run, start
 
 ID = "f2ee55c638084ebfb35a00c003670ad9"
@@ -197,31 +194,6 @@ def test_a_large_sample_shows_its_progress_on_a_terminal_of_80_columns(database_
     assert "tasks/s]" in bars[-1]
     lines = [line.rpartition("\r")[2] for line in screen.replace("\r\n", "\n").split("\n")]
     assert [line for line in lines if "%|" in line] == []  # the bar is gone at the end
-
-
-def on_a_terminal(*arguments: str, **variables: str) -> str:
-    """Run the command line on a terminal of 80 columns; what it has shown."""
-    ours, theirs = pty.openpty()
-    env = environment(**variables, TERM="xterm", LINES="24")
-    os.set_blocking(ours, False)
-    with subprocess.Popen(["stty", "rows", "24", "cols", "80"], stdin=theirs, env=env) as sized:
-        sized.wait(10)
-    shown = b""
-    with subprocess.Popen(
-        [sys.executable, "-m", "server", *arguments], env=env, stdin=theirs, stdout=theirs, stderr=theirs
-    ) as process:
-        os.close(theirs)
-        while select.select([ours], [], [], 30)[0]:
-            try:
-                piece = os.read(ours, 65_536)
-            except OSError:  # nobody has the other end any more
-                break
-            if not piece:
-                break
-            shown += piece
-        assert process.wait(30) == 0
-    os.close(ours)
-    return shown.decode()
 
 
 class TestRefusals:

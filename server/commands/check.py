@@ -1,0 +1,93 @@
+"""The command that looks whether the service can work here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from conf import Settings
+from conf.names import names
+from server.commands._dialect import dialect_of
+
+if TYPE_CHECKING:
+    from db.findings import Finding
+
+SUMMARY = "look whether the service can work here; each finding names its fix"
+
+_COLOURS = {"ok": "32", "warning": "33", "error": "31;1"}
+_LEVEL_WIDTH, _SUBJECT_WIDTH = 9, 12
+_WIDTH_MAX = 110
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as a JSON object")
+
+
+def run(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Look, and change nothing.
+
+    Returns:
+        1 where there is an error, 0 otherwise, warnings or not.
+
+    Raises:
+        SettingsError: this database is not supported.
+    """
+    dialect_of(settings)
+    findings = []
+    for finding in _findings(settings):
+        findings.append(finding)
+        if not arguments.json:
+            print(_lines(finding), flush=True)
+    errors, warnings = (sum(each.level == level for each in findings) for level in ("error", "warning"))
+    if arguments.json:
+        told = {"ok": not errors, "errors": errors, "warnings": warnings}
+        print(json.dumps(told | {"findings": [asdict(each) for each in findings]}, indent=2))
+    else:
+        print(f"\n{_counted(errors, 'error')}, {_counted(warnings, 'warning')}")
+    return 1 if errors else 0
+
+
+def _findings(settings: Settings) -> Iterator[Finding]:
+    from db.checkup import examine
+    from db.findings import Plan, ok, warning
+
+    given = [name.path for name in names().values() if settings.origin_of(name.path) != "default"]
+    yield ok("settings", f"{settings.environment}; {len(given)} set, the others are defaults: see `config`")
+    yield ok("database", settings.database.shown_url)
+    if settings.production and settings.http.grace_s == 0:
+        fix = "set http.grace_s (--grace-s 5) to more than the load balancer's probes are apart"
+        yield warning("shutdown", "connections are refused as soon as SIGTERM arrives", fix)
+    plan = Plan(
+        processes=settings.http.processes,
+        production=settings.production,
+        request_timeout_s=settings.http.request_timeout_s,
+    )
+    yield from examine(settings.database, plan)
+
+
+def _lines(finding: Finding) -> str:
+    """A finding as lines that fit the terminal; in colour where that shows any."""
+    width = min(shutil.get_terminal_size().columns, _WIDTH_MAX)
+    indent = " " * (_LEVEL_WIDTH + _SUBJECT_WIDTH)
+    level = f"{finding.level:<{_LEVEL_WIDTH}}"
+    first = f"{level}{finding.subject:<{_SUBJECT_WIDTH}}"
+    wrap = {"width": width, "subsequent_indent": indent, "break_on_hyphens": False, "break_long_words": False}
+    told = textwrap.fill(first + finding.message, **wrap)  # type: ignore[arg-type]
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        colour = _COLOURS[finding.level]
+        told = f"\x1b[{colour}m{told[:_LEVEL_WIDTH]}\x1b[0m{told[_LEVEL_WIDTH:]}"
+    if not finding.fix:
+        return told
+    wrap["subsequent_indent"] = f"{indent}   "
+    return f"{told}\n{textwrap.fill(f'{indent}-> {finding.fix}', **wrap)}"  # type: ignore[arg-type]
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,36 @@
+"""The command line on a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+
+from tests.server.test_cli import environment
+
+
+def on_a_terminal(*arguments: str, **variables: str) -> str:
+    """Run the command line on a terminal of 80 columns; what it has shown."""
+    ours, theirs = pty.openpty()
+    env = environment(**variables, TERM="xterm", LINES="24")
+    os.set_blocking(ours, False)
+    with subprocess.Popen(["stty", "rows", "24", "cols", "80"], stdin=theirs, env=env) as sized:
+        sized.wait(10)
+    shown = b""
+    with subprocess.Popen(
+        [sys.executable, "-m", "server", *arguments], env=env, stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        while select.select([ours], [], [], 30)[0]:
+            try:
+                piece = os.read(ours, 65_536)
+            except OSError:  # nobody has the other end any more
+                break
+            if not piece:
+                break
+            shown += piece
+        assert process.wait(30) == 0
+    os.close(ours)
+    return shown.decode()
