@@ -78,7 +78,8 @@ def board(service: Service, io_loop: IOLoop) -> Iterator[Client]:
     "ends",
     [
         pytest.param(5, marks=pytest.mark.gen_test(timeout=120)),
-        pytest.param(250, marks=[pytest.mark.slow, pytest.mark.gen_test(timeout=3600)]),
+        pytest.param(25, marks=[pytest.mark.slow, pytest.mark.gen_test(timeout=600)]),
+        pytest.param(250, marks=[pytest.mark.long, pytest.mark.gen_test(timeout=3600)]),
     ],
 )
 async def test_no_end_of_the_server_loses_an_acknowledged_write(
