@@ -6,5 +6,13 @@ from handlers.access_log import log_request
 from handlers.base import SessionHandler
 from handlers.errors import Problem
 from handlers.problem import NotFoundHandler, ProblemHandler
+from handlers.websocket import SessionWebSocketHandler
 
-__all__ = ["NotFoundHandler", "Problem", "ProblemHandler", "SessionHandler", "log_request"]
+__all__ = [
+    "NotFoundHandler",
+    "Problem",
+    "ProblemHandler",
+    "SessionHandler",
+    "SessionWebSocketHandler",
+    "log_request",
+]

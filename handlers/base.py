@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
@@ -45,6 +44,8 @@ from db.errors import (
     RunAgain,
     Unavailable,
 )
+from handlers.after_commit import AfterCommit
+from handlers.conflicts import CONFLICTS, backoff_s
 from handlers.errors import status_of
 from handlers.exchange import Exchange, exchange_of
 from handlers.held_response import HeldResponse, ResponseDropped, StreamedResponse
@@ -58,18 +59,12 @@ R = TypeVar("R")
 
 DEFAULT_TIMEOUT_S = 30.0
 
-_CONFLICTS = (RunAgain, ConnectionLost)
-"""After these nothing was applied, and the same work may well succeed."""
-
 _SWALLOWED_CANCEL_S = 1.0
 """How long a handler that was cancelled at its deadline may take to end before it is answered for."""
 
 _TOO_LATE = "the time for this request ran out after its work had been applied"
 
 _WORK = {"applied": Outcome.KEPT, "unknown": Outcome.UNKNOWN}
-
-_BACKOFF_S = 0.01
-"""Two requests that met in a deadlock should not set out together again."""
 
 
 class SessionHandler(ProblemHandler):
@@ -121,7 +116,7 @@ class SessionHandler(ProblemHandler):
         if issubclass(cls, WebSocketHandler):
             raise TypeError(
                 f"{cls.__qualname__} is a WebSocket handler: its handshake cannot be held until a COMMIT. "
-                "Give each message a unit of work: `async with self.settings['database'].unit_of_work()`"
+                "`SessionWebSocketHandler` gives each message a session of its own"
             )
         check_overrides(cls, SessionHandler)
 
@@ -157,7 +152,7 @@ class SessionHandler(ProblemHandler):
             self._committing = None
             raise
         self._note_early_commit()
-        await self._call_after_commit()
+        await self._after_commit.call(self._summary())
 
     def before_commit(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
         """Call ``function(session, …)`` as the last work of this unit, just before COMMIT.
@@ -174,7 +169,7 @@ class SessionHandler(ProblemHandler):
         It runs on the event loop when the answer has left. What it raises is logged.
         """
         self._begun()
-        self._after_commit.append(lambda: function(*args, **kwargs))
+        self._after_commit.add(lambda: function(*args, **kwargs))
 
     def afterwards(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
         """Call ``function(session, …)`` in a unit of work of its own once this one is settled, kept or not.
@@ -221,7 +216,7 @@ class SessionHandler(ProblemHandler):
             origin=self.request,
         )
         self._before_commit: list[Callable[[Session], object]] = []
-        self._after_commit: list[Callable[[], object]] = []
+        self._after_commit = AfterCommit()
         self._afterwards: list[Callable[[Session], object]] = []
         connection = exchange.connection
         self._response = (
@@ -271,7 +266,7 @@ class SessionHandler(ProblemHandler):
         if (
             self._stopped is None
             and not isinstance(value, ResponseDropped)
-            and not (isinstance(value, _CONFLICTS) and self._may_run_again())
+            and not (isinstance(value, CONFLICTS) and self._may_run_again())
         ):
             super().log_exception(typ, value, tb)
 
@@ -315,10 +310,10 @@ class SessionHandler(ProblemHandler):
         except Exception as error:  # noqa: BLE001
             fault = error  # whatever kept the work from being kept is what the client is told
         if self._again is not None:
-            await asyncio.sleep(random.uniform(0, _BACKOFF_S * 2 ** self._exchanged().attempt))
+            await asyncio.sleep(backoff_s(self._exchanged().attempt))
         self._conclude(fault)
         if self._settled_early or (keep and fault is None):
-            await self._call_after_commit()
+            await self._after_commit.call(self._summary())
 
     async def _end_of_commit(self, committing: asyncio.Task[None]) -> Exception:
         """How a `commit` ended whose caller was cancelled: the answer given meanwhile could not know."""
@@ -346,7 +341,7 @@ class SessionHandler(ProblemHandler):
         self.outcome = "applied"
 
     def _note_conflict(self, error: BaseException | None) -> None:
-        if isinstance(error, _CONFLICTS) and self._may_run_again():
+        if isinstance(error, CONFLICTS) and self._may_run_again():
             self._again = error
 
     def _due_afterwards(self, error: Exception | None) -> list[Callable[[Session], object]]:
@@ -437,16 +432,6 @@ class SessionHandler(ProblemHandler):
             super()._log()
         except Exception:
             log.exception("%s: the application's log_function failed", self._summary())
-
-    async def _call_after_commit(self) -> None:
-        calls, self._after_commit = self._after_commit, []
-        for call in calls:
-            try:
-                result = call()
-                if isinstance(result, Awaitable):
-                    await result
-            except Exception:
-                log.exception("%s: a function for after the commit failed; the work is kept", self._summary())
 
     # -- small questions
 

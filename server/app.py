@@ -12,6 +12,7 @@ from handlers import NotFoundHandler, log_request
 from handlers.openapi import PATH as OPENAPI, OpenApiHandler
 from handlers.ops import LivezHandler, ReadyzHandler
 from handlers.routes import routes
+from handlers.websocket import Sockets
 from server.compare.mount import ambient_scopes, compared_routes
 from server.ops import Ops
 
@@ -39,6 +40,7 @@ def make_app(settings: Settings, database: Database, ops: Ops | None = None) -> 
     return Application(
         all_routes,
         database=database,
+        sockets=Sockets(),
         scopes=scopes,
         request_timeout_s=http.request_timeout_s,
         exports=Places(http.exports_max, name="exports"),

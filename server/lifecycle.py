@@ -18,6 +18,7 @@ from conf import Settings
 from conf.logs import set_up_logs
 from db import Database, migrate
 from db.health import require_known_pooler
+from handlers.websocket import Sockets
 from server.app import make_app
 from server.http import DrainingServer
 from server.jobs import Jobs, jobs_of
@@ -146,6 +147,8 @@ class Lifecycle:
         server.stop()
         application.settings["refuses_requests_since"] = time.time()
         give_up_at = time.monotonic() + http.drain_s
+        sockets: Sockets = application.settings["sockets"]
+        sockets.go_away()
         await server.drained(http.drain_s)
         # Only then, for an answer that is still to come may open one: a write whose client has left runs on.
         await database.idle(max(0.0, give_up_at - time.monotonic()))

@@ -338,7 +338,7 @@ async def test_a_task_that_is_cancelled_in_the_middle_of_a_statement_gives_it_ba
 
 async def test_a_websocket_handler_cannot_be_one_of_these():
     """Its handshake cannot be held until a COMMIT: refused when the class is made, with the way out."""
-    with pytest.raises(TypeError, match=r"Chat is a WebSocket handler(.|\n)*unit_of_work\(\)"):
+    with pytest.raises(TypeError, match=r"Chat is a WebSocket handler(.|\n)*SessionWebSocketHandler"):
         type("Chat", (SessionHandler, WebSocketHandler), {})
 
 

@@ -1,0 +1,300 @@
+"""WebSockets whose unit of work is one message."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import Any, ClassVar, ParamSpec, TypeVar
+
+from sqlalchemy.orm import Session
+from tornado.escape import json_encode, utf8
+from tornado.iostream import IOStream
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
+
+from db import Database
+from db.errors import ClientGone, DeadlinePassed, Misuse, OutcomeUnknown, Unavailable
+from handlers.after_commit import AfterCommit
+from handlers.base import DEFAULT_TIMEOUT_S
+from handlers.conflicts import CONFLICTS, backoff_s
+from handlers.errors import Problem, body_of, log_error, problem_of, status_of
+from handlers.message import Message, current_message
+from handlers.problem import ProblemHandler
+
+log = logging.getLogger("onfinish.handlers")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+GOING_AWAY = 1001
+"""https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1"""
+
+
+class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
+    """A WebSocket on which each message owns one session and is one transaction.
+
+    Lives as long as its connection, and holds a place and a connection of the pool only while a message
+    is worked on, one after the other. `handle_message` does it; what it raises undoes its work and is
+    answered with a problem, and the socket stays open. Nothing that is written meanwhile leaves before
+    COMMIT, be it to this socket or, as in a chat, to others.
+
+    ``open`` and ``on_close`` have no session: `database.unit_of_work` is for there.
+
+    The application's settings: as `SessionHandler`'s, and ``sockets`` (a `Sockets`), through which a server
+    that stops closes them.
+    """
+
+    read_only: ClassVar[bool] = False
+    """Messages work on the reader, where the database refuses writes."""
+
+    run_again: ClassVar[bool] = True
+    """A message that the database refuses as a conflict is handled again from its start.
+
+    On the same handler: what `handle_message` keeps in attributes it finds there again.
+    """
+
+    timeout_s: ClassVar[float | None] = None
+    """A message's own deadline, in seconds from its arrival."""
+
+    cancel_on_disconnect: ClassVar[bool | None] = None
+    """Whether a client that leaves takes its message along. None: reads, and not writes."""
+
+    _message: Message | None = None
+    _count = 0
+    _is_closing = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.on_message is not SessionWebSocketHandler.on_message:
+            raise TypeError(
+                f"{cls.__module__}.{cls.__qualname__}.on_message() would have no session: "
+                "call it `async def handle_message(self, message)`"
+            )
+
+    # -- what a handler is, and uses
+
+    async def handle_message(self, message: str | bytes) -> None:
+        """Do what a message asks for, and reply with `write_message`. Each subclass has its own."""
+        raise NotImplementedError(
+            f"{type(self).__qualname__} has no `async def handle_message(self, message)`"
+        )
+
+    @property
+    def session(self) -> Session:
+        """The message's own session, to be passed on to model functions. Sends SQL only inside of `run`."""
+        return self._begun().unit.session
+
+    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a plain function that works with the session, off the event loop.
+
+        Raises:
+            DatabaseError: see `AsyncUnitOfWork.run`. What is not caught is what the client is told.
+            Exception: whatever the function raises.
+        """
+        return await self._begun().unit.run(function, *args, **kwargs)
+
+    def after_commit(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call a function, plain or async, once the message's work is committed; never if it is undone.
+
+        The replies have left then, and the next message waits. What it raises is logged.
+        """
+        self._begun().after_commit.add(lambda: function(*args, **kwargs))
+
+    def write_message(
+        self, message: bytes | str | dict[str, Any], binary: bool = False
+    ) -> asyncio.Future[None]:
+        """As Tornado's; while a message is handled it is held until its COMMIT, or dropped with its work.
+
+        Returns:
+            What resolves when it is written; for one that is held, at once.
+        """
+        content = utf8(json_encode(message) if isinstance(message, dict) else message)
+        current = current_message.get()
+        if current is None or not current.holds:
+            return super().write_message(content, binary)
+        # Encoded now: what cannot be sent has to be known before the COMMIT.
+        current.hold(partial(super().write_message, content, binary))
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        written.set_result(None)
+        return written
+
+    def close(self, code: int | None = None, reason: str | None = None) -> None:
+        """As Tornado's; while a message is handled it is held as its replies are."""
+        current = current_message.get()
+        if current is None or not current.holds:
+            super().close(code, reason)
+        else:
+            current.hold_close(partial(super().close, code, reason))
+
+    def go_away(self) -> None:
+        """Close since the server stops: at once, or when the message under way has been answered."""
+        self._is_closing = True
+        if self._message is None:
+            super().close(GOING_AWAY, "the service is shutting down")
+
+    # -- Tornado's hooks
+
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        """The handshake, and then all of the connection."""
+        if self.settings.get("draining"):
+            raise Unavailable("the service is shutting down", retry_after_s=5)
+        sockets: Sockets | None = self.settings.get("sockets")
+        if sockets is None:
+            await super().get(*args, **kwargs)
+            return
+        sockets.add(self)
+        try:
+            await super().get(*args, **kwargs)
+        finally:
+            sockets.discard(self)
+
+    def check_origin(self, origin: str) -> bool:
+        """Whether a page may open a socket here: of this origin, and of those that may write here.
+
+        Raises:
+            Problem: 403, for Tornado's own has no word for the client.
+        """
+        if super().check_origin(origin) or origin in self.settings.get("trusted_origins", ()):
+            return True
+        raise Problem(403, "pages of another origin may not open a socket here")
+
+    def detach(self) -> IOStream:
+        """As Tornado's, at the end of the handshake; notices from then on that the connection is gone.
+
+        Tornado itself would see it at the next message, when this one is done.
+        """
+        stream = super().detach()
+        stream.set_close_callback(self._on_stream_closed)
+        return stream
+
+    async def on_message(self, message: str | bytes) -> None:
+        """Handle a message; Tornado reads the next one when this has returned."""
+        if self._goes_away():
+            return
+        self._count += 1
+        summary = f"message {self._count} {type(self).__name__} [{self.request_id}]"
+        timeout_s = self.timeout_s or self.settings.get("request_timeout_s", DEFAULT_TIMEOUT_S)
+        deadline_at = time.monotonic() + timeout_s
+        error, attempt = await self._attempt(message, deadline_at, summary), 1
+        while isinstance(error, CONFLICTS) and self._may_run_again(attempt, deadline_at):
+            attempt += 1
+            log.info("%s: runs again (%s), attempt %d", summary, error.reason, attempt)
+            self._database.observer.runs_again(error.reason)
+            await asyncio.sleep(backoff_s(attempt))
+            error = await self._attempt(message, deadline_at, summary)
+        if error is not None:
+            self._tell(error, summary)
+        if self._goes_away():
+            self.go_away()
+
+    def log_exception(
+        self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """As `ProblemHandler`'s; what a stopping server has cut off is not a fault of the handler's."""
+        if not isinstance(value, asyncio.CancelledError):
+            super().log_exception(typ, value, tb)
+
+    def _on_stream_closed(self) -> None:
+        """The client has left: a read is stopped, a write runs to its end; see `cancel_on_disconnect`."""
+        cancels = self.read_only if self.cancel_on_disconnect is None else self.cancel_on_disconnect
+        if cancels and self._message is not None:
+            self._message.unit.cancel(ClientGone())
+
+    # -- the life of a message
+
+    async def _attempt(self, content: str | bytes, deadline_at: float, summary: str) -> Exception | None:
+        """Handle a message in a unit of work of its own. Returns what went wrong; nothing is kept then."""
+        unit = self._database.unit_of_work(
+            label=f"message {type(self).__name__}",
+            read_only=self.read_only,
+            deadline_at=deadline_at,
+            origin=self.request,
+        )
+        message = self._message = Message(unit, AfterCommit())
+        token = current_message.set(message)
+        try:
+            async with unit:
+                await _in_time(self.handle_message(content), deadline_at)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is what the client is told
+            message.release(keep=False)
+            return unit.reason or error  # of one that was stopped, that is what is told
+        finally:
+            current_message.reset(token)
+            self._message = None
+        message.release(keep=True)
+        await message.after_commit.call(summary)
+        return None
+
+    def _tell(self, error: Exception, summary: str) -> None:
+        log_error(summary, error, error.__traceback__)
+        if isinstance(error, ClientGone):
+            return
+        status = status_of(error)
+        problem = problem_of(error, status)
+        problem.status = status
+        outcome = "unknown" if isinstance(error, OutcomeUnknown) else "not_applied"
+        body = body_of(problem, instance=self.request.path, request_id=self.request_id, outcome=outcome)
+        with contextlib.suppress(WebSocketClosedError):
+            self.write_message(dict(body))
+
+    def _goes_away(self) -> bool:
+        return self._is_closing
+
+    def _may_run_again(self, attempt: int, deadline_at: float) -> bool:
+        return (
+            self.run_again
+            and attempt < self._database.settings.run_again_max
+            and time.monotonic() < deadline_at
+        )
+
+    def _begun(self) -> Message:
+        if self._message is None:
+            raise Misuse(
+                f"{type(self).__name__}: a socket has a session while a message is handled, and not between; "
+                "`async with self.settings['database'].unit_of_work()` has one of its own"
+            )
+        return self._message
+
+    @property
+    def _database(self) -> Database:
+        self.require_setting("database", "sessions")
+        database: Database = self.settings["database"]
+        return database
+
+
+class Sockets:
+    """The open sockets of an application. Lives as long as that, in its settings."""
+
+    def __init__(self) -> None:
+        self._open: set[SessionWebSocketHandler] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, handler: SessionWebSocketHandler) -> None:
+        """A handshake has begun."""
+        self._open.add(handler)
+
+    def discard(self, handler: SessionWebSocketHandler) -> None:
+        """A connection has ended."""
+        self._open.discard(handler)
+
+    def go_away(self) -> None:
+        """Close all of them: 1001, each when it has answered the message it is at."""
+        for handler in list(self._open):
+            handler.go_away()
+
+
+async def _in_time(handling: Any, deadline_at: float) -> None:
+    limit = asyncio.timeout(max(0.0, deadline_at - time.monotonic()))
+    try:
+        async with limit:
+            await handling
+    except TimeoutError as error:
+        if limit.expired():
+            raise DeadlinePassed from error
+        raise
