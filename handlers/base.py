@@ -191,7 +191,7 @@ class SessionHandler(ProblemHandler):
 
     # -- Tornado's hooks, in the order of their calls
 
-    def prepare(self) -> Awaitable[None]:
+    def prepare(self) -> Awaitable[None] | None:
         """Make the session and hold the response. Subclasses call ``super().prepare()`` first.
 
         Not called for an unknown method, an unreadable body, or a request refused as cross-origin.

@@ -35,7 +35,7 @@ class IdempotentHandler(SessionHandler):
     _key: Key | None = None
     _claiming = False
 
-    def prepare(self) -> Awaitable[None]:
+    def prepare(self) -> Awaitable[None] | None:
         """As `SessionHandler.prepare`; answers at once where the answer is known."""
         waiting = super().prepare()
         given = self.request.headers.get(HEADER)

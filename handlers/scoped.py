@@ -27,7 +27,7 @@ class ScopedHandler(SessionHandler):
     _entered: object = None
     _is_entered = False
 
-    def prepare(self) -> Awaitable[None]:
+    def prepare(self) -> Awaitable[None] | None:
         """Make the session; from here on it is found."""
         result = super().prepare()
         self._entered, self._is_entered = self.scope.enter(self.session), True

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import sys
 import time
@@ -69,10 +70,14 @@ def measure(cluster: PostgresCluster, server: ServerProcess, requests: int) -> d
     latencies_s = asyncio.run(create(server, requests))
     number = len(latencies_s)
     return {
-        "server_cpu_us": (cpu_s(process) - before_s) / number * 1e6,
-        "postgres_cpu_us": (postgres_cpu_s(cluster) - postgres_before_s) / number * 1e6,
+        # The kernel counts in ticks: of a few requests there may be none, and a ratio needs one.
+        "server_cpu_us": max(TICK_S, cpu_s(process) - before_s) / number * 1e6,
+        "postgres_cpu_us": max(TICK_S, postgres_cpu_s(cluster) - postgres_before_s) / number * 1e6,
         "p50_ms": percentile_ms(latencies_s, 0.5),
     }
+
+
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def compared(rounds: Sequence[tuple[dict[str, float], dict[str, float]]]) -> dict[str, Any]:

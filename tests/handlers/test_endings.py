@@ -175,7 +175,7 @@ async def test_a_prepare_that_drops_the_claim_of_a_key_is_noticed(
 
     class Handler(IdempotentHandler):
         async def prepare(self) -> None:
-            super().prepare().__await__  # noqa: B018  # and nobody awaits it
+            super().prepare()  # and nobody awaits it
 
         async def post(self) -> None:
             await self.run(add_note, self.session, text="undone")
@@ -193,7 +193,9 @@ async def test_a_prepare_that_drops_the_claim_of_a_key_is_noticed(
 
 
 async def awaits(handler: Any) -> None:
-    await SessionHandler.prepare(handler)
+    waiting = SessionHandler.prepare(handler)
+    assert waiting is not None
+    await waiting
 
 
 def plain(handler: Any) -> Any:
@@ -210,7 +212,7 @@ async def test_the_prepare_below_may_be_awaited_or_not(
     mount: Mount, notes: Notes, form: Callable[[Any], Awaitable[None]]
 ):
     class Handler(SessionHandler):
-        prepare = form  # type: ignore[assignment]
+        prepare = form
 
         async def post(self) -> None:
             await self.run(add_note, self.session, text="kept")

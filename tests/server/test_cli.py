@@ -155,7 +155,7 @@ class TestWrongUse:
         done = run("migrate", DATABASE_URL="mysql+pymysql://me:geheim@h/x")
 
         assert done.status == 2
-        assert "environment DATABASE_URL: database.url: the database 'mysql' is not supported" in done.err
+        assert "environment DATABASE_URL: database.url: mysql+pymysql is not supported yet" in done.err
 
 
 class TestConfig:
