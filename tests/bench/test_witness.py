@@ -30,7 +30,7 @@ def test_ratios_are_taken_within_a_pair_of_rounds():
 def test_it_runs_and_tells_all_three(tmp_path: Path):
     result = tmp_path / "witness.json"
 
-    assert witness.main(["--rounds", "2", "--requests", "40", "--json", str(result)]) == 0
+    assert witness.main(["--rounds", "2", "--requests", "200", "--json", str(result)]) == 0
 
     told = json.loads(result.read_text())
     assert all(told[name]["with"] > 0 and told[name]["without"] > 0 for name in witness.MEASURES)
