@@ -103,6 +103,17 @@ FAMILIES = (
 GAUGES = frozenset(family.name for family in FAMILIES if family.kind == "gauge")
 
 
+class _Pool(NamedTuple):
+    """Where the numbers of one pool stand. Lives as long as the process; they are asked for all the time."""
+
+    used: int
+    idle: int
+    pending: int
+    timeouts: int
+    wait: int
+    use: int
+
+
 class Metrics(Observer):
     """Counts for one process. Lives as long as that; its numbers live in a slot of the server's tally.
 
@@ -122,6 +133,7 @@ class Metrics(Observer):
         self._lock = threading.Lock()
         self._requests: dict[tuple[str, str, int], int] = {}
         self._places: dict[tuple[str, ...], int] = {}
+        self._pools: dict[str, _Pool] = {}
         self._add(LEAKS, by=0)
         self._add(LAGS, by=0)
         self._add(RUNNING)
@@ -158,10 +170,7 @@ class Metrics(Observer):
     def allow(self, pool: str, connections: int) -> None:
         """Say how many connections a pool may have."""
         self._add(CONNECTIONS_MAX, pool, by=connections)
-        for state in ("used", "idle"):  # so that they are there before the first connection
-            self._add(CONNECTIONS, pool, state, by=0)
-        self._add(PENDING, pool, by=0)
-        self._add(TIMEOUTS, pool, by=0)
+        self._pool(pool)  # so that its numbers are there before the first connection
 
     def leaked(self) -> None:
         """A unit of work stayed open for too long."""
@@ -173,35 +182,43 @@ class Metrics(Observer):
 
     def queued(self, pool: str) -> None:
         """See `Observer`."""
-        self._add(PENDING, pool)
+        self._move(self._pool(pool).pending, +1)
 
     def waited(self, pool: str, waited_s: float, *, queued: bool, in_vain: bool = False) -> None:
         """See `Observer`."""
-        if queued:
-            self._add(PENDING, pool, by=-1)
-        if in_vain:
-            self._add(TIMEOUTS, pool)
-        else:
-            self._observe(WAIT, pool, waited_s)
+        at, numbers = self._pool(pool), self._numbers
+        with self._lock:
+            if queued:
+                numbers[at.pending] -= 1.0
+            if in_vain:
+                numbers[at.timeouts] += 1.0
+            else:
+                numbers[at.wait + bisect_left(_CONNECTION_S, waited_s)] += 1.0
+                numbers[at.wait + WAIT.size - 1] += waited_s
 
     def connected(self, pool: str) -> None:
         """See `Observer`."""
-        self._add(CONNECTIONS, pool, "idle")
+        self._move(self._pool(pool).idle, +1)
 
     def disconnected(self, pool: str) -> None:
         """See `Observer`."""
-        self._add(CONNECTIONS, pool, "idle", by=-1)
+        self._move(self._pool(pool).idle, -1)
 
     def lent(self, pool: str) -> None:
         """See `Observer`."""
-        self._add(CONNECTIONS, pool, "idle", by=-1)
-        self._add(CONNECTIONS, pool, "used")
+        at, numbers = self._pool(pool), self._numbers
+        with self._lock:
+            numbers[at.idle] -= 1.0
+            numbers[at.used] += 1.0
 
     def returned(self, pool: str, used_s: float) -> None:
         """See `Observer`."""
-        self._add(CONNECTIONS, pool, "used", by=-1)
-        self._add(CONNECTIONS, pool, "idle")
-        self._observe(USE, pool, used_s)
+        at, numbers = self._pool(pool), self._numbers
+        with self._lock:
+            numbers[at.used] -= 1.0
+            numbers[at.idle] += 1.0
+            numbers[at.use + bisect_left(_CONNECTION_S, used_s)] += 1.0
+            numbers[at.use + USE.size - 1] += used_s
 
     def opened(self, unit: AsyncUnitOfWork | UnitOfWork) -> None:
         """See `Observer`."""
@@ -224,13 +241,22 @@ class Metrics(Observer):
         with self._lock:
             self._numbers[at] += by
 
-    def _observe(self, family: Family, label: str, value: float) -> None:
-        at = self._places.get((family.name, label))
-        if at is None:
-            at = self._place(family, (label,))
+    def _move(self, at: int, by: float) -> None:
         with self._lock:
-            self._numbers[at + bisect_left(family.bounds, value)] += 1.0
-            self._numbers[at + family.size - 1] += value
+            self._numbers[at] += by
+
+    def _pool(self, name: str) -> _Pool:
+        pool = self._pools.get(name)
+        if pool is None:
+            pool = self._pools[name] = _Pool(
+                used=self._place(CONNECTIONS, (name, "used")),
+                idle=self._place(CONNECTIONS, (name, "idle")),
+                pending=self._place(PENDING, (name,)),
+                timeouts=self._place(TIMEOUTS, (name,)),
+                wait=self._place(WAIT, (name,)),
+                use=self._place(USE, (name,)),
+            )
+        return pool
 
     def _place(self, family: Family, labels: tuple[str, ...]) -> int:
         at = self._places[family.name, *labels] = self._slot.place_of(family.name, labels, family.size)

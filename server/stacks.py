@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-_DEPTH_MAX = 40
+_DEPTH_MAX = 20
+"""The innermost calls: below them is the event loop."""
 
 
 class Origin(NamedTuple):

@@ -98,6 +98,7 @@ class Supervisor:
         self._stopped_at: float | None = None
         self._killed = False
         self._status = 0
+        self._is_decided = False  # the status: what the processes end with from now on changes nothing
 
     def run(self) -> int:
         """Serve until told to stop. Returns the worst exit status of the processes that were stopped."""
@@ -210,13 +211,13 @@ class Supervisor:
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         if self._stopped_at is not None:
             log.log(logging.WARNING if status else logging.INFO, "process %d %s", child.pid, how)
-            if not self._killed:
+            if not self._is_decided:
                 self._status = max(self._status, 128 - status if status < 0 else status)
             return
         delay_s = self._delay_s(child)
         if self._gives_up(child):
             log.error("process %d %s before it served, as those before it; giving up", child.pid, how)
-            self._status = EXIT_GAVE_UP
+            self._status, self._is_decided = EXIT_GAVE_UP, True
             self._stop()
             return
         log.error("process %d %s; another takes its place", child.pid, how)
@@ -263,7 +264,7 @@ class Supervisor:
             self._kill()
 
     def _kill(self) -> None:
-        self._killed = True
+        self._killed = self._is_decided = True
         self._status = max(self._status, EXIT_CUT_OFF)
         for child in self._children.values():
             os.kill(child.pid, signal.SIGKILL)

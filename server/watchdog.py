@@ -53,7 +53,7 @@ class Watchdog:
             self._beat(every_s, self._lag_s)
             self._thread = threading.Thread(
                 target=self._look_at_loop,
-                args=(threading.get_ident(), every_s, self._lag_s),
+                args=(threading.get_ident(), self._lag_s / 2, self._lag_s),
                 name="onfinish-watchdog",
                 daemon=True,
             )
@@ -111,6 +111,6 @@ class Watchdog:
         seen_at = 0.0
         while not self._stopped.wait(every_s):
             beat_at = self._beat_at
-            if time.monotonic() - beat_at > lag_s + every_s / 2 and seen_at != beat_at:
+            if time.monotonic() - beat_at > lag_s and seen_at != beat_at:
                 seen_at = beat_at
                 self._seen = stack_of_thread(thread)

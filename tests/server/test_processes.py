@@ -267,12 +267,13 @@ def dying_at_birth(folder: Path, *, times: int) -> dict[str, str]:
 def test_processes_that_die_at_once_are_given_up(tmp_path, start):
     """No banner and no endless loop: a few attempts with pauses between them, a line for each, exit 1."""
     url = f"sqlite:///{tmp_path / 'x.db'}"
-    server = start(2, environ=dying_at_birth(tmp_path, times=1000), url=url, listens=False)
+    # Six: some of them end when it has been given up already, and their status is not what is told.
+    server = start(6, environ=dying_at_birth(tmp_path, times=1000), url=url, listens=False)
 
     assert server.wait() == 1
     assert server.out == ""
     assert "ended with status 3 before it served, as those before it; giving up" in server.err
-    assert 4 <= len((tmp_path / "births").read_text()) <= 8
+    assert 4 <= len((tmp_path / "births").read_text()) <= 6 * 4
 
 
 def test_a_process_that_dies_at_its_first_start_is_tried_again(tmp_path, start):

@@ -1,0 +1,287 @@
+"""docs/deploy.md, tried: each of its configurations, as it is printed there."""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import http.client
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conf.names import names
+from server.metrics import FAMILIES
+from tests.fixtures.pgbouncer import MakeBouncer
+from tests.fixtures.postgres import free_port
+from tests.fixtures.process import ServerProcess, StartServer
+from tests.fixtures.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "deploy.md").read_text()
+
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+
+StartNginx = Callable[..., int]
+
+
+def block(language: str, beginning: str) -> str:
+    """A configuration of the page."""
+    [found] = [
+        text
+        for text in re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+        if text.startswith(beginning)
+    ]
+    return str(found)
+
+
+# -- the page itself
+
+
+def test_the_settings_that_the_page_names_exist():
+    """As variables, and by their paths."""
+    variables = {name.variable for name in names().values()}
+    named = set(re.findall(r"`([A-Z]+_[A-Z_]+|PROCESSES)(?:=[^`]*)?`", PAGE))
+    unit = re.search(r"^Environment=(.*)$", block("ini", "# /etc/systemd"), re.MULTILINE)
+    assert unit is not None
+    named |= {each.partition("=")[0] for each in unit[1].split()}
+
+    assert len(named) > 15
+    assert named - {"SO_REUSEPORT"} <= variables
+    assert {f"http.{each}" for each in re.findall(r"http\.([a-z_]+)", PAGE)} <= set(names())
+
+
+def test_the_metrics_that_the_page_names_are_those_that_are_shown():
+    """All of them, with their labels."""
+    table = PAGE[PAGE.index("| metric | labels |") :]
+    for family in FAMILIES:
+        stem = family.name if f"`{family.name}`" in table else f"…_{family.name.rpartition('connection_')[2]}"
+        [row] = [row for row in table.splitlines() if f"`{stem}`" in row]
+        assert all(f"`{label}`" in row for label in family.labels), row
+
+
+# -- systemd
+
+
+@pytest.mark.debian
+def test_systemd_takes_the_unit(tmp_path):
+    """``systemd-analyze verify``, with paths that are there; not one word of complaint."""
+    unit = block("ini", "# /etc/systemd/system/onfinish.service")
+    for path, real in (
+        ("/srv/onfinish/.venv/bin/python", "/usr/bin/env"),
+        ("/etc/onfinish.env", "/dev/null"),
+        ("/srv/onfinish", str(tmp_path)),
+        ("User=onfinish", "User=daemon"),
+    ):
+        assert path in unit
+        unit = unit.replace(path, real)
+    file = tmp_path / "onfinish.service"
+    file.write_text(unit)
+
+    result = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", file], check=False, capture_output=True, text=True
+    )
+
+    told = [line for line in (result.stdout + result.stderr).splitlines() if "onfinish.service" in line]
+    assert result.returncode == 0, result.stderr
+    assert told == []
+
+
+@pytest.mark.debian
+def test_the_unit_waits_for_longer_than_a_stop_may_take():
+    """Else systemd kills what is still being answered."""
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(block("ini", "# /etc/systemd"))
+    production = tomllib.loads((ROOT / "conf" / "production.toml").read_text())
+    longest_s = production["http"]["grace_s"] + production["http"]["drain_s"]
+
+    assert float(unit["Service"]["TimeoutStopSec"]) > longest_s + 5
+
+
+# -- nginx
+
+
+@pytest.fixture
+def start_nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartNginx]:
+    """``start_nginx(8001, 8002)``: the page's nginx before two ports of ours. Gives its own port."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*upstreams: int) -> int:
+        folder = tmp_path_factory.mktemp("nginx")
+        port = free_port()
+        text = block("nginx", "# in the http block").replace("listen 80;", f"listen 127.0.0.1:{port};")
+        for given, real in zip(("127.0.0.1:8888", "127.0.0.2:8888"), upstreams, strict=True):
+            assert given in text
+            text = text.replace(given, f"127.0.0.1:{real}")
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        temporary = "\n".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+        (folder / "nginx.conf").write_text(
+            f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;\n"
+            f"events {{}}\nhttp {{ access_log {folder}/access.log;\n{temporary}\n{text}\n}}\n"
+        )
+        command = ["/usr/sbin/nginx", "-c", f"{folder}/nginx.conf", "-e", f"{folder}/error.log"]
+        checked = subprocess.run([*command, "-t"], check=False, capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stderr
+        assert "warn" not in checked.stderr
+        started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
+        assert wait_until(lambda: listens(port), timeout_s=10), (folder / "error.log").read_text()
+        return port
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(10)
+
+
+def listens(port: int) -> bool:
+    """Whether somebody takes connections at a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def fetch(port: int, method: str, path: str, body: str | None = None, **headers: str) -> tuple[int, str]:
+    """One request over a connection of its own."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, {"Content-Type": "application/json", **named})
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+
+def connections_to(server: ServerProcess) -> int:
+    """How many connections a server has taken and not ended."""
+    own = [
+        each
+        for each in psutil.Process(server.pid).net_connections("tcp")
+        if each.status == psutil.CONN_ESTABLISHED and each.laddr.port == server.port
+    ]
+    return len(own)
+
+
+@pytest.mark.debian
+@on_sqlite
+def test_requests_through_nginx(
+    database_url, start_server: StartServer, start_nginx: StartNginx, unused_port
+):
+    """Who the client is, who may see the metrics, a connection that is kept, an export that streams."""
+    server = start_server("--trusted-proxies", "127.0.0.1", "--grace-s", "0", url=database_url)
+    nginx = start_nginx(server.port, server.port)
+
+    for number in range(20):
+        status, _ = fetch(nginx, "POST", "/teams", f'{{"name": "{number}"}}', X_Forwarded_For="203.0.113.9")
+        assert status == 201
+    assert fetch(nginx, "GET", "/tasks/export") == (200, "")
+
+    assert connections_to(server) <= 4
+    # The client's own tale comes first in the header, the address that nginx saw last; that one counts.
+    assert re.search(r"201 POST /teams \((127\.0\.0\.1|203\.0\.113\.9)\)", server.err)
+    assert fetch(nginx, "GET", "/metrics")[0] == 404
+    assert fetch(nginx, "GET", "/stats")[0] == 404
+    assert server.request("GET", "/stats").status == 200
+    server.send_signal(signal.SIGTERM)
+    assert server.wait() == 0
+
+
+@pytest.mark.debian
+@on_sqlite
+def test_a_server_that_stops_behind_nginx_costs_no_request(
+    database_url, start_server: StartServer, start_nginx: StartNginx
+):
+    """Two servers, clients all the time, one is stopped and the other serves on: all are answered."""
+    one, other = (start_server("--grace-s", "0.5", url=database_url) for _ in range(2))
+    nginx = start_nginx(one.port, other.port)
+    statuses: list[int] = []
+    ended = threading.Event()
+
+    def client(number: int) -> None:
+        turn = 0
+        while not ended.is_set():
+            turn += 1
+            statuses.append(fetch(nginx, "POST", "/teams", f'{{"name": "{number} {turn}"}}')[0])
+            statuses.append(fetch(nginx, "GET", "/teams")[0])
+
+    clients = [threading.Thread(target=client, args=(number,)) for number in range(3)]
+    for each in clients:
+        each.start()
+    time.sleep(0.5)
+    one.send_signal(signal.SIGTERM)
+    assert one.wait() == 0
+    time.sleep(0.5)
+    ended.set()
+    for each in clients:
+        each.join()
+
+    assert len(statuses) > 20
+    assert set(statuses) == {201, 200}
+
+
+@pytest.mark.debian
+def test_nginx_does_not_repeat_a_write_whose_answer_was_lost(start_nginx: StartNginx):
+    """Both servers take the request and end the connection: a GET is tried at the other, a POST is not."""
+    taken: list[bytes] = []
+
+    def take(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                with connection:
+                    connection.settimeout(5)
+                    if received := connection.recv(65536):
+                        taken.append(received.partition(b" ")[0])
+
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+        for each in sockets:
+            thread = threading.Thread(target=take, args=(each,))
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(each.shutdown, socket.SHUT_RDWR)  # which wakes it
+        nginx = start_nginx(*(each.getsockname()[1] for each in sockets))
+
+        assert fetch(nginx, "POST", "/teams", '{"name": "Store"}')[0] == 502
+        assert taken == [b"POST"]
+        time.sleep(4)  # fail_timeout, which nginx counts in whole seconds
+        assert fetch(nginx, "GET", "/teams")[0] == 502
+        assert taken == [b"POST", b"GET", b"GET"]
+
+
+# -- PgBouncer
+
+
+@pytest.mark.debian
+@on_postgresql
+def test_two_processes_behind_the_pages_pgbouncer(
+    database_url, start_server: StartServer, make_bouncer: MakeBouncer, sql
+):
+    """Its settings as they are printed, but for where it listens and who may come in."""
+    ini = configparser.ConfigParser()
+    ini.read_string(block("ini", "# /etc/pgbouncer/pgbouncer.ini"))
+    settings = dict(ini["pgbouncer"])
+    for ours in ("listen_addr", "listen_port", "auth_file"):
+        settings.pop(ours)
+    bouncer = make_bouncer(**settings)
+    server = start_server(
+        "--processes",
+        "2",
+        "--grace-s",
+        "0",
+        url=bouncer.url_of(database_url),
+        environ={"DATABASE_POOLER": "pgbouncer"},
+    )
+
+    statuses = [server.request("POST", "/teams", {"name": str(number)}).status for number in range(10)]
+
+    assert statuses == [201] * 10
+    assert sql("SELECT count(*) AS n FROM teams") == [{"n": 10}]
+    server.send_signal(signal.SIGTERM)
+    assert server.wait() == 0
