@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import inspect
 import logging
@@ -15,8 +16,9 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import EMPTY_DICT
 
-from db.dialects import Dialect
+from db.dialects import Dialect, sqlstate_of
 from db.errors import (
+    Cancelled,
     ConnectionLost,
     DatabaseError,
     Misuse,
@@ -25,6 +27,7 @@ from db.errors import (
     ReadOnlyViolation,
     SessionSettled,
 )
+from db.hop import off_loop
 from db.watch import OPTION, Watch
 from db.witness import Testimony, Witness
 
@@ -123,7 +126,12 @@ class UnitOfWork:
             return not self.watch.was_rolled_back
         session = self.session
         changed = session.new or session.dirty or session.deleted
-        return self._autocommits and not changed and not self.watch.interrupted
+        return (
+            self._autocommits
+            and self._dialect.reader_settles_at_once
+            and not changed
+            and not self.watch.interrupted
+        )
 
     def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function that works with the session, in a thread that may wait.
@@ -138,6 +146,10 @@ class UnitOfWork:
             return self._plain(function, function(*args, **kwargs))
         except DBAPIError as error:
             raise self.translated(error) from error
+        except asyncio.CancelledError as error:  # how asyncio drivers end a statement
+            raise self.watch.reason or Cancelled(f"{self.label}: was cancelled; nothing is kept") from error
+        except SystemExit as error:  # it would end whatever process or loop this work happens to be in
+            raise Misuse(f"{self.label}: {_name_of(function)} ended the program; raise an error") from error
         finally:
             self.watch.leave()
 
@@ -147,7 +159,7 @@ class UnitOfWork:
             return result
         result.close()
         raise Misuse(
-            f"{self.label}: {getattr(function, '__qualname__', function)} is an async function; what works "
+            f"{self.label}: {_name_of(function)} is an async function; what works "
             "with the session is a plain one, called in a thread"
         )
 
@@ -197,7 +209,7 @@ class UnitOfWork:
             if not self.read_only and session.in_transaction():
                 if self._witness is not None:
                     self.watch.check_transaction()
-                    self._testimony = self._witness.testify(session)
+                    self._testimony = self._witness.testify(session, self._dialect)
                 began = time.perf_counter()
                 try:
                     self._commit()
@@ -210,6 +222,8 @@ class UnitOfWork:
             if self.watch.committing and self._dialect.commit_may_have_been_applied(error):
                 self.outcome = Outcome.UNKNOWN
                 raise OutcomeUnknown from error
+            if self._dialect.says_transaction_is_lost(error):
+                raise self.watch.lost() from error
             raise self.translated(error) from error
 
     def _commit(self) -> None:
@@ -227,7 +241,9 @@ class UnitOfWork:
         """Ask what became of a COMMIT that was sent and not answered."""
         committed = None
         if self._witness is not None and self._testimony is not None:
-            committed = self._witness.was_committed(self._testimony, deadline_at=self.watch.deadline_at)
+            committed = off_loop(
+                self._witness.was_committed, self._testimony, deadline_at=self.watch.deadline_at
+            )
         if committed is None:
             raise doubt
         log.warning(
@@ -358,9 +374,13 @@ class SettledSession(Session):
         getattr(self, attribute)
 
 
+def _name_of(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__qualname__", function))
+
+
 def code_of(error: BaseException) -> str:
     """An error as a log may show it: its kind and its code, and nothing of the statement."""
     origin = getattr(error, "orig", None)
-    code = getattr(origin, "pgcode", None) or getattr(origin, "sqlite_errorname", None)
+    code = sqlstate_of(origin) or getattr(origin, "sqlite_errorname", None)
     kind = type(origin or error).__name__
     return f"{kind} {code}" if code else kind

@@ -40,7 +40,8 @@ def test_there_are_as_many_places_as_connections(database_url: str):
         writers = 1 if database_url.startswith("sqlite") else 5
         assert (database.writer.places.size, database.reader.places.size) == (writers, 4)
         for lane in (database.writer, database.reader):
-            assert lane.threads._max_workers == lane.places.size
+            assert isinstance(lane.hops, ThreadHops)
+            assert lane.hops.threads._max_workers == lane.places.size
     finally:
         database.dispose()
 
@@ -118,6 +119,7 @@ CHILD = """
 import os, sys, time
 from conf import DatabaseSettings
 from db import Database
+from db.hop import ThreadHops
 from tests.db.counters import add, read
 
 settings = DatabaseSettings(url=sys.argv[1], busy_timeout_s=20)

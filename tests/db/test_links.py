@@ -15,8 +15,8 @@ from tornado.ioloop import IOLoop
 
 from conf import DatabaseSettings
 from db import Database, Outcome
-from db.async_unit_of_work import GIVE_UP_AFTER_S, SEVER_AFTER_S
 from db.errors import DeadlinePassed, OutcomeUnknown, Unavailable, Unreachable
+from db.hop import GIVE_UP_AFTER_S, SEVER_AFTER_S
 from tests.db.counters import add, create_counters, read, sleep, value
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
