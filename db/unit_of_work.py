@@ -147,11 +147,14 @@ class UnitOfWork:
         except DBAPIError as error:
             raise self.translated(error) from error
         except asyncio.CancelledError as error:  # how asyncio drivers end a statement
-            raise self.watch.reason or Cancelled(f"{self.label}: was cancelled; nothing is kept") from error
+            raise self._cancelled() from error
         except SystemExit as error:  # it would end whatever process or loop this work happens to be in
             raise Misuse(f"{self.label}: {_name_of(function)} ended the program; raise an error") from error
         finally:
             self.watch.leave()
+
+    def _cancelled(self) -> Cancelled:
+        return self.watch.reason or Cancelled(f"{self.label}: was cancelled; nothing is kept")
 
     def _plain(self, function: Callable[..., Any], result: Any) -> Any:
         """What a function returned; a coroutine is none, and would never run."""
@@ -216,6 +219,11 @@ class UnitOfWork:
                 finally:
                     self.commit_s = time.perf_counter() - began
             self.outcome = Outcome.KEPT
+        except asyncio.CancelledError as error:
+            if self.watch.committing:
+                self.outcome = Outcome.UNKNOWN
+                raise OutcomeUnknown from error
+            raise self._cancelled() from error
         except PendingRollbackError as error:  # a flush failed, and the program went on
             raise self.watch.lost() from error
         except DBAPIError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
+from sqlalchemy import URL
+
 from db.dialects.driver import LibpqDriver, shut_down
 
 _IDLE, _ABORTED = 0, 3  # libpq's PGTransactionStatusType
@@ -16,6 +18,9 @@ class Psycopg(LibpqDriver):
 
     is_async = True
     settles_without_waiting = False  # its rollback is awaited, whether or not it sends anything
+
+    def engine_url(self) -> URL:
+        return self.url.set(drivername="postgresql+psycopg_async")
 
     def for_libpq(self, given: Mapping[str, Any]) -> dict[str, Any]:
         own = {"prepare_threshold", "row_factory", "cursor_factory", "context", "autocommit"}

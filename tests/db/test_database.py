@@ -19,6 +19,7 @@ from tornado.ioloop import IOLoop
 from conf import DatabaseSettings
 from db import Database, Outcome
 from db.errors import DeadlinePassed
+from db.hop import ThreadHops
 from tests.db.counters import add, create_counters, read, sleep, value
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
@@ -119,7 +120,6 @@ CHILD = """
 import os, sys, time
 from conf import DatabaseSettings
 from db import Database
-from db.hop import ThreadHops
 from tests.db.counters import add, read
 
 settings = DatabaseSettings(url=sys.argv[1], busy_timeout_s=20)
