@@ -15,6 +15,7 @@ pytest_plugins = [
     "tests.fixtures.loop",
     "tests.fixtures.postgres",
     "tests.fixtures.databases",
+    "tests.fixtures.large",
     "tests.fixtures.inner",
     "tests.fixtures.server",
     "tests.fixtures.signals",
