@@ -19,6 +19,7 @@ pytest_plugins = [
     "tests.fixtures.inner",
     "tests.fixtures.server",
     "tests.fixtures.signals",
+    "tests.fixtures.warm",
     "tests.fixtures.process",
     "tests.fixtures.browser",
     "tests.fixtures.proxies",
