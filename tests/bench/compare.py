@@ -15,18 +15,18 @@ were acknowledged.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.bench.calls import CALLS, Board, Call, WrongAnswer
 from tests.bench.databases import Databases
+from tests.bench.goal import Goal
 from tests.bench.load import Load, LoadError
-from tests.bench.rounds import Samples, sample, turned
-from tests.bench.subjects import Server, Subject, started
+from tests.bench.rounds import Sample, Samples, Spread, ratios, sample, turned
+from tests.bench.subjects import PEERS, Server, Subject, started
 
 CONNECTIONS = 16
 WARM_UP = 0.3
@@ -43,12 +43,14 @@ def measure(
     tasks: int,
     scale: float = 1.0,
     connections: int = CONNECTIONS,
+    refusals: bool = True,
 ) -> Samples:
     """Measure all subjects at all calls.
 
     Args:
         tasks: how many each database has at the beginning.
         scale: of a call's usual number of requests.
+        refusals: whether mistakes have to be answered right, too.
 
     Raises:
         RuntimeError: a subject did not answer as it has to. Nothing was found out.
@@ -59,7 +61,7 @@ def measure(
         boards: dict[str, Board] = {}
         for subject in subjects:
             url = databases.new(tasks)
-            boards[subject.name] = Board(url, tasks)
+            boards[subject.name] = Board(url, tasks, refusals=refusals)
             servers.append(stack.enter_context(started(subject, url, environments=environments)))
         for call in calls:
             number = max(1, round(call.requests * scale))
@@ -81,7 +83,57 @@ def measure(
     return samples
 
 
-def _drive(server: Server, call: Call, board: Board, number: int, connections: int) -> Any:
+def medians(samples: Samples) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """By call, subject and measure: the median of all rounds, and the quartiles."""
+    return {
+        call: {
+            subject: {measure: Spread.of([one[measure] for one in of_it]).rounded() for measure in of_it[0]}
+            for subject, of_it in by_subject.items()
+        }
+        for call, by_subject in samples.items()
+    }
+
+
+def fastest(samples: Samples, ours: Sequence[str]) -> str:
+    """Which of the service's drivers takes least CPU, at the first of the calls."""
+    by_subject = next(iter(samples.values()))
+    return min(ours, key=lambda name: Spread.of([one["cpu_us"] for one in by_subject[name]]).median)
+
+
+def goals(samples: Samples, own: str) -> list[dict[str, Any]]:
+    """What was to be reached against the peers that were there."""
+    found = []
+    for call, peer, measure, goal in GOALS:
+        by_subject = samples.get(call, {})
+        if own in by_subject and peer in by_subject:
+            found.append(goal.found(ratios(by_subject[own], by_subject[peer], measure)))
+    return found
+
+
+def _goals() -> list[tuple[str, str, str, Goal]]:
+    cpu, label = "CPU per request, ", {name: peer.label for name, peer in PEERS.items()}
+    made = [
+        (call, peer, "cpu_us", Goal(f"{cpu}{CALLS[call].label}", label[peer], bound))
+        for call, peer, bound in (
+            ("one", "fastapi", 0.65),
+            ("one", "tornado-sqlalchemy", 0.60),
+            ("one", "floor", 2.0),
+            ("create", "fastapi", 0.75),
+            ("create", "floor", 2.4),
+            ("list", "fastapi", 0.65),
+        )
+    ]
+    return made + [
+        ("list", name, "per_s", Goal(f"throughput, {CALLS['list'].label}", peer.label, 1.3, at_most=False))
+        for name, peer in PEERS.items()
+        if peer.has_orm
+    ]
+
+
+GOALS = _goals()
+
+
+def _drive(server: Server, call: Call, board: Board, number: int, connections: int) -> Sample:
     requests = call.requests_of(board, number)
     with Load(server.port, call.connections or connections) as load:
         before_s = server.cpu_s()
@@ -91,13 +143,13 @@ def _drive(server: Server, call: Call, board: Board, number: int, connections: i
 
 
 @contextlib.contextmanager
-def _named(server: Server, call: Call) -> Any:
+def _named(server: Server, call: Call) -> Iterator[None]:
     try:
         yield
     except (WrongAnswer, LoadError, OSError) as error:
         raise RuntimeError(f"{server.subject.label}, {call.label}: {error}") from error
 
 
-def _tell(call: Call, server: Server, found: Any) -> None:
+def _tell(call: Call, server: Server, found: Sample) -> None:
     figures = "  ".join(f"{name} {value:.4g}" for name, value in found.items())
     print(f"{call.name:8} {server.subject.name:20} {figures}", file=sys.stderr, flush=True)

@@ -44,7 +44,8 @@ class Databases:
         """Remove them all, whoever is still connected."""
         with connected(self._url) as connection, connection.cursor() as cursor:
             for name in self._names:
-                cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+                drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+                cursor.execute(drop.format(sql.Identifier(name)))
 
     @property
     def version(self) -> str:

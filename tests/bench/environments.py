@@ -32,7 +32,8 @@ def python_of(name: str, folder: Path) -> Path:
         print(f"making an environment for {name} in {environment}", file=sys.stderr, flush=True)
         stamp.unlink(missing_ok=True)
         venv.EnvBuilder(clear=True, with_pip=True, symlinks=True).create(environment)
-        command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements]
+        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        command += ["-r", str(requirements)]
         # Also where somebody's pip.conf says --user, which a venv refuses.
         pip = subprocess.run(
             command, check=False, capture_output=True, text=True, env=os.environ | {"PIP_USER": "0"}

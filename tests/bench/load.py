@@ -23,6 +23,7 @@ _END_OF_HEAD = b"\r\n\r\n"
 _LENGTH = b"content-length:"
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 _CHUNKED = float("inf")
+_KEPT_BYTES = 1 << 20
 
 
 class LoadError(Exception):
@@ -130,7 +131,7 @@ class Load:
                 if content is None:
                     break
                 poll.register(number, select.EPOLLIN)
-                incoming[number] = Incoming()
+                incoming[number] = Incoming(keep=False)
                 began_at[number] = clock()
                 one.sendall(content)
             while began_at:
@@ -165,11 +166,16 @@ class Load:
 
 
 class Incoming:
-    """An answer on its way in. Lives as long as a connection, and is cleared for the next answer."""
+    """An answer on its way in. Lives as long as a connection, and is cleared for the next answer.
 
-    __slots__ = ("content", "_size")
+    Args:
+        keep: all of it; else no more than is needed, of answers that are larger than they should be here.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("content", "_keep", "_size")
+
+    def __init__(self, *, keep: bool = True) -> None:
+        self._keep = keep
         self.clear()
 
     def clear(self) -> None:
@@ -191,7 +197,11 @@ class Incoming:
             self._size = _size(content)
             if self._size is None:
                 return False
-        return content.endswith(_LAST_CHUNK) if self._size == _CHUNKED else len(content) >= self._size
+        if self._size != _CHUNKED:
+            return len(content) >= self._size
+        if not self._keep and len(content) > _KEPT_BYTES:
+            del content[_KEPT_BYTES // 2 : -len(_LAST_CHUNK)]
+        return content.endswith(_LAST_CHUNK)
 
 
 def _receive(one: socket.socket) -> Answer:
@@ -223,7 +233,8 @@ def _is_chunked(head: bytes) -> bool:
 
 
 def _unchunked(body: bytes) -> bytes:
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     while True:
         line_end = body.index(b"\r\n", at)
         size = int(body[at:line_end], 16)

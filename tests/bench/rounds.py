@@ -62,5 +62,3 @@ def turned(subjects: Sequence[Server], number: int) -> list[Server]:
     """The order of a round: each begins one further, so that nobody always comes after the same one."""
     at = number % len(subjects)
     return [*subjects[at:], *subjects[:at]]
-
-

@@ -36,15 +36,30 @@ class Subject(NamedTuple):
     is_ours: bool = False
     has_orm: bool = True
     environment: str = ""
+    """Of its own; none is the one that this runs in."""
+
     command: tuple[str, ...] = ()
-    """Of a peer, behind its environment's Python; ``{port}`` is filled in."""
+    """Behind that environment's Python; ``{port}`` is filled in."""
+
     variables: tuple[tuple[str, str], ...] = ()
 
 
 def ours(driver: str, **variables: str) -> Subject:
     """The service on a driver."""
     variables = {"COMMIT_WITNESS": "false", "DRIVER": driver, **variables}
-    return Subject(f"onfinish {driver}", f"onfinish, {driver}", is_ours=True, variables=tuple(variables.items()))
+    return Subject(
+        f"onfinish {driver}", f"onfinish, {driver}", is_ours=True, variables=tuple(variables.items())
+    )
+
+
+def bare(driver: str) -> Subject:
+    """A bare Tornado handler with the service's own SQL and session calls, on the same driver."""
+    return Subject(
+        f"bare {driver}",
+        f"bare Tornado handler, {driver}",
+        command=("-m", "tests.bench.bare"),
+        variables=(("DRIVER", driver),),
+    )
 
 
 PEERS = {
@@ -128,25 +143,26 @@ def _family(pid: int) -> list[psutil.Process]:
 @contextlib.contextmanager
 def started(subject: Subject, url: str, *, environments: Path) -> Iterator[Server]:
     """Start a server on a database; it is killed at the end of the block."""
+    variables = dict(subject.variables)
+    if "DRIVER" in variables:
+        url_here = url.replace("postgresql://", f"postgresql+{variables.pop('DRIVER')}://", 1)
+    else:
+        url_here = url
     if subject.is_ours:
-        variables = dict(subject.variables)
-        driver_url = url.replace("postgresql://", f"postgresql+{variables.pop('DRIVER')}://", 1)
-        with serving(driver_url, **variables) as process:
+        with serving(url_here, **variables) as process:
             yield Server(subject, process.pid, process.port, url)
         return
-    python = python_of(subject.environment, environments)
+    python = python_of(subject.environment, environments) if subject.environment else sys.executable
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         arguments = [part.format(port=port) for part in subject.command]
-        variables = {"PORT": str(port), "DATABASE_URL": url, **dict(subject.variables)}
+        variables |= {"PORT": str(port), "DATABASE_URL": url_here}
         with _running([str(python), *arguments], variables, Path(folder), port) as pid:
             yield Server(subject, pid, port, url)
 
 
 @contextlib.contextmanager
-def _running(
-    command: Sequence[str], variables: Mapping[str, str], folder: Path, port: int
-) -> Iterator[int]:
+def _running(command: Sequence[str], variables: Mapping[str, str], folder: Path, port: int) -> Iterator[int]:
     log = folder / "log"
     environ = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(ROOT), **variables}
     with log.open("wb") as output:

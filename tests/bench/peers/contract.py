@@ -51,9 +51,7 @@ def _number(value: Any) -> Any:
 
 TaskId = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 TaskStatus = Literal[101, 102, 200, 400, 99]
-Bundle = Annotated[
-    str, Field(min_length=1, max_length=64, pattern="^[^\\u0000-\\u001f\\u007f-\\u009f]*$")
-]
+Bundle = Annotated[str, Field(min_length=1, max_length=64, pattern="^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
 Granularity = Literal["hourly", "daily", "weekly", "monthly"]
 Day = Annotated[date, BeforeValidator(_day)]
 ChangeId = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -179,7 +177,7 @@ def position_of(cursor: str) -> Position:
 
 
 def changes(change: TaskChange, current: Callable[[str], Any]) -> dict[str, Any]:
-    """What a change really changes, `version` and `update_time` with it; nothing where all is as it should be.
+    """What a change changes, with `version` and `update_time`; nothing where all is as it should be.
 
     Args:
         current: a column's value as it stands now.

@@ -1,4 +1,4 @@
-"""FastAPI with SQLAlchemy's AsyncSession and asyncpg: a session a request from a dependency, `await commit()`.
+"""FastAPI with SQLAlchemy's AsyncSession and asyncpg: a dependency gives the session, the function commits.
 
 https://fastapi.tiangolo.com/tutorial/sql-databases/ and
 https://docs.sqlalchemy.org/en/21/orm/extensions/asyncio.html. Run by uvicorn as it comes with
@@ -104,9 +104,7 @@ async def read_task(task_id: TaskIdPath, session: SessionDep) -> TaskOut:
 async def list_tasks(query: Annotated[TaskQuery, Query()], session: SessionDep) -> PageOut:
     statement = select(Task).where(*conditions(query))
     if query.cursor is not None:
-        statement = statement.where(
-            tuple_(Task.create_time, Task.id) < tuple_(*position_of(query.cursor))
-        )
+        statement = statement.where(tuple_(Task.create_time, Task.id) < tuple_(*position_of(query.cursor)))
     newest_first = statement.order_by(Task.create_time.desc(), Task.id.desc())
     tasks = (await session.scalars(newest_first.limit(query.limit + 1))).all()
     page = tasks[: query.limit]

@@ -106,9 +106,7 @@ def list_tasks() -> Response:
     query = TaskQuery(**request.args)
     statement = select(Task).where(*conditions(query))
     if query.cursor is not None:
-        statement = statement.where(
-            tuple_(Task.create_time, Task.id) < tuple_(*position_of(query.cursor))
-        )
+        statement = statement.where(tuple_(Task.create_time, Task.id) < tuple_(*position_of(query.cursor)))
     newest_first = statement.order_by(Task.create_time.desc(), Task.id.desc())
     tasks = db.session.scalars(newest_first.limit(query.limit + 1)).all()
     page = tasks[: query.limit]

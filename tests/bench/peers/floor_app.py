@@ -46,9 +46,8 @@ COLUMNS = (
 )
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM tasks"
 ONE = f"{SELECT} WHERE id = $1"
-INSERT = (
-    f"INSERT INTO tasks ({', '.join(COLUMNS)}) VALUES ({', '.join(f'${at + 1}' for at in range(len(COLUMNS)))})"
-)
+PLACES = ", ".join(f"${at + 1}" for at in range(len(COLUMNS)))
+INSERT = f"INSERT INTO tasks ({', '.join(COLUMNS)}) VALUES ({PLACES})"
 
 
 class Handler(JsonHandler):
@@ -104,9 +103,7 @@ class TaskHandler(Handler):
                 raise HTTPError(409, str(error)) from None
             if changed:
                 sets = ", ".join(f"{name} = ${at + 2}" for at, name in enumerate(changed))
-                await connection.execute(
-                    f"UPDATE tasks SET {sets} WHERE id = $1", task_id, *changed.values()
-                )
+                await connection.execute(f"UPDATE tasks SET {sets} WHERE id = $1", task_id, *changed.values())
         self.answer(task_json(Row({**row, **changed})))
 
 

@@ -1,4 +1,4 @@
-"""Tornado with psycopg2 in threads and no ORM, written by hand: each request is one function in one thread."""
+"""Tornado with psycopg2 in threads and no ORM, written by hand: a request is a function in a thread."""
 
 from __future__ import annotations
 
@@ -141,7 +141,8 @@ class BulkHandler(Handler):
         def create(cursor: Any) -> None:
             require_teams(cursor, {task.team_id for task in new.items})
             rows = [_values(_row(task)) for task in new.items]
-            execute_values(cursor, f"INSERT INTO tasks ({', '.join(COLUMNS)}) VALUES %s", rows, page_size=1000)
+            insert = f"INSERT INTO tasks ({', '.join(COLUMNS)}) VALUES %s"
+            execute_values(cursor, insert, rows, page_size=1000)
 
         await self.run(create)
         self.answer({"created": len(new.items), "ids": [task.id for task in new.items]}, 201)

@@ -1,4 +1,4 @@
-"""tornado-sqlalchemy 0.8 with psycopg2: `SessionMixin`, `make_session`, and queries in threads by `as_future`.
+"""tornado-sqlalchemy 0.8 with psycopg2: `SessionMixin.make_session`, and queries in threads by `as_future`.
 
 https://github.com/siddhantgoel/tornado-sqlalchemy. Its threads are as many as its connections, not as the
 processors, since two threads would be all that it does at once on a small machine. `make_session` commits in
