@@ -352,6 +352,8 @@ class AsyncUnitOfWork:
 
     def _end(self) -> None:
         first, self._ended = not self._ended, True
+        if self.reason is not None:  # it holds the frames that it came through, and with them a cursor
+            self.reason.__traceback__ = self.reason.__cause__ = self.reason.__context__ = None
         if self._hop is None:
             self._seat.leave()
         elif not self._abandoned:  # given up on: its owner may go on meanwhile

@@ -15,9 +15,10 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
+from db.errors import OutcomeUnknown
 from handlers import answers, examples
-from handlers.errors import ProblemBody, body_of, problem_of, status_of, title_of
-from handlers.operation import Answer, Operation
+from handlers.errors import Problem, ProblemBody, body_of, problem_of, status_of, title_of
+from handlers.operation import BODY, EDGE, SESSION, WRITE, Answer, Operation
 from handlers.operations import OPERATIONS
 from handlers.parameters import HEADERS_OF_ALL, PARAMETERS, RESPONSE_HEADERS
 from handlers.problem import ProblemHandler
@@ -32,6 +33,13 @@ _REF = "#/components/schemas/{model}"
 _LINKED = {answers.Task: "task_id", answers.Team: "team_id"}
 """What is made, and the parameter under which other calls know it."""
 
+_SHARED = {
+    error: title_of(status_of(error)).replace(" ", "")
+    for error in (*EDGE, *BODY, *WRITE, *SESSION)
+    if status_of(error) not in (400, 503)  # which mean several things
+}
+"""Errors that are the same everywhere, by the name under which the document has them once."""
+
 _ABOUT = """\
 A board of bulk QA tasks that belong to teams and move between them.
 
@@ -42,6 +50,9 @@ nothing of it was kept (`not_applied`), all of it was (`applied`), or nobody kno
 Every answer carries `X-Request-Id`: the caller's own where it is 1 to 64 characters of `[A-Za-z0-9._-]`,
 else a new one. HEAD is answered wherever GET is. A path that is not here, or an id that could be none, is
 404; a method that a path does not have is 405, with `Allow`.
+
+Bodies are JSON in UTF-8. Integers are written without a fraction, 3 and not 3.0, and no name stands twice in
+one object.
 """
 
 
@@ -77,7 +88,7 @@ def describe(operations: Sequence[Operation]) -> Json:
     for path, item in paths.items():
         if "get" in item:
             item["head"] = _head(item["get"])
-        item["options"] = _options(path, [method.upper() for method in item if method != "parameters"])
+        item["options"] = _options(path, item, schemas)
     return {
         "openapi": "3.1.1",
         "info": {
@@ -99,6 +110,10 @@ def describe(operations: Sequence[Operation]) -> Json:
             "schemas": definitions,
             "parameters": PARAMETERS,
             "headers": RESPONSE_HEADERS,
+            "responses": {
+                name: _problem(status_of(error), [error], "/tasks", schemas)
+                for error, name in _SHARED.items()
+            },
         },
     }
 
@@ -152,7 +167,7 @@ def _operation(operation: Operation, schemas: Mapping[Any, Json], operations: It
     for answer in operation.answers:
         if answer.status == 201 and answer.model in _LINKED:
             responses["201"]["links"] = _links(_LINKED[answer.model], operations)
-    for status, problems in _errors(operation, schemas).items():
+    for status, problems in _errors(operation.path, operation.errors, schemas).items():
         if status in responses:
             responses[status]["content"] |= problems["content"]
             responses[status]["description"] += f" Or: {problems['description']}"
@@ -192,26 +207,32 @@ def _answer(answer: Answer, operation: Operation, schemas: Mapping[Any, Json]) -
     return described
 
 
-def _errors(operation: Operation, schemas: Mapping[Any, Json]) -> dict[str, Json]:
+def _errors(path: str, errors: Iterable[Exception], schemas: Mapping[Any, Json]) -> dict[str, Json]:
     """The errors of a call, by status: each with what a client would read, made by what answers it."""
     by_status: dict[int, list[Exception]] = {}
-    for error in operation.errors:
+    for error in errors:
         by_status.setdefault(status_of(error), []).append(error)
-    instance = operation.path.format(task_id=examples.TASK_ID, team_id=1)
-    responses = {}
-    for status, errors in by_status.items():
-        told = {}
-        for at, error in enumerate(errors, 1):
-            problem = problem_of(error, status)
-            outcome = "unknown" if "COMMIT" in problem.detail else "not_applied"
-            value = body_of(problem, instance=instance, request_id=examples.REQUEST_ID, outcome=outcome)
-            told[f"problem_{at}"] = {"summary": problem.detail, "value": value}
-        responses[str(status)] = {
-            "description": title_of(status),
-            "headers": _headers({"Retry-After": True} if status == 503 else {}),
-            "content": {PROBLEM: {"schema": schemas[ProblemBody], "examples": told}},
-        }
-    return responses
+    return {
+        str(status): _ref("responses", _SHARED[alike[0]])
+        if len(alike) == 1 and alike[0] in _SHARED
+        else _problem(status, alike, path, schemas)
+        for status, alike in by_status.items()
+    }
+
+
+def _problem(status: int, errors: Sequence[Exception], path: str, schemas: Mapping[Any, Json]) -> Json:
+    instance = path.format(task_id=examples.TASK_ID, team_id=1)
+    told = {}
+    for at, error in enumerate(errors, 1):
+        problem = problem_of(error, status)
+        outcome = "unknown" if isinstance(error, OutcomeUnknown) else "not_applied"
+        value = body_of(problem, instance=instance, request_id=examples.REQUEST_ID, outcome=outcome)
+        told[f"problem_{at}"] = {"summary": problem.detail, "value": value}
+    return {
+        "description": title_of(status),
+        "headers": _headers({"Retry-After": True} if status == 503 else {}),
+        "content": {PROBLEM: {"schema": schemas[ProblemBody], "examples": told}},
+    }
 
 
 def _head(get: Json) -> Json:
@@ -231,19 +252,21 @@ def _head(get: Json) -> Json:
     return described
 
 
-def _options(path: str, methods: Sequence[str]) -> Json:
+def _options(path: str, item: Json, schemas: Mapping[Any, Json]) -> Json:
+    """OPTIONS of a path, which has the methods of ``item``."""
     name = "_".join(step.strip("{}").replace(".", "_") for step in path.split("/") if step)
-    allow = ", ".join(sorted({*methods, "OPTIONS"}))
+    methods = {"OPTIONS", *(method.upper() for method in item if method != "parameters")}
     answer = {
         "description": "`Allow` names them; where CORS is on, a page's preflight is answered too.",
         "headers": _headers({"Allow": True}),
     }
+    refused = (*EDGE, Problem(404, "Not Found")) if "{" in path else EDGE
     return {
         "operationId": f"options_{name}",
         "tags": ["operation"],
-        "summary": f"The methods of this path: {allow}",
+        "summary": f"The methods of this path: {', '.join(sorted(methods))}",
         "parameters": [_parameter("X-Request-Id")],
-        "responses": {"204": answer},
+        "responses": {"204": answer, **_errors(path, refused, schemas)},
     }
 
 

@@ -10,7 +10,7 @@ from db.idempotency import KEY_CHARS_MAX
 from handlers import examples
 from handlers.routes import TEAM_ID_MAX
 
-_TAG = r'(W/)?"[\x21\x23-\x7e]*"'
+_TAG = '(W/)?"[!#-~]*"'
 
 PARAMETERS: dict[str, Any] = {
     "task_id": {
@@ -44,7 +44,7 @@ PARAMETERS: dict[str, Any] = {
         "are answered with the first answer that was kept, byte for byte, and nothing is done twice.",
         "schema": {
             "type": "string",
-            "pattern": f"^[\\x21-\\x7e]([\\x20-\\x7e]{{0,{KEY_CHARS_MAX - 2}}}[\\x21-\\x7e])?$",
+            "pattern": f"^[!-~]([ -~]{{0,{KEY_CHARS_MAX - 2}}}[!-~])?$",
         },
         "example": "import-2020-04-01-7",
     },

@@ -10,8 +10,9 @@ from tornado.web import RequestHandler
 from db.tasks import Task
 from handlers.errors import Problem
 
-_TAGS = re.compile(r'\s*(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"\s*(?:,\s*(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"\s*)*')
 _TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+# Of a list, empty elements are ignored: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.1.2
+_TAGS = re.compile(rf"[\s,]*{_TAG.pattern}(?:\s*,(?:\s*{_TAG.pattern})?)*\s*")
 
 
 def etag_of(task: Task) -> str:
@@ -27,9 +28,10 @@ def if_match(handler: RequestHandler) -> Callable[[Task], bool] | None:
     Raises:
         Problem: 400, the header is not a list of entity tags.
     """
-    given = ", ".join(handler.request.headers.get_list("If-Match"))
-    if not given:
+    lines = handler.request.headers.get_list("If-Match")
+    if not lines:
         return None
+    given = ", ".join(lines)
     if given.strip() == "*":
         return lambda task: True
     if not _TAGS.fullmatch(given):

@@ -9,7 +9,7 @@ from conf import Settings
 from db import Database, migrate
 from db.places import Places
 from handlers import NotFoundHandler, log_request
-from handlers.openapi import PATH as OPENAPI, OpenApiHandler
+from handlers.openapi import PATH as OPENAPI, OpenApiHandler, document
 from handlers.ops import LivezHandler, ReadyzHandler
 from handlers.routes import routes
 from handlers.websocket import Sockets
@@ -27,6 +27,7 @@ def make_app(settings: Settings, database: Database, ops: Ops | None = None) -> 
         database: for all its requests.
         ops: counts its answers, and may show them.
     """
+    document()  # made now: it takes a tenth of a second, and the first who asks for it would stop all others
     http = settings.http
     scopes = ambient_scopes(database) if settings.compare.mount else []
     all_routes = [

@@ -183,16 +183,18 @@ def build_parser(found: dict[str, Command]) -> tuple[argparse.ArgumentParser, di
     subparsers = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", prog=prog, parser_class=_Parser
     )
+    settings = _Parser(add_help=False, allow_abbrev=False)  # once, not once a command: a tenth of a second
+    _add_settings(settings, shown=False)
     for name, command in found.items():
         subparser = subparsers.add_parser(
             name,
+            parents=[settings],
             help=command.SUMMARY + (" (the default)" if name == DEFAULT_COMMAND else ""),
             description=command.SUMMARY[0].upper() + command.SUMMARY[1:] + ".",
             epilog=f"Every setting is a flag as well: see {prog} --help.",
             allow_abbrev=False,
         )
         command.add_arguments(subparser)
-        _add_settings(subparser, shown=False)
     _add_settings(parser, shown=True)
     parsers = [parser, *subparsers.choices.values()]
     return parser, {flag: action for each in parsers for flag, action in each._option_string_actions.items()}

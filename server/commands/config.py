@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qsl
@@ -24,8 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
     """Print the settings, secrets masked."""
-    print(as_json(settings) if arguments.json else as_table(settings))
+    if arguments.json:
+        print(as_json(settings))
+    else:
+        told = as_table(settings)
+        print(_dimmed(told) if sys.stdout.isatty() and "NO_COLOR" not in os.environ else told)
     return 0
+
+
+def _dimmed(table: str) -> str:
+    """The table for a terminal: what is a default steps back behind what somebody has set."""
+    lines = table.split("\n")
+    return "\n".join(f"\x1b[2m{line}\x1b[0m" if line.endswith("  default") else line for line in lines)
 
 
 def as_json(settings: Settings) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,8 +12,7 @@ import pytest
 
 from tests.fixtures.server import Client
 from tests.fixtures.waiting import wait_until
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.fixtures.warm import OWN_ENVIRON, WarmProcess, WarmPython
 
 StartExample = Callable[[str], Client]
 
@@ -26,21 +23,22 @@ def _listens(port: int) -> bool:
 
 
 @pytest.fixture
-def start_example(database_url: str, tmp_path: Path) -> Iterator[StartExample]:
+def start_example(database_url: str, tmp_path: Path, warm_python: WarmPython) -> Iterator[StartExample]:
     """``start_example("notes")``: the module runs on the test's database; gives a client. Ended by Ctrl-C."""
-    started: list[tuple[subprocess.Popen[bytes], Client]] = []
+    started: list[tuple[WarmProcess, Client]] = []
 
     def start(name: str) -> Client:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         with (tmp_path / f"{name}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", f"tests.examples.{name}", database_url, str(port)],
+            process = warm_python.start(
+                f"tests.examples.{name}",
+                [database_url, str(port)],
+                environ={"PATH": os.environ.get("PATH", os.defpath), **OWN_ENVIRON},
                 cwd=tmp_path,
-                env={"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(ROOT)},
-                stdout=log,
-                stderr=log,
+                out=log,
+                err=log,
             )
         client = Client(port)
         started.append((process, client))

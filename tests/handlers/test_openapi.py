@@ -137,7 +137,7 @@ class TestItIsRight:
             assert faults == [], where
             checked += 1
 
-        assert checked > 200
+        assert checked > 150
 
     def test_every_answer_has_an_example_and_every_parameter_and_header_says_what_it_is(self):
         for path, item in DOCUMENT["paths"].items():
@@ -147,6 +147,7 @@ class TestItIsRight:
                 for parameter in map(resolved, operation["parameters"]):
                     assert parameter["description"].endswith("."), (path, method, parameter["name"])
                 for status, answer in operation["responses"].items():
+                    answer = resolved(answer)
                     assert answer["description"], (path, method, status)
                     assert "X-Request-Id" in answer["headers"], (path, method, status)
                     for content in answer.get("content", {}).values():

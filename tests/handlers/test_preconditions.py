@@ -49,7 +49,7 @@ async def test_what_has_changed_is_sent(client: Client, path: str):
     assert (await client.get(path, headers={"If-None-Match": tag})).code == 200
 
 
-@pytest.mark.parametrize("form", ["{}", '"x", {}', "*"])
+@pytest.mark.parametrize("form", ["{}", '"x", {}', '"x",{}', ', "x", , W/"y", {} ,', "*", " * "])
 async def test_a_change_is_made_where_the_tag_matches(client: Client, path: str, form: str):
     tag = await created(client, path)
 
@@ -83,7 +83,12 @@ async def test_the_tag_of_an_id_used_again_is_another(client: Client, path: str)
     assert (await client.patch(path, {"change_id": 9}, headers={"If-Match": tag})).code == 412
 
 
-async def test_a_header_that_holds_no_tags_is_refused(client: Client, path: str):
-    await created(client, path)
+@pytest.mark.parametrize("form", ["3", "", ",", '"x', '{} "x"', "{}, *", "*, {}", "W/ {}"])
+async def test_a_header_that_holds_no_tags_is_refused(client: Client, path: str, sql: RawSql, form: str):
+    """An empty one too: who sends it means to be careful, and is not taken for one who does not."""
+    tag = await created(client, path)
 
-    assert (await client.patch(path, {"change_id": 9}, headers={"If-Match": "3"})).code == 400
+    response = await client.patch(path, {"change_id": 9}, headers={"If-Match": form.format(tag)})
+
+    assert response.code == 400
+    assert sql("SELECT change_id FROM tasks") == [{"change_id": 3}]

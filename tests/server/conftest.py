@@ -17,6 +17,7 @@ from server.app import make_app
 from server.http import DrainingServer
 from server.ops import Ops
 from tests.fixtures.server import Client
+from tests.fixtures.warm import WarmPython
 
 Numbers = dict[tuple[str, ...], float]
 
@@ -84,3 +85,8 @@ def seen(settings: Settings, ops_settings: OpsSettings, io_loop: IOLoop) -> Iter
 
     yield io_loop.run_sync(start)
     io_loop.run_sync(made[0].stop)
+
+
+@pytest.fixture(autouse=True)
+def forked_processes(warm_python: WarmPython) -> None:
+    """The command line is run by processes that are forked with their libraries loaded."""

@@ -131,6 +131,16 @@ def test_colours_are_for_terminals_that_want_them(database_url: str):
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured).split("connection")[0] == plain.split("connection")[0]
 
 
+def test_config_lets_defaults_step_back_on_terminals_that_show_it():
+    """What somebody has set is seen at once."""
+    shown = on_a_terminal("config", PORT="81")
+    plain = on_a_terminal("config", PORT="81", NO_COLOR="1")
+
+    assert re.search(r"\x1b\[2m  address +127\.0\.0\.1 +default\x1b\[0m", shown)
+    assert re.search(r"^  port +81 +environment PORT\r$", shown, re.MULTILINE)
+    assert "\x1b" not in plain
+
+
 class TestSqlite:
     def test_a_file_that_is_not_there_is_not_made(self, tmp_path: Path):
         done = run("check", cwd=tmp_path)

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from conf.names import names
 from server import commands
 from server.cli import build_parser, find_commands, main
 from tests.fixtures.databases import RawSql
+from tests.fixtures.warm import can_be_warm, warm_python_of_this_run
 
 ROOT = Path(__file__).parents[2]
 SECRETS = ("geheim", "hush")
@@ -58,7 +60,16 @@ def start(*arguments: str, cwd: Path | None = None, **variables: str) -> subproc
 
 
 def run(*arguments: str, cwd: Path | None = None, **variables: str) -> Run:
-    """Run the command line to its end."""
+    """Run the command line to its end, forked from a Python that has its libraries where there is one."""
+    environ = environment(**variables) | {"PYTHONWARNINGS": "error"}
+    python = warm_python_of_this_run()
+    if python is not None and can_be_warm(environ):
+        with tempfile.TemporaryFile() as out_file, tempfile.TemporaryFile() as err_file:
+            forked = python.start("server", arguments, environ=environ, cwd=cwd, out=out_file, err=err_file)
+            status = forked.wait(60)
+            out_file.seek(0)
+            err_file.seek(0)
+            return Run(status, out_file.read().decode(), err_file.read().decode())
     with start(*arguments, cwd=cwd, **variables) as process:
         out, err = process.communicate(timeout=60)
     return Run(process.returncode, out, err)

@@ -1,0 +1,173 @@
+"""Measurements, each by its name: ``python -m tests.bench NAME``.
+
+::
+
+    python -m tests.bench goals --rounds 9 --json result.json --markdown docs/performance.md \\
+        --plot docs/performance.svg
+    python -m tests.bench calls --calls one,create --peers fastapi,floor --rounds 5
+    python -m tests.bench goals --from result.json       # the table once more, without measuring
+
+They run on a PostgreSQL of their own, or on the server of ``--database-url``, where they make databases and
+drop them again. docs/performance.md says what each of them does, and why it is fair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.bench import compare, goal, locks, machinery, many, plot, processes, profile, report, soak, witness
+from tests.bench.calls import CALLS
+from tests.bench.databases import Databases, databases
+from tests.bench.environments import default_folder
+from tests.bench.machine import machine
+from tests.bench.subjects import PEERS, Subject, bare, installed_drivers, ours
+
+MEASURED: dict[str, str] = {
+    "calls": "single calls over HTTP: the service, what is written by hand, and what others use",
+    "machinery": "unit of work, held response, places and hop, against a bare Tornado handler",
+    "locks": "reads while writes hang on a row lock",
+    "many": "a large bulk against asyncpg's executemany, a large export against COPY TO",
+    "processes": "two processes against one",
+    "goals": "all of these, and the table of what is to be reached",
+}
+BARE = "bare"
+"""What the parts allow: Tornado, SQLAlchemy and each of the drivers, with everything of ours taken out."""
+
+OTHERS: dict[str, Callable[[Sequence[str]], int]] = {
+    "soak": soak.main,
+    "witness": witness.main,
+    "profile": profile.main,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in OTHERS:
+        return OTHERS[arguments[0]](arguments[1:])
+    options = _options(arguments)
+    if options.result:
+        result = json.loads(options.result.read_text())
+    else:
+        with databases(options.database_url) as made:
+            try:
+                result = measure(options, made)
+            except RuntimeError as error:
+                print(f"bench: {error}", file=sys.stderr)
+                return 1
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    if options.markdown:
+        report.write(report.markdown(result), options.markdown)
+    if options.plot and "calls" in result:
+        plot.write(result, options.plot)
+    print(goal.table(report.goals(result)) if options.name == "goals" else report.markdown(result))
+    return 0
+
+
+def measure(options: argparse.Namespace, made: Databases) -> dict[str, Any]:
+    """Measure what was asked for.
+
+    Raises:
+        RuntimeError: somebody did not answer as he has to. Nothing was found out.
+    """
+    own = [ours(driver) for driver in options.drivers]
+    peers = [PEERS[name] for name in options.peers if name != BARE]
+    if BARE in options.peers:
+        peers += [bare(driver) for driver in options.drivers]
+    driver = options.drivers[0]
+    result: dict[str, Any] = {"machine": machine(made, peers), "rounds": options.rounds}
+    common = {"rounds": options.rounds, "tasks": options.tasks, "scale": options.scale}
+    everything = options.name == "goals"
+    if everything or options.name == "calls":
+        result["calls"] = calls(made, own, peers, options, common)
+        driver = result["calls"]["own"].split()[-1]
+    if everything or options.name == "machinery":
+        named = [name for name in machinery.CALLED if name in options.calls]
+        result["machinery"] = machinery.measure(made, driver=driver, calls=named, **common)
+    if everything or options.name == "locks":
+        result["locks"] = locks.measure(made, driver=driver, **common)
+    if everything or options.name == "many":
+        result["many"] = many.measure(
+            made,
+            driver=driver,
+            rounds=max(1, options.rounds // 2),
+            environments=options.environments if set(options.peers) - {BARE} else None,
+            bulk=max(1, round(many.BULK * options.scale)),
+            export=max(1, round(many.EXPORT * options.scale)),
+        )
+    if everything or options.name == "processes":
+        result["processes"] = processes.measure(
+            made, driver=driver, rounds=options.rounds, scale=options.scale
+        )
+    return result
+
+
+def calls(
+    made: Databases,
+    own: list[Subject],
+    peers: list[Subject],
+    options: argparse.Namespace,
+    common: dict[str, Any],
+) -> dict[str, Any]:
+    """The comparison of single calls."""
+    subjects = [*own, *peers]
+    samples = compare.measure(
+        made, subjects, [CALLS[name] for name in options.calls], environments=options.environments, **common
+    )
+    fastest = compare.fastest(samples, [subject.name for subject in own])
+    return {
+        "own": fastest,
+        "labels": {subject.name: subject.label for subject in subjects},
+        "by_hand": [subject.name for subject in subjects if not subject.has_orm],
+        "goals": compare.goals(samples, fastest),
+        "medians": compare.medians(samples),
+        "samples": samples,
+    }
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    listed = "\n".join(f"  {name:10} {about}" for name, about in MEASURED.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description=f"{listed}\n  {', '.join(OTHERS)}: each with options of its own",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=MEASURED, metavar="NAME", help=", ".join([*MEASURED, *OTHERS]))
+    parser.add_argument("--database-url", help="a PostgreSQL server; without it one is started for the run")
+    parser.add_argument("--rounds", type=int, default=9, help="how often everybody is measured (9)")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the requests in each round (1)")
+    parser.add_argument("--tasks", type=int, default=100_000, help="rows to begin with (100,000)")
+    _add_list(parser, "--calls", CALLS, "which calls")
+    _add_list(parser, "--peers", [*PEERS, BARE], "which peers, or none")
+    _add_list(parser, "--drivers", installed_drivers(), "which of the service's drivers")
+    parser.add_argument(
+        "--environments", type=Path, default=default_folder(), help="where the peers' environments are kept"
+    )
+    parser.add_argument("--json", type=Path, help="where the result goes as JSON, with every round")
+    parser.add_argument("--markdown", type=Path, help="where the tables go: between its marks, if any")
+    parser.add_argument("--plot", type=Path, help="where the plot of the calls goes, as SVG")
+    parser.add_argument("--from", type=Path, dest="result", help="a result's JSON; nothing is measured")
+    return parser.parse_args(arguments)
+
+
+def _add_list(parser: argparse.ArgumentParser, flag: str, known: Any, about: str) -> None:
+    def read(text: str) -> list[str]:
+        names = [] if text == "none" else text.split(",")
+        unknown = set(names) - set(known)
+        if unknown:
+            raise argparse.ArgumentTypeError(
+                f"there is no {', '.join(sorted(unknown))}; there are {', '.join(known)}"
+            )
+        return [name for name in known if name in names]
+
+    parser.add_argument(flag, type=read, default=list(known), help=f"{about} ({','.join(known)})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

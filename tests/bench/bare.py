@@ -1,0 +1,181 @@
+"""A bare Tornado handler doing the service's own SQL with the service's own session calls, and nothing else.
+
+No unit of work, no held response, no places, no error table, no request id: what is above this is what they
+cost. Bodies, queries, model functions and answers are the service's own, so that nothing else differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import create_engine, make_url
+from sqlalchemy.orm import Session
+from tornado.httpserver import HTTPServer
+from tornado.web import Application, HTTPError, RequestHandler
+
+from db import tasks
+from db.errors import NotFound
+from db.tasks import Position
+from handlers.answers import task_json
+from handlers.bodies import TaskChange, TaskNew, TasksNew, read_body
+from handlers.cursors import cursor_of, position_of
+from handlers.preconditions import etag_of
+from handlers.queries import TaskQuery, read_query
+
+POOL_SIZE = 10
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Threads:
+    """Model functions in threads, each as one transaction. Lives as long as the process."""
+
+    def __init__(self, url: str) -> None:
+        options: dict[str, Any] = {"pool_size": POOL_SIZE, "max_overflow": 0}
+        self._reader = create_engine(url, isolation_level="AUTOCOMMIT", **options)
+        self._writer = create_engine(url, **options)
+        self._readers, self._writers = ThreadPoolExecutor(POOL_SIZE), ThreadPoolExecutor(POOL_SIZE)
+
+    async def read(
+        self, function: Callable[Concatenate[Session, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Call a function that only reads."""
+
+        def work() -> R:
+            with Session(self._reader, expire_on_commit=False) as session:
+                return function(session, *args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    async def write(
+        self, function: Callable[Concatenate[Session, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Call a function, and commit."""
+
+        def work() -> R:
+            with Session(self._writer, expire_on_commit=False) as session:
+                result = function(session, *args, **kwargs)
+                session.commit()
+                return result
+
+        return await asyncio.get_running_loop().run_in_executor(self._writers, work)
+
+
+class Greenlets:
+    """Model functions over an asyncio driver, each as one transaction. Lives as long as the process."""
+
+    def __init__(self, url: str) -> None:
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        options: dict[str, Any] = {"pool_size": POOL_SIZE, "max_overflow": 0}
+        self._reader = create_async_engine(url, isolation_level="AUTOCOMMIT", **options)
+        self._writer = create_async_engine(url, **options)
+
+    async def read(
+        self, function: Callable[Concatenate[Session, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Call a function that only reads."""
+        from sqlalchemy.ext.asyncio import AsyncSession
+
+        async with AsyncSession(self._reader, expire_on_commit=False) as session:
+            return await session.run_sync(function, *args, **kwargs)
+
+    async def write(
+        self, function: Callable[Concatenate[Session, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Call a function, and commit."""
+        from sqlalchemy.ext.asyncio import AsyncSession
+
+        async with AsyncSession(self._writer, expire_on_commit=False) as session:
+            result = await session.run_sync(function, *args, **kwargs)
+            await session.commit()
+            return result
+
+
+class Handler(RequestHandler):
+    """Lives as long as its request."""
+
+    @property
+    def database(self) -> Threads | Greenlets:
+        database: Threads | Greenlets = self.settings["database"]
+        return database
+
+    def answer(self, value: object, status: int = 200) -> None:
+        """Answer with JSON."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+
+    def compute_etag(self) -> str | None:
+        """As the service: no hash over the answer."""
+        return None
+
+
+class TasksHandler(Handler):
+    async def get(self) -> None:
+        query = read_query(self, TaskQuery)
+        where = query.where()
+        after = None if query.cursor is None else position_of(query.cursor, where)
+        rows = await self.database.read(tasks.list_tasks, where=where, limit=query.limit + 1, after=after)
+        page = rows[: query.limit]
+        more = len(rows) > len(page)
+        next_cursor = cursor_of(Position(page[-1].create_time, page[-1].id), where) if more else None
+        self.answer({"items": [task_json(task) for task in page], "next_cursor": next_cursor})
+
+    async def post(self) -> None:
+        new = await read_body(self, TaskNew)
+        task = await self.database.write(tasks.create_task, new=new.new())
+        self.set_header("Location", f"{self.request.path}/{task.id}")
+        self.set_header("ETag", etag_of(task))
+        self.answer(task_json(task), 201)
+
+
+class TaskHandler(Handler):
+    async def get(self, task_id: str) -> None:
+        try:
+            task = await self.database.read(tasks.get_task, task_id=task_id)
+        except NotFound:
+            raise HTTPError(404) from None
+        self.set_header("ETag", etag_of(task))
+        if self.check_etag_header():
+            self.set_status(304)
+        else:
+            self.answer(task_json(task))
+
+    async def patch(self, task_id: str) -> None:
+        change = (await read_body(self, TaskChange)).change()
+        task = await self.database.write(tasks.update_task, task_id=task_id, change=change)
+        self.set_header("ETag", etag_of(task))
+        self.answer(task_json(task))
+
+
+class BulkHandler(Handler):
+    async def post(self) -> None:
+        bulk = await read_body(self, TasksNew)
+        ids = await self.database.write(tasks.create_tasks, new=bulk.new())
+        self.answer({"created": len(ids), "ids": ids}, 201)
+
+
+async def main() -> None:
+    """Serve on the environment's ``PORT`` until the process is killed, with Tornado's own access line."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    url = os.environ["DATABASE_URL"]
+    is_async = make_url(url).get_dialect().is_async
+    application = Application(
+        [("/tasks", TasksHandler), ("/tasks/bulk", BulkHandler), ("/tasks/([0-9a-f]{32})", TaskHandler)],
+        database=Greenlets(url) if is_async else Threads(url),
+    )
+    HTTPServer(application).listen(int(os.environ["PORT"]), "127.0.0.1")
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,69 @@
+"""The tables of a result, in Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.bench import goal, machine
+from tests.bench.calls import CALLS
+
+BEGIN, END = "<!-- measured: written by python -m tests.bench -->", "<!-- end of measured -->"
+PROFILE_BEGIN, PROFILE_END = (
+    "<!-- profile: written by python -m tests.bench profile -->",
+    "<!-- end of profile -->",
+)
+
+_DIGITS = {"cpu_us": "{:.0f}", "per_s": "{:.0f}", "p50_ms": "{:.1f}", "p99_ms": "{:.1f}"}
+_LABELS = {
+    "cpu_us": "server CPU per request, µs (export and bulk: per row)",
+    "per_s": "requests per second (export and bulk: rows)",
+    "p50_ms": "median latency, ms",
+    "p99_ms": "p99 latency, ms",
+}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """All that a result has, as tables."""
+    parts = [machine.sentence(result["machine"])]
+    if "calls" in result:
+        medians, labels = result["calls"]["medians"], result["calls"]["labels"]
+        parts += [_calls_table(medians, labels, measure) for measure in _DIGITS]
+    if "machinery" in result:
+        parts.append(_parts_table(result["machinery"]["parts_us"]))
+    if found := goals(result):
+        parts.append(goal.table(found))
+    return "\n\n".join(parts) + "\n"
+
+
+def goals(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """All goals that a result has something to say of."""
+    return [one for part in result.values() if isinstance(part, dict) for one in part.get("goals", ())]
+
+
+def write(tables: str, path: Path, begin: str = BEGIN, end: str = END) -> None:
+    """Write tables into a file: between its two marks where it has them, else as all of it."""
+    text = path.read_text() if path.exists() else ""
+    if begin in text and end in text:
+        before, after = text.partition(begin)[0], text.partition(end)[2]
+        tables = f"{before}{begin}\n\n{tables}\n{end}{after}"
+    path.write_text(tables)
+
+
+def _calls_table(medians: dict[str, Any], labels: dict[str, str], measure: str) -> str:
+    lines = [
+        f"| {_LABELS[measure]} | {' | '.join(CALLS[call].label for call in medians)} |",
+        f"|---|{'---|' * len(medians)}",
+    ]
+    for subject, label in labels.items():
+        found = [by_subject.get(subject) for by_subject in medians.values()]
+        cells = ["" if one is None else _DIGITS[measure].format(one[measure]["median"]) for one in found]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _parts_table(parts_us: dict[str, dict[str, float]]) -> str:
+    lines = ["| CPU in process, µs | median | quartiles |", "|---|---|---|"]
+    for name, one in parts_us.items():
+        lines.append(f"| {name} | {one['median']:.1f} | {one['low']:.1f} to {one['high']:.1f} |")
+    return "\n".join(lines)

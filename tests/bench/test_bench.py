@@ -1,0 +1,166 @@
+"""That the measurements run, and say what they mean. How fast anything is, no test says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.bench import __main__ as bench, compare, goal, many, profile, report, subjects
+from tests.bench.environments import PEERS, default_folder
+from tests.bench.goal import Goal
+from tests.bench.rounds import Samples, Spread, ratios, turned
+from tests.fixtures.postgres import PostgresCluster
+
+SMALL = ["--rounds", "1", "--scale", "0.002", "--tasks", "60"]
+
+
+def test_ratios_are_taken_within_a_round():
+    """The machine may be slower in one round than in the next; what is compared ran side by side."""
+    ours = [{"cpu_us": 2.0 * factor} for factor in (1.0, 3.0, 10.0)]
+    theirs = [{"cpu_us": 1.0 * factor} for factor in (1.0, 3.0, 10.0)]
+
+    assert ratios(ours, theirs, "cpu_us") == Spread(2.0, 2.0, 2.0)
+
+
+def test_a_round_has_everybody_and_each_begins_with_another():
+    rounds: list[Any] = [turned("abc", number) for number in range(3)]  # type: ignore[arg-type]
+
+    assert ["".join(one) for one in rounds] == ["abc", "bca", "cab"]
+
+
+@pytest.mark.parametrize(
+    ("at_most", "ratio", "reached"),
+    [(True, 1.9, True), (True, 2.1, False), (False, 1.9, False), (False, 2.0, True)],
+)
+def test_a_goal_is_reached_by_the_median(at_most: bool, ratio: float, reached: bool):
+    found = Goal("one", "other", 2.0, at_most).found(Spread(ratio, 0.1, 9.0))
+
+    assert found["reached"] is reached
+    assert ("| reached |" in goal.table([found])) is reached
+
+
+def test_the_fastest_driver_is_the_one_that_takes_least_cpu():
+    samples: Samples = {"one": {"a": [{"cpu_us": 3.0}], "b": [{"cpu_us": 2.0}], "c": [{"cpu_us": 1.0}]}}
+
+    assert compare.fastest(samples, ["a", "b"]) == "b"
+
+
+@pytest.mark.parametrize("name", sorted({peer.environment for peer in subjects.PEERS.values()}))
+def test_the_environment_of_a_peer_is_pinned(name: str):
+    """All of it: a measurement of next year is of the same releases."""
+    lines = (PEERS / f"{name}.txt").read_text().split()
+
+    assert lines
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9a-z.]+", line) for line in lines)
+
+
+class Measured(NamedTuple):
+    """What a run left behind."""
+
+    status: int
+    result: dict[str, Any]
+    tables: str
+    plot: str
+
+
+@pytest.fixture(scope="module")
+def measured(postgres_cluster: PostgresCluster, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """All measurements at their smallest. Once for all: matplotlib keeps the files of its fonts open."""
+    folder = tmp_path_factory.mktemp("bench")
+    result, tables, svg = folder / "result.json", folder / "tables.md", folder / "plot.svg"
+    tables.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    where = ["--json", str(result), "--markdown", str(tables), "--plot", str(svg)]
+    url = ["--database-url", postgres_cluster.url_for("postgres")]
+    status = bench.main(["goals", *SMALL, *url, "--peers", "bare", "--drivers", "psycopg2", *where])
+    return Measured(status, json.loads(result.read_text()), tables.read_text(), svg.read_text())
+
+
+def test_all_measurements_run(measured: Measured, postgres_cluster: PostgresCluster):
+    """Every part is there, and the databases are gone."""
+    assert measured.status == 0
+    calls = measured.result["calls"]["medians"]
+    assert set(calls) == {"one", "list", "export", "patch", "create", "bulk"}
+    assert all(one["onfinish psycopg2"]["cpu_us"]["median"] > 0 for one in calls.values())
+    assert [name for name, one in calls.items() if "bare psycopg2" not in one] == ["export"]
+    assert (
+        len(report.goals(measured.result)) == 4 + 2 + 1 + 1
+    )  # machinery, locks, an export's memory, processes
+    with postgres_cluster.admin_connection() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_database WHERE datname LIKE 'onfinish\\_bench%'")
+        assert cursor.fetchone() == (0,)
+
+
+def test_the_tables_go_between_their_marks(measured: Measured):
+    assert measured.tables.startswith("before\n")
+    assert measured.tables.endswith("after\n")
+    assert "old" not in measured.tables
+    assert "empty unit of work" in measured.tables
+    assert "| one row | list of 20 |" in measured.tables
+
+
+def test_the_plot_is_for_light_and_dark(measured: Measured):
+    """It has no ground, and no ink that is lost on either."""
+    assert "onfinish, psycopg2" in measured.plot
+    assert not re.search("#000000|#ffffff", measured.plot)
+
+
+def test_a_wrong_answer_ends_the_run(
+    postgres_cluster: PostgresCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Told in a line that names the subject and the call; nothing is measured."""
+    monkeypatch.setattr("tests.bench.rows.task", lambda number: {"id": "another"})
+    url = ["--database-url", postgres_cluster.url_for("postgres")]
+
+    status = bench.main(["calls", *SMALL, *url, "--peers", "none", "--drivers", "psycopg2", "--calls", "one"])
+
+    assert status == 1
+    assert "bench: onfinish, psycopg2, one row: a task is not {'id': 'another'}" in capsys.readouterr().err
+
+
+def test_a_name_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        bench.main(["calls", "--peers", "django"])
+
+    assert "there is no django; there are fastapi" in capsys.readouterr().err
+
+
+def test_a_profile_tells_whose_the_time_is(postgres_cluster: PostgresCluster, tmp_path: Path):
+    """Of the loop's thread and of the others, by part and by function."""
+    result = tmp_path / "profile.json"
+    url = ["--database-url", postgres_cluster.url_for("postgres")]
+
+    assert profile.main(["one", *url, "--tasks", "20", "--scale", "0.02", "--json", str(result)]) == 0
+
+    told = json.loads(result.read_text())["one"]
+    assert sum(told["parts_us"].values()) == pytest.approx(told["plain_us"])
+    assert {"Tornado", "SQLAlchemy, Core", "onfinish, handlers", "the driver"} <= set(told["parts_us"])
+    # Of the loop, and of a thread.
+    names = " ".join(one["name"] for one in told["functions"])
+    assert "handlers/base.py" in names
+    assert "db/tasks.py" in names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", subjects.PEERS)
+def test_a_peer_answers_as_the_service_does(postgres_cluster: PostgresCluster, name: str):
+    """All calls and all mistakes; makes its environment the first time."""
+    url = ["--database-url", postgres_cluster.url_for("postgres")]
+
+    assert bench.main(["calls", *SMALL, *url, "--peers", name, "--drivers", "psycopg2"]) == 0
+
+
+@pytest.mark.slow
+def test_many_rows_are_compared_with_the_driver_alone(postgres_cluster: PostgresCluster):
+    """Both of those that have no HTTP."""
+    from tests.bench.databases import databases
+
+    with databases(postgres_cluster.url_for("postgres")) as made:
+        found = many.measure(
+            made, driver="psycopg2", rounds=1, environments=default_folder(), bulk=50, export=50
+        )
+
+    assert len(found["goals"]) == 3

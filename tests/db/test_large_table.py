@@ -1,0 +1,185 @@
+"""The list at a million rows on PostgreSQL: what each page reads, the first one and those far behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import date
+from typing import Any, NamedTuple
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from conf import DatabaseSettings
+from db import Database, migrate, tasks
+from db.tasks import Position, TaskFilter
+from tests.fixtures.large import ROWS
+
+pytestmark = pytest.mark.slow
+
+LIMIT = 51  # a page of 50, and the one more that tells of another
+A_PAGE = 130
+"""Blocks of a page of 51 rows, where each row lies in a block of its own, with what the index takes."""
+
+A_WALK = 1000
+"""Blocks of a first page where PostgreSQL takes the list's own index for a status that most tasks have, since
+the table lies in that order, and the newest are of another: it passes those over, once."""
+
+LAST_DAY = date(2020, 4, 25)
+
+ONE = {
+    "nothing": TaskFilter(),
+    "queued": TaskFilter(status=101),
+    "passed": TaskFilter(status=200),
+    "cancelled": TaskFilter(status=99),
+    "a bundle": TaskFilter(bundle="search"),
+    "a granularity": TaskFilter(granularity="monthly"),
+    "a team": TaskFilter(team_id=7),
+    "a day": TaskFilter(target_from=date(2020, 2, 1), target_to=date(2020, 2, 1)),
+}
+RANGES = {
+    "days to come": TaskFilter(target_from=LAST_DAY),
+    "a month": TaskFilter(target_from=date(2020, 4, 1), target_to=date(2020, 4, 30)),
+    "a week long ago": TaskFilter(target_from=date(2020, 1, 10), target_to=date(2020, 1, 16)),
+    "long ago": TaskFilter(target_to=date(2020, 1, 10)),
+}
+SEVERAL = {
+    "status and bundle": TaskFilter(status=400, bundle="search"),
+    "status and granularity": TaskFilter(status=99, granularity="monthly"),
+    "status and team": TaskFilter(status=200, team_id=7),
+    "bundle and granularity": TaskFilter(bundle="basket", granularity="weekly"),
+    "bundle and team": TaskFilter(bundle="store", team_id=3),
+    "granularity and team": TaskFilter(granularity="hourly", team_id=3),
+    "team and month": TaskFilter(team_id=7, target_from=date(2020, 4, 1), target_to=date(2020, 4, 30)),
+    "bundle and day": TaskFilter(bundle="store", target_from=date(2020, 2, 1), target_to=date(2020, 2, 1)),
+    "all of them": TaskFilter(
+        status=200,
+        bundle="store",
+        granularity="daily",
+        team_id=3,
+        target_from=date(2020, 2, 1),
+        target_to=date(2020, 3, 31),
+    ),
+}
+
+
+class Cost(NamedTuple):
+    """What one page has read: blocks of eight KiB, through which indices, and any scan of the whole table."""
+
+    blocks: int
+    rows: int
+    indices: list[str]
+    whole_table: bool
+
+
+@pytest.fixture
+def large(large_url: str) -> Iterator[Database]:
+    """The same, through `Database`."""
+    database = Database(DatabaseSettings(url=large_url))
+    yield database
+    database.dispose()
+
+
+def cost_of(session: Session, where: TaskFilter, after: Position | None) -> Cost:
+    """Explain the very statement that the list sends, and run it, so that blocks are counted."""
+    sent: list[tuple[str, Any]] = []
+
+    def note(connection: object, cursor: object, statement: str, parameters: Any, *rest: object) -> None:
+        sent.append((statement, parameters))
+
+    engine = session.connection().engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        tasks.list_tasks(session, where=where, limit=LIMIT, after=after)
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    [(statement, parameters)] = sent
+    explained = session.connection().exec_driver_sql(
+        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters
+    )
+    plan = explained.scalar_one()
+    [top] = json.loads(plan) if isinstance(plan, str) else plan
+    nodes = list(_nodes(top["Plan"]))
+    return Cost(
+        blocks=top["Plan"]["Shared Hit Blocks"] + top["Plan"]["Shared Read Blocks"],
+        rows=top["Plan"]["Actual Rows"],
+        indices=[node["Index Name"] for node in nodes if "Index Name" in node],
+        whole_table=any(node["Node Type"] in ("Seq Scan", "Parallel Seq Scan") for node in nodes),
+    )
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
+
+
+def place(session: Session, where: TaskFilter, part: float) -> Position | None:
+    """The place in a list behind which that part of it lies before; None where the list is too short."""
+    conditions = list(tasks._conditions(where))
+    query = session.query(tasks.Task.create_time, tasks.Task.id).filter(*conditions)
+    found = (
+        query.order_by(tasks.Task.create_time.desc(), tasks.Task.id.desc())
+        .offset(int(query.count() * part))
+        .limit(1)
+        .one()
+    )
+    return Position(*found)
+
+
+@pytest.fixture(params=[*ONE, *RANGES, *SEVERAL])
+def chosen(request: pytest.FixtureRequest) -> tuple[str, TaskFilter]:
+    """Each filter alone, ranges of dates, and several at once."""
+    name: str = request.param
+    return name, (ONE | RANGES | SEVERAL)[name]
+
+
+def test_every_page_is_read_off_an_index_and_a_deep_one_costs_no_more_than_the_first(
+    large: Database, chosen: tuple[str, TaskFilter], record_property: Any
+):
+    """Counted in blocks, which depend on no clock and no neighbour."""
+    name, where = chosen
+    with large.session_scope(read_only=True) as session:
+        places = [None, *(place(session, where, part) for part in (0.25, 0.5, 0.9))]
+        costs = [cost_of(session, where, after) for after in places]
+
+    indices = sorted({name for cost in costs for name in cost.indices})
+    print(f"{name:24} {[cost.blocks for cost in costs]} {indices}")
+    record_property("blocks", [cost.blocks for cost in costs])
+    first, *deep = costs
+    for cost in costs:
+        assert cost.indices, cost
+        assert not cost.whole_table, cost
+        assert cost.rows == LIMIT, cost
+    assert max(cost.blocks for cost in deep) <= max(2 * first.blocks, first.blocks + 200), costs
+    if name in ONE:
+        assert first.blocks <= A_WALK, costs
+        assert max(cost.blocks for cost in deep) <= A_PAGE, costs
+
+
+def test_the_deepest_page_of_all_costs_as_much_as_the_first(large: Database):
+    """Page 20,000: a list that counted off what it passes over would read a million rows."""
+    with large.session_scope(read_only=True) as session:
+        last = cost_of(session, TaskFilter(), place(session, TaskFilter(), 0.9999))
+        first = cost_of(session, TaskFilter(), None)
+
+    assert last.blocks <= first.blocks + 50
+
+
+def test_a_range_of_dates_that_matches_nothing_is_found_out_in_the_index(large: Database):
+    """The worst there is: the whole index is read, and no row. A hundredth of what the rows would be."""
+    where = TaskFilter(target_from=date(1990, 1, 1), target_to=date(1990, 12, 31))
+    with large.session_scope(read_only=True) as session:
+        cost = cost_of(session, where, None)
+
+    assert cost.rows == 0
+    assert not cost.whole_table
+    assert cost.blocks < 20_000
+
+
+def test_the_table_is_as_large_as_is_said(large: Database):
+    """Else all the others say nothing."""
+    with large.session_scope(read_only=True) as session:
+        assert session.query(tasks.Task).count() == ROWS
+        assert migrate.current_on(session.connection()) == migrate.head()
