@@ -281,7 +281,7 @@ class AsyncUnitOfWork:
         """Start a hop. Returns its answer: a waiter that is cancelled cancels that, and the hop runs on."""
 
         def work() -> Any:
-            worker = self._database.claim_here(self.label)
+            worker = self._database.claim_here(self.label, self._lane.dialect)
             try:
                 return function(*args, **kwargs)
             finally:

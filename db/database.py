@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
 from db.async_unit_of_work import AsyncUnitOfWork
-from db.dialects import Role, dialect_for
+from db.dialects import Dialect, Role, dialect_for
 from db.engine import blocking, make_engine, make_url, read_only_view
 from db.errors import DeadlinePassed, OutsideRun, SecondPlace
 from db.hop import GreenletHops, Hops, ThreadHops
@@ -24,7 +24,6 @@ from db.observer import Observer
 from db.places import Places
 from db.pool import observe_pool
 from db.unit_of_work import UnitOfWork
-from db.watch import current_worker
 from db.witness import Witness
 
 _STOPPERS = 4
@@ -114,7 +113,7 @@ class Database:
             raise OutsideRun(
                 f"{label}: session_scope() would stop the event loop; `async with database.unit_of_work()`"
             )
-        worker = self.claim_here(label)
+        worker = self.claim_here(label, self.scopes_dialect)
         lane = self.reader if read_only else self.writer
         try:
             lane.places.take_blocking(self.settings.pool_timeout_s)
@@ -255,9 +254,9 @@ class Database:
             )
         self._holders[holder] = label
 
-    def claim_here(self, label: str) -> object:
+    def claim_here(self, label: str, dialect: Dialect) -> object:
         """Note that the calling thread or greenlet works in a unit of work; returns what to `unclaim`."""
-        worker = current_worker()
+        worker = dialect.worker()
         self.claim(worker, label)
         return worker
 

@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import functools
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.util.concurrency import await_, greenlet_spawn
 
-from db.watch import Watch, current_worker
+from db.watch import Watch
 
 log = logging.getLogger("onfinish.db")
 
@@ -244,5 +245,5 @@ def off_loop(function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
 
 
 def _in_greenlet() -> bool:
-    # As SQLAlchemy's own, which wants greenlet to be installed for the question.
-    return getattr(current_worker(), "__sqlalchemy_greenlet_provider__", False)
+    greenlet = sys.modules.get("greenlet")  # an extra, imported where there is a driver for it
+    return greenlet is not None and getattr(greenlet.getcurrent(), "__sqlalchemy_greenlet_provider__", False)

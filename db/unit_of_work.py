@@ -277,7 +277,7 @@ class UnitOfWork:
         session = self.session
         self.watch.release_begins()
         try:
-            if not self._is_discarded:
+            if not self._is_discarded and not self._autocommits:
                 Session.rollback(session)
             if self._is_discarded:
                 Session.invalidate(session)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from db.errors import Cancelled, DeadlinePassed, NotYours, OutsideRun, SessionSettled, TransactionLost
@@ -19,12 +18,6 @@ OPTION = "onfinish_watch"
 """The execution option under which a session hands its watch to the hooks of its engine."""
 
 _ANYBODY = object()
-
-current_worker: Callable[[], object] = threading.get_ident
-"""Tells threads apart, and greenlets where there are any."""
-
-with contextlib.suppress(ImportError):  # an extra
-    from greenlet import getcurrent as current_worker  # type: ignore[import-untyped,no-redef]
 
 _at_work: dict[object, Watch] = {}
 """The watches of those who work at this moment, by thread or greenlet."""
@@ -103,14 +96,14 @@ class Watch:
     def enter(self) -> None:
         """The calling thread or greenlet may send statements until `leave`."""
         # Model code of one database may open a `session_scope` of another: that one's watch is the inner.
-        worker = current_worker()
+        worker = self._dialect.worker()
         self._outer, _at_work[worker] = _at_work.get(worker), self
         if self._confined:
             self._worker = worker
 
     def leave(self) -> None:
         """Nobody may send statements; waits for a cancel under way, so that it hits nothing else."""
-        worker = current_worker()
+        worker = self._dialect.worker()
         if self._outer is None:
             _at_work.pop(worker, None)
         else:
@@ -128,7 +121,7 @@ class Watch:
         """
         if self.reason is not None:
             raise self.reason
-        if self._worker != _ANYBODY and self._worker != current_worker():
+        if self._worker != _ANYBODY and self._worker != self._dialect.worker():
             raise OutsideRun(
                 f"{self.label}: SQL was sent from outside `run` and would have stopped the event loop; "
                 "write `await self.run(function, self.session, …)`, and load inside that function what the "
@@ -239,5 +232,5 @@ def watch_at_work(dialect: Dialect) -> Watch | None:
     Returns:
         None for any other, and for one that works for another database just now.
     """
-    watch = _at_work.get(current_worker())
+    watch = _at_work.get(dialect.worker())
     return watch if watch is not None and watch._dialect is dialect else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Mapping
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -29,6 +30,9 @@ class Dialect:
     is_async = False
     """The driver waits on the event loop, in a greenlet; else it blocks, in a thread."""
 
+    worker: Callable[[], object] = staticmethod(threading.get_ident)
+    """Tells apart those who may be at work at the same time: threads, or greenlets."""
+
     blocking_driver: str = ""
     """Backend and driver, as a URL names them, of the one that scripts and migrations use."""
 
@@ -49,6 +53,11 @@ class Dialect:
 
     def __init__(self, url: URL) -> None:
         self.url = url
+
+    def _wait_in_greenlets(self) -> None:
+        from greenlet import getcurrent  # type: ignore[import-untyped]  # an extra
+
+        self.is_async, self.worker = True, getcurrent
 
     def own_query(self, query: Mapping[str, Any]) -> Mapping[str, Any]:
         """What of an environment's ``database.query`` this database understands."""

@@ -71,7 +71,8 @@ class PostgreSQL(Dialect):
     def __init__(self, url: URL) -> None:
         super().__init__(url)
         self.driver: PostgresDriver = _DRIVERS[url.get_driver_name()](url)
-        self.is_async = self.driver.is_async
+        if self.driver.is_async:
+            self._wait_in_greenlets()
         self.reader_settles_at_once = self.reader_autocommits and self.driver.settles_without_waiting
         self.asks_whether_lost = self.driver.asks_whether_aborted
         self.witness_sql = self.driver.witness_sql(_TESTIFY)

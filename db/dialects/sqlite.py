@@ -43,7 +43,8 @@ class SQLite(Dialect):
     def __init__(self, url: URL) -> None:
         super().__init__(url)
         name = url.database
-        self.is_async = url.get_driver_name() == "aiosqlite"
+        if url.get_driver_name() == "aiosqlite":
+            self._wait_in_greenlets()
         # aiosqlite's rollback is awaited, whether or not there is anything to roll back.
         self.reader_settles_at_once = not self.is_async
         self.shares_one_connection = name in _SERVED_FROM_MEMORY or (

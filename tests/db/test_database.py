@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ def test_there_are_as_many_places_as_connections(database_url: str):
         assert (database.writer.places.size, database.reader.places.size) == (writers, 4)
         for lane in (database.writer, database.reader):
             assert isinstance(lane.hops, ThreadHops)
+            assert isinstance(lane.hops.threads, ThreadPoolExecutor)
             assert lane.hops.threads._max_workers == lane.places.size
     finally:
         database.dispose()
@@ -84,8 +86,8 @@ async def test_closing_does_not_wait_for_ever(
         begun.set()
         enough.wait(20)
 
-    monkeypatch.setattr("db.async_unit_of_work.SEVER_AFTER_S", 0.2)
-    monkeypatch.setattr("db.async_unit_of_work.GIVE_UP_AFTER_S", 0.2)
+    monkeypatch.setattr("db.hop.SEVER_AFTER_S", 0.2)
+    monkeypatch.setattr("db.hop.GIVE_UP_AFTER_S", 0.2)
     unit = database.unit_of_work(label="hanging")
     hop = asyncio.ensure_future(unit.run(hang, unit.session))
     await asyncio.to_thread(begun.wait, 10)

@@ -50,8 +50,8 @@ def proxy(database_url: str, make_proxy: MakeProxy) -> Proxy:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     """Stronger means follow sooner; the time until the last of them has been tried."""
-    monkeypatch.setattr("db.async_unit_of_work.SEVER_AFTER_S", 0.3)
-    monkeypatch.setattr("db.async_unit_of_work.GIVE_UP_AFTER_S", 0.3)
+    monkeypatch.setattr("db.hop.SEVER_AFTER_S", 0.3)
+    monkeypatch.setattr("db.hop.GIVE_UP_AFTER_S", 0.3)
     return 0.6
 
 

@@ -21,7 +21,7 @@ from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import lent
 from tests.handlers.notes import add_note, change_note
 
-pytestmark = pytest.mark.gen_test
+pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver]
 
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
