@@ -104,8 +104,7 @@ def status_of(error: BaseException | None, default: int = 500) -> int:
     if isinstance(error, Problem):
         return error.status
     if isinstance(error, HTTPError):
-        # Tornado reads forms before any handler, which takes none; this one it could not even read.
-        return 415 if isinstance(error.__cause__, HTTPInputError) else error.status_code
+        return error.status_code
     for kind, status in _STATUS:
         if isinstance(error, kind):
             return status
@@ -122,7 +121,8 @@ def problem_of(error: BaseException | None, status: int) -> Problem:
             status, str(error), errors=[{"pointer": at, "message": said} for at, said in error.faults]
         )
     if isinstance(error, HTTPError):
-        told = "the content type of a body here is application/json" if status == 415 else title_of(status)
+        unread = isinstance(error.__cause__, HTTPInputError)  # Tornado reads forms before any handler
+        told = "the body is not the form that its content type says" if unread else title_of(status)
         return Problem(status, error.reason or told, headers=headers)
     if status < 500 or isinstance(
         error, db.RunAgain | db.Unavailable | db.OutcomeUnknown | db.DeadlinePassed

@@ -5,11 +5,13 @@ from __future__ import annotations
 import enum
 import re
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from tornado.concurrent import Future
+from tornado.httputil import HTTPInputError
 from tornado.iostream import IOStream, UnsatisfiableReadError
 
 from conf import HttpSettings
@@ -22,6 +24,9 @@ Refuse = Callable[[Problem, Head | None], bytes]
 # A head without a single header: Tornado writes nothing of the kind but "100 (Continue)" and its bare 400.
 _BARE = re.compile(rb"HTTP/1\.1 ([0-9])[^\r\n]*\r\n\r\n")
 _BARE_MAX_BYTES = 64
+
+_TOO_LARGE = ("Content-Length too long", "chunked body too large")
+"""What Tornado raises where a body goes on beyond a handler's own limit, and answers with its bare 400."""
 
 
 class Phase(enum.Enum):
@@ -144,10 +149,8 @@ class ClientStream(IOStream):
     def _malformed(self) -> Problem:
         if self.head is None:
             return Problem(400, "the request line or a header is malformed")
-        if self._phase is Phase.ANSWER:  # Tornado tells nobody which
-            return Problem(
-                400, "the body is larger than this path takes, or its length or a chunk is malformed"
-            )
+        if isinstance(error := sys.exception(), HTTPInputError) and str(error) in _TOO_LARGE:
+            return Problem(413, "the body is larger than this path takes")
         return Problem(400, "the body's Content-Length, Transfer-Encoding or a chunk of it is malformed")
 
     def _answer(self, problem: Problem) -> Future[None]:

@@ -110,6 +110,24 @@ async def test_one_byte_more_is_not(small: Edge, request_: bytes):
     problem_in(await small.ask(request_), 413)
 
 
+@pytest.mark.parametrize(
+    "request_", [post(b"x" * 3001, path="/upload"), post_chunked(b"x" * 2999, b"xx", path="/upload")]
+)
+async def test_a_handler_that_takes_its_body_as_it_comes_has_a_limit_of_its_own(small: Edge, request_: bytes):
+    """413 too, where the limit is one that only Tornado knows."""
+    assert (await small.ask(post(b"x" * 3000, path="/upload"))).body == b"3000"
+
+    problem = problem_in(await small.ask(request_), 413)
+
+    assert problem["detail"] == "the body is larger than this path takes"
+
+
+async def test_a_streamed_body_that_is_malformed_is_400(small: Edge):
+    malformed = post_chunked(b"x" * 10, path="/upload").replace(b"\r\na\r\n", b"\r\nz\r\n")
+
+    assert "a chunk of it is malformed" in problem_in(await small.ask(malformed), 400)["detail"]
+
+
 @pytest.mark.parametrize("length", ["9" * 30, "9" * 5000, "0" * 20 + "1001", "1001, 1001"])
 async def test_a_length_is_too_large_however_it_is_written(start_edge: StartEdge, length: str):
     edge = start_edge(Application([("/", Echo)]), body_max_bytes=1000)
@@ -356,7 +374,7 @@ async def test_a_handler_that_takes_its_body_as_it_comes_has_its_own_limits(star
         within = await wire.answer()
 
     assert (within.code, within.body) == (200, b"3000")
-    problem_in(await edge.ask(post(b"x" * 3001)), 400)
+    problem_in(await edge.ask(post(b"x" * 3001)), 413)
 
 
 async def test_an_upload_that_falls_silent_is_closed(start_edge: StartEdge):
