@@ -131,24 +131,35 @@ class UnitOfWork:
         Raises:
             DatabaseError: a driver's error, translated. The unit can only be undone then, except
                 where the function guarded the statement with a savepoint.
+            Misuse: it was an async function, or it called `sys.exit`.
             Exception: whatever else the function raises.
         """
         self.watch.enter()
         try:
-            return self._plain(function, function(*args, **kwargs))
+            return self._plain(function, *args, **kwargs)
         except DBAPIError as error:
             raise self.translated(error) from error
         finally:
             self.watch.leave()
 
-    def _plain(self, function: Callable[..., Any], result: Any) -> Any:
-        """What a function returned; a coroutine is none, and would never run."""
+    def _plain(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function as one that is to return a value, and to leave the process alone."""
+        name = getattr(function, "__qualname__", function)
+        try:
+            result = function(*args, **kwargs)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # In a thread it could end nothing; on the event loop, where it would go next, it ends everybody's
+            # requests in the middle. In a script it is the caller's, and does not come through here.
+            raise Misuse(
+                f"{self.label}: {name} raised {type(error).__name__}, which would have ended the whole "
+                "process; what works with the session raises an error of its own"
+            ) from error
         if not inspect.iscoroutine(result):
             return result
-        result.close()
+        result.close()  # it would never run
         raise Misuse(
-            f"{self.label}: {getattr(function, '__qualname__', function)} is an async function; what works "
-            "with the session is a plain one, called in a thread"
+            f"{self.label}: {name} is an async function; what works with the session is a plain one, "
+            "called in a thread"
         )
 
     def settle(self, *, keep: bool, last: Callable[[Session], object] | None = None) -> None:
@@ -188,7 +199,7 @@ class UnitOfWork:
         self.outcome = Outcome.UNDONE  # what is true if the next line raises
         try:
             if last is not None:
-                self._plain(last, last(session))
+                self._plain(last, session)
             session.flush()
             if self.watch.reason is not None:
                 raise self.watch.reason
@@ -342,10 +353,17 @@ class OwnedSession(Session):
 
 
 class SettledSession(Session):
-    """What an owned session becomes once it is settled: every use says so, naming whose it was."""
+    """What an owned session becomes once it is settled: every use says so, naming whose it was.
+
+    But for `close`: it is closed, so that is done already, as with a file. SQLAlchemy's own
+    `close_all_sessions()` closes every session that still exists, these among them.
+    """
+
+    def close(self) -> None:
+        """Nothing is left to be closed."""
 
     def __getattribute__(self, attribute: str) -> Any:
-        if attribute.startswith("__") and attribute.endswith("__"):
+        if attribute == "close" or (attribute.startswith("__") and attribute.endswith("__")):
             return object.__getattribute__(self, attribute)
         label = object.__getattribute__(self, "__dict__").get("label", "a unit of work")
         raise SessionSettled(

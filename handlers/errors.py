@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import http.client
 import logging
+import textwrap
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Annotated, Any, Literal, NotRequired
 from urllib.parse import quote
@@ -22,6 +23,7 @@ from typing_extensions import TypedDict  # typing's own is enough for pydantic f
 
 from db import errors as db
 from db.unit_of_work import code_of
+from handlers.conflicts import CONFLICTS
 
 log = logging.getLogger("onfinish.handlers")
 
@@ -99,8 +101,41 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
+def meant(error: BaseException | None) -> BaseException | None:
+    """What an exception group comes down to; any other error is what is meant.
+
+    An `asyncio.TaskGroup` raises nothing else, also for one task that failed. Where all members are answered
+    by the same status, it is the one of them that says most: that an outcome is unknown before all others, a
+    conflict, which may be run again, where all are. A group with faults of ours in it stays what it is.
+    """
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    members = list(members_of(error))
+    statuses = {status_of(member) for member in members}
+    if len(statuses) > 1 or 500 in statuses:
+        return error
+    return min(
+        members, key=lambda member: (not isinstance(member, db.OutcomeUnknown), isinstance(member, CONFLICTS))
+    )
+
+
+def members_of(error: BaseException) -> Iterator[BaseException]:
+    """The errors in a group, and in the groups in it; of any other error, that."""
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from members_of(member)
+    else:
+        yield error
+
+
+def leaves_unknown(error: BaseException | None) -> bool:
+    """Whether nobody knows, after this error, what became of the work."""
+    return error is not None and any(isinstance(member, db.OutcomeUnknown) for member in members_of(error))
+
+
 def status_of(error: BaseException | None, default: int = 500) -> int:
     """The status that answers an error; ``default`` where there is none to tell it."""
+    error = meant(error)
     if isinstance(error, Problem):
         return error.status
     if isinstance(error, HTTPError):
@@ -113,6 +148,7 @@ def status_of(error: BaseException | None, default: int = 500) -> int:
 
 def problem_of(error: BaseException | None, status: int) -> Problem:
     """An error as the problem that a client is told: of a fault of ours, nothing but that it is one."""
+    error = meant(error)
     if isinstance(error, Problem):
         return error
     headers = {"Retry-After": str(getattr(error, "retry_after_s", _RETRY_AFTER_S))} if status == 503 else {}
@@ -165,9 +201,17 @@ def stack_of(error: BaseException) -> str:
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         frames = "".join(traceback.format_tb(link.__traceback__))
-        parts.append(f"Traceback (most recent call last):\n{frames}{_line_of(link)}\n")
+        parts.append(f"Traceback (most recent call last):\n{frames}{_line_of(link)}\n{_stacks_in(link)}")
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     return "\nThe above exception was the cause of the following one:\n\n".join(reversed(parts))
+
+
+def _stacks_in(error: BaseException) -> str:
+    """The stacks of a group's members, set in."""
+    if not isinstance(error, BaseExceptionGroup):
+        return ""
+    stacks = (f"  member {number}:\n{stack_of(member)}" for number, member in enumerate(error.exceptions, 1))
+    return "".join(textwrap.indent(stack, "  | ") for stack in stacks)
 
 
 def _line_of(error: BaseException) -> str:
@@ -180,6 +224,7 @@ def _line_of(error: BaseException) -> str:
 
 def log_error(summary: str, error: BaseException | None, traceback_: TracebackType | None = None) -> None:
     """Log what a handler raised: with its stack where it is a fault of ours, else by a line or not at all."""
+    error = meant(error)
     status = status_of(error)
     if error is None:
         return

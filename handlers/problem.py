@@ -10,9 +10,8 @@ from typing import Any
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, RequestHandler
 
-from db.errors import OutcomeUnknown
 from handlers.cors import cors_headers, preflight_headers
-from handlers.errors import Problem, body_of, log_error, problem_of, status_of
+from handlers.errors import Problem, body_of, leaves_unknown, log_error, problem_of, status_of
 from handlers.request_id import HEADER, request_id_of
 from handlers.security_headers import security_headers
 
@@ -95,7 +94,7 @@ class ProblemHandler(RequestHandler):
         for name, value in problem.headers.items():
             self.set_header(name, value)
         self.set_header("Content-Type", "application/problem+json")
-        outcome = "unknown" if isinstance(error, OutcomeUnknown) else self.outcome
+        outcome = "unknown" if leaves_unknown(error) else self.outcome
         body = body_of(problem, instance=self.request.path, request_id=self.request_id, outcome=outcome)
         self.finish(json.dumps(body, separators=(",", ":")))
 

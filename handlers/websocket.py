@@ -17,11 +17,11 @@ from tornado.iostream import IOStream
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from db import Database
-from db.errors import ClientGone, DeadlinePassed, Misuse, OutcomeUnknown, Unavailable
+from db.errors import ClientGone, DeadlinePassed, Misuse, Unavailable
 from handlers.after_commit import AfterCommit
 from handlers.base import DEFAULT_TIMEOUT_S
 from handlers.conflicts import CONFLICTS, backoff_s
-from handlers.errors import Problem, body_of, log_error, problem_of, status_of
+from handlers.errors import Problem, body_of, leaves_unknown, log_error, meant, problem_of, status_of
 from handlers.message import Message, current_message
 from handlers.problem import ProblemHandler
 
@@ -206,7 +206,7 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
 
     # -- the life of a message
 
-    async def _attempt(self, content: str | bytes, deadline_at: float, summary: str) -> Exception | None:
+    async def _attempt(self, content: str | bytes, deadline_at: float, summary: str) -> BaseException | None:
         """Handle a message in a unit of work of its own. Returns what went wrong; nothing is kept then."""
         unit = self._database.unit_of_work(
             label=f"message {type(self).__name__}",
@@ -221,7 +221,7 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
                 await _in_time(self.handle_message(content), deadline_at)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is what the client is told
             message.release(keep=False)
-            return unit.reason or error  # of one that was stopped, that is what is told
+            return unit.reason or meant(error)  # of one that was stopped, that is what is told
         finally:
             current_message.reset(token)
             self._message = None
@@ -229,14 +229,14 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
         await message.after_commit.call(summary)
         return None
 
-    def _tell(self, error: Exception, summary: str) -> None:
+    def _tell(self, error: BaseException, summary: str) -> None:
         log_error(summary, error, error.__traceback__)
         if isinstance(error, ClientGone):
             return
         status = status_of(error)
         problem = problem_of(error, status)
         problem.status = status
-        outcome = "unknown" if isinstance(error, OutcomeUnknown) else "not_applied"
+        outcome = "unknown" if leaves_unknown(error) else "not_applied"
         body = body_of(problem, instance=self.request.path, request_id=self.request_id, outcome=outcome)
         with contextlib.suppress(WebSocketClosedError):
             self.write_message(dict(body))

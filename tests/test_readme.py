@@ -22,6 +22,7 @@ from conf import Settings
 from conf.names import names
 from handlers import SessionHandler
 from tests.examples import notes
+from tests.fixtures.contract import DOCUMENT
 from tests.fixtures.process import ServerProcess
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,6 +53,23 @@ def calls() -> list[Call]:
         command, brace, answer = part.partition("\n{")
         found.append(Call(command, (brace + answer).strip()))
     return found
+
+
+def statuses_in(section: str) -> set[str]:
+    """The statuses that the README's table of errors tells."""
+    [table] = re.findall(rf"^### {section}\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
+    return set(re.findall(r"\d{3}", "".join(re.findall(r"^\| (\d[\d, ]*) \|", table, re.MULTILINE))))
+
+
+def test_every_error_that_may_be_answered_is_in_the_table():
+    """What the document tells, and what no document can: the methods that are not there."""
+    described = {"405"}
+    for path in DOCUMENT["paths"].values():
+        for operation in path.values():
+            if "responses" in operation:  # else it is the path's parameters
+                described |= {status for status in operation["responses"] if status >= "400"}
+
+    assert statuses_in("Errors") == described
 
 
 def masked(value: Any) -> Any:

@@ -25,7 +25,7 @@ from tests.bench.calls import CALLS
 from tests.bench.databases import Databases, databases
 from tests.bench.environments import default_folder
 from tests.bench.machine import machine
-from tests.bench.subjects import PEERS, Subject, installed_drivers, ours
+from tests.bench.subjects import PEERS, Subject, bare, installed_drivers, ours
 
 MEASURED: dict[str, str] = {
     "calls": "single calls over HTTP: the service, what is written by hand, and what others use",
@@ -35,6 +35,9 @@ MEASURED: dict[str, str] = {
     "processes": "two processes against one",
     "goals": "all of these, and the table of what is to be reached",
 }
+BARE = "bare"
+"""What the parts allow: Tornado, SQLAlchemy and each of the drivers, with everything of ours taken out."""
+
 OTHERS: dict[str, Callable[[Sequence[str]], int]] = {
     "soak": soak.main,
     "witness": witness.main,
@@ -74,7 +77,9 @@ def measure(options: argparse.Namespace, made: Databases) -> dict[str, Any]:
         RuntimeError: somebody did not answer as he has to. Nothing was found out.
     """
     own = [ours(driver) for driver in options.drivers]
-    peers = [PEERS[name] for name in options.peers]
+    peers = [PEERS[name] for name in options.peers if name != BARE]
+    if BARE in options.peers:
+        peers += [bare(driver) for driver in options.drivers]
     driver = options.drivers[0]
     result: dict[str, Any] = {"machine": machine(made, peers), "rounds": options.rounds}
     common = {"rounds": options.rounds, "tasks": options.tasks, "scale": options.scale}
@@ -92,7 +97,7 @@ def measure(options: argparse.Namespace, made: Databases) -> dict[str, Any]:
             made,
             driver=driver,
             rounds=max(1, options.rounds // 2),
-            environments=options.environments if options.peers else None,
+            environments=options.environments if set(options.peers) - {BARE} else None,
             bulk=max(1, round(many.BULK * options.scale)),
             export=max(1, round(many.EXPORT * options.scale)),
         )
@@ -139,7 +144,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="of the requests in each round (1)")
     parser.add_argument("--tasks", type=int, default=100_000, help="rows to begin with (100,000)")
     _add_list(parser, "--calls", CALLS, "which calls")
-    _add_list(parser, "--peers", PEERS, "which peers, or none")
+    _add_list(parser, "--peers", [*PEERS, BARE], "which peers, or none")
     _add_list(parser, "--drivers", installed_drivers(), "which of the service's drivers")
     parser.add_argument(
         "--environments", type=Path, default=default_folder(), help="where the peers' environments are kept"

@@ -43,36 +43,38 @@ def measure(
     tasks: int,
     scale: float = 1.0,
     connections: int = CONNECTIONS,
-    refusals: bool = True,
 ) -> Samples:
     """Measure all subjects at all calls.
 
     Args:
         tasks: how many each database has at the beginning.
         scale: of a call's usual number of requests.
-        refusals: whether mistakes have to be answered right, too.
 
     Raises:
         RuntimeError: a subject did not answer as it has to. Nothing was found out.
     """
-    samples: Samples = {call.name: {subject.name: [] for subject in subjects} for call in calls}
+    samples: Samples = {
+        call.name: {subject.name: [] for subject in subjects if call.name not in subject.lacks}
+        for call in calls
+    }
     with contextlib.ExitStack() as stack:
         servers = []
         boards: dict[str, Board] = {}
         for subject in subjects:
             url = databases.new(tasks)
-            boards[subject.name] = Board(url, tasks, refusals=refusals)
+            boards[subject.name] = Board(url, tasks, refusals=subject.refuses)
             servers.append(stack.enter_context(started(subject, url, environments=environments)))
         for call in calls:
             number = max(1, round(call.requests * scale))
-            for server in servers:
+            having = [server for server in servers if call.name not in server.subject.lacks]
+            for server in having:
                 board = boards[server.subject.name]
                 with _named(server, call):
                     with Load(server.port, 1) as load:
                         call.check(load, board)
                     _drive(server, call, board, max(1, round(number * WARM_UP)), connections)
             for turn in range(rounds):
-                for server in turned(servers, turn):
+                for server in turned(having, turn):
                     with _named(server, call):
                         found = _drive(server, call, boards[server.subject.name], number, connections)
                     samples[call.name][server.subject.name].append(found)

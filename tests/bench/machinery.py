@@ -58,7 +58,6 @@ def measure(
         environments=Path(),
         tasks=tasks,
         scale=scale,
-        refusals=False,
     )
     found = [
         Goal(f"the machinery's CPU, {CALLS[call].label}", GOAL, 1.15).found(

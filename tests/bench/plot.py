@@ -46,6 +46,8 @@ def write(result: dict[str, Any], path: Path) -> None:
         names = [*labels][::-1]
         for axes, call in zip(every, shown, strict=True):
             for row, name in enumerate(names):
+                if name not in medians[call]:
+                    continue
                 one = medians[call][name]["cpu_us"]
                 colour = _OURS if name.startswith("onfinish") else _BY_HAND if name in by_hand else _THEIRS
                 axes.barh(row, one["median"], color=colour, height=0.6)

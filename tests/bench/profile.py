@@ -6,7 +6,8 @@
 
 A profile counts every call, and makes small functions look dearer than they are; so its shares are laid over
 what a request takes without one. The kernel's part, such as waking a thread, is with the function that asked
-for it.
+for it. It follows no greenlet: on an asyncio driver what a function takes itself is right, and what it takes
+with all that it calls is too much where it waits for the database.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ def _calls_table(medians: dict[str, Any], labels: dict[str, str], measure: str) 
         f"|---|{'---|' * len(medians)}",
     ]
     for subject, label in labels.items():
-        found = [by_subject[subject][measure]["median"] for by_subject in medians.values()]
-        cells = [_DIGITS[measure].format(one) for one in found]
+        found = [by_subject.get(subject) for by_subject in medians.values()]
+        cells = ["" if one is None else _DIGITS[measure].format(one[measure]["median"]) for one in found]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -42,6 +42,11 @@ class Subject(NamedTuple):
     """Behind that environment's Python; ``{port}`` is filled in."""
 
     variables: tuple[tuple[str, str], ...] = ()
+    refuses: bool = True
+    """Whether mistakes are answered right."""
+
+    lacks: tuple[str, ...] = ()
+    """Calls that it does not have."""
 
 
 def ours(driver: str, **variables: str) -> Subject:
@@ -56,9 +61,12 @@ def bare(driver: str) -> Subject:
     """A bare Tornado handler with the service's own SQL and session calls, on the same driver."""
     return Subject(
         f"bare {driver}",
-        f"bare Tornado handler, {driver}",
+        f"bare Tornado handler, the same model functions, {driver}",
+        has_orm=False,
         command=("-m", "tests.bench.bare"),
         variables=(("DRIVER", driver),),
+        refuses=False,
+        lacks=("export",),
     )
 
 
@@ -149,7 +157,11 @@ def started(subject: Subject, url: str, *, environments: Path) -> Iterator[Serve
     else:
         url_here = url
     if subject.is_ours:
-        with serving(url_here, **variables) as process:
+        with contextlib.ExitStack() as stack:
+            try:
+                process = stack.enter_context(serving(url_here, **variables))
+            except AssertionError as error:
+                raise RuntimeError(f"{subject.label} did not start: {error}") from error
             yield Server(subject, process.pid, process.port, url)
         return
     python = python_of(subject.environment, environments) if subject.environment else sys.executable

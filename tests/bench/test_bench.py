@@ -12,7 +12,7 @@ import pytest
 from tests.bench import __main__ as bench, compare, goal, many, profile, report, subjects
 from tests.bench.environments import PEERS, default_folder
 from tests.bench.goal import Goal
-from tests.bench.rounds import Spread, ratios, turned
+from tests.bench.rounds import Samples, Spread, ratios, turned
 from tests.fixtures.postgres import PostgresCluster
 
 SMALL = ["--rounds", "1", "--scale", "0.002", "--tasks", "60"]
@@ -44,9 +44,9 @@ def test_a_goal_is_reached_by_the_median(at_most: bool, ratio: float, reached: b
 
 
 def test_the_fastest_driver_is_the_one_that_takes_least_cpu():
-    samples = {"one": {"a": [{"cpu_us": 3.0}], "b": [{"cpu_us": 2.0}], "c": [{"cpu_us": 1.0}]}}
+    samples: Samples = {"one": {"a": [{"cpu_us": 3.0}], "b": [{"cpu_us": 2.0}], "c": [{"cpu_us": 1.0}]}}
 
-    assert compare.fastest(samples, ["a", "b"]) == "b"  # type: ignore[arg-type]
+    assert compare.fastest(samples, ["a", "b"]) == "b"
 
 
 @pytest.mark.parametrize("name", sorted({peer.environment for peer in subjects.PEERS.values()}))
@@ -75,7 +75,7 @@ def measured(postgres_cluster: PostgresCluster, tmp_path_factory: pytest.TempPat
     tables.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     where = ["--json", str(result), "--markdown", str(tables), "--plot", str(svg)]
     url = ["--database-url", postgres_cluster.url_for("postgres")]
-    status = bench.main(["goals", *SMALL, *url, "--peers", "none", "--drivers", "psycopg2", *where])
+    status = bench.main(["goals", *SMALL, *url, "--peers", "bare", "--drivers", "psycopg2", *where])
     return Measured(status, json.loads(result.read_text()), tables.read_text(), svg.read_text())
 
 
@@ -85,6 +85,7 @@ def test_all_measurements_run(measured: Measured, postgres_cluster: PostgresClus
     calls = measured.result["calls"]["medians"]
     assert set(calls) == {"one", "list", "export", "patch", "create", "bulk"}
     assert all(one["onfinish psycopg2"]["cpu_us"]["median"] > 0 for one in calls.values())
+    assert [name for name, one in calls.items() if "bare psycopg2" not in one] == ["export"]
     assert (
         len(report.goals(measured.result)) == 4 + 2 + 1 + 1
     )  # machinery, locks, an export's memory, processes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from sqlalchemy import event, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, close_all_sessions
 
 from db import Database, Outcome, UnitOfWork
 from db.errors import (
     Conflict,
     DeadlinePassed,
+    Misuse,
     NotYours,
     OutsideRun,
     SessionSettled,
@@ -39,6 +41,10 @@ def unit_of(database: Database) -> MakeUnit:
         return UnitOfWork(lane.engine, database.dialect, label="POST Some", **options)
 
     return make
+
+
+def _interrupt(session: Session) -> None:
+    raise KeyboardInterrupt
 
 
 def parent(session: Session) -> None:
@@ -159,7 +165,6 @@ def test_a_session_that_was_settled_refuses_every_use_and_names_its_owner(unit_o
             lambda session=session: session.flush(),  # type: ignore[misc]
             lambda session=session: session.commit(),  # type: ignore[misc]
             lambda session=session: session.rollback(),  # type: ignore[misc]
-            lambda session=session: session.close(),  # type: ignore[misc]
             lambda session=session: session.connection(),  # type: ignore[misc]
             lambda session=session: session.in_transaction(),  # type: ignore[misc]
             lambda session=session: setattr(session, "autoflush", False),  # type: ignore[misc]
@@ -171,6 +176,56 @@ def test_a_session_that_was_settled_refuses_every_use_and_names_its_owner(unit_o
             unit.settle(keep=True)
         assert team.name == "a", "rows keep what was loaded"
         sql("DELETE FROM teams")
+
+
+def test_all_sessions_may_be_closed_once_their_units_are_settled(unit_of: MakeUnit, sql: RawSql):
+    """`close_all_sessions()` is what test suites call at their end; nothing of what was kept goes with it."""
+    create_counters(sql)
+    kept, undone = unit_of(), unit_of()
+    add(kept.session)
+    kept.settle(keep=True)
+    undone.settle(keep=False)
+
+    close_all_sessions()
+    kept.session.close()
+
+    assert value(sql) == 1
+    with pytest.raises(SessionSettled):
+        read(kept.session)
+
+
+def test_all_sessions_may_not_be_closed_while_a_unit_is_open(unit_of: MakeUnit, sql: RawSql):
+    create_counters(sql)
+    unit = unit_of()
+    add(unit.session)
+
+    with pytest.raises(NotYours, match=r"POST Some: `session\.close\(\)`"):
+        close_all_sessions()
+
+    unit.settle(keep=True)
+    assert value(sql) == 1
+
+
+@pytest.mark.parametrize("end", [lambda session: sys.exit(3), _interrupt], ids=["exit", "interrupt"])
+@pytest.mark.parametrize("at", ["in a call", "before the commit"])
+def test_a_function_does_not_end_the_process(
+    unit_of: MakeUnit, sql: RawSql, end: Callable[[Session], object], at: str
+):
+    """On the event loop it would end everybody else's requests in the middle."""
+    create_counters(sql)
+    unit = unit_of()
+    unit.call(add, unit.session)
+
+    with pytest.raises(Misuse, match=r"^POST Some: .* raised (SystemExit|KeyboardInterrupt)"):
+        if at == "in a call":
+            unit.call(end, unit.session)
+        else:
+            unit.settle(keep=True, last=end)
+
+    if not unit.settled:
+        unit.settle(keep=False)
+    assert unit.outcome is Outcome.UNDONE
+    assert value(sql) == 0
 
 
 def test_rows_are_readable_after_the_commit_without_another_select(unit_of: MakeUnit):

@@ -1,0 +1,106 @@
+"""What an error comes to: its status, its problem, its place in the log; groups of errors too."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from tornado.web import Application, HTTPError
+
+from db.errors import ConnectionLost, NoPlace, NotFound, OutcomeUnknown, RunAgain
+from handlers.errors import Problem, leaves_unknown, meant, stack_of, status_of
+from handlers.problem import ProblemHandler
+from tests.fixtures.logs import ExpectLog
+from tests.fixtures.server import Serve
+
+AGAIN, LOST, UNKNOWN, FULL = RunAgain("deadlock"), ConnectionLost(), OutcomeUnknown(), NoPlace("full")
+MISSING, FAULT = NotFound("task", 1), ValueError("a fault of ours")
+
+
+def group(*members: Exception) -> ExceptionGroup[Exception]:
+    """As a TaskGroup raises it."""
+    return ExceptionGroup("unhandled errors in a TaskGroup", members)
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ([AGAIN], AGAIN),
+        ([group(group(MISSING))], MISSING),
+        ([LOST, AGAIN], LOST),  # all of them conflicts: it may be run again
+        ([AGAIN, FULL], FULL),  # not all
+        ([AGAIN, FULL, UNKNOWN], UNKNOWN),  # which must never be run again
+        ([HTTPError(409), Problem(409, "told")], None),
+    ],
+)
+def test_a_group_comes_down_to_one_of_its_members(members: list[Exception], expected: Exception | None):
+    together = group(*members)
+
+    assert meant(together) is (expected or members[0])
+    assert status_of(together) == status_of(expected or members[0])
+
+
+@pytest.mark.parametrize("members", [[FAULT], [FAULT, AGAIN], [MISSING, FULL], [UNKNOWN, FAULT]])
+def test_a_group_with_a_fault_or_of_several_kinds_is_a_fault(members: list[Exception]):
+    together = group(*members)
+
+    assert meant(together) is together
+    assert status_of(together) == 500
+    assert leaves_unknown(together) == (UNKNOWN in members)
+
+
+def test_the_stacks_of_all_members_are_in_the_log():
+    """Each with the line that raised it; what a driver said of people's data is withheld in them too."""
+
+    def raising(error: Exception) -> Exception:
+        try:
+            raise error
+        except Exception as raised:  # noqa: BLE001  # it is what is wanted
+            return raised
+
+    told = stack_of(raising(group(raising(FAULT), group(raising(KeyError("second"))))))
+
+    assert told.count("raise error") == 3
+    assert "builtins.ValueError: a fault of ours" in told
+    assert "builtins.KeyError: 'second'" in told
+    assert told.index("member 1") < told.index("ValueError") < told.index("member 2") < told.index("KeyError")
+
+
+class Handler(ProblemHandler):
+    """Does in a task of its own what may fail."""
+
+    async def get(self, what: str) -> None:
+        async def fail() -> None:
+            raise {"missing": MISSING, "refused": HTTPError(403), "fault": FAULT, "unknown": UNKNOWN}[what]
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fail())
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("what", "status", "outcome"),
+    [("missing", 404, "not_applied"), ("refused", 403, "not_applied"), ("unknown", 503, "unknown")],
+)
+async def test_what_a_task_of_a_group_raises_is_answered_as_ever(
+    serve: Serve, expect_log: ExpectLog, what: str, status: int, outcome: str
+):
+    client = serve(Application([(r"/(\w+)", Handler)]))
+
+    with expect_log("", r"OutcomeUnknown|^503 |^40\d ", required=False):
+        answer = await client.get(f"/{what}")
+
+    problem = json.loads(answer.body)
+    assert (answer.code, problem["status"], problem["outcome"]) == (status, status, outcome)
+
+
+@pytest.mark.gen_test
+async def test_a_fault_in_a_group_is_logged_with_its_own_stack(serve: Serve, expect_log: ExpectLog):
+    client = serve(Application([(r"/(\w+)", Handler)]))
+
+    with expect_log("onfinish.handlers", "ExceptionGroup") as records, expect_log("tornado.access", "^500 "):
+        answer = await client.get("/fault")
+
+    assert answer.code == 500
+    assert "in fail" in records[0].getMessage()
