@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from tornado.ioloop import IOLoop
 
 from conf import DatabaseSettings
 from db import Database
-from db.errors import Conflict, DeadlinePassed, ReadOnlyViolation, RunAgain, TransactionLost
+from db.errors import ClientGone, Conflict, DeadlinePassed, ReadOnlyViolation, RunAgain, TransactionLost
 from tests.db.counters import (
     add,
     create_counters,
@@ -358,6 +359,56 @@ def test_a_statement_is_interrupted_and_its_connection_goes_on(database: Databas
         assert session.scalar(text("SELECT 1")) == 1
 
     assert took_s < 1
+
+
+def read_in_part(session: Session, kept: list[Any]) -> None:
+    """Begin a statement, and leave it in the middle; somebody has its result yet, as a traceback may."""
+    numbers = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 1000) "
+    rows = session.execute(text(f"{numbers} SELECT counters.n FROM n, counters"))
+    kept += [rows, next(rows)]
+
+
+@pytest.mark.parametrize("snapshot", [True, False])
+def test_what_was_read_in_part_leaves_no_snapshot_to_the_next_user(
+    database: Database, sql: RawSql, io_loop: IOLoop, snapshot: bool
+):
+    """An export whose client has left: whoever had its connection next was answered with what had been."""
+    create_counters(sql)
+    kept: list[Any] = []
+
+    async def leave() -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with database.unit_of_work(read_only=True, snapshot=snapshot) as unit:
+                await unit.run(read_in_part, unit.session, kept)
+                raise ZeroDivisionError
+
+    io_loop.run_sync(leave)
+    sql("UPDATE counters SET n = 7")
+    with database.session_scope(read_only=True) as session:
+        assert read(session) == 7
+
+    assert kept[1].n == 0
+
+
+def test_a_connection_that_was_read_from_in_part_closes_its_file(io_loop: IOLoop, tmp_path: Path):
+    """Stopped in the middle, and thrown away for that."""
+    file = str(tmp_path / "file.db")
+    create_counters(RawSql(f"sqlite:///{file}"))
+    database = Database(DatabaseSettings(url=f"sqlite:///{file}"))
+    kept: list[Any] = []
+
+    async def stop() -> None:
+        unit = database.unit_of_work(read_only=True, snapshot=True)
+        await unit.run(read_in_part, unit.session, kept)
+        unit.cancel(ClientGone())
+        await database.idle(5)
+        await database.close()
+
+    io_loop.run_sync(stop)
+
+    open_files = {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
+    assert kept
+    assert not any(name.startswith(file) for name in open_files)
 
 
 def test_an_in_memory_database_is_one_connection_and_one_place(memory: Database):
