@@ -154,7 +154,7 @@ async def test_twenty_clients_write_to_one_file_beside_a_long_reader(
         assert reader.execute("SELECT count(*) FROM teams").fetchone() == (0,), "one snapshot all the while"
 
     assert set(codes) <= {201, 503}
-    assert codes.count(201) > 20
+    assert codes.count(201) > 5
     assert sql("SELECT count(*) AS n FROM teams") == [{"n": codes.count(201)}]
 
 
