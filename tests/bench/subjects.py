@@ -61,7 +61,7 @@ def bare(driver: str) -> Subject:
     """A bare Tornado handler with the service's own SQL and session calls, on the same driver."""
     return Subject(
         f"bare {driver}",
-        f"bare Tornado handler, the same model functions, {driver}",
+        f"bare Tornado handler, {driver}",
         has_orm=False,
         command=("-m", "tests.bench.bare"),
         variables=(("DRIVER", driver),),
