@@ -141,6 +141,8 @@ def _drive(server: Server, call: Call, board: Board, number: int, connections: i
         before_s = server.cpu_s()
         taken = load.run(requests, status=call.status)
         used_s = server.cpu_s() - before_s
+    if call.name == "export" and taken.lines != number * board.tasks:
+        raise WrongAnswer(f"{number} exports of {board.tasks} tasks have {taken.lines} lines")
     return sample(server, taken, used_s, rows=board.tasks if call.name == "export" else call.rows)
 
 
