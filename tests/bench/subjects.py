@@ -102,6 +102,13 @@ PEERS = {
             command=("-m", "tests.bench.peers.psycopg2_app"),
         ),
         Subject(
+            "core",
+            "Tornado + SQLAlchemy Core + asyncpg, no ORM",
+            has_orm=False,
+            environment="tornado-core",
+            command=("-m", "tests.bench.peers.core_app"),
+        ),
+        Subject(
             "floor",
             "Tornado + asyncpg, no ORM: the floor",
             has_orm=False,
