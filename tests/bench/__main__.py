@@ -36,7 +36,7 @@ MEASURED: dict[str, str] = {
     "goals": "all of these, and the table of what is to be reached",
 }
 BARE = "bare"
-"""What the parts allow: Tornado, SQLAlchemy and each of the drivers, with everything of ours taken out."""
+"""Tornado, SQLAlchemy and each of the drivers, with everything of ours taken out."""
 
 OTHERS: dict[str, Callable[[Sequence[str]], int]] = {
     "soak": soak.main,
@@ -126,6 +126,7 @@ def calls(
         "labels": {subject.name: subject.label for subject in subjects},
         "by_hand": [subject.name for subject in subjects if not subject.has_orm],
         "goals": compare.goals(samples, fastest),
+        "allowed": compare.allowed(samples, fastest),
         "medians": compare.medians(samples),
         "samples": samples,
     }
@@ -145,7 +146,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=100_000, help="rows to begin with (100,000)")
     _add_list(parser, "--calls", CALLS, "which calls")
     _add_list(parser, "--peers", [*PEERS, BARE], "which peers, or none")
-    _add_list(parser, "--drivers", installed_drivers(), "which of the service's drivers")
+    _add_list(
+        parser,
+        "--drivers",
+        installed_drivers(),
+        "which of the service's drivers; what measures one takes the first",
+    )
     parser.add_argument(
         "--environments", type=Path, default=default_folder(), help="where the peers' environments are kept"
     )
