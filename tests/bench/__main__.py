@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,10 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 1
     if options.json:
         options.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    if options.markdown:
-        report.write(report.markdown(result), options.markdown)
     if options.plot and "calls" in result:
         plot.write(result, options.plot)
+    if options.markdown:
+        beside = None
+        if options.plot and "calls" in result:
+            beside = os.path.relpath(options.plot, options.markdown.parent)
+        report.write(report.markdown(result, plot=beside), options.markdown)
     print(goal.table(report.goals(result)) if options.name == "goals" else report.markdown(result))
     return 0
 

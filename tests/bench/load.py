@@ -80,11 +80,14 @@ class Load:
     Args:
         port: of a server on loopback.
         connections: each has one request under way at a time.
+        first: a request that each connection sends as soon as it is open, so that the next one comes to a
+            server at work. Of several processes with nothing to do, one may take most that come at once.
     """
 
-    def __init__(self, port: int, connections: int) -> None:
+    def __init__(self, port: int, connections: int, *, first: bytes | None = None) -> None:
         self._port = port
         self._number = connections
+        self._first = first
         self._sockets: dict[int, socket.socket] = {}
 
     def __enter__(self) -> Self:
@@ -92,6 +95,10 @@ class Load:
             one = socket.create_connection(("127.0.0.1", self._port), timeout=TIMEOUT_S)
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets[one.fileno()] = one
+            if self._first is not None:
+                one.sendall(self._first)
+        if self._first is not None:
+            self.wait()
         return self
 
     def __exit__(

@@ -23,9 +23,15 @@ _LABELS = {
 }
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """All that a result has, as tables."""
+def markdown(result: dict[str, Any], *, plot: str | None = None) -> str:
+    """All that a result has, as tables.
+
+    Args:
+        plot: where it is, seen from where the tables go.
+    """
     parts = [machine.sentence(result["machine"])]
+    if plot is not None:
+        parts.append(f"![server CPU per request]({plot})")
     if "calls" in result:
         medians, labels = result["calls"]["medians"], result["calls"]["labels"]
         parts += [_calls_table(medians, labels, measure) for measure in _DIGITS]

@@ -109,6 +109,7 @@ def test_the_tables_go_between_their_marks(measured: Measured):
     assert measured.tables.endswith("after\n")
     assert "old" not in measured.tables
     assert "empty unit of work" in measured.tables
+    assert "](plot.svg)" in measured.tables
     assert "| one row | list of 20 |" in measured.tables
 
 
