@@ -5,14 +5,14 @@
     python -m tests.bench.soak --requests 20000             # a table, then JSON with --json FILE
     python -m tests.bench.soak --seconds 600 --json FILE    # as many as ten minutes allow
 
-Ends with 1 where a bound is passed: memory, descriptors, sessions, or an answer of 500. SIGTERM or SIGINT ends it
-early, with a result of what was sent until then.
+Ends with 1 where a bound is passed: memory, descriptors, sessions, or an answer of 500. SIGTERM or SIGINT ends
+it early, with a result of what was sent until then.
 
-Memory is told twice. ``memory_mib`` is what the kernel counts for the process (RSS). It grows at first, and not from
-leaks: pages of libraries that are read for the first time (so ``heap_mib``, without them, is told as well), caches
-that fill up to their bound, a thread and a connection for each place of the pools, and an allocator's arena for each
-thread. So growth is the slope of ``heap_mib`` over the requests, by least squares, from a hundred samples, past a
-warm-up that is named in the result.
+Memory is told twice. ``memory_mib`` is what the kernel counts for the process (RSS); ``heap_mib`` is that without
+the pages of files, such as libraries, which come when they are first touched. Both grow at first, and not from
+leaks: caches fill up to their bound, each place of the pools gets a thread and a connection, each thread an arena
+of the allocator. So growth is the slope of ``heap_mib`` over the requests, by least squares, from a hundred
+samples, past a warm-up: the first tenth.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ class Soak:
     async def run(self, *, requests: int | None, seconds: float | None) -> None:
         """Open what is opened once, then send requests and note each tenth, and memory at each hundredth."""
         await self._drive(WARM_UP_REQUESTS, None)
+        print(f"warmed up with {WARM_UP_REQUESTS} requests", flush=True)
         sent = 0
         for _ in range(PARTS):
             self._latencies_s, self._statuses = array("d"), Counter()
@@ -124,8 +125,10 @@ class Soak:
 
         async def work(chance: random.Random, own: list[str]) -> None:
             async with Connection(self._server.port, self._latencies_s, self._statuses) as connection:
-                while not enough():
+                while True:  # one at least, also when it is told to stop in this moment
                     await one_request(connection, chance, own)
+                    if enough():
+                        break
 
         await asyncio.gather(*map(work, self._chances, self._own))
 
