@@ -16,7 +16,14 @@ from tests.fixtures.process import ROOT
 
 def part(**changes: object) -> dict[str, object]:
     """A tenth in which all is well."""
-    held = {"memory_mib": 100.0, "heap_mib": 80.0, "files": 30, "threads": 21, "sessions": 20, "in_transaction": 0}
+    held = {
+        "memory_mib": 100.0,
+        "heap_mib": 80.0,
+        "files": 30,
+        "threads": 21,
+        "sessions": 20,
+        "in_transaction": 0,
+    }
     return {"requests": 100, "statuses": {200: 100}, **held, **changes}
 
 
