@@ -5,14 +5,14 @@
     python -m tests.bench.soak --requests 20000             # a table, then JSON with --json FILE
     python -m tests.bench.soak --seconds 600 --json FILE    # as many as ten minutes allow
 
-Ends with 1 where a bound is passed: memory, descriptors, sessions, or an answer of 500. SIGTERM or SIGINT ends
-it early, with a result of what was sent until then.
+Ends with 1 where a bound is passed: memory, descriptors, sessions, or an answer of 500. SIGTERM or SIGINT
+ends it early, with a result of what was sent until then.
 
-Memory is told twice. ``memory_mib`` is what the kernel counts for the process (RSS); ``heap_mib`` is that without
-the pages of files, such as libraries, which come when they are first touched. Both grow at first, and not from
-leaks: caches fill up to their bound, each place of the pools gets a thread and a connection, each thread an arena
-of the allocator. So growth is the slope of ``heap_mib`` over the requests, by least squares, from a hundred
-samples, past a warm-up: the first tenth.
+Memory is told twice. ``memory_mib`` is what the kernel counts for the process (RSS); ``heap_mib`` is that
+without the pages of files, such as libraries, which come when they are first touched. Both grow at first, and
+not from leaks: caches fill up to their bound, each place of the pools gets a thread and a connection, each
+thread an arena of the allocator. So growth is the slope of ``heap_mib`` over the requests, by least squares,
+from a hundred samples, past a warm-up: the first tenth.
 """
 
 from __future__ import annotations
