@@ -75,7 +75,8 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dial
             "pool_recycle": settings.pool_recycle_s,
             "pool_use_lifo": settings.pool_use_lifo,
         }
-    engine = create_engine(url, connect_args=dialect.connect_args(settings, role), **options)
+    connect_args = dialect.connect_args(settings, role)
+    engine = create_engine(dialect.driver_url(url), connect_args=connect_args, **options)
     if pooled:
         ask_after_rest(engine, settings, dialect)
     _install_watch(engine, dialect)

@@ -214,10 +214,13 @@ def _stacks_in(error: BaseException) -> str:
     return "".join(textwrap.indent(stack, "  | ") for stack in stacks)
 
 
+_DRIVERS = ("psycopg2.", "pymysql.", "sqlite3.")
+
+
 def _line_of(error: BaseException) -> str:
     kind = f"{type(error).__module__}.{type(error).__qualname__}"
     # PendingRollbackError repeats the whole message of the statement that failed before it.
-    if isinstance(error, StatementError | PendingRollbackError) or kind.startswith(("psycopg2.", "sqlite3.")):
+    if isinstance(error, StatementError | PendingRollbackError) or kind.startswith(_DRIVERS):
         return f"{kind}: {code_of(error)} (its message may hold data and is withheld)"
     return f"{kind}: {error}"
 

@@ -24,5 +24,6 @@ pytest_plugins = [
     "tests.fixtures.browser",
     "tests.fixtures.proxies",
     "tests.fixtures.pgbouncer",
+    "tests.fixtures.mariadb",
     "tests.fixtures.edge",
 ]

@@ -5,15 +5,21 @@ from __future__ import annotations
 from sqlalchemy import URL
 
 from db.dialects.base import Dialect, Role
+from db.dialects.mysql import MySQL
 from db.dialects.pgbouncer import PgBouncer
 from db.dialects.postgresql import PostgreSQL
 from db.dialects.sqlite import SQLite
 
-_BY_BACKEND: dict[str, type[Dialect]] = {"postgresql": PostgreSQL, "sqlite": SQLite}
+_BY_BACKEND: dict[str, type[Dialect]] = {
+    "mariadb": MySQL,
+    "mysql": MySQL,
+    "postgresql": PostgreSQL,
+    "sqlite": SQLite,
+}
 
 _BY_POOLER: dict[str, type[Dialect]] = {"pgbouncer": PgBouncer}
 
-__all__ = ["Dialect", "PgBouncer", "PostgreSQL", "Role", "SQLite", "dialect_for"]
+__all__ = ["Dialect", "MySQL", "PgBouncer", "PostgreSQL", "Role", "SQLite", "dialect_for"]
 
 
 def dialect_for(url: URL, pooler: str | None = None) -> Dialect:

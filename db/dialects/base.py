@@ -45,6 +45,10 @@ class Dialect:
         """What of an environment's ``database.query`` this database understands."""
         return query
 
+    def driver_url(self, url: URL) -> URL:
+        """The URL as SQLAlchemy takes it: without what `connect_args` has translated."""
+        return url
+
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
         """What the driver's ``connect`` is given: our defaults, and the settings' own."""
         raise NotImplementedError
