@@ -8,7 +8,7 @@ import re
 import socket
 import ssl
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
+from db.dialects import mysql_checkup
 from db.dialects.base import Dialect, Role, refused_by
 from db.dialects.migration import STATEMENT_TIMEOUT_S
 from db.errors import (
@@ -29,6 +30,7 @@ from db.errors import (
     Unavailable,
     Unreachable,
 )
+from db.findings import Finding, Plan
 from db.watch import watch_of
 
 # Most numbers mean the same on both: https://mariadb.com/docs/server/reference/error-codes
@@ -67,7 +69,6 @@ _CLIENT_ERRORS = range(2000, 3000)  # PyMySQL's own: the link failed, or was nev
 _NO_ACCESS = {1044, 1045, 1049, 1130, 1698}
 
 _IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS
-_WAS_IN_TRANSACTION = "onfinish_was_in_transaction"
 
 _CANCEL_TIMEOUT_S = 0.25
 """How long each step of a cancel may take: two of them where nobody answers."""
@@ -87,6 +88,7 @@ class MySQL(Dialect):
     commits: a transaction cannot be asked whether it has written, and a COMMIT without an answer is unknown.
     """
 
+    drivers = ("pymysql",)
     snapshot_options = MappingProxyType({"isolation_level": "REPEATABLE READ"})
 
     def __init__(self, url: URL) -> None:
@@ -101,11 +103,10 @@ class MySQL(Dialect):
             "connect_timeout": settings.connect_timeout_s,
             # Four bytes a character; what they call utf8 has three.
             "charset": "utf8mb4",
+            # PyMySQL's connect_timeout ends with TCP's handshake, and the server's comes after it.
+            "read_timeout": settings.connect_timeout_s,
+            "write_timeout": settings.connect_timeout_s,
         }
-        if role != "migration" and settings.statement_timeout_s is not None:
-            # MySQL itself limits SELECT alone, and neither notices a link that went down without a word.
-            limit_s = settings.statement_timeout_s + _READ_MARGIN_S
-            arguments |= {"read_timeout": limit_s, "write_timeout": limit_s}
         if "unix_socket" not in self.url.query:
             arguments |= _tls(self.url.query)
         for name in self.url.query:
@@ -125,6 +126,7 @@ class MySQL(Dialect):
         def prepare_connection(connection: Any, record: object) -> None:
             try:
                 _keep_alive(connection)
+                self._set_answer_timeout(connection, settings, role)
                 with connection.cursor() as cursor:
                     for statement in _session(settings, role, mariadb="MariaDB" in connection.server_version):
                         cursor.execute(statement)
@@ -137,6 +139,15 @@ class MySQL(Dialect):
         elif role == "reader":
             _discard_changed(engine)
 
+    def _set_answer_timeout(self, connection: Any, settings: DatabaseSettings, role: Role) -> None:
+        """How long an answer is waited for, from now on: MySQL's own time limit is for SELECT alone."""
+        limit_s: float | None = None
+        if role != "migration" and settings.statement_timeout_s is not None:
+            limit_s = settings.statement_timeout_s + _READ_MARGIN_S
+        for name in ("read_timeout", "write_timeout"):
+            if name not in settings.connect_args and name not in self.url.query:
+                setattr(connection, f"_{name}", limit_s)  # there is no public way to it
+
     def _keep_to_one_transaction(self, engine: Engine) -> None:
         """Notice that the transaction has ended, by a deadlock or by a statement: the next begins another.
 
@@ -146,6 +157,9 @@ class MySQL(Dialect):
         @event.listens_for(engine, "begin")
         def begin(connection: Connection) -> None:
             self._rolled_back.discard(connection.connection.dbapi_connection)
+            # A round trip, and without it there would be no telling: PyMySQL takes the state of the
+            # transaction from the answers to commands, and not from those that are rows.
+            connection.exec_driver_sql("START TRANSACTION")
 
         @event.listens_for(engine, "handle_error")
         def note_rollback(context: ExceptionContext) -> None:
@@ -156,17 +170,13 @@ class MySQL(Dialect):
         @event.listens_for(engine, "before_cursor_execute")
         def before_cursor_execute(connection: Connection, *statement: object) -> None:
             watch = watch_of(connection)
-            driver: Any = connection.connection.dbapi_connection
-            if watch is not None and driver in self._rolled_back:
+            if watch is not None and connection.connection.dbapi_connection in self._rolled_back:
                 raise watch.lost()
-            connection.info[_WAS_IN_TRANSACTION] = driver.server_status & _IN_TRANSACTION
 
         @event.listens_for(engine, "after_cursor_execute")
         def after_cursor_execute(connection: Connection, *statement: object) -> None:
             watch = watch_of(connection)
-            driver: Any = connection.connection.dbapi_connection
-            is_in_one = driver.server_status & _IN_TRANSACTION
-            if watch is not None and connection.info.get(_WAS_IN_TRANSACTION) and not is_in_one:
+            if watch is not None and not _is_in_transaction(connection.connection.dbapi_connection):
                 raise TransactionLost(
                     f"{watch.label}: a statement ended the transaction, which its unit of work alone may end "
                     "(on MySQL and MariaDB every DDL does); what came before it is kept or undone already"
@@ -203,8 +213,11 @@ class MySQL(Dialect):
         name = "tx_read_only" if getattr(connection.dialect, "is_mariadb", False) else "transaction_read_only"
         return bool(connection.exec_driver_sql(f"SELECT @@{name}").scalar())
 
+    def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
+        return mysql_checkup.examine(connection, settings, plan)
+
     def transaction_is_lost(self, connection: Any) -> bool:
-        return connection in self._rolled_back
+        return connection in self._rolled_back or not _is_in_transaction(connection)
 
     def interrupt(self, connection: Any) -> bool:
         # Only another connection can do it. Made with the same arguments by hand, it cannot hang for longer.
@@ -218,8 +231,9 @@ class MySQL(Dialect):
             "read_timeout": _CANCEL_TIMEOUT_S,
             "write_timeout": _CANCEL_TIMEOUT_S,
         }
-        context = getattr(connection, "ctx", None)
-        arguments |= {"ssl": context} if connection.ssl and context else {"ssl_disabled": True}
+        # What the connection itself has come to: what it was made with may be a mere preference.
+        encrypted = isinstance(connection._sock, ssl.SSLSocket)
+        arguments |= {"ssl": connection.ctx} if encrypted else {"ssl_disabled": True}
         try:
             with contextlib.closing(type(connection)(**arguments)) as own:
                 own.query(f"KILL QUERY {connection.thread_id()}")
@@ -243,6 +257,10 @@ def _code(error: BaseException | None) -> int:
     """The number of a driver's error; 0 where it has none."""
     first = error.args[0] if error is not None and error.args else 0
     return first if isinstance(first, int) else 0
+
+
+def _is_in_transaction(connection: Any) -> bool:
+    return bool(connection.server_status & _IN_TRANSACTION)
 
 
 def _session(settings: DatabaseSettings, role: Role, *, mariadb: bool) -> list[str]:
@@ -297,7 +315,7 @@ def _discard_changed(engine: Engine) -> None:
 
     @event.listens_for(engine, "checkin")
     def compare(connection: Any, record: ConnectionPoolEntry) -> None:
-        if connection is not None and connection.server_status & _IN_TRANSACTION:
+        if connection is not None and _is_in_transaction(connection):
             record.invalidate()
 
 
