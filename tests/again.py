@@ -9,8 +9,8 @@ from typing import Any
 from _pytest.fixtures import FixtureFunctionDefinition
 
 
-def tests_of(*modules: ModuleType, but: Collection[str] = ()) -> dict[str, Any]:
-    """What a module adds to its ``globals()`` to have the tests of others, without those of one backend alone.
+def again(*modules: ModuleType, but: Collection[str] = ()) -> dict[str, Any]:
+    """What a module adds to its ``globals()`` to have the tests of others, but those of one backend alone.
 
     Their fixtures come along; a fixture of the same name that is defined below goes before.
 

@@ -28,10 +28,8 @@ def dialect_for(url: URL, pooler: str | None = None) -> Dialect:
     Raises:
         ValueError: no such database is supported here.
     """
-    if pooler is not None:
-        return _BY_POOLER[pooler](url)
     name, driver = url.get_backend_name(), url.get_driver_name()
-    dialect = _BY_BACKEND.get(name)
+    dialect = _BY_BACKEND.get(name) if pooler is None else _BY_POOLER[pooler]
     if dialect is None or driver not in dialect.drivers:
         supported = ", ".join(
             f"{name}+{driver}" for name, ways in _BY_BACKEND.items() for driver in ways.drivers

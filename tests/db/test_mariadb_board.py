@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.again import tests_of
+from tests.again import again
 from tests.db import (
     test_async_unit_of_work,
     test_base,
@@ -18,7 +18,7 @@ from tests.db import (
 )
 
 globals().update(
-    tests_of(
+    again(
         test_tasks,
         test_teams,
         test_transfers,
