@@ -72,6 +72,8 @@ class ClientStream(IOStream):
         self._lingering = lingering
         self._answered = False  # part of an answer to this request has been written
         self._read_whole = False  # the request has
+        self.is_new = True
+        """No request has come yet."""
         self._enter(Phase.IDLE)
 
     # -- told by the server, of each request
@@ -85,6 +87,7 @@ class ClientStream(IOStream):
     def head_received(self, head: Head) -> None:
         """A request's head has come, and could be read."""
         self.head = head
+        self.is_new = False
         self._enter(Phase.BODY)
 
     def body_has_reader(self) -> None:
@@ -108,6 +111,11 @@ class ClientStream(IOStream):
             self._give_up(f"the body did not come within {settings.body_timeout_s:g} s")
         elif waited_s > settings.idle_timeout_s and self._is_idle:
             self.close()
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no byte of a request has come, not even into the kernel's buffer."""
+        return self._phase is Phase.IDLE and not _has_more(self.socket)
 
     @property
     def _is_idle(self) -> bool:
@@ -185,8 +193,10 @@ class ClientStream(IOStream):
             super().close_fd()
 
 
-def _has_more(connection: socket.socket) -> bool:
+def _has_more(connection: socket.socket | None) -> bool:
     """Whether bytes wait that nobody has read; closed now, the connection would be reset."""
+    if connection is None:
+        return False
     try:
         return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
     except OSError:

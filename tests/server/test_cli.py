@@ -166,9 +166,7 @@ class TestWrongUse:
         done = run("migrate", DATABASE_URL="postgresql+asyncpg://me:geheim@h/x")
 
         assert done.status == 2
-        assert (
-            "environment DATABASE_URL: database.url: postgresql+asyncpg is not supported yet" in done.err
-        )
+        assert "environment DATABASE_URL: database.url: postgresql+asyncpg is not supported yet" in done.err
 
     def test_a_driver_that_is_not_installed_is_a_line_that_names_what_brings_it(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
