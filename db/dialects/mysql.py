@@ -131,7 +131,8 @@ class MySQL(Dialect):
                     for statement in _session(settings, role, mariadb="MariaDB" in connection.server_version):
                         cursor.execute(statement)
             except BaseException:
-                connection.close()  # the pool does not, and the collector takes its time
+                # The pool may close it, or leave it to the collector; the second `close` would raise.
+                connection._force_close()
                 raise
 
         if role == "writer":
