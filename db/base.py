@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Integer, MetaData, TypeDecorator
+from sqlalchemy import MetaData, TypeDecorator
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+
+from db.dialects.types import JSON_AS_WRITTEN, MOMENT, SERIAL_ID
 
 # Every constraint has a name that says what it is for: migrations can drop it on any database, and an
 # error that names it can be told to a client (`refusals`).
@@ -46,7 +48,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     without a zone, which sorts right because it is always UTC and written in one format.
     """
 
-    impl = DateTime(timezone=True)
+    impl = MOMENT
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -74,6 +76,11 @@ def _now(element: now, compiler: SQLCompiler, **options: Any) -> str:
     return "CURRENT_TIMESTAMP"
 
 
+@compiles(now, "mysql", "mariadb")
+def _now_on_mysql(element: now, compiler: SQLCompiler, **options: Any) -> str:
+    return "CURRENT_TIMESTAMP(6)"  # the default of a column has to have as many digits as the column
+
+
 @compiles(now, "sqlite")
 def _now_on_sqlite(element: now, compiler: SQLCompiler, **options: Any) -> str:
     # CURRENT_TIMESTAMP has no fraction there, and text of another length does not compare as a time.
@@ -87,7 +94,7 @@ class Json(TypeDecorator[Any]):
     Not jsonb: that keeps numbers as decimals, and 1e23 comes back as another number than was sent.
     """
 
-    impl = JSON()
+    impl = JSON_AS_WRITTEN
     cache_ok = True
 
     def compare_values(self, x: Any, y: Any) -> bool:
@@ -95,8 +102,7 @@ class Json(TypeDecorator[Any]):
         return same_json(x, y)
 
 
-SerialId = BigInteger().with_variant(Integer(), "sqlite")
-"""A number that the database counts up. 64 bits; SQLite counts only what is called INTEGER, and means 64."""
+SerialId = SERIAL_ID
 
 
 def same_json(one: Any, other: Any) -> bool:

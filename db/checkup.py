@@ -27,7 +27,8 @@ def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     try:
         engine = make_engine(settings, "reader", dialect)
     except ModuleNotFoundError as missing:
-        fix = "pip install 'onfinish[async,mysql]', which brings every driver"
+        extra = "mysql" if missing.name == "pymysql" else "async"
+        fix = f"pip install 'onfinish[{extra}]', which brings it"
         yield error("driver", f"{missing.name} is not installed", fix)
         return
     except TypeError as fault:  # an argument that create_engine or the driver does not know

@@ -13,24 +13,22 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Index,
-    LargeBinary,
     SmallInteger,
     String,
     bindparam,
     delete,
-    insert,
-    literal,
     select,
-    true,
 )
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from db.base import Base, Json, UtcDateTime, now, utc_now
+from db.dialects.inserting import insert_unless_there
+from db.dialects.types import LONG_BYTES, short_in_mysql
 from db.errors import Conflict, Invalid
 
 KEPT_FOR = timedelta(hours=24)
 KEY_CHARS_MAX = 255
-_PATH_CHARS_MAX = 512
+_PATH = short_in_mysql(512, 480)
 
 _DELETED_AT_ONCE = 1000
 """Rows a purge takes in one transaction, so that it stands in nobody's way for long."""
@@ -42,12 +40,12 @@ class IdempotencyKey(Base):
     __tablename__ = "idempotency_keys"
 
     method: Mapped[str] = mapped_column(String(16), primary_key=True)
-    path: Mapped[str] = mapped_column(String(_PATH_CHARS_MAX), primary_key=True)
+    path: Mapped[str] = mapped_column(_PATH, primary_key=True)
     key: Mapped[str] = mapped_column(String(KEY_CHARS_MAX), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(64))
     status: Mapped[int | None] = mapped_column(SmallInteger)
     headers: Mapped[dict[str, str] | None] = mapped_column(Json)
-    body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    body: Mapped[bytes | None] = mapped_column(LONG_BYTES)
     create_time: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, server_default=now())
 
     __table_args__ = (Index(None, "create_time"),)
@@ -138,12 +136,8 @@ def delete_expired_keys(session: Session, *, at_most: int = _DELETED_AT_ONCE) ->
 
 def _insert(session: Session, key: Key, fingerprint: str) -> bool:
     """Insert the key unless it is there. Waits for a transaction that has inserted it and not ended."""
-    row = select(*map(literal, key), literal(fingerprint), literal(utc_now(), UtcDateTime()))
-    # SQLite takes ON CONFLICT after a SELECT for a join's, unless a WHERE stands between.
-    unless_there = row.where(true()).suffix_with("ON CONFLICT DO NOTHING")
-    columns = ["method", "path", "key", "fingerprint", "create_time"]
-    result: Any = session.execute(insert(IdempotencyKey).from_select(columns, unless_there))
-    return bool(result.rowcount)
+    values = {**key._asdict(), "fingerprint": fingerprint, "create_time": utc_now()}
+    return insert_unless_there(session, IdempotencyKey, values)
 
 
 def _is(key: Key) -> tuple[Any, ...]:

@@ -16,8 +16,10 @@ from sqlalchemy import (
     Row,
     SmallInteger,
     String,
+    and_,
     bindparam,
     case,
+    column,
     insert,
     select,
     text,
@@ -27,6 +29,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from db.base import Base, Json, SerialId, UtcDateTime, new_id, now, refusals, utc_now
 from db.dialects.taking import take_rows
+from db.dialects.types import chars, empty_json
 from db.errors import Conflict, NotFound, Stale
 from db.teams import require_teams
 
@@ -47,7 +50,7 @@ class Task(Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
     task_status: Mapped[int] = mapped_column(SmallInteger, default=QUEUED, server_default=text(str(QUEUED)))
-    s3_keys: Mapped[dict[str, Any]] = mapped_column(Json(), default=dict, server_default=text("'{}'"))
+    s3_keys: Mapped[dict[str, Any]] = mapped_column(Json(), default=dict, server_default=empty_json())
     bundle: Mapped[str] = mapped_column(String(BUNDLE_CHARS_MAX))
     granularity: Mapped[str] = mapped_column(String(8))
     target_date: Mapped[date]
@@ -58,9 +61,9 @@ class Task(Base):
     update_time: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, server_default=now())
 
     __table_args__ = (
-        CheckConstraint("length(id) = 32 AND id = lower(id)", name="id"),
+        CheckConstraint(and_(chars(column("id")) == 32, text("id = lower(id)")), name="id"),
         CheckConstraint(f"task_status IN {STATUSES}", name="task_status"),
-        CheckConstraint(f"length(bundle) BETWEEN 1 AND {BUNDLE_CHARS_MAX}", name="bundle"),
+        CheckConstraint(chars(column("bundle")).between(1, BUNDLE_CHARS_MAX), name="bundle"),
         CheckConstraint(f"granularity IN {GRANULARITIES}", name="granularity"),
         CheckConstraint(f"change_id BETWEEN 0 AND {CHANGE_ID_MAX}", name="change_id"),
         CheckConstraint("version >= 1", name="version"),

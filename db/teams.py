@@ -9,6 +9,7 @@ from sqlalchemy import CheckConstraint, String, column, exists, select, table
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from db.base import Base, SerialId, UtcDateTime, now, refusals, utc_now
+from db.dialects.types import chars
 from db.errors import Conflict, Invalid, NotFound
 
 NAME_CHARS_MAX = 64
@@ -19,7 +20,7 @@ class Team(Base):
 
     __tablename__ = "teams"
     __table_args__ = (
-        CheckConstraint(f"length(name) BETWEEN 1 AND {NAME_CHARS_MAX}", name="name"),
+        CheckConstraint(chars(column("name")).between(1, NAME_CHARS_MAX), name="name"),
         # A number is never given out twice: the log of transfers names teams that are gone.
         {"sqlite_autoincrement": True},
     )

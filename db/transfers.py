@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, select
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, column, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from db.base import Base, SerialId, UtcDateTime, now, refusals, utc_now
+from db.dialects.types import chars
 from db.errors import Conflict, Invalid
 from db.tasks import Task, get_task, lock_task, touch
 from db.teams import require_teams
@@ -27,7 +28,7 @@ class Transfer(Base):
     __table_args__ = (
         # IS DISTINCT FROM came to SQLite with 3.39, which Ubuntu 22.04 has not; no team has the number 0.
         CheckConstraint("coalesce(from_team_id, 0) <> coalesce(to_team_id, 0)", name="goes_somewhere"),
-        CheckConstraint(f"length(note) <= {NOTE_CHARS_MAX}", name="note"),
+        CheckConstraint(chars(column("note")) <= NOTE_CHARS_MAX, name="note"),
         Index(None, "task_id", "id"),
         {"sqlite_autoincrement": True},
     )

@@ -402,5 +402,7 @@ def code_of(error: BaseException) -> str:
     """An error as a log may show it: its kind and its code, and nothing of the statement."""
     origin = getattr(error, "orig", None)
     code = sqlstate_of(origin) or getattr(origin, "sqlite_errorname", None)
+    if code is None and origin is not None and origin.args and isinstance(origin.args[0], int):
+        code = origin.args[0]  # PyMySQL's; the text of the others' begins with words
     kind = type(origin or error).__name__
     return f"{kind} {code}" if code else kind

@@ -139,8 +139,7 @@ def status_of(error: BaseException | None, default: int = 500) -> int:
     if isinstance(error, Problem):
         return error.status
     if isinstance(error, HTTPError):
-        # Tornado reads forms before any handler, which takes none; this one it could not even read.
-        return 415 if isinstance(error.__cause__, HTTPInputError) else error.status_code
+        return error.status_code
     for kind, status in _STATUS:
         if isinstance(error, kind):
             return status
@@ -158,7 +157,8 @@ def problem_of(error: BaseException | None, status: int) -> Problem:
             status, str(error), errors=[{"pointer": at, "message": said} for at, said in error.faults]
         )
     if isinstance(error, HTTPError):
-        told = "the content type of a body here is application/json" if status == 415 else title_of(status)
+        unread = isinstance(error.__cause__, HTTPInputError)  # Tornado reads forms before any handler
+        told = "the body is not the form that its content type says" if unread else title_of(status)
         return Problem(status, error.reason or told, headers=headers)
     if status < 500 or isinstance(
         error, db.RunAgain | db.Unavailable | db.OutcomeUnknown | db.DeadlinePassed
@@ -214,10 +214,13 @@ def _stacks_in(error: BaseException) -> str:
     return "".join(textwrap.indent(stack, "  | ") for stack in stacks)
 
 
+_DRIVERS = ("psycopg2.", "pymysql.", "sqlite3.")
+
+
 def _line_of(error: BaseException) -> str:
     kind = f"{type(error).__module__}.{type(error).__qualname__}"
     # PendingRollbackError repeats the whole message of the statement that failed before it.
-    if isinstance(error, StatementError | PendingRollbackError) or kind.startswith(("psycopg2.", "sqlite3.")):
+    if isinstance(error, StatementError | PendingRollbackError) or kind.startswith(_DRIVERS):
         return f"{kind}: {code_of(error)} (its message may hold data and is withheld)"
     return f"{kind}: {error}"
 

@@ -29,10 +29,11 @@ class ExportHandler(SessionHandler):
 
     streams = True
 
-    def head(self, *args: str, **kwargs: str) -> None:
+    async def head(self, *args: str, **kwargs: str) -> None:
         """The headers alone; nothing is read for them."""
         read_query(self, TaskChoice)
         self.set_header("Content-Type", "application/x-ndjson")
+        await self.flush()  # before the end, which would say that GET's body has a length of 0
 
     async def get(self) -> None:
         where = read_query(self, TaskChoice).where()

@@ -40,6 +40,8 @@ def parse(body: bytes) -> Any:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise NotJson(f"the body is not UTF-8 at byte {error.start}") from None
+    if text.startswith("\ufeff"):
+        raise NotJson("the body begins with a byte order mark, which is no part of JSON")
     try:
         return json.loads(text, object_pairs_hook=_once_each, parse_constant=_no_constant)
     except json.JSONDecodeError as error:

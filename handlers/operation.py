@@ -16,13 +16,13 @@ JSON = "application/json"
 EDGE: tuple[Exception, ...] = (
     Problem(400, "the request line or a header is malformed"),
     Problem(408, "the request's headers did not arrive within 20 s"),
-    Problem(415, "the content type of a body here is application/json"),
     Problem(431, "the request line and the headers are longer than 32768 bytes"),
     RuntimeError("nobody is told"),
 )
 BODY: tuple[Exception, ...] = (
     Problem(400, "the body is not JSON: Expecting value (line 1, column 1)"),
     Problem(413, "a body here has at most 8388608 bytes"),
+    Problem(415, "the content type of a body here is application/json"),
 )
 WRITE: tuple[Exception, ...] = (
     Problem(403, "pages of another origin may not write here"),

@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Any
 
 from pydantic_core import to_json
-from tornado.web import RequestHandler
+from tornado.httputil import HTTPServerRequest
+from tornado.web import Application, RequestHandler
 
 from handlers.cors import cors_headers, preflight_headers
 from handlers.errors import Problem, body_of, leaves_unknown, log_error, problem_of, status_of
@@ -19,11 +20,17 @@ class ProblemHandler(RequestHandler):
     """What every handler here has in common. Lives as long as one request, as Tornado's handlers do.
 
     The application's settings: ``cors_origins``, whose pages may read the answers (none); ``trusted_origins``
-    as Tornado has it.
+    as Tornado has it; ``forms`` (True), False where no body is a form: Tornado reads those before any
+    handler, and refuses a GET too for a malformed one, which nobody has asked for.
     """
 
     outcome = "not_applied"
     """What an error answer says of the request's work: ``not_applied``, ``applied`` or ``unknown``."""
+
+    def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
+        if not application.settings.get("forms", True):
+            request._parse_body = _leave_unread  # type: ignore[method-assign]  # there is no public way
+        super().__init__(application, request, **kwargs)
 
     @property
     def request_id(self) -> str:
@@ -133,3 +140,7 @@ class NotFoundHandler(ProblemHandler):
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """404, also where Tornado refuses before `prepare`: a path that is not there has no methods."""
         super().send_error(404)
+
+
+def _leave_unread() -> None:
+    """In the place of Tornado's reader of forms."""

@@ -16,10 +16,13 @@ from handlers.errors import Problem
 
 LIMIT_DEFAULT, LIMIT_MAX = 50, 1000
 
+FAULTS_MAX = 20
+"""How many faults are told. Tornado takes a thousand arguments."""
+
 
 def _number(value: Any) -> int:
     """An integer as digits. Python's own reader takes " 5", "5_0" and digits of other scripts too."""
-    if isinstance(value, str) and re.fullmatch("-?[0-9]{1,20}", value):
+    if isinstance(value, str) and re.fullmatch("-?[0-9]{1,100}", value):
         return int(value)
     raise PydanticCustomError("int_type", "Input should be a valid integer")
 
@@ -75,7 +78,7 @@ def read_query(handler: RequestHandler, model: type[AnyQuery]) -> AnyQuery:
     faults: list[str] = []
     for name, values in handler.request.query_arguments.items():
         if name not in model.model_fields:
-            faults.append(f"{name}: there is no such argument")
+            faults.append(f"{_shown(name)}: there is no such argument")
             continue
         try:
             arguments[name] = values[0].decode("utf-8")
@@ -90,4 +93,10 @@ def read_query(handler: RequestHandler, model: type[AnyQuery]) -> AnyQuery:
     else:
         if not faults:
             return query
-    raise Problem(400, "query arguments are wrong: " + "; ".join(faults))
+    more = f"; and {len(faults) - FAULTS_MAX} more" if len(faults) > FAULTS_MAX else ""
+    raise Problem(400, "query arguments are wrong: " + "; ".join(faults[:FAULTS_MAX]) + more)
+
+
+def _shown(name: str) -> str:
+    """An argument's name as a sentence may have it. Tornado reads names as Latin-1."""
+    return name.encode("latin-1").decode("utf-8", "replace")[:64] or '""'

@@ -51,6 +51,7 @@ def make_app(settings: Settings, database: Database, ops: Ops | None = None) -> 
         answered=None if ops is None else ops.metrics.answered,  # for what is refused before it has a handler
         cors_origins=frozenset(http.cors_origins),
         cross_origin_protection=True,
+        forms=False,
         # Who may read what a write answers may write.
         trusted_origins=frozenset(http.trusted_origins) | frozenset(http.cors_origins),
         autoreload=False,  # the lifecycle starts it, once the port is open

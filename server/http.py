@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import time
+from collections.abc import Iterable
 from typing import Any, cast
 
-from tornado.http1connection import HTTP1ServerConnection
+from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPConnection, HTTPMessageDelegate
 from tornado.iostream import IOStream
@@ -21,6 +24,12 @@ from server.stream import ClientStream
 
 _CHECK_S = 1.0
 """How often slow clients are looked for, all at once: a timer for each would cost each request."""
+
+_FIRST_REQUEST_S = 1.0
+"""How long a new connection's first request is waited for at the end. A proxy opens one to send a request at
+once; a browser may open one to have it."""
+
+_LOOK_S = 0.01
 
 
 class DrainingServer(HTTPServer):
@@ -51,10 +60,11 @@ class DrainingServer(HTTPServer):
             **kwargs,
         )
         self.conn_params.header_timeout = None  # Tornado's costs each request a timer, and says nothing
-        self._busy: set[object] = set()
+        self._busy: dict[object, HTTPConnection] = {}
         self._idle = asyncio.Event()
         self._proxies = Proxies(settings.trusted_proxies)
         self._lingering = Lingering()
+        self._listening: list[socket.socket] = []
         self._streams: set[ClientStream] = set()
         self._next_check: asyncio.TimerHandle | None = None
         self._check_s = min(
@@ -91,7 +101,7 @@ class DrainingServer(HTTPServer):
             stream=_stream_of(server_conn),
             proxies=self._proxies,
             body_max_bytes=self._settings.body_max_bytes,
-            on_request=lambda: self.is_busy(server_conn),
+            on_request=lambda: self._is_busy(server_conn, request_conn),
         )
 
     def on_close(self, server_conn: object) -> None:
@@ -99,6 +109,48 @@ class DrainingServer(HTTPServer):
         self._is_idle(server_conn)
         self._streams.discard(_stream_of(server_conn))
         super().on_close(server_conn)
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        """As Tornado's: accept connections on these from now on."""
+        sockets = list(sockets)
+        self._listening += sockets
+        super().add_sockets(sockets)
+
+    def stop(self) -> None:
+        """As Tornado's: listen no more. Whoever has connected by then is served.
+
+        A connection that the kernel has made, and nobody has accepted, is reset with the socket's end. Its
+        client may have sent a request by then, and could not know that nobody has read it.
+        """
+        for listening in self._listening:
+            with contextlib.suppress(OSError):  # none is left
+                while True:
+                    connection, address = socket.socket.accept(listening)  # `SharedSocket` gives but one
+                    stream = IOStream(connection, self.max_buffer_size, self.read_chunk_size)
+                    self.handle_stream(stream, address)
+        self._listening.clear()
+        super().stop()
+
+    async def close_idle(self, timeout_s: float = _FIRST_REQUEST_S) -> None:
+        """Close the connections that wait for a request, but none that a request may be on its way through.
+
+        To be called when the server has stopped and keep-alive has ended. Where there was a request before,
+        the next is read if it has come; on a new connection it is waited for. Afterwards there are only
+        connections whose request has come, or is coming.
+
+        Args:
+            timeout_s: how long a first request is waited for.
+        """
+        give_up_at = time.monotonic() + timeout_s
+        while True:
+            await asyncio.sleep(_LOOK_S)  # the loop reads what has come
+            is_late = time.monotonic() >= give_up_at
+            resting = [stream for stream in self._streams if stream.is_at_rest]
+            closing = [stream for stream in resting if is_late or not stream.is_new]
+            for stream in closing:
+                stream.close()
+            if len(closing) == len(resting):
+                return
 
     async def close_all_connections(self) -> None:
         """As Tornado's. Also those that wait for their clients' end."""
@@ -119,18 +171,22 @@ class DrainingServer(HTTPServer):
     def end_keep_alive(self) -> None:
         """From now on a connection's next answer is its last, and says so: ``Connection: close``.
 
-        Else clients that never pause would keep the server busy for ever. These parameters are one object
-        that all connections share, and that is asked at each request.
+        Else clients that never pause would keep the server busy for ever, and a proxy would send its next
+        request over a connection that is about to be closed. These parameters are one object that all
+        connections share, and that is asked when a request's headers have come; those under way are told.
         """
         self.conn_params.no_keep_alive = True
+        for connection in self._busy.values():
+            # What Tornado made of the parameter; there is no public way to it.
+            cast(HTTP1Connection, connection)._disconnect_on_finish = True
 
-    def is_busy(self, connection: object) -> None:
+    def _is_busy(self, connection: object, request: HTTPConnection) -> None:
         """A request's headers have come."""
-        self._busy.add(connection)
+        self._busy[connection] = request
         self._idle.clear()
 
     def _is_idle(self, connection: object) -> None:
-        self._busy.discard(connection)
+        self._busy.pop(connection, None)
         if not self._busy:
             self._idle.set()
 

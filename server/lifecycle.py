@@ -67,8 +67,8 @@ class Lifecycle:
     """One server process from its start to its end. Lives as long as `run`.
 
     On the first SIGTERM or SIGINT ``/readyz`` turns to 503; for ``http.grace_s`` new connections are still
-    taken, until the load balancer has noticed; then none are, and what is in flight has ``http.drain_s``
-    to be answered. A second signal ends it at once.
+    taken, until the load balancer has noticed; then none are, connections at rest are closed, and what is in
+    flight has ``http.drain_s`` to be answered. A second signal ends it at once.
 
     Args:
         settings: what to serve, and where.
@@ -145,11 +145,12 @@ class Lifecycle:
         log.info("stopping: %d requests in flight", server.busy)
         await asyncio.sleep(http.grace_s)
         server.stop()
-        application.settings["refuses_requests_since"] = time.time()
         give_up_at = time.monotonic() + http.drain_s
         sockets: Sockets = application.settings["sockets"]
         sockets.go_away()
-        await server.drained(http.drain_s)
+        await server.close_idle()
+        application.settings["refuses_requests_since"] = time.time()
+        await server.drained(max(0.0, give_up_at - time.monotonic()))
         # Only then, for an answer that is still to come may open one: a write whose client has left runs on.
         await database.idle(max(0.0, give_up_at - time.monotonic()))
         left = max(server.busy, len(database.units), len(database.tasks))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import linecache
+import itertools
 import sys
+import tokenize
 import weakref
 from collections.abc import Iterator
 from types import CodeType, FrameType
@@ -69,7 +70,16 @@ def _line_number(code: CodeType, at: int) -> int | None:
 
 
 def _line(code: CodeType, number: int | None) -> str:
-    text = linecache.getline(code.co_filename, number or 0).strip()
+    text = "" if number is None else _text(code.co_filename, number)
     return f'  File "{code.co_filename}", line {number or "?"}, in {code.co_name}\n' + (
         f"    {text}\n" if text else ""
     )
+
+
+def _text(path: str, number: int) -> str:
+    """A line of a program's file. Not by `linecache`, which keeps all of every file that it was asked for."""
+    try:
+        with tokenize.open(path) as lines:
+            return next(itertools.islice(lines, number - 1, None), "").strip()
+    except (OSError, SyntaxError, ValueError):  # it came in an archive, was removed, or is no text
+        return ""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import enum
 import re
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from tornado.concurrent import Future
+from tornado.httputil import HTTPInputError
 from tornado.iostream import IOStream, UnsatisfiableReadError
 
 from conf import HttpSettings
@@ -22,6 +24,9 @@ Refuse = Callable[[Problem, Head | None], bytes]
 # A head without a single header: Tornado writes nothing of the kind but "100 (Continue)" and its bare 400.
 _BARE = re.compile(rb"HTTP/1\.1 ([0-9])[^\r\n]*\r\n\r\n")
 _BARE_MAX_BYTES = 64
+
+_TOO_LARGE = ("Content-Length too long", "chunked body too large")
+"""What Tornado raises where a body goes on beyond a handler's own limit, and answers with its bare 400."""
 
 
 class Phase(enum.Enum):
@@ -67,6 +72,8 @@ class ClientStream(IOStream):
         self._lingering = lingering
         self._answered = False  # part of an answer to this request has been written
         self._read_whole = False  # the request has
+        self.is_new = True
+        """No request has come yet."""
         self._enter(Phase.IDLE)
 
     # -- told by the server, of each request
@@ -80,6 +87,7 @@ class ClientStream(IOStream):
     def head_received(self, head: Head) -> None:
         """A request's head has come, and could be read."""
         self.head = head
+        self.is_new = False
         self._enter(Phase.BODY)
 
     def body_has_reader(self) -> None:
@@ -103,6 +111,11 @@ class ClientStream(IOStream):
             self._give_up(f"the body did not come within {settings.body_timeout_s:g} s")
         elif waited_s > settings.idle_timeout_s and self._is_idle:
             self.close()
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no byte of a request has come, not even into the kernel's buffer."""
+        return self._phase is Phase.IDLE and not _has_more(self.socket)
 
     @property
     def _is_idle(self) -> bool:
@@ -144,10 +157,8 @@ class ClientStream(IOStream):
     def _malformed(self) -> Problem:
         if self.head is None:
             return Problem(400, "the request line or a header is malformed")
-        if self._phase is Phase.ANSWER:  # Tornado tells nobody which
-            return Problem(
-                400, "the body is larger than this path takes, or its length or a chunk is malformed"
-            )
+        if isinstance(error := sys.exception(), HTTPInputError) and str(error) in _TOO_LARGE:
+            return Problem(413, "the body is larger than this path takes")
         return Problem(400, "the body's Content-Length, Transfer-Encoding or a chunk of it is malformed")
 
     def _answer(self, problem: Problem) -> Future[None]:
@@ -182,8 +193,10 @@ class ClientStream(IOStream):
             super().close_fd()
 
 
-def _has_more(connection: socket.socket) -> bool:
+def _has_more(connection: socket.socket | None) -> bool:
     """Whether bytes wait that nobody has read; closed now, the connection would be reset."""
+    if connection is None:
+        return False
     try:
         return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
     except OSError:

@@ -25,5 +25,6 @@ pytest_plugins = [
     "tests.fixtures.browser",
     "tests.fixtures.proxies",
     "tests.fixtures.pgbouncer",
+    "tests.fixtures.mariadb",
     "tests.fixtures.edge",
 ]

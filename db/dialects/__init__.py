@@ -5,15 +5,21 @@ from __future__ import annotations
 from sqlalchemy import URL
 
 from db.dialects.base import Dialect, Role
+from db.dialects.mysql import MySQL
 from db.dialects.pgbouncer import PgBouncer
 from db.dialects.postgresql import PostgreSQL, sqlstate_of
 from db.dialects.sqlite import SQLite
 
-_BY_BACKEND: dict[str, type[Dialect]] = {"postgresql": PostgreSQL, "sqlite": SQLite}
+_BY_BACKEND: dict[str, type[Dialect]] = {
+    "mariadb": MySQL,
+    "mysql": MySQL,
+    "postgresql": PostgreSQL,
+    "sqlite": SQLite,
+}
 
 _BY_POOLER: dict[str, type[Dialect]] = {"pgbouncer": PgBouncer}
 
-__all__ = ["Dialect", "PgBouncer", "PostgreSQL", "Role", "SQLite", "dialect_for", "sqlstate_of"]
+__all__ = ["Dialect", "MySQL", "PgBouncer", "PostgreSQL", "Role", "SQLite", "dialect_for", "sqlstate_of"]
 
 
 def dialect_for(url: URL, pooler: str | None = None) -> Dialect:
@@ -22,10 +28,8 @@ def dialect_for(url: URL, pooler: str | None = None) -> Dialect:
     Raises:
         ValueError: no such database is supported here.
     """
-    if pooler is not None:
-        return _BY_POOLER[pooler](url)
     name, driver = url.get_backend_name(), url.get_driver_name()
-    dialect = _BY_BACKEND.get(name)
+    dialect = _BY_BACKEND.get(name) if pooler is None else _BY_POOLER[pooler]
     if dialect is None or driver not in dialect.drivers:
         supported = ", ".join(
             f"{name}+{driver}" for name, ways in _BY_BACKEND.items() for driver in ways.drivers

@@ -23,9 +23,17 @@ STATEMENT_TIMEOUT_S = 600
 ADVISORY_LOCK = int.from_bytes(b"onfinish")
 """Any 64-bit number will do; this one can be read in pg_locks."""
 
+_TAKE_LOCK = f"SELECT GET_LOCK(CONCAT('onfinish.', SHA1(DATABASE())), {QUEUE_TIMEOUT_S})"
+
 
 def guards(backend: str) -> tuple[str, ...]:
-    """The statements that a migration's transaction begins with. SQLite's BEGIN IMMEDIATE is guard enough."""
+    """The statements that a migration's transaction begins with. SQLite's BEGIN IMMEDIATE is guard enough.
+
+    MySQL and MariaDB commit each DDL by itself: there the lock belongs to the connection, which ends with the
+    migration, and is one for each of the server's databases. Their statements' own limit the connection has.
+    """
+    if backend in ("mysql", "mariadb"):
+        return (_TAKE_LOCK, f"SET SESSION lock_wait_timeout = {LOCK_TIMEOUT_S}")
     if backend != "postgresql":
         return ()
     return (
@@ -46,11 +54,14 @@ def guarded(connection: Connection) -> Iterator[None]:
         connection: in a transaction that nothing has been done in yet.
 
     Raises:
+        SchemaError: another migration did not end in time.
         SchemaError: rows would refer to nothing. SQLite, whose foreign keys are off while tables are
             rebuilt, does not notice by itself.
     """
     for statement in guards(connection.dialect.name):
-        connection.exec_driver_sql(statement)
+        result = connection.exec_driver_sql(statement)
+        if statement == _TAKE_LOCK and result.scalar() != 1:  # no error there, but a 0
+            raise SchemaError("another migration is under way and did not end in time; nothing was changed")
     yield
     if connection.dialect.name == "sqlite":
         orphans = {row.table for row in connection.exec_driver_sql("PRAGMA foreign_key_check")}

@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakSet
 
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, StaticPool
 
 from conf import DatabaseSettings
 from db.dialects import sqlite_checkup
@@ -25,6 +26,9 @@ READ_ONLY = "onfinish_read_only"
 
 SNAPSHOT = "onfinish_snapshot"
 """Execution option under which the reader begins a transaction, which keeps it at one state of the file."""
+
+_CURSORS = "onfinish_cursors"
+"""Where a connection's record has the cursors that may be open."""
 
 _POLL_S = 0.05
 """How long SQLite itself waits for a lock before we look whether the unit of work was stopped meanwhile."""
@@ -110,6 +114,7 @@ class SQLite(Dialect):
             else:
                 _begin_immediate(connection, self._busy_timeout_s(settings))
 
+        _end_statements_at_checkin(engine)
         if role == "reader":
             return
 
@@ -192,6 +197,26 @@ def _use_wal(connection: Any, *, give_up_at: float) -> None:
             if not busy or time.monotonic() >= give_up_at:
                 raise
             pause(_POLL_S)
+
+
+def _end_statements_at_checkin(engine: Engine) -> None:
+    """End what was read in part before the connection has its next user, or is closed.
+
+    ROLLBACK leaves such a statement open, and its snapshot with it: the next user read what the file had held
+    then, for as long as anybody had the cursor, a traceback for one. A connection that was closed meanwhile
+    kept the file's descriptors. https://www.sqlite.org/isolation.html, https://www.sqlite.org/c3ref/close.html
+    """
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def executed(connection: Connection, cursor: object, *statement: object) -> None:
+        if isinstance(cursor, sqlite3.Cursor) and cursor.description is not None:
+            connection.info.setdefault(_CURSORS, WeakSet()).add(cursor)
+
+    @event.listens_for(engine, "checkin")
+    @event.listens_for(engine, "close")
+    def leaves(connection: object, record: ConnectionPoolEntry) -> None:
+        for cursor in record.info.pop(_CURSORS, ()):
+            cursor.close()
 
 
 def _begin_immediate(connection: Connection, busy_timeout_s: float) -> None:

@@ -20,13 +20,14 @@ def take_rows(
     limit: int,
     values: Mapping[Any, Any],
 ) -> Sequence[Row]:
-    """Change the first rows that nobody else is about to change, in one statement.
+    """Change the first rows that nobody else is about to change, in one statement where that can be said.
 
     On PostgreSQL rows that another transaction has locked are passed over (`SKIP LOCKED`), and the
     choice is materialised, so that the limit is applied once however the update is planned. SQLite
     drops the lock clause without a word: there the transaction has had the write lock since its BEGIN,
     and nobody else can be choosing.
     https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
+    MySQL and MariaDB know SKIP LOCKED and no UPDATE … RETURNING: they lock, change and read in turn.
 
     Args:
         entity: a mapped class with one primary key column.
@@ -41,10 +42,17 @@ def take_rows(
     (key,) = inspect(entity, raiseerr=True).primary_key
     chosen = select(key).where(*where).order_by(*order_by).limit(limit)
     statement = update(entity).values(dict(values)).execution_options(synchronize_session=False)
-    if session.get_bind().dialect.name == "sqlite":
+    fresh = {"populate_existing": True}
+    backend = session.get_bind().dialect.name
+    if backend in ("mysql", "mariadb"):
+        keys = session.scalars(chosen.with_for_update(skip_locked=True)).all()
+        if not keys:
+            return []
+        session.execute(statement.where(key.in_(keys)))
+        return session.scalars(select(entity).where(key.in_(keys)), execution_options=fresh).all()
+    if backend == "sqlite":
         statement = statement.where(key.in_(chosen))
     else:
         taken = chosen.with_for_update(skip_locked=True).cte("taken").prefix_with("MATERIALIZED")
         statement = statement.where(key == taken.c[key.name])
-    fresh = {"populate_existing": True}
     return session.scalars(statement.returning(entity), execution_options=fresh).all()

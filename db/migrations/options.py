@@ -23,7 +23,7 @@ def _default_differs(
     if not isinstance(column.type, Json):
         return None
     wanted = expected[-1]
-    return (default or "").removesuffix("::json") != (wanted or "")
+    return (default or "").removesuffix("::json") != (wanted or "").strip("()")
 
 
 OPTIONS: dict[str, Any] = {

@@ -34,7 +34,7 @@ R = TypeVar("R")
 SETTLE_S = 2.0
 """How long requests and tasks may take to end once the scenario is over."""
 
-ANSWER_S = 10.0
+ANSWER_S = 40.0
 
 
 def put(session: Session, *, text: str) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ MEASURED: dict[str, str] = {
     "goals": "all of these, and the table of what is to be reached",
 }
 BARE = "bare"
-"""What the parts allow: Tornado, SQLAlchemy and each of the drivers, with everything of ours taken out."""
+"""Tornado, SQLAlchemy and each of the drivers, with everything of ours taken out."""
 
 OTHERS: dict[str, Callable[[Sequence[str]], int]] = {
     "soak": soak.main,
@@ -62,10 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 1
     if options.json:
         options.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    if options.markdown:
-        report.write(report.markdown(result), options.markdown)
     if options.plot and "calls" in result:
         plot.write(result, options.plot)
+    if options.markdown:
+        beside = None
+        if options.plot and "calls" in result:
+            beside = os.path.relpath(options.plot, options.markdown.parent)
+        report.write(report.markdown(result, plot=beside), options.markdown)
     print(goal.table(report.goals(result)) if options.name == "goals" else report.markdown(result))
     return 0
 
@@ -126,6 +130,7 @@ def calls(
         "labels": {subject.name: subject.label for subject in subjects},
         "by_hand": [subject.name for subject in subjects if not subject.has_orm],
         "goals": compare.goals(samples, fastest),
+        "allowed": compare.allowed(samples, fastest),
         "medians": compare.medians(samples),
         "samples": samples,
     }
@@ -145,7 +150,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=100_000, help="rows to begin with (100,000)")
     _add_list(parser, "--calls", CALLS, "which calls")
     _add_list(parser, "--peers", [*PEERS, BARE], "which peers, or none")
-    _add_list(parser, "--drivers", installed_drivers(), "which of the service's drivers")
+    _add_list(
+        parser,
+        "--drivers",
+        installed_drivers(),
+        "which of the service's drivers; what measures one takes the first",
+    )
     parser.add_argument(
         "--environments", type=Path, default=default_folder(), help="where the peers' environments are kept"
     )

@@ -112,6 +112,18 @@ def goals(samples: Samples, own: str) -> list[dict[str, Any]]:
     return found
 
 
+def allowed(samples: Samples, own: str) -> list[dict[str, Any]]:
+    """The same ratios of what the parts allow: the bare handler on the same driver, and SQLAlchemy's Core."""
+    names = [own, f"bare {own.split()[-1]}", "core"]
+    found = []
+    for call, peer, measure, goal in GOALS:
+        by_subject = samples.get(call, {})
+        if peer in by_subject and all(name in by_subject for name in names):
+            of_each = {name: ratios(by_subject[name], by_subject[peer], measure).rounded() for name in names}
+            found.append({**goal._asdict(), "ratios": of_each})
+    return found
+
+
 def _goals() -> list[tuple[str, str, str, Goal]]:
     cpu, label = "CPU per request, ", {name: peer.label for name, peer in PEERS.items()}
     made = [
@@ -141,6 +153,8 @@ def _drive(server: Server, call: Call, board: Board, number: int, connections: i
         before_s = server.cpu_s()
         taken = load.run(requests, status=call.status)
         used_s = server.cpu_s() - before_s
+    if call.name == "export" and taken.lines != number * board.tasks:
+        raise WrongAnswer(f"{number} exports of {board.tasks} tasks have {taken.lines} lines")
     return sample(server, taken, used_s, rows=board.tasks if call.name == "export" else call.rows)
 
 

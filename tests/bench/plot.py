@@ -12,7 +12,7 @@ from tests.bench.calls import CALLS
 _SHOWN = ("one", "list", "create", "patch")
 
 # A page takes an SVG as an image, with no say in its colours: these are read on white and on black.
-_INK = "#808890"
+_INK = "#757d87"
 _OURS, _THEIRS, _BY_HAND = "#2f9e6e", "#3f86d1", "#c98b1e"
 
 

@@ -21,7 +21,7 @@ from tests.bench.rounds import Sample, Spread, ratios, sample
 from tests.bench.subjects import Server, ours, started
 
 CONNECTIONS = 32
-"""Which the kernel gives to whichever process is free: of few, one process may have most."""
+"""Which go to whichever process is free: of few, one process may have most."""
 
 REQUESTS = 600
 ITEMS = 100
@@ -55,7 +55,7 @@ def measure(databases: Databases, *, driver: str, rounds: int, scale: float = 1.
 
 
 def _drive(server: Server, number: int) -> Sample:
-    with Load(server.port, CONNECTIONS) as load:
+    with Load(server.port, CONNECTIONS, first=_REFUSED) as load:
         before_s = server.cpu_s()
         taken = load.run(iter([_REFUSED] * number), status=422)
         return sample(server, taken, server.cpu_s() - before_s)

@@ -23,12 +23,20 @@ _LABELS = {
 }
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """All that a result has, as tables."""
+def markdown(result: dict[str, Any], *, plot: str | None = None) -> str:
+    """All that a result has, as tables.
+
+    Args:
+        plot: where it is, seen from where the tables go.
+    """
     parts = [machine.sentence(result["machine"])]
+    if plot is not None:
+        parts.append(f"![server CPU per request]({plot})")
     if "calls" in result:
         medians, labels = result["calls"]["medians"], result["calls"]["labels"]
         parts += [_calls_table(medians, labels, measure) for measure in _DIGITS]
+        if allowed := result["calls"]["allowed"]:
+            parts.append(_allowed_table(allowed, labels))
     if "machinery" in result:
         parts.append(_parts_table(result["machinery"]["parts_us"]))
     if found := goals(result):
@@ -59,6 +67,19 @@ def _calls_table(medians: dict[str, Any], labels: dict[str, str], measure: str) 
         found = [by_subject.get(subject) for by_subject in medians.values()]
         cells = ["" if one is None else _DIGITS[measure].format(one[measure]["median"]) for one in found]
         lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _allowed_table(allowed: list[dict[str, Any]], labels: dict[str, str]) -> str:
+    names = list(allowed[0]["ratios"])
+    lines = [
+        f"| ratio to a peer | against | goal | {' | '.join(labels[name] for name in names)} |",
+        f"|---|---|---|{'---|' * len(names)}",
+    ]
+    for one in allowed:
+        cells = [f"{one['ratios'][name]['median']:.2f}" for name in names]
+        bound = f"at {'most' if one['at_most'] else 'least'} {one['bound']:g}"
+        lines.append(f"| {one['what']} | {one['against']} | {bound} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

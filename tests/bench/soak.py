@@ -5,22 +5,31 @@
     python -m tests.bench.soak --requests 20000             # a table, then JSON with --json FILE
     python -m tests.bench.soak --seconds 600 --json FILE    # as many as ten minutes allow
 
-Ends with 1 where a bound is passed: memory, descriptors, sessions, or an answer of 500.
+Ends with 1 where a bound is passed: memory, descriptors, sessions, or an answer of 500. SIGTERM or SIGINT
+ends it early, with a result of what was sent until then.
+
+Memory is told twice. ``memory_mib`` is what the kernel counts for the process (RSS); ``heap_mib`` is that
+without the pages of files, such as libraries, which come when they are first touched. Both grow at first, and
+not from leaks: caches fill up to their bound, each place of the pools gets a thread and a connection, each
+thread an arena of the allocator. So growth is the slope of ``heap_mib`` over the requests, by least squares,
+from a hundred samples, past a warm-up: the first tenth.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
 import signal
+import statistics
 import sys
 import time
 import uuid
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,9 +46,15 @@ OWN_TASKS_MAX = 20
 PARTS = 10
 WARM_UP_REQUESTS = 2_000
 
+SAMPLES = 100
+
 GROWTH_MAX_MIB = 4.0
 """From the first tenth to the last: a heap goes up and down by as much; a leak of 1 KiB a request is seen
 in four thousand requests."""
+
+SLOPE_MAX_MIB_PER_MILLION = 1.0
+SLOPE_FROM_REQUESTS = 400_000
+"""In a shorter run the heap's ups and downs are more than the slope that is looked for."""
 
 TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
 
@@ -48,6 +63,7 @@ class Held(NamedTuple):
     """What the server holds."""
 
     memory_mib: float
+    heap_mib: float
     files: int
     threads: int
     sessions: int
@@ -64,39 +80,57 @@ class Soak:
         self._database = database
         self._latencies_s: array[float] = array("d")
         self._statuses: Counter[int] = Counter()
-        self._done = 0
-        self._enough = False
+        self._stopped = False
+        # Kept over all parts: the same requests again would not show what is held for each new id or key.
+        self._chances = [random.Random(number) for number in range(CONNECTIONS)]
+        self._own: list[list[str]] = [[] for _ in range(CONNECTIONS)]
         self.parts: list[dict[str, Any]] = []
+        self.samples: list[tuple[int, float]] = []
+
+    def stop(self) -> None:
+        """End early, with what there is."""
+        self._stopped = True
 
     async def run(self, *, requests: int | None, seconds: float | None) -> None:
-        """Warm up, then send requests and note each tenth."""
+        """Open what is opened once, then send requests and note each tenth, and memory at each hundredth."""
         await self._drive(WARM_UP_REQUESTS, None)
+        print(f"warmed up with {WARM_UP_REQUESTS} requests", flush=True)
+        sent = 0
         for _ in range(PARTS):
             self._latencies_s, self._statuses = array("d"), Counter()
             began, cpu_s = time.monotonic(), self._cpu_s()
-            await self._drive(
-                None if requests is None else requests // PARTS, None if seconds is None else seconds / PARTS
-            )
+            for _ in range(SAMPLES // PARTS):
+                await self._drive(
+                    None if requests is None else requests // SAMPLES,
+                    None if seconds is None else seconds / SAMPLES,
+                )
+                self.samples.append((sent + len(self._latencies_s), heap_mib(self._process.pid)))
+                if self._stopped:
+                    break
+            sent += len(self._latencies_s)
             self._note(time.monotonic() - began, self._cpu_s() - cpu_s)
+            if self._stopped:
+                break
 
     async def _drive(self, requests: int | None, seconds: float | None) -> None:
-        self._done = 0
+        before = len(self._latencies_s)
         end_at = None if seconds is None else time.monotonic() + seconds
 
         def enough() -> bool:
-            return (requests is not None and self._done >= requests) or (
-                end_at is not None and time.monotonic() >= end_at
+            return (
+                self._stopped
+                or (requests is not None and len(self._latencies_s) - before >= requests)
+                or (end_at is not None and time.monotonic() >= end_at)
             )
 
-        async def work(number: int) -> None:
-            chance = random.Random(number)
-            own: list[str] = []
+        async def work(chance: random.Random, own: list[str]) -> None:
             async with Connection(self._server.port, self._latencies_s, self._statuses) as connection:
-                while not enough():
-                    self._done += 1
+                while True:  # one at least, also when it is told to stop in this moment
                     await one_request(connection, chance, own)
+                    if enough():
+                        break
 
-        await asyncio.gather(*map(work, range(CONNECTIONS)))
+        await asyncio.gather(*map(work, self._chances, self._own))
 
     def _cpu_s(self) -> float:
         times = self._process.cpu_times()
@@ -109,6 +143,7 @@ class Soak:
         with self._process.oneshot():
             return Held(
                 round(self._process.memory_info().rss / 2**20, 2),
+                heap_mib(self._process.pid),
                 self._process.num_fds(),
                 self._process.num_threads(),
                 len(ours),
@@ -158,8 +193,10 @@ async def one_request(connection: Connection, chance: random.Random, own: list[s
         await connection.request("POST", f"/tasks/{some}/transfer", {"from_team_id": None, "to_team_id": 99})
     elif draw < 0.96:
         await connection.request("GET", f"/tasks/{some}/transfers")
-    elif draw < 0.98:
+    elif draw < 0.97:
         await connection.request("GET", "/readyz")
+    elif draw < 0.98:
+        await connection.request("GET", f"/invented/{chance.getrandbits(64)}")
     else:
         await connection.request("POST", "/tasks", {"bundle": ""})
 
@@ -183,20 +220,19 @@ def faults_of(parts: Sequence[dict[str, Any]], *, pool_size: int) -> list[str]:
     return found
 
 
-def growth_mib_per_million(parts: Sequence[dict[str, Any]]) -> float:
-    """The slope of memory over requests, by least squares, past the first tenth."""
-    at = 0
-    points: list[tuple[float, float]] = []
-    for part in parts:
-        at += part["requests"]
-        points.append((at / 1e6, part["memory_mib"]))
-    points = points[1:]
-    mean_x = sum(x for x, _ in points) / len(points)
-    mean_y = sum(y for _, y in points) / len(points)
-    slope: float = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum(
-        (x - mean_x) ** 2 for x, _ in points
-    )
-    return round(slope, 2)
+def growth_mib_per_million(samples: Sequence[tuple[int, float]], *, past: int) -> float | None:
+    """The slope of memory over requests, by least squares, past so many requests; None of a single sample."""
+    points = [(at / 1e6, mib) for at, mib in samples if at > past]
+    if len(points) < 2:
+        return None
+    return round(statistics.linear_regression(*zip(*points, strict=True)).slope, 2)
+
+
+def heap_mib(pid: int) -> float:
+    """The memory of a process that is no file's: its heaps and stacks (proc(5), RssAnon)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    kib = next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon:"))
+    return round(int(kib) / 1024, 2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -214,7 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         database = url.rpartition("/")[2]
         with serving(url, POOL_SIZE=str(pool_size)) as server:
             soak = Soak(server, cluster, database)
-            asyncio.run(soak.run(requests=options.requests, seconds=options.seconds))
+            with ended_by_signals(soak):
+                asyncio.run(soak.run(requests=options.requests, seconds=options.seconds))
             server.send_signal(signal.SIGTERM)
             exit_status = server.wait()
             faults = faults_of(soak.parts, pool_size=pool_size)
@@ -222,17 +259,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 faults.append(f"the server ended with {exit_status}")
             if not wait_until(lambda: not cluster.connections_to(database)):
                 faults.append("sessions were left behind")
+    requests = sum(part["requests"] for part in soak.parts)
+    warm_up = requests // PARTS
+    slope = growth_mib_per_million(soak.samples, past=warm_up)
+    if slope is not None and requests >= SLOPE_FROM_REQUESTS and slope > SLOPE_MAX_MIB_PER_MILLION:
+        faults.append(f"memory grew by {slope} MiB per million requests")
     result = {
-        "requests": sum(part["requests"] for part in soak.parts),
-        "growth_mib": round(soak.parts[-1]["memory_mib"] - soak.parts[0]["memory_mib"], 2),
-        "growth_mib_per_million": growth_mib_per_million(soak.parts),
+        "requests": requests,
+        "warm_up_requests": warm_up,
+        "growth_mib_per_million": slope,
+        "growth_mib_per_million_second_half": growth_mib_per_million(soak.samples, past=requests // 2),
         "faults": faults,
         "parts": soak.parts,
+        "samples": soak.samples,
     }
-    print({name: value for name, value in result.items() if name != "parts"})
+    print({name: value for name, value in result.items() if name not in ("parts", "samples")})
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     return 1 if faults else 0
+
+
+@contextlib.contextmanager
+def ended_by_signals(soak: Soak) -> Iterator[None]:
+    """SIGTERM and SIGINT end the run early."""
+    handlers = {
+        number: signal.signal(number, lambda *_: soak.stop()) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def bare(driver: str) -> Subject:
     """A bare Tornado handler with the service's own SQL and session calls, on the same driver."""
     return Subject(
         f"bare {driver}",
-        f"bare Tornado handler, the same model functions, {driver}",
+        f"bare Tornado handler, {driver}",
         has_orm=False,
         command=("-m", "tests.bench.bare"),
         variables=(("DRIVER", driver),),
@@ -100,6 +100,13 @@ PEERS = {
             has_orm=False,
             environment="tornado",
             command=("-m", "tests.bench.peers.psycopg2_app"),
+        ),
+        Subject(
+            "core",
+            "Tornado + SQLAlchemy Core + asyncpg, no ORM",
+            has_orm=False,
+            environment="tornado-core",
+            command=("-m", "tests.bench.peers.core_app"),
         ),
         Subject(
             "floor",

@@ -49,6 +49,16 @@ def test_the_fastest_driver_is_the_one_that_takes_least_cpu():
     assert compare.fastest(samples, ["a", "b"]) == "b"
 
 
+def test_what_the_parts_allow_is_told_beside_the_goals():
+    names = ["onfinish asyncpg", "bare asyncpg", "core", "fastapi"]
+    samples: Samples = {"one": {name: [{"cpu_us": number + 1.0}] for number, name in enumerate(names)}}
+
+    (found,) = compare.allowed(samples, "onfinish asyncpg")
+
+    assert found["bound"] == 0.65
+    assert [one["median"] for one in found["ratios"].values()] == [0.25, 0.5, 0.75]
+
+
 @pytest.mark.parametrize("name", sorted({peer.environment for peer in subjects.PEERS.values()}))
 def test_the_environment_of_a_peer_is_pinned(name: str):
     """All of it: a measurement of next year is of the same releases."""
@@ -99,6 +109,7 @@ def test_the_tables_go_between_their_marks(measured: Measured):
     assert measured.tables.endswith("after\n")
     assert "old" not in measured.tables
     assert "empty unit of work" in measured.tables
+    assert "](plot.svg)" in measured.tables
     assert "| one row | list of 20 |" in measured.tables
 
 

@@ -204,9 +204,9 @@ def test_a_migration_has_no_pool_and_no_time_limits():
 
 
 def test_a_database_that_is_not_supported_is_named_beside_those_that_are():
-    told = r"mysql\+pymysql is not supported yet; there are: postgresql\+psycopg2"
+    told = r"mssql\+pyodbc is not supported yet; there are: mariadb\+pymysql, mysql\+pymysql, postgresql"
     with pytest.raises(ValueError, match=told):
-        dialect_for(parse_url("mysql+pymysql://h/d"))
+        dialect_for(parse_url("mssql+pyodbc://h/d"))
 
 
 def test_neither_greenlet_nor_the_asyncio_extension_is_imported():

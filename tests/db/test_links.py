@@ -18,6 +18,7 @@ from db import Database, Outcome
 from db.errors import DeadlinePassed, OutcomeUnknown, Unavailable, Unreachable
 from db.hop import GIVE_UP_AFTER_S, SEVER_AFTER_S
 from tests.db.counters import add, create_counters, read, sleep, value
+from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.proxies import MakeProxy, Proxy
@@ -27,6 +28,9 @@ pytestmark = pytest.mark.gen_test
 
 MARGIN_S = 1.0
 """What two busy cores may add."""
+
+DEADLINE_S = 0.4
+"""Time enough to begin the work, also beside others."""
 
 CUT = "its connection is cut"
 HANGS = "a thread hangs in this unit of work"
@@ -77,7 +81,7 @@ class Heart:
         self._stopped = threading.Event()
 
     def beat(self, name: str, since: float) -> float:
-        now = time.monotonic()
+        now = own_time()
         self.longest_s[name] = max(self.longest_s[name], now - since)
         return now
 
@@ -93,12 +97,12 @@ class Heart:
         await self._task
 
     def _in_thread(self) -> None:
-        last = time.monotonic()
+        last = own_time()
         while not self._stopped.wait(0.01):
             last = self.beat("thread", last)
 
     async def _on_loop(self) -> None:
-        last = time.monotonic()
+        last = own_time()
         while not self._stopped.is_set():
             await asyncio.sleep(0.01)
             last = self.beat("loop", last)
@@ -107,14 +111,14 @@ class Heart:
 async def stopped(
     database: Database, work: Callable[[Any], Awaitable[object]], **options: Any
 ) -> tuple[Exception, float, Outcome]:
-    """Do ``work(unit)`` in a unit whose deadline is 0.2 s away: its error, how long it took, its outcome."""
-    began = time.monotonic()
-    unit = database.unit_of_work(label="POST Some", deadline_at=began + 0.2, **options)
+    """Do ``work(unit)`` in a unit that has `DEADLINE_S`: its error, how long it took, its outcome."""
+    began = own_time()
+    unit = database.unit_of_work(label="POST Some", deadline_at=time.monotonic() + DEADLINE_S, **options)
     try:
         async with unit:
             await work(unit)
     except Exception as error:  # noqa: BLE001 - the test judges it
-        return error, time.monotonic() - began, unit.outcome
+        return error, own_time() - began, unit.outcome
     raise AssertionError("it was kept")
 
 
@@ -148,7 +152,7 @@ async def test_a_statement_that_is_never_answered_ends_in_time_and_stops_nobody_
 
     assert isinstance(error, DeadlinePassed)
     assert outcome is Outcome.UNDONE
-    assert took_s < 0.2 + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
+    assert took_s < DEADLINE_S + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
     assert max(heart.longest_s.values()) < 0.4
     proxy.thaw()
     assert value(sql) == 0
@@ -162,7 +166,7 @@ async def test_a_statement_that_is_cancelled_is_cancelled_at_the_server(database
     error, took_s, _ = await stopped(database, lambda unit: unit.run(sleep, unit.session, 60))
 
     assert isinstance(error, DeadlinePassed)
-    assert took_s < 0.2 + 0.5
+    assert took_s < DEADLINE_S + 0.5
     assert (
         sql("SELECT 1 AS x FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'")
         == []
@@ -185,7 +189,7 @@ async def test_a_dead_link_is_found_out_by_the_first_who_pings_it(
                 database, lambda unit: unit.run(read, unit.session), read_only=read_only
             )
         assert isinstance(error, DeadlinePassed | Unreachable)
-        assert took_s < 0.2 + impatient + MARGIN_S
+        assert took_s < DEADLINE_S + impatient + MARGIN_S
     began = time.monotonic()
     while database.writer.places.taken or database.reader.places.taken:
         assert time.monotonic() - began < 2 + MARGIN_S, "a ping hangs for ever"
@@ -208,7 +212,7 @@ async def test_a_peer_that_accepts_and_says_nothing_is_given_up(
             error, took_s, outcome = await stopped(database, lambda unit: unit.run(add, unit.session))
 
     assert isinstance(error, DeadlinePassed)
-    assert took_s < 0.2 + impatient + MARGIN_S
+    assert took_s < DEADLINE_S + impatient + MARGIN_S
     assert outcome is not Outcome.KEPT
     assert max(heart.longest_s.values()) < 0.4
     proxy.thaw()
@@ -245,7 +249,7 @@ async def test_a_commit_that_is_never_answered_is_unknown_at_the_deadline(
 
     assert isinstance(error, OutcomeUnknown)
     assert outcome is Outcome.UNKNOWN
-    assert took_s < 0.2 + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
+    assert took_s < DEADLINE_S + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
     proxy.thaw()
     assert wait_until(lambda: value(sql) == (0 if lost == "request" else 1))
     await whole_again(database, sql)
@@ -288,7 +292,7 @@ async def test_a_rollback_that_is_never_answered_ends_in_time(
 
     assert isinstance(error, KeyError)
     assert outcome is Outcome.UNDONE
-    assert took_s < 0.2 + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
+    assert took_s < DEADLINE_S + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
     proxy.thaw()
     assert value(sql) == 0
     await whole_again(database, sql)
@@ -352,7 +356,7 @@ async def test_a_hop_that_sleeps_in_python_is_given_up_and_its_place_comes_back_
 
     assert isinstance(error, DeadlinePassed)
     assert outcome is not Outcome.KEPT
-    assert took_s < 0.2 + impatient + MARGIN_S
+    assert took_s < DEADLINE_S + impatient + MARGIN_S
     assert taken == 1
     await whole_again(database, sql)
     assert value(sql) == 1
@@ -393,7 +397,7 @@ async def test_a_link_that_dies_between_two_statements_holds_nobody_up(
 
     assert isinstance(error, DeadlinePassed)
     assert outcome is Outcome.UNDONE
-    assert took_s < 0.2 + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
+    assert took_s < DEADLINE_S + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
     proxy.thaw()
     assert wait_until(lambda: value(sql) == 0)
     await whole_again(database, sql)
@@ -435,7 +439,7 @@ async def test_a_deadline_in_the_queue_for_a_place(database: Database, sql: RawS
         error, took_s, outcome = await asyncio.create_task(other())
 
     assert isinstance(error, DeadlinePassed | Unavailable)
-    assert took_s < 0.2 + 0.3
+    assert took_s < DEADLINE_S + 0.3
     assert outcome is Outcome.UNDONE
     await whole_again(database, sql)
     assert value(sql) == 2

@@ -233,12 +233,13 @@ async def test_a_wait_for_pgbouncers_own_pool_ends_at_the_deadline(
 
 
 async def test_what_goes_over_the_wire_sets_nothing_for_longer_than_a_transaction(
-    own_postgres_cluster: Callable[..., PostgresCluster],
+    own_postgres_cluster: Callable[..., PostgresCluster], request: pytest.FixtureRequest
 ):
     """Every kind of work once, pings included, as the server has logged it."""
     cluster = own_postgres_cluster(options={"log_statement": "all", "log_line_prefix": "%a "})
     name = cluster.create_database()
     bouncer = Bouncer(cluster)
+    request.addfinalizer(bouncer.stop)
     settings = DatabaseSettings(
         url=bouncer.url_of(cluster.url_for(name)), pooler="pgbouncer", pool_ping_after_s=0, lock_timeout_s=5
     )
@@ -254,7 +255,6 @@ async def test_what_goes_over_the_wire_sets_nothing_for_longer_than_a_transactio
                 unit.session,
             )
     await database.close()
-    bouncer.stop()
 
     logged = re.findall(r"^onfinish LOG:  statement: (.*)$", cluster.log_text(), re.MULTILINE)
     settings_made = {

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import sys
 from typing import ClassVar
 
@@ -58,4 +59,5 @@ async def serve(url: str = "sqlite:///chat.db", port: str = "8888") -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(*sys.argv[1:]))
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(*sys.argv[1:]))

@@ -52,7 +52,7 @@ def start_example(database_url: str, tmp_path: Path, warm_python: WarmPython) ->
         client.close()
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(10)
+            assert process.wait(60) == 0, "Ctrl-C is no failure"
         finally:
             process.kill()
             process.wait(10)

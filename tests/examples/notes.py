@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import sys
 
 from sqlalchemy import select
@@ -55,4 +56,5 @@ async def serve(url: str = "sqlite:///notes.db", port: str = "8888") -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(*sys.argv[1:]))
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(*sys.argv[1:]))

@@ -25,7 +25,7 @@ from tests.fixtures.server import Client, Serve
 from tests.fixtures.waiting import wait_until
 
 POOL_SIZE = 3
-REQUEST_TIMEOUT_S = 1.5
+REQUEST_TIMEOUT_S = 2.0
 
 
 @pytest.fixture(scope="module")

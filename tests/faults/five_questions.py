@@ -150,8 +150,8 @@ class FiveQuestions:
     def _held_more(self) -> list[str]:
         assert self._before is not None
         before, now = self._before, self._held()
-        limits = {"onfinish-stopper": 4, "asyncio": 32} | before.threads
-        more = [f"{now.threads[name]} threads {name!r}" for name in now.threads - Counter(limits)]
+        limits = Counter({"onfinish-stopper": 4, "asyncio": 32}) | before.threads  # of each the greater
+        more = [f"{now.threads[name]} threads {name!r}" for name in now.threads - limits]
         more += [f"{number} of {name}" for name, number in (now.objects - before.objects).items()]
         if now.files > before.files:
             more.append(f"{now.files} file descriptors, were {before.files}")

@@ -77,7 +77,7 @@ def board(service: Service, io_loop: IOLoop) -> Iterator[Client]:
 @pytest.mark.parametrize(
     "ends",
     [
-        pytest.param(5, marks=pytest.mark.gen_test(timeout=120)),
+        pytest.param(2, marks=pytest.mark.gen_test(timeout=240)),
         pytest.param(25, marks=[pytest.mark.slow, pytest.mark.gen_test(timeout=600)]),
         pytest.param(250, marks=[pytest.mark.long, pytest.mark.gen_test(timeout=3600)]),
     ],

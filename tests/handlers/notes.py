@@ -29,6 +29,18 @@ _TABLE = """
 """
 
 DDL = {
+    # Nothing is looked at only at COMMIT there.
+    "mariadb": [
+        """
+        CREATE TABLE notes (
+            id integer PRIMARY KEY AUTO_INCREMENT,
+            text varchar(200) NOT NULL,
+            parent_id integer,
+            CONSTRAINT uq_notes_text UNIQUE (text),
+            CONSTRAINT fk_notes_parent FOREIGN KEY (parent_id) REFERENCES notes (id)
+        ) CHARSET utf8mb4 COLLATE utf8mb4_bin
+        """
+    ],
     "sqlite": [
         _TABLE.format(
             serial="integer",
@@ -98,7 +110,10 @@ def count_notes(session: Session) -> int:
 
 def take_long(session: Session) -> None:
     """Run one statement that does not end for a minute, unless it is cancelled."""
-    if session.get_bind().dialect.name == "sqlite":
+    backend = session.get_bind().dialect.name
+    if backend == "mariadb":
+        session.execute(sql_text("SELECT SLEEP(60)"))
+    elif backend == "sqlite":
         counting = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000)"
         session.execute(sql_text(f"{counting} SELECT count(*) FROM n"))
     else:

@@ -65,7 +65,19 @@ async def test_an_export_of_nothing_is_empty(client: Client):
     response = await client.get("/tasks/export")
 
     assert (response.code, response.body) == (200, b"")
-    assert (await client.head("/tasks/export")).headers["Content-Type"] == "application/x-ndjson"
+
+
+async def test_the_head_of_an_export_says_nothing_of_its_length(client: Client, database: Database):
+    """Nobody knows it yet; and 0 would be wrong."""
+    await fill(client, 3)
+
+    response = await client.head("/tasks/export")
+
+    assert (response.code, response.body) == (200, b"")
+    assert response.headers["Content-Type"] == "application/x-ndjson"
+    assert "Content-Length" not in response.headers
+    assert (await client.head("/tasks/export?nix=1")).code == 400
+    assert await database.idle(2)
 
 
 async def test_what_is_written_meanwhile_is_not_in_it(client: Client, app: Application, sql: RawSql):

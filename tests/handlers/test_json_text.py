@@ -19,7 +19,7 @@ NOT_JSON = {
     "single quotes": (b"{'a':1}", "column 2"),
     "a trailing comma": (b'{"a":1,}', "line 1"),
     "a comment": (b"{}//", "Extra data"),
-    "a byte order mark": (b"\xef\xbb\xbf{}", "BOM"),
+    "a byte order mark": (b"\xef\xbb\xbf{}", "byte order mark"),
     "UTF-16": ("{}".encode("utf-16"), "not UTF-8 at byte 0"),
     "bad UTF-8": (b'{"a":"\xff"}', "not UTF-8 at byte 6"),
     "overlong UTF-8": (b'"\xc0\x80"', "not UTF-8"),

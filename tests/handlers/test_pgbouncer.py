@@ -17,7 +17,7 @@ from tests.handlers.test_run_again import *  # noqa: F403
 
 del test_a_file_that_another_process_holds_is_tried_again  # noqa: F821  # a file has no pooler
 
-pytestmark = [pytest.mark.debian, pytest.mark.gen_test]  # type: ignore[assignment]  # theirs is one mark
+pytestmark = [pytest.mark.debian, pytest.mark.gen_test]  # theirs is one mark
 
 
 @pytest.fixture(params=["postgresql"])

@@ -162,11 +162,23 @@ class TestWrongUse:
 
         assert (done.status, done.told) == (2, ["migrate check takes neither --to nor --sql"])
 
-    def test_a_database_that_is_not_supported_is_a_wrong_setting(self) -> None:
-        done = run("migrate", DATABASE_URL="mysql+pymysql://me:geheim@h/x")
+    def test_a_driver_that_is_not_supported_is_a_wrong_setting(self) -> None:
+        done = run("migrate", DATABASE_URL="postgresql+asyncpg://me:geheim@h/x")
 
         assert done.status == 2
-        assert "environment DATABASE_URL: database.url: mysql+pymysql is not supported yet" in done.err
+        assert "environment DATABASE_URL: database.url: postgresql+asyncpg is not supported yet" in done.err
+
+    def test_a_driver_that_is_not_installed_is_a_line_that_names_what_brings_it(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "pymysql", None)  # as import finds it when it is not there
+        monkeypatch.setenv("DATABASE_URL", "mysql+pymysql://me:geheim@h/x")
+
+        assert main(["migrate"]) == 1
+
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.endswith("pip install 'onfinish[mysql]' brings it")
+        assert "geheim" not in line
 
 
 class TestConfig:

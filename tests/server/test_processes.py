@@ -122,10 +122,13 @@ def test_a_process_that_is_killed_is_replaced_and_its_connections_are_gone(datab
         server.request("POST", "/teams", {"name": f"team {number}"})
     victim = before[0]
 
+    killed_at = time.time()
     os.kill(victim, signal.SIGKILL)
-    took_s = seconds(lambda: wait_until(lambda: len(set(workers(server)) - {victim}) == 2, timeout_s=5))
+    assert wait_until(lambda: len(set(workers(server)) - {victim}) == 2, timeout_s=10), server.err
+    [successor] = set(workers(server)) - set(before)
 
-    assert took_s < 1, server.err
+    # When it was made, not when somebody on a busy machine came to look.
+    assert psutil.Process(successor).create_time() - killed_at < 1
     assert all(server.request("GET", "/teams").status == 200 for _ in range(10))
     assert wait_until(lambda: sorted(serving(server)) == sorted(workers(server)), timeout_s=10)
     assert victim not in workers(server)
@@ -314,21 +317,30 @@ def told(systemd: socket.socket) -> tuple[str, int]:
     return text.decode(), int.from_bytes(credentials[:4], "little")
 
 
+def held_by_each(server: ServerProcess) -> list[int]:
+    """How many connections each of its processes holds."""
+    return [
+        sum(each.status == psutil.CONN_ESTABLISHED for each in psutil.Process(pid).net_connections())
+        for pid in workers(server)
+    ]
+
+
 @on_sqlite
 def test_one_connection_after_the_other_goes_to_whoever_is_free(database_url, start):
     """A burst, as a proxy opens it, does not end up in one process."""
     server = start(2, url=database_url)
-    with contextlib.ExitStack() as stack:
-        connections = [stack.enter_context(contextlib.closing(server.connect())) for _ in range(30)]
-        for connection in connections:
-            assert exchange(connection, "GET", "/livez").status == 200
-        held = [
-            sum(each.status == psutil.CONN_ESTABLISHED for each in psutil.Process(pid).net_connections())
-            for pid in workers(server)
-        ]
+    found = []
+    for _ in range(5):  # on a busy machine one of them may not come to run meanwhile, and is not free then
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(contextlib.closing(server.connect())) for _ in range(30)]
+            for connection in connections:
+                assert exchange(connection, "GET", "/livez").status == 200
+            found.append(held_by_each(server))
+        assert sum(found[-1]) >= 30
+        if min(found[-1]) >= 3:
+            break
 
-    assert sum(held) >= 30
-    assert min(held) >= 3, held
+    assert min(found[-1]) >= 3, found
 
 
 def test_a_port_that_is_taken_is_told_before_any_process_is_started(start, tmp_path):

@@ -155,11 +155,11 @@ def test_interrupted_it_keeps_what_it_has_added_and_goes_on_later(database_url: 
     assert re.search(r"interrupted: ([\d,]+) tasks were added; run it again to go on\n", err)
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_server_beside_it_goes_on_reading_and_writing(client: Client, database_url: str):
     """Its writers get their turn on SQLite too, where there is one writer at a time."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server", "seed", "--tasks", "12000"),
+        *(sys.executable, "-m", "server", "seed", "--tasks", "8000"),
         env=environment(DATABASE_URL=database_url),
         stdout=asyncio.subprocess.DEVNULL,
     )
@@ -186,7 +186,7 @@ def test_piped_it_is_quiet(database_url: str):
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_large_sample_shows_its_progress_on_a_terminal_of_80_columns(database_url: str):
-    screen = on_a_terminal("seed", "--tasks", "20000", DATABASE_URL=database_url)
+    screen = on_a_terminal("seed", "--tasks", "12000", DATABASE_URL=database_url)
 
     bars = re.findall(r"\r( *\d+%\|[^\r]*)", screen)
     assert bars, screen

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from db.base import Json, SerialId, UtcDateTime, now
+from db.dialects.types import chars, empty_json
 
 revision = "0001"
 down_revision = None
@@ -19,7 +20,7 @@ def upgrade() -> None:
         sa.Column("id", SerialId, nullable=False),
         sa.Column("name", sa.String(64), nullable=False),
         sa.Column("create_time", UtcDateTime(), server_default=now(), nullable=False),
-        sa.CheckConstraint("length(name) BETWEEN 1 AND 64", name=op.f("ck_teams_name")),
+        sa.CheckConstraint(chars(sa.column("name")).between(1, 64), name=op.f("ck_teams_name")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_teams")),
         sa.UniqueConstraint("name", name=op.f("uq_teams_name")),
         sqlite_autoincrement=True,
@@ -28,7 +29,7 @@ def upgrade() -> None:
         "tasks",
         sa.Column("id", sa.String(32), nullable=False),
         sa.Column("task_status", sa.SmallInteger(), server_default=sa.text("101"), nullable=False),
-        sa.Column("s3_keys", Json(), server_default=sa.text("'{}'"), nullable=False),
+        sa.Column("s3_keys", Json(), server_default=empty_json(), nullable=False),
         sa.Column("bundle", sa.String(64), nullable=False),
         sa.Column("granularity", sa.String(8), nullable=False),
         sa.Column("target_date", sa.Date(), nullable=False),
@@ -37,9 +38,11 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer(), server_default=sa.text("1"), nullable=False),
         sa.Column("create_time", UtcDateTime(), server_default=now(), nullable=False),
         sa.Column("update_time", UtcDateTime(), server_default=now(), nullable=False),
-        sa.CheckConstraint("length(id) = 32 AND id = lower(id)", name=op.f("ck_tasks_id")),
+        sa.CheckConstraint(
+            sa.and_(chars(sa.column("id")) == 32, sa.text("id = lower(id)")), name=op.f("ck_tasks_id")
+        ),
         sa.CheckConstraint("task_status IN (101, 102, 200, 400, 99)", name=op.f("ck_tasks_task_status")),
-        sa.CheckConstraint("length(bundle) BETWEEN 1 AND 64", name=op.f("ck_tasks_bundle")),
+        sa.CheckConstraint(chars(sa.column("bundle")).between(1, 64), name=op.f("ck_tasks_bundle")),
         sa.CheckConstraint(
             "granularity IN ('hourly', 'daily', 'weekly', 'monthly')", name=op.f("ck_tasks_granularity")
         ),
@@ -62,7 +65,7 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "coalesce(from_team_id, 0) <> coalesce(to_team_id, 0)", name=op.f("ck_transfers_goes_somewhere")
         ),
-        sa.CheckConstraint("length(note) <= 1000", name=op.f("ck_transfers_note")),
+        sa.CheckConstraint(chars(sa.column("note")) <= 1000, name=op.f("ck_transfers_note")),
         sa.ForeignKeyConstraint(
             ["task_id"], ["tasks.id"], name=op.f("fk_transfers_task_id_tasks"), ondelete="CASCADE"
         ),

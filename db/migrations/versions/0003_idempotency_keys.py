@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from db.base import Json, UtcDateTime, now
+from db.dialects.types import LONG_BYTES, short_in_mysql
 
 revision = "0003"
 down_revision = "0002"
@@ -17,12 +18,12 @@ def upgrade() -> None:
     op.create_table(
         "idempotency_keys",
         sa.Column("method", sa.String(16), nullable=False),
-        sa.Column("path", sa.String(512), nullable=False),
+        sa.Column("path", short_in_mysql(512, 480), nullable=False),
         sa.Column("key", sa.String(255), nullable=False),
         sa.Column("fingerprint", sa.String(64), nullable=False),
         sa.Column("status", sa.SmallInteger(), nullable=True),
         sa.Column("headers", Json(), nullable=True),
-        sa.Column("body", sa.LargeBinary(), nullable=True),
+        sa.Column("body", LONG_BYTES, nullable=True),
         sa.Column("create_time", UtcDateTime(), server_default=now(), nullable=False),
         sa.PrimaryKeyConstraint("method", "path", "key", name=op.f("pk_idempotency_keys")),
     )

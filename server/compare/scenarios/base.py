@@ -13,7 +13,7 @@ from server.compare.world import World
 
 Play = Callable[[World], Awaitable[None]]
 
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
 
 
 @dataclass(frozen=True)

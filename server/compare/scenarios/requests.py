@@ -95,7 +95,7 @@ async def coroutine_prepare_run(world: World) -> None:
 
 
 # All wait for a place at once, and the last one for as long as the others' commits take.
-@scenario("200 overlapping requests", pool_timeout_s=10)
+@scenario("200 overlapping requests", pool_timeout_s=30)
 async def overlapping(world: World) -> None:
     """Each of 200 requests that are all under way at once on one loop commits its own row."""
 
@@ -159,7 +159,7 @@ async def cancelled(world: World) -> None:
     """At its deadline a handler is cancelled: 504, its row undone, its connection given back."""
 
     class Handler(Probe):
-        timeout_s = 0.3
+        timeout_s = 0.6
 
         async def post(self) -> None:
             await self.run(self.model(write), text="row")

@@ -1,6 +1,7 @@
 """Tornado with asyncpg and no ORM, written by hand: the floor under everything that is built on Tornado.
 
-A statement by itself needs no BEGIN and COMMIT around it, and has none here.
+A statement by itself needs no BEGIN and COMMIT around it, and has none here. Nor is a connection reset when
+it comes back, which asyncpg's pool does by a round trip of its own: nothing here changes it.
 """
 
 from __future__ import annotations
@@ -170,9 +171,18 @@ async def set_up(connection: asyncpg.Connection) -> None:
     await connection.set_type_codec("json", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
 
 
+async def leave_as_it_is(connection: asyncpg.Connection) -> None:
+    """What becomes of a connection that comes back to the pool."""
+
+
 async def make() -> Application:
     pool = await asyncpg.create_pool(
-        database_url(), min_size=POOL_SIZE, max_size=POOL_SIZE, init=set_up, record_class=Record
+        database_url(),
+        min_size=POOL_SIZE,
+        max_size=POOL_SIZE,
+        init=set_up,
+        reset=leave_as_it_is,
+        record_class=Record,
     )
     return Application(
         [

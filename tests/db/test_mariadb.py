@@ -1,0 +1,688 @@
+"""What MySQL and MariaDB do their own way, on a real MariaDB."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+from tornado.ioloop import IOLoop
+
+import db.migrate
+from conf import DatabaseSettings, load_settings
+from db import Database, Outcome, idempotency, tasks, teams
+from db.base import utc_now
+from db.dialects.mysql import _tls
+from db.errors import (
+    Conflict,
+    ConnectionLost,
+    DatabaseError,
+    DeadlinePassed,
+    OutcomeUnknown,
+    ReadOnlyViolation,
+    RunAgain,
+    SchemaError,
+    TransactionLost,
+    Unavailable,
+    Unreachable,
+)
+from db.health import why_not_ready
+from db.idempotency import Answer, Key
+from tests.db.board import add_task, add_team, load_task, new_task
+from tests.fixtures.databases import RawSql
+from tests.fixtures.logs import ExpectLog
+from tests.fixtures.mariadb import MariaDbServer
+from tests.fixtures.process import ROOT, StartServer
+from tests.fixtures.proxies import MakeProxy, Proxy
+from tests.fixtures.waiting import wait_until
+
+pytestmark = pytest.mark.debian
+
+SESSION = text(
+    "SELECT @@tx_isolation, @@tx_read_only, @@autocommit, @@time_zone, @@max_statement_time,"
+    " @@innodb_lock_wait_timeout, @@character_set_client"
+)
+ENDLESS = "SELECT count(*) FROM seq_1_to_1000000000000 WHERE sqrt(seq) < 0"
+
+Lock = Callable[[str, str], str]
+MakeDatabase = Callable[..., Database]
+MakeServer = Callable[..., MariaDbServer]
+
+
+@pytest.fixture
+def backend() -> str:
+    return "mariadb"
+
+
+@pytest.fixture
+def make_database(database_url: str, io_loop: IOLoop) -> Iterator[MakeDatabase]:
+    """Makes a Database with settings of one's own; closed at the end."""
+    made: list[Database] = []
+
+    def make(url: str = database_url, **settings: Any) -> Database:
+        made.append(Database(DatabaseSettings(url=url, **settings)))
+        return made[-1]
+
+    yield make
+    for database in made:
+        io_loop.run_sync(database.close)
+
+
+# -- sessions
+
+
+@pytest.mark.parametrize("driver", ["mariadb+pymysql", "mysql+pymysql"])
+def test_connections_are_what_the_settings_say(
+    make_database: MakeDatabase, database_url: str, driver: str
+) -> None:
+    """Read committed; in UTC; the reader read-only; with limits. Whatever the URL calls the server."""
+    url = database_url.replace("mariadb+pymysql", driver)
+    database = make_database(url, statement_timeout_s=11, lock_timeout_s=3)
+
+    with database.session_scope() as session:
+        writer = tuple(session.execute(SESSION).one())
+        assert database.dialect.is_read_only(session.connection()) is False
+    with database.session_scope(read_only=True) as session:
+        reader = tuple(session.execute(SESSION).one())
+        assert database.dialect.is_read_only(session.connection()) is True
+
+    assert writer == ("READ-COMMITTED", 0, 0, "+00:00", 11.0, 3, "utf8mb4")
+    assert reader[:3] == ("READ-COMMITTED", 1, 1)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("snapshot", [False, True], ids=["reads", "snapshot"])
+async def test_the_reader_cannot_write(database: Database, sql: RawSql, snapshot: bool):
+    for _ in range(2):  # the second time on a connection that has had one
+        with pytest.raises(ReadOnlyViolation):
+            async with database.unit_of_work(read_only=True, snapshot=snapshot) as unit:
+                await unit.run(lambda session: tasks.create_task(session, new=new_task()), unit.session)
+
+    assert sql("SELECT id FROM tasks") == []
+
+
+@pytest.mark.gen_test
+async def test_a_snapshot_sees_one_state_throughout(database: Database):
+    await asyncio.to_thread(add_team, database, "a")
+    count = text("SELECT count(*) FROM teams")
+
+    async with database.unit_of_work(read_only=True, snapshot=True) as unit:
+        before = await unit.run(lambda session: session.scalar(count), unit.session)
+        await asyncio.to_thread(add_team, database, "b")
+        after = await unit.run(lambda session: session.scalar(count), unit.session)
+    async with database.unit_of_work(read_only=True) as unit:
+        later = await unit.run(lambda session: session.scalar(count), unit.session)
+
+    assert (before, after, later) == (1, 1, 2)
+
+
+def test_a_read_is_one_round_trip(database: Database, sql: RawSql) -> None:
+    """No ROLLBACK goes out for a reader that is in no transaction: it would go out on the event loop."""
+    questions = "SHOW GLOBAL STATUS LIKE 'Questions'"
+    with database.session_scope(read_only=True) as session:
+        session.scalar(text("SELECT 1"))
+    before = int(sql(questions)[0]["Value"])
+    for _ in range(10):
+        with database.session_scope(read_only=True) as session:
+            session.scalar(text("SELECT 1"))
+    after = int(sql(questions)[0]["Value"])
+
+    # Each look of ours: SET NAMES, SET AUTOCOMMIT, the question, and the end.
+    assert after - before <= 10 + 5
+
+
+def test_a_reader_that_began_a_transaction_is_thrown_away(database: Database) -> None:
+    number = text("SELECT connection_id()")
+    with database.session_scope(read_only=True) as session:
+        before = session.scalar(number)
+        session.execute(text("START TRANSACTION"))
+        session.execute(text("SELECT count(*) FROM teams"))
+
+    with database.session_scope(read_only=True) as session:
+        assert session.scalar(number) != before
+
+
+# -- what transactions end of
+
+
+def crossed(lock: Lock, one: str, other: str) -> list[str]:
+    """What becomes of two that lock the same rows, each in the other's order."""
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(lock, (one, other), (other, one)))
+
+
+def test_of_two_in_a_deadlock_one_is_told_to_run_again(database: Database) -> None:
+    both = threading.Barrier(2)
+
+    def lock(one: str, other: str) -> str:
+        try:
+            with database.session_scope() as session:
+                tasks.lock_task(session, task_id=one)
+                both.wait(5)
+                tasks.lock_task(session, task_id=other)
+        except RunAgain as error:
+            return error.reason
+        return "kept"
+
+    assert sorted(crossed(lock, add_task(database), add_task(database))) == ["deadlock", "kept"]
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["goes on", "ends"])
+def test_who_catches_a_deadlock_cannot_keep_the_rest(database: Database, sql: RawSql, goes_on: bool) -> None:
+    """The server has rolled everything back, and the next statement would begin another transaction.
+
+    Nor is one that does nothing more told that it was kept.
+    """
+    both = threading.Barrier(2)
+
+    def lock(one: str, other: str) -> str:
+        try:
+            with database.session_scope() as session:
+                session.execute(text("INSERT INTO teams (name) VALUES (:name)"), {"name": one})
+                tasks.lock_task(session, task_id=one)
+                both.wait(5)
+                try:
+                    tasks.lock_task(session, task_id=other)
+                except Exception:  # noqa: BLE001  # the mistake in question
+                    if goes_on:
+                        session.execute(text("INSERT INTO teams (name) VALUES ('the rest')"))
+        except TransactionLost:
+            return "lost"
+        return one
+
+    results = crossed(lock, add_task(database), add_task(database))
+
+    assert "lost" in results
+    assert [row["name"] for row in sql("SELECT name FROM teams")] == [
+        each for each in results if each != "lost"
+    ]
+
+
+@pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK", "CREATE TABLE extra (n integer)"])
+def test_a_statement_that_ends_the_transaction_is_noticed(database: Database, statement: str) -> None:
+    """Any DDL does, here."""
+    with pytest.raises(TransactionLost, match="every DDL does"), database.session_scope() as session:
+        teams.create_team(session, name="a")
+        session.execute(text(statement))
+
+
+def test_a_lock_that_does_not_come_free_is_a_503(make_database: MakeDatabase, sql: RawSql) -> None:
+    database = make_database(lock_timeout_s=1)
+    task_id = add_task(database)
+
+    with sql.connect() as other, closing(other.cursor()) as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("SELECT id FROM tasks FOR UPDATE")
+        with pytest.raises(Unavailable, match="lock"), database.session_scope() as session:
+            tasks.lock_task(session, task_id=task_id)
+
+
+def test_a_statement_that_takes_too_long_is_ended_by_the_server(make_database: MakeDatabase) -> None:
+    database = make_database(statement_timeout_s=0.3)
+    began = time.monotonic()
+
+    with pytest.raises(DeadlinePassed), database.session_scope() as session:
+        session.execute(text(ENDLESS))
+
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.gen_test
+async def test_a_statement_is_killed_at_the_deadline_and_the_loop_goes_on(database: Database, sql: RawSql):
+    """KILL QUERY goes over a connection of its own, from a thread of its own; nothing has to be cut."""
+    began = last = time.monotonic()
+    longest_s = 0.0
+
+    async def beat() -> None:
+        nonlocal last, longest_s
+        while True:
+            await asyncio.sleep(0.01)
+            longest_s, last = max(longest_s, time.monotonic() - last), time.monotonic()
+
+    heart = asyncio.ensure_future(beat())
+    with pytest.raises(DeadlinePassed):
+        async with database.unit_of_work(deadline_at=began + 0.3) as unit:
+            await unit.run(lambda session: session.execute(text(ENDLESS)), unit.session)
+    heart.cancel()
+
+    assert time.monotonic() - began < 2
+    assert longest_s < 0.25
+    running = "SELECT id FROM information_schema.processlist WHERE info LIKE 'SELECT count(*) FROM seq%'"
+    assert wait_until(lambda: sql(running) == [])
+
+
+# -- what the data says
+
+
+def refusal(database: Database, statement: str, **parameters: object) -> Conflict:
+    with pytest.raises(Conflict) as caught, database.session_scope() as session:
+        session.execute(text(statement), parameters)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("change", "constraint"),
+    [
+        ({}, "pk_tasks"),
+        ({"id": "x"}, "ck_tasks_id"),
+        ({"id": "A" * 32}, "ck_tasks_id"),
+        ({"id": "b" * 32, "team_id": 404}, "fk_tasks_team_id_teams"),
+        ({"id": "b" * 32, "granularity": "yearly"}, "ck_tasks_granularity"),
+        ({"id": "b" * 32, "bundle": ""}, "ck_tasks_bundle"),
+        ({"id": "b" * 32, "bundle": None}, None),
+    ],
+)
+def test_a_refusal_names_its_constraint(
+    database: Database, change: dict[str, Any], constraint: str | None
+) -> None:
+    add_task(database, id="a" * 32)
+    row = {"id": "a" * 32, "bundle": "store", "granularity": "daily", "team_id": None} | change
+
+    error = refusal(
+        database,
+        "INSERT INTO tasks (id, bundle, granularity, target_date, change_id, team_id)"
+        " VALUES (:id, :bundle, :granularity, '2020-04-01', 3, :team_id)",
+        **row,
+    )
+
+    assert error.constraint == constraint
+
+
+def test_a_row_that_is_referred_to_stays(database: Database) -> None:
+    team_id = add_team(database, "a")
+    add_task(database, team_id=team_id)
+
+    error = refusal(database, "DELETE FROM teams WHERE id = :id", id=team_id)
+
+    assert error.constraint == "fk_tasks_team_id_teams"
+
+
+def test_a_name_that_looks_like_the_message_does_not_confuse_it(database: Database) -> None:
+    name = "x' for key 'uq_other"
+    add_team(database, name)
+
+    error = refusal(database, "INSERT INTO teams (name) VALUES (:name)", name=name)
+
+    assert error.constraint == "uq_teams_name"
+
+
+def test_a_value_that_is_too_long_is_refused_not_cut(database: Database) -> None:
+    with pytest.raises(DatabaseError, match="1406"), database.session_scope() as session:
+        session.execute(text("INSERT INTO teams (name) VALUES (:name)"), {"name": "x" * 65})
+
+
+def test_text_comes_back_as_it_was_and_capitals_are_not_small_letters(database: Database) -> None:
+    """Four bytes a character, 64 characters and not bytes; also where the server's own default is latin1."""
+    name = "🜚" * 64
+    for each in (name, "a", "A"):
+        add_team(database, each)
+
+    with database.session_scope(read_only=True) as session:
+        assert [team.name for team in teams.list_teams(session)] == [name, "a", "A"]
+
+
+def test_moments_have_microseconds_and_are_in_utc(database: Database, sql: RawSql) -> None:
+    task = load_task(database, add_task(database))
+    sql("INSERT INTO teams (name) VALUES ('by default')")
+    with database.session_scope(read_only=True) as session:
+        [team] = teams.list_teams(session)
+        by_default = team.create_time
+
+    stored = datetime.fromisoformat(str(sql("SELECT create_time FROM tasks")[0]["create_time"]))
+    assert task.create_time == stored.replace(tzinfo=UTC)
+    assert task.create_time.microsecond
+    assert by_default.microsecond
+    assert -1 < (utc_now() - by_default).total_seconds() < 20
+
+
+def test_json_is_kept_as_it_was_written(database: Database) -> None:
+    keys = {"b": 1e23, "a": [True, None, "🜚", 1.0], "": {}}
+    task = load_task(database, add_task(database, s3_keys=keys))
+
+    assert task.s3_keys == keys
+    assert list(task.s3_keys) == ["b", "a", ""]
+
+
+def test_workers_that_claim_at_once_are_given_different_tasks(database: Database) -> None:
+    oldest = [add_task(database) for _ in range(4)]
+    first_has, second_has = threading.Event(), threading.Event()
+
+    def first() -> list[str]:
+        with database.session_scope() as session:
+            taken = [task.id for task in tasks.claim_tasks(session, limit=2)]
+            first_has.set()
+            assert second_has.wait(5)
+            return taken
+
+    def second() -> list[str]:
+        assert first_has.wait(5)
+        try:
+            with database.session_scope() as session:
+                return [task.id for task in tasks.claim_tasks(session, limit=2)]
+        finally:
+            second_has.set()
+
+    with ThreadPoolExecutor(2) as threads:
+        results = [future.result(10) for future in (threads.submit(first), threads.submit(second))]
+
+    assert results == [oldest[:2], oldest[2:]]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "undone"])
+async def test_an_idempotency_key_is_claimed_once(database: Database, kept: bool):
+    """The second waits for the first; then it is given its answer, or the key."""
+    key, answer = Key("POST", "/tasks", "k"), Answer(201, {"Location": "/tasks/1"}, b"\x00\xff" * 40_000)
+
+    def claim(session: Session) -> Answer | None:
+        return idempotency.claim_key(session, key=key, request_body=b"{}")
+
+    def claim_in_a_scope() -> Answer | None:
+        with database.session_scope() as session:
+            return claim(session)
+
+    unit = database.unit_of_work()
+    assert await unit.run(claim, unit.session) is None
+    second = asyncio.get_running_loop().run_in_executor(None, claim_in_a_scope)
+    await asyncio.sleep(0.2)
+    assert not second.done()
+    await unit.run(lambda session: idempotency.keep_answer(session, key=key, answer=answer), unit.session)
+    await unit.settle(keep=kept)
+
+    assert await second == (answer if kept else None)
+
+
+# -- links
+
+
+@pytest.fixture
+def proxy(mariadb_server: MariaDbServer, make_proxy: MakeProxy) -> Proxy:
+    """Between the service and its server."""
+    return make_proxy(("127.0.0.1", mariadb_server.port))
+
+
+@pytest.fixture
+def through(
+    make_database: MakeDatabase, database_url: str, proxy: Proxy, mariadb_server: MariaDbServer
+) -> Database:
+    """One connection of each kind, by way of the proxy, in the clear."""
+    url = database_url.replace(f":{mariadb_server.port}/", f":{proxy.port}/")
+    return make_database(f"{url}?sslmode=disable", pool_size=1, pool_ping_after_s=0, connect_timeout_s=2)
+
+
+@pytest.mark.gen_test
+async def test_a_commit_whose_answer_is_lost_is_unknown(through: Database, proxy: Proxy, sql: RawSql):
+    """There is no witness here."""
+    unit = through.unit_of_work()
+    await unit.run(lambda session: tasks.create_task(session, new=new_task()), unit.session)
+    proxy.cut_at(b"COMMIT", delivered=True)
+
+    with pytest.raises(OutcomeUnknown):
+        await unit.settle(keep=True)
+
+    assert unit.outcome is Outcome.UNKNOWN
+    assert wait_until(lambda: len(sql("SELECT id FROM tasks")) == 1)
+
+
+@pytest.mark.gen_test
+async def test_a_black_hole_ends_at_the_deadline_and_the_pool_is_whole(
+    through: Database, proxy: Proxy, expect_log: ExpectLog
+):
+    """Neither the statement nor its KILL is answered: the link is cut."""
+    async with through.unit_of_work() as unit:
+        await unit.run(lambda session: session.scalar(text("SELECT 1")), unit.session)
+    proxy.freeze()
+    began = time.monotonic()
+
+    # The pool tries to connect anew, which has a limit of its own; the answer does not wait for it.
+    with expect_log("onfinish.db", "its connection is cut|a thread hangs"), pytest.raises(DeadlinePassed):
+        async with through.unit_of_work(deadline_at=began + 0.3) as unit:
+            await unit.run(lambda session: session.scalar(text("SELECT 1")), unit.session)
+    assert time.monotonic() - began < 3
+    while through.writer.places.taken:
+        await asyncio.sleep(0.05)
+        assert time.monotonic() - began < 6
+    proxy.thaw()
+
+    async with through.unit_of_work() as unit:
+        assert await unit.run(lambda session: session.scalar(text("SELECT 2")), unit.session) == 2
+
+
+def test_a_connection_killed_at_rest_is_not_noticed(make_database: MakeDatabase, sql: RawSql) -> None:
+    database = make_database(pool_ping_after_s=0)
+    for read_only in (False, True):
+        with database.session_scope(read_only=read_only) as session:
+            number = session.scalar(text("SELECT connection_id()"))
+        sql(f"KILL {number}")
+        with database.session_scope(read_only=read_only) as session:
+            assert session.scalar(text("SELECT connection_id()")) != number
+
+
+def test_a_connection_killed_in_mid_work_is_a_connection_lost(database: Database, sql: RawSql) -> None:
+    with pytest.raises(ConnectionLost), database.session_scope() as session:
+        number = session.scalar(text("SELECT connection_id()"))
+        sql(f"KILL {number}")
+        session.execute(text("SELECT 1"))
+
+    add_team(database, "and the next works")
+
+
+def test_a_server_that_does_not_let_in_is_unreachable(
+    make_database: MakeDatabase, database_url: str, mariadb_server: MariaDbServer
+) -> None:
+    for url in (
+        database_url.replace(mariadb_server.password, "guessed"),
+        database_url.replace(f":{mariadb_server.port}/", ":1/"),
+    ):
+        database = make_database(url)
+        with pytest.raises(Unreachable) as caught, database.session_scope() as session:
+            session.execute(text("SELECT 1"))
+        assert "guessed" not in str(caught.value)
+
+
+def test_too_many_connections_are_a_503(own_mariadb_server: MakeServer) -> None:
+    server = own_mariadb_server(options={"max-connections": "10"})
+    others = [server.connect() for _ in range(11)]  # and one more for a superuser
+    database = Database(DatabaseSettings(url=server.url_for("mysql")))
+
+    with pytest.raises(Unreachable), database.session_scope() as session:
+        session.execute(text("SELECT 1"))
+
+    for other in others:
+        other.close()
+    database.dispose()
+
+
+# -- TLS, with libpq's words, which production's settings are written in
+
+IS_ENCRYPTED = text("SHOW SESSION STATUS LIKE 'Ssl_version'")
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def with_certificate(start: MakeServer, authority: trustme.CA, host: str) -> MariaDbServer:
+    certificate = authority.issue_cert(host)
+    return start(
+        files={
+            "server.key": certificate.private_key_pem.bytes(),
+            "server.crt": b"".join(blob.bytes() for blob in certificate.cert_chain_pems),
+        },
+        options={"ssl-cert": "{folder}/server.crt", "ssl-key": "{folder}/server.key"},
+    )
+
+
+def production(server: MariaDbServer, authority: trustme.CA, folder: Path) -> Database:
+    """What production starts with, given the URL alone; says nothing of sslmode."""
+    root = folder / "root.crt"
+    authority.cert_pem.write_to_path(root)
+    url = server.url_for("mysql", sslrootcert=str(root)).replace("127.0.0.1", "localhost")
+    return Database(load_settings({}, {"ENVIRONMENT": "production", "DATABASE_URL": url}).database)
+
+
+def test_production_connects_encrypted(
+    own_mariadb_server: MakeServer, authority: trustme.CA, tmp_path: Path
+) -> None:
+    server = with_certificate(own_mariadb_server, authority, "localhost")
+    database = production(server, authority, tmp_path)
+
+    for read_only in (False, True):
+        with database.session_scope(read_only=read_only) as session:
+            assert session.execute(IS_ENCRYPTED).one()[1].startswith("TLSv1.")
+
+    database.dispose()
+
+
+@pytest.mark.gen_test
+async def test_a_statement_on_an_encrypted_connection_is_killed_too(
+    own_mariadb_server: MakeServer, authority: trustme.CA, tmp_path: Path
+):
+    """Over another encrypted one. Nothing has to be cut, which would be logged."""
+    server = with_certificate(own_mariadb_server, authority, "localhost")
+    database = production(server, authority, tmp_path)
+    began = time.monotonic()
+
+    with pytest.raises(DeadlinePassed):
+        async with database.unit_of_work(deadline_at=began + 0.3) as unit:
+            await unit.run(lambda session: session.execute(text(ENDLESS)), unit.session)
+
+    assert time.monotonic() - began < 2
+    await database.close()
+
+
+@pytest.mark.parametrize("fault", ["another authority", "another host", "no TLS"])
+def test_production_refuses_who_it_cannot_be_sure_of(
+    own_mariadb_server: MakeServer, authority: trustme.CA, tmp_path: Path, fault: str
+) -> None:
+    if fault == "no TLS":
+        server = own_mariadb_server()
+    else:
+        host = "other.example" if fault == "another host" else "localhost"
+        server = with_certificate(own_mariadb_server, authority, host)
+    trusted = trustme.CA() if fault == "another authority" else authority
+    database = production(server, trusted, tmp_path)
+
+    with pytest.raises(Unreachable), database.session_scope() as session:
+        session.execute(IS_ENCRYPTED)
+
+    database.dispose()
+
+
+def test_a_mode_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="'verify_full' is not known"):
+        _tls({"sslmode": "verify_full"})
+
+
+# -- the schema
+
+
+@pytest.fixture
+def empty(mariadb_server: MariaDbServer) -> Iterator[str]:
+    """The name of an empty database."""
+    name = mariadb_server.create_database()
+    yield name
+    mariadb_server.drop_database(name)
+
+
+@pytest.mark.parametrize("driver", ["mariadb+pymysql", "mysql+pymysql"])
+def test_migrations_make_what_the_code_expects(
+    mariadb_server: MariaDbServer, empty: str, driver: str
+) -> None:
+    settings = DatabaseSettings(url=mariadb_server.url_for(empty, driver))
+    assert db.migrate.current(settings) is None
+
+    with ThreadPoolExecutor(3) as threads:  # several hosts start at once
+        list(threads.map(lambda _: db.migrate.upgrade(settings), range(3)))
+
+    assert db.migrate.current(settings) == db.migrate.head()
+    assert db.migrate.drift(settings) == []
+
+
+def test_what_was_changed_by_hand_is_seen(mariadb_server: MariaDbServer, empty: str) -> None:
+    settings = DatabaseSettings(url=mariadb_server.url_for(empty))
+    db.migrate.upgrade(settings)
+    change = "ALTER TABLE teams DROP CONSTRAINT ck_teams_name, ADD COLUMN n integer"
+    RawSql(mariadb_server.url_for(empty))(change)
+
+    assert db.migrate.drift(settings) == [
+        "column teams.n is in the database only",
+        "check teams.ck_teams_name is in the code only",
+    ]
+
+
+def test_the_sql_of_the_schema_makes_the_schema(mariadb_server: MariaDbServer, empty: str) -> None:
+    settings = DatabaseSettings(url=mariadb_server.url_for(empty))
+    script = db.migrate.sql(settings)
+    raw = RawSql(mariadb_server.url_for(empty))
+
+    with raw.connect() as connection, closing(connection.cursor()) as cursor:
+        for statement in filter(None, (each.strip() for each in script.split(";"))):
+            cursor.execute(statement)
+
+    assert db.migrate.drift(settings) == []
+
+
+def test_a_migration_waits_for_another_and_says_so_when_it_does_not_end(
+    mariadb_server: MariaDbServer, empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = "SELECT GET_LOCK(CONCAT('onfinish.', SHA1(DATABASE())), 0)"
+    monkeypatch.setattr("db.dialects.migration._TAKE_LOCK", lock)
+    settings = DatabaseSettings(url=mariadb_server.url_for(empty))
+
+    with RawSql(mariadb_server.url_for(empty)).connect() as other, closing(other.cursor()) as cursor:
+        cursor.execute(lock)
+        with pytest.raises(SchemaError, match="another migration is under way"):
+            db.migrate.upgrade(settings)
+
+    assert db.migrate.current(settings) is None
+
+
+# -- the service
+
+
+@pytest.mark.gen_test
+async def test_it_is_ready(database: Database):
+    assert await why_not_ready(database, revision=db.migrate.head()) is None
+
+
+def test_the_service_runs_on_it(database_url: str, start_server: StartServer) -> None:
+    process = start_server(url=database_url)
+
+    created = process.request("POST", "/teams", {"name": "Ünited 🜚"})
+    assert created.status == 201
+    assert process.request("GET", f"/teams/{created.body['id']}").body["name"] == "Ünited 🜚"
+    assert process.request("POST", "/teams", {"name": "Ünited 🜚"}).status == 409
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "server", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_check_finds_nothing_wrong(database_url: str) -> None:
+    done = run("check", "--database-url", database_url)
+
+    assert done.returncode == 0, done
+    assert "MariaDB 10." in done.stdout
+
+
+def test_seed_fills_it(database_url: str, sql: RawSql) -> None:
+    for _ in range(2):  # the second time everything is there
+        done = run("seed", "--tasks", "50", "--database-url", database_url)
+        assert done.returncode == 0, done
+
+    assert sql("SELECT count(*) AS n FROM tasks") == [{"n": 50}]
