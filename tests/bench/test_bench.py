@@ -149,6 +149,7 @@ def test_a_profile_tells_whose_the_time_is(postgres_cluster: PostgresCluster, tm
     told = json.loads(result.read_text())["one"]
     assert sum(told["parts_us"].values()) == pytest.approx(told["plain_us"])
     assert {"Tornado", "SQLAlchemy, Core", "onfinish, handlers", "the driver"} <= set(told["parts_us"])
+    assert all(one["calls"] > 0 for one in told["functions"])
     # Of the loop, and of a thread.
     names = " ".join(one["name"] for one in told["functions"])
     assert "handlers/base.py" in names

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from server import sample
 from tests.fixtures.databases import RawSql
 from tests.fixtures.server import Client
 from tests.server.terminals import on_a_terminal
-from tests.server.test_cli import Run, environment, run, start
+from tests.server.test_cli import Run, run, start
 
 ID = "f2ee55c638084ebfb35a00c003670ad9"
 
@@ -128,13 +128,11 @@ def test_the_same_number_makes_the_same_rows_and_another_others(database_url: st
 
 
 def test_two_at_once_add_everything_once(database_url: str, sql: RawSql):
-    with (
-        start("seed", "--tasks", "2000", DATABASE_URL=database_url) as one,
-        start("seed", "--tasks", "2000", DATABASE_URL=database_url) as other,
-    ):
-        told = [process.communicate(timeout=60) for process in (one, other)]
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(seed, database_url, "--tasks", "2000") for _ in range(2)]
+        told = [one.result() for one in both]
 
-    assert [one.returncode, other.returncode] == [0, 0], told
+    assert [(done.status, done.err) for done in told] == [(0, "")] * 2
     teams, tasks, transfers = counts(sql)
     assert (teams, tasks) == (8, 2000)
     seed(database_url, "--tasks", "2000")
@@ -158,23 +156,18 @@ def test_interrupted_it_keeps_what_it_has_added_and_goes_on_later(database_url: 
 @pytest.mark.gen_test
 async def test_a_server_beside_it_goes_on_reading_and_writing(client: Client, database_url: str):
     """Its writers get their turn on SQLite too, where there is one writer at a time."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server", "seed", "--tasks", "8000"),
-        env=environment(DATABASE_URL=database_url),
-        stdout=asyncio.subprocess.DEVNULL,
-    )
+    seeding = asyncio.create_task(asyncio.to_thread(seed, database_url, "--tasks", "8000"))
     statuses = []
     number = 0
-    while process.returncode is None:
+    while not seeding.done():
         number += 1
         statuses.append((await client.post("/teams", {"name": f"team {number}"})).code)
         statuses.append((await client.get("/tasks?limit=5")).code)
         await asyncio.sleep(0.02)
-    await process.wait()
 
+    assert (await seeding).status == 0
     assert set(statuses) <= {200, 201}
     assert len(statuses) > 20
-    assert process.returncode == 0
 
 
 def test_piped_it_is_quiet(database_url: str):
