@@ -136,9 +136,9 @@ class PostgreSQL(Dialect):
         def leave_server(context: ExceptionContext) -> None:
             # What was the primary when this connection was made may be a standby now, and the URL may name
             # others: the next unit of work connects anew, and so do those that have the pool's other ones.
-            # Who was told to go may still look connected for a moment.
+            # An asyncio driver that was told to go looks connected for a moment longer.
             code = sqlstate_of(context.original_exception)
-            if code in _TERMINATED or (code == _READ_ONLY_SQL_TRANSACTION and role == "writer"):
+            if (self.is_async and code in _TERMINATED) or (code == _READ_ONLY_SQL_TRANSACTION and role == "writer"):
                 context.is_disconnect = True
 
         if role != "writer":
