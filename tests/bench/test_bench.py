@@ -166,6 +166,16 @@ def test_a_peer_answers_as_the_service_does(postgres_cluster: PostgresCluster, n
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("driver", subjects.installed_drivers())
+def test_the_service_and_the_bare_handler_answer_alike_on_each_driver(
+    postgres_cluster: PostgresCluster, driver: str
+):
+    url = ["--database-url", postgres_cluster.url_for("postgres")]
+
+    assert bench.main(["calls", *SMALL, *url, "--peers", "bare", "--drivers", driver]) == 0
+
+
+@pytest.mark.slow
 def test_many_rows_are_compared_with_the_driver_alone(postgres_cluster: PostgresCluster):
     """Both of those that have no HTTP."""
     from tests.bench.databases import databases
