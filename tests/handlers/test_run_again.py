@@ -436,3 +436,27 @@ async def test_each_attempt_gives_its_place_back_first(
     assert answer.code == 200
     assert held == [{}, {}, {}]
     assert notes() == ["written"]
+
+
+async def test_a_conflict_in_a_task_of_a_group_runs_the_request_again(
+    mount: Mount, notes: Notes, expect_log: ExpectLog
+):
+    """A TaskGroup raises nothing but groups, also where its one task was refused."""
+    attempts = 0
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            nonlocal attempts
+            attempts += 1
+            await self.run(add_note, self.session, text=f"attempt {attempts}")
+            async with asyncio.TaskGroup() as tasks:
+                if attempts == 1:
+                    tasks.create_task(self.run(conflict, self.session))
+            self.set_status(201)
+
+    client = mount(Handler)
+    with expect_log("onfinish.handlers", r"runs again \(deadlock\)", level=logging.INFO):
+        answer = await client.post("/")
+
+    assert answer.code == 201
+    assert notes() == ["attempt 2"]
