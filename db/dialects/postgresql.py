@@ -138,7 +138,8 @@ class PostgreSQL(Dialect):
             # others: the next unit of work connects anew, and so do those that have the pool's other ones.
             # An asyncio driver that was told to go looks connected for a moment longer.
             code = sqlstate_of(context.original_exception)
-            if (self.is_async and code in _TERMINATED) or (code == _READ_ONLY_SQL_TRANSACTION and role == "writer"):
+            leaves = (_READ_ONLY_SQL_TRANSACTION,) if role == "writer" else ()
+            if code in (leaves + _TERMINATED if self.is_async else leaves):
                 context.is_disconnect = True
 
         if role != "writer":

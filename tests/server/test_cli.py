@@ -166,7 +166,7 @@ class TestWrongUse:
         done = run("migrate", DATABASE_URL="postgresql+pg8000://me:geheim@h/x")
 
         assert done.status == 2
-        assert "environment DATABASE_URL: database.url: postgresql+pg8000 is not supported yet" in done.err
+        assert "environment DATABASE_URL: database.url: driver 'postgresql+pg8000' is not known" in done.err
 
     def test_a_driver_that_is_not_installed_is_a_line_that_names_what_brings_it(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
