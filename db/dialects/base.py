@@ -55,7 +55,7 @@ class Dialect:
         self.url = url
 
     def _wait_in_greenlets(self) -> None:
-        from greenlet import getcurrent  # type: ignore[import-untyped]  # an extra
+        from greenlet import getcurrent  # an extra
 
         self.is_async, self.worker = True, getcurrent
 
