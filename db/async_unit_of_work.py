@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -25,6 +22,7 @@ from db.errors import (
 )
 from db.hop import Hop
 from db.lane import Lane
+from db.seat import Seat
 from db.unit_of_work import Outcome, UnitOfWork
 
 if TYPE_CHECKING:
@@ -38,22 +36,12 @@ R = TypeVar("R")
 Work = Callable[[Session], object]
 """What is done with a session, by itself a unit of work."""
 
-INTERRUPT_EVERY_S = 0.2
-"""How often a stopped unit's statement is cancelled: the first time may fall between two statements."""
-
-SEVER_AFTER_S = 0.5
-"""How long a cancelled statement, or a COMMIT at the deadline, may still take before its link is cut."""
-
-GIVE_UP_AFTER_S = 1.0
-"""How long a thread may take to notice that; then the answer no longer waits for it."""
-
-
 QUEUED_S = 0.01
 """Who waited longer than this for a place stood in the queue, and what it waits for next counts as well."""
 
 
 class AsyncUnitOfWork:
-    """A `UnitOfWork` for code on the event loop: its work runs in the lane's threads, a hop at a time.
+    """A `UnitOfWork` for code on the event loop: its work runs a hop at a time, in its lane.
 
     Lives as long as one request, or one ``async with database.unit_of_work()``. Takes a place before
     the first hop and keeps it until it is settled. Settled exactly once, by whoever comes first: its
@@ -93,8 +81,7 @@ class AsyncUnitOfWork:
             witness=database.witness,
         )
         self.session: Session = self._unit.session
-        self._holder: object | None = None
-        self._has_place = False
+        self._seat = Seat(database, lane, label)
         self._running = False
         self._hop: Hop | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -139,7 +126,7 @@ class AsyncUnitOfWork:
     @property
     def has_place(self) -> bool:
         """Whether the unit holds one of its lane's places, and with it perhaps a connection."""
-        return self._has_place
+        return self._seat.taken
 
     @property
     def settled(self) -> bool:
@@ -163,7 +150,7 @@ class AsyncUnitOfWork:
         self._check_usable()
         self._running = True
         try:
-            if not self._has_place:
+            if not self._seat.taken:
                 await self._take_place()
             return await self._start(self._unit.call, function, *args, **kwargs)  # type: ignore[no-any-return]
         finally:
@@ -253,13 +240,6 @@ class AsyncUnitOfWork:
             if self._timer is not None:
                 self._timer.cancel()
 
-    def __del__(self) -> None:
-        if getattr(self, "_has_place", False) and not self._ended:
-            # Whoever had it is gone; its session warns. The place is given back by the loop, since the
-            # collector comes at any moment, also while this thread holds the lock of the places.
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and the database with it
-                self._loop.call_soon_threadsafe(self._database.dropped, self._lane, self._holder)
-
     # -- hops
 
     def _check_usable(self) -> None:
@@ -281,22 +261,13 @@ class AsyncUnitOfWork:
         )
 
     async def _take_place(self) -> None:
-        holder = asyncio.current_task()
-        self._database.claim(holder, self.label)
-        queued_at = time.monotonic()
-        try:
-            await self._lane.places.take(self._seconds_to_wait())
-        except BaseException:
-            self._database.unclaim(holder)
-            raise
-        if time.monotonic() - queued_at > QUEUED_S:
+        waited_s = await self._seat.take(self._seconds_to_wait())
+        if waited_s > QUEUED_S:
+            queued_at = time.monotonic() - waited_s
             self._unit.watch.begin_by = queued_at + self._database.settings.pool_timeout_s
         if self._settling:  # its owner went on without it while it stood in the queue
-            self._lane.places.give_back()
-            self._database.unclaim(holder)
+            self._seat.leave()
             raise self.reason or self._over()
-        self._holder, self._has_place = holder, True
-        self._loop = asyncio.get_running_loop()
         if self.reason is not None:
             raise self.reason
 
@@ -308,16 +279,15 @@ class AsyncUnitOfWork:
 
     def _start(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
         """Start a hop. Returns its answer: a waiter that is cancelled cancels that, and the hop runs on."""
-        context = contextvars.copy_context()
 
         def work() -> Any:
-            thread = self._database.claim_thread(self.label)
+            worker = self._database.claim_here(self.label, self._lane.dialect)
             try:
-                return context.run(function, *args, **kwargs)
+                return function(*args, **kwargs)
             finally:
-                self._database.unclaim(thread)
+                self._database.unclaim(worker)
 
-        hop = self._hop = Hop(self._lane.threads, work, self._hop_ended)
+        hop = self._hop = self._lane.hops.start(work, self._hop_ended)
         if self.reason is not None:  # only the end of a stopped unit is still to come, and may hang as well
             self._ending = asyncio.get_running_loop().create_task(self._end_hop(hop))
         return hop.answer
@@ -326,7 +296,7 @@ class AsyncUnitOfWork:
         self.db_s += hop.took_s
         self._hop = None
         if self._abandoned:  # what it held comes back now
-            threading.Thread(target=self._clean_up, daemon=True).start()
+            self._lane.hops.detach(self._clean_up)
 
     # -- the end
 
@@ -334,16 +304,15 @@ class AsyncUnitOfWork:
         if self._hop is not None and not await self._hop.over():
             if keep:
                 raise self.reason or Unavailable("the database did not answer in time")
-        elif (self._unit.settles_at_once and not (last and keep)) or not (keep or self._has_place):
+        elif (self._unit.settles_at_once and not (last and keep)) or not (keep or self._seat.taken):
             self._unit.settle(keep=keep and self.reason is None)
         else:
-            if not self._has_place:  # rows were added to the session, and no `run` has taken a place yet
+            if not self._seat.taken:  # rows were added to the session, and no `run` has taken a place yet
                 try:
-                    await self._lane.places.take(self._seconds_to_wait())
+                    await self._seat.take(self._seconds_to_wait())
                 except BaseException:
                     self._unit.settle(keep=False)
                     raise
-                self._has_place = True
             try:
                 await self._start(self._unit.settle, keep=keep, last=last)
             except DatabaseError:
@@ -358,20 +327,8 @@ class AsyncUnitOfWork:
             await self.settle(keep=False)
 
     async def _end_hop(self, hop: Hop) -> None:
-        """End a hop by stronger and stronger means; where none helps, go on without it."""
-        loop, watch = asyncio.get_running_loop(), self._unit.watch
-        cut_at = loop.time() + SEVER_AFTER_S
-        while not hop.is_over and loop.time() < cut_at:
-            heard = await loop.run_in_executor(self._database.stoppers, watch.interrupt)
-            if await hop.over(INTERRUPT_EVERY_S) or not heard:
-                break
-        if not hop.is_over:
-            log.warning("%s: the database did not end it in time; its connection is cut", self.label)
-            await loop.run_in_executor(self._database.stoppers, watch.sever)
-        if not await hop.over(GIVE_UP_AFTER_S):
-            log.error(
-                "%s: a thread hangs in this unit of work; its place stays taken until it ends", self.label
-            )
+        watch = self._unit.watch
+        if not await hop.end(watch):
             hop.give_up(OutcomeUnknown() if watch.committing else (self.reason or DeadlinePassed()))
 
     async def _settled_by_another(self) -> None:
@@ -384,7 +341,7 @@ class AsyncUnitOfWork:
         """Do a piece of work of its own, on this unit's place where that is a writer's."""
         label = f"{self.label} afterwards"
         try:
-            if self._has_place and self._hop is None and self._lane is self._database.writer:
+            if self._seat.taken and self._hop is None and self._lane is self._database.writer:
                 await self._start(self._database.do, function, label=label)
             else:
                 self._end()  # a reader's place is of no use to a write, and is not kept while it waits
@@ -395,11 +352,13 @@ class AsyncUnitOfWork:
 
     def _end(self) -> None:
         first, self._ended = not self._ended, True
+        if self.reason is not None:  # it holds the frames that it came through, and with them a cursor
+            self.reason.__traceback__ = self.reason.__cause__ = self.reason.__context__ = None
         if self._hop is None:
-            self._leave_place()
+            self._seat.leave()
         elif not self._abandoned:  # given up on: its owner may go on meanwhile
             self._abandoned = self._unit.abandoned = True
-            self._database.unclaim(self._holder)
+            self._seat.let_go()
         if first:
             self._database.ended(self)
         if self._settled is not None and not self._settled.done():
@@ -408,10 +367,4 @@ class AsyncUnitOfWork:
     def _clean_up(self) -> None:
         if not self._unit.settled:
             self._unit.settle(keep=False)
-        self._leave_place()
-
-    def _leave_place(self) -> None:
-        if self._has_place:
-            self._has_place = False
-            self._database.unclaim(self._holder)
-            self._lane.places.give_back()
+        self._seat.leave()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.util.concurrency import greenlet_spawn
 
 from conf import DatabaseSettings
 from conf.masks import mask_text
 from db import migrate
 from db.dialects import Dialect, Role, dialect_for
-from db.engine import make_engine, make_url
+from db.engine import blocking, make_engine, make_url
 from db.errors import DatabaseError
 from db.findings import Finding, Plan, error, ok, warning
 
@@ -35,6 +37,11 @@ def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     driver = engine.dialect.dbapi
     version = getattr(driver, "__version__", "").partition(" ")[0]  # psycopg2 adds what it was built with
     yield ok("driver", " ".join(filter(None, [getattr(driver, "__name__", engine.driver), version])))
+    own_engine = engine
+    if dialect.is_async:  # the questions are asked in a thread; the driver itself is tried at the end
+        settings = blocking(settings)
+        dialect = dialect_for(make_url(settings), settings.pooler)
+        engine = make_engine(settings, "reader", dialect)
     absent = dialect.absent()
     if absent is not None:
         yield absent
@@ -47,6 +54,9 @@ def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
             yield from _schema(connection, dialect)
             yield from dialect.examine(connection, settings, plan)
         yield from _other_roles(settings, dialect)
+        if own_engine is not engine:
+            asyncio.run(greenlet_spawn(_try, own_engine))
+            yield ok("event loop", f"{own_engine.driver} can be worked with on it")
     except DBAPIError as fault:
         yield _refused(dialect, fault)
     finally:
@@ -69,12 +79,16 @@ def _other_roles(settings: DatabaseSettings, dialect: Dialect) -> Iterator[Findi
     """Whether the writer can be connected too: it asks for other things than the reader."""
     role: Role = "writer"
     engine = make_engine(settings, role, dialect)
+    _try(engine)
+    yield ok("writer", "it can begin a transaction")
+
+
+def _try(engine: Engine) -> None:
     try:
         with engine.connect():
             pass
     finally:
         engine.dispose()
-    yield ok("writer", "it can begin a transaction")
 
 
 def _schema(connection: Connection, dialect: Dialect) -> Iterator[Finding]:

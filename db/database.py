@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
@@ -16,13 +15,14 @@ from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
 from db.async_unit_of_work import AsyncUnitOfWork
-from db.dialects import Role, dialect_for
-from db.engine import make_engine, make_url, read_only_view
+from db.dialects import Dialect, Role, dialect_for
+from db.engine import blocking, make_engine, make_url, read_only_view
 from db.errors import DeadlinePassed, OutsideRun, SecondPlace
+from db.hop import GreenletHops, Hops, ThreadHops
 from db.lane import Lane
 from db.observer import Observer
 from db.places import Places
-from db.pool import RestingPool, observe_pool
+from db.pool import observe_pool
 from db.unit_of_work import UnitOfWork
 from db.witness import Witness
 
@@ -46,16 +46,21 @@ class Database:
         self.settings = settings
         self.observer = observer or Observer()
         self.dialect = dialect_for(make_url(settings), settings.pooler)
-        self.writer = self._lane("writer")
+        scopes = blocking(settings)
+        self.scopes_dialect = (
+            dialect_for(make_url(scopes), settings.pooler) if self.dialect.is_async else self.dialect
+        )
+        self._stoppers = ThreadPoolExecutor(_STOPPERS, thread_name_prefix="onfinish-stopper")
+        self.writer = self._lane("writer", scopes)
         if self.dialect.shares_one_connection:
-            self.reader = Lane(
-                read_only_view(self.writer.engine), self.dialect, self.writer.places, read_only=True
-            )
+            engine = read_only_view(self.writer.engine)
+            places = self.writer.places
+            hops = self._hops(places)
+            self.reader = Lane(engine, self.dialect, places, hops, read_only=True, scopes=engine)
         else:
-            self.reader = self._lane("reader")
+            self.reader = self._lane("reader", scopes)
         with_witness = self.dialect.has_witness and settings.commit_witness
-        self.witness = Witness(settings, self.dialect) if with_witness else None
-        self.stoppers = ThreadPoolExecutor(_STOPPERS, thread_name_prefix="onfinish-stopper")
+        self.witness = Witness(settings) if with_witness else None
         self.units: weakref.WeakSet[AsyncUnitOfWork] = weakref.WeakSet()
         self._scopes: set[UnitOfWork] = set()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -108,15 +113,15 @@ class Database:
             raise OutsideRun(
                 f"{label}: session_scope() would stop the event loop; `async with database.unit_of_work()`"
             )
-        thread = self.claim_thread(label)
+        worker = self.claim_here(label, self.scopes_dialect)
         lane = self.reader if read_only else self.writer
         try:
             lane.places.take_blocking(self.settings.pool_timeout_s)
             try:
                 deadline_at = None if timeout_s is None else time.monotonic() + timeout_s
                 unit = UnitOfWork(
-                    lane.engine,
-                    self.dialect,
+                    lane.scopes,
+                    self.scopes_dialect,
                     label=label,
                     read_only=read_only,
                     deadline_at=deadline_at,
@@ -140,7 +145,7 @@ class Database:
             finally:
                 lane.places.give_back()
         finally:
-            self.unclaim(thread)
+            self.unclaim(worker)
 
     def do(self, function: Callable[[Session], Any], *, label: str) -> Any:
         """Call a function with the session of a unit of work of its own, for a caller who holds a place."""
@@ -165,13 +170,15 @@ class Database:
         for unit in list(self.units):
             unit.cancel(DeadlinePassed("the service is shutting down; nothing of this request was kept"))
         await self.idle(grace_s)
+        for lane in {self.writer, self.reader}:
+            await lane.close_on_loop()
         await asyncio.get_running_loop().run_in_executor(None, self.dispose)
 
     def dispose(self) -> None:
         """Close all connections and end the threads, from a script that has no event loop."""
         for lane in {self.writer, self.reader}:
             lane.close()
-        self.stoppers.shutdown(wait=not self.units)
+        self._stoppers.shutdown(wait=not self.units)
         if self.witness is not None:
             self.witness.close()
 
@@ -195,15 +202,13 @@ class Database:
     def close_resting(self) -> int:
         """Close connections that nobody has used for ``pool_idle_s``, down to ``pool_min`` a lane.
 
-        Called now and then by whoever keeps the process alive. Returns how many were closed.
+        Called now and then by whoever keeps the process alive, in a thread that may wait. Returns how many
+        were closed.
         """
         idle_s, keep = self.settings.pool_idle_s, self.settings.pool_min
-        pools = [lane.engine.pool for lane in (self.writer, self.reader)]
-        return sum(
-            pool.close_resting(longer_than_s=idle_s, keep=keep)
-            for pool in pools
-            if isinstance(pool, RestingPool) and idle_s is not None
-        )
+        if idle_s is None:
+            return 0
+        return sum(lane.close_resting(longer_than_s=idle_s, keep=keep) for lane in (self.writer, self.reader))
 
     @property
     def open_units(self) -> list[AsyncUnitOfWork | UnitOfWork]:
@@ -249,20 +254,31 @@ class Database:
             )
         self._holders[holder] = label
 
-    def claim_thread(self, label: str) -> int:
-        """Note that the calling thread works in a unit of work; returns what to `unclaim`."""
-        thread = threading.get_ident()
-        self.claim(thread, label)
-        return thread
+    def claim_here(self, label: str, dialect: Dialect) -> object:
+        """Note that the calling thread or greenlet works in a unit of work; returns what to `unclaim`."""
+        worker = dialect.worker()
+        self.claim(worker, label)
+        return worker
 
     def unclaim(self, holder: object) -> None:
         """Forget a holder."""
         self._holders.pop(holder, None)
 
-    def _lane(self, role: Role) -> Lane:
+    def _lane(self, role: Role, scopes: DatabaseSettings) -> Lane:
         engine = make_engine(self.settings, role, self.dialect)
+        own = make_engine(scopes, role, self.scopes_dialect) if self.dialect.is_async else engine
         if type(self.observer) is not Observer:
-            observe_pool(engine, role, self.observer)
+            for each in {engine, own}:
+                observe_pool(each, role, self.observer)
         size = sum(self.dialect.pool_size(self.settings, role))
         places = Places(size, name=role, observer=self.observer)
-        return Lane(engine, self.dialect, places, read_only=role == "reader")
+        return Lane(
+            engine, self.dialect, places, self._hops(places), read_only=role == "reader", scopes=own
+        )
+
+    def _hops(self, places: Places) -> Hops:
+        if self.dialect.is_async:
+            return GreenletHops()
+        # As many threads as places: a unit of work that has a place runs at once.
+        threads = ThreadPoolExecutor(places.size, thread_name_prefix=f"onfinish-{places.name}")
+        return ThreadHops(threads, self._stoppers)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url as parse_url
+from pydantic import SecretStr
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url as parse_url
 
 from conf import DatabaseSettings
 from db.dialects import Dialect, Role, dialect_for
 from db.dialects.sqlite import READ_ONLY
-from db.pool import RestingPool, ask_after_rest
+from db.pool import RestingAsyncPool, RestingPool, ask_after_rest
 from db.watch import watch_at_work, watch_of
 
 _DRIVERS = {"postgres": "postgresql+psycopg2", "postgresql": "postgresql+psycopg2"}
@@ -55,8 +56,7 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dial
     Returns:
         An engine that whoever asked for it disposes of.
     """
-    url = make_url(settings)
-    dialect = dialect or dialect_for(url, settings.pooler)
+    dialect = dialect or dialect_for(make_url(settings), settings.pooler)
     options: dict[str, Any] = {
         # Parameters are people's data; they belong in no message and no log.
         "hide_parameters": True,
@@ -67,7 +67,7 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dial
     if pooled:
         size, overflow = dialect.pool_size(settings, role)
         options |= {
-            "poolclass": RestingPool,
+            "poolclass": RestingAsyncPool if dialect.is_async else RestingPool,
             "pool_size": size,
             "max_overflow": overflow,
             # Never waited for: a unit of work has a place before it asks for a connection.
@@ -75,13 +75,33 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dial
             "pool_recycle": settings.pool_recycle_s,
             "pool_use_lifo": settings.pool_use_lifo,
         }
-    connect_args = dialect.connect_args(settings, role)
-    engine = create_engine(dialect.driver_url(url), connect_args=connect_args, **options)
+    # `AsyncEngine` is a shell round such an engine; our hops are that shell.
+    engine = create_engine(dialect.engine_url(), connect_args=dialect.connect_args(settings, role), **options)
     if pooled:
         ask_after_rest(engine, settings, dialect)
     _install_watch(engine, dialect)
     dialect.install(engine, settings, role)
     return engine
+
+
+def blocking(settings: DatabaseSettings) -> DatabaseSettings:
+    """The same database through a driver that blocks: for scripts, jobs and migrations.
+
+    They are no better on an event loop, and what they run is written for a thread of its own.
+    """
+    url = make_url(settings)
+    dialect = dialect_for(url, settings.pooler)
+    if not dialect.is_async:
+        return settings
+    own = url.set(drivername=dialect.blocking_driver)
+    own = own.difference_update_query(("prepared_statement_cache_size",))
+    return settings.model_copy(
+        update={
+            "url": SecretStr(own.render_as_string(hide_password=False)),
+            **dict.fromkeys(("drivername", "username", "password", "host", "port", "database")),
+            "connect_args": dialect.blocking_connect_args(settings.connect_args),
+        }
+    )
 
 
 def read_only_view(engine: Engine) -> Engine:
@@ -95,7 +115,10 @@ def _install_watch(engine: Engine, dialect: Dialect) -> None:
     connect = engine.dialect.connect
 
     def connect_watched(*arguments: Any, **options: Any) -> Any:
-        connection = connect(*arguments, **options)
+        try:
+            connection = connect(*arguments, **options)
+        except dialect.connection_errors() as error:  # not the driver's own: SQLAlchemy knows them not
+            raise engine.dialect.loaded_dbapi.OperationalError(str(error)) from error
         # What a new connection is asked before its first transaction can hang like any other statement.
         watch = watch_at_work(dialect)
         if watch is not None:
@@ -117,6 +140,12 @@ def _install_watch(engine: Engine, dialect: Dialect) -> None:
         if watch is not None:
             watch.check()
             watch.statement = sql
+
+    @event.listens_for(engine, "handle_error")
+    def handle_error(context: ExceptionContext) -> None:
+        watch = None if context.connection is None else watch_of(context.connection)
+        if watch is not None:
+            watch.met_error = True
 
     @event.listens_for(engine, "commit")
     def commit(connection: Connection) -> None:

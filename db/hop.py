@@ -1,44 +1,77 @@
-"""A hop: one trip of a unit's work to a thread that may wait for the database."""
+"""A hop: one trip of a unit's work to where it may wait for the database."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import functools
+import logging
+import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, TypeVar
+
+from sqlalchemy.util.concurrency import await_, greenlet_spawn
+
+from db.watch import Watch
+
+log = logging.getLogger("onfinish.db")
+
+Work = Callable[[], Any]
+R = TypeVar("R")
+
+INTERRUPT_EVERY_S = 0.2
+"""How often a stopped unit's statement is cancelled: the first time may fall between two statements."""
+
+SEVER_AFTER_S = 0.5
+"""How long a cancelled statement, or a COMMIT at the deadline, may still take before its link is cut."""
+
+GIVE_UP_AFTER_S = 1.0
+"""How long the work may take to notice that; then the answer no longer waits for it."""
 
 
 class Hop:
-    """Work that runs in a thread, and those on the event loop who wait for it.
+    """Work that runs where it may wait, and those on the event loop who wait for it.
 
     Lives until the work is over. Starts at once. Whoever waits may be cancelled, or be told to go on
-    without it; the work runs on all the same, since a thread cannot be stopped.
+    without it; the work runs on all the same.
 
     Args:
-        threads: as many as there are places, so that one is free.
-        work: called without arguments.
         ended: called on the loop when the work is over, before anybody who waits goes on.
     """
 
-    def __init__(self, threads: Executor, work: Callable[[], Any], ended: Callable[[Hop], None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._work = work
+    def __init__(self, ended: Callable[[Hop], None]) -> None:
+        self.loop = asyncio.get_running_loop()
         self._ended = ended
         self._began = time.perf_counter()
         self.took_s = 0.0
         self.is_over = False
-        self.answer: asyncio.Future[Any] = self._loop.create_future()
+        self.answer: asyncio.Future[Any] = self.loop.create_future()
         self._over: asyncio.Future[None] | None = None
-        threads.submit(self._run)
 
     async def over(self, timeout_s: float | None = None) -> bool:
         """Wait until the work is over, or given up on. Returns whether it is over."""
         if not self.is_over:
             if self._over is None:
-                self._over = self._loop.create_future()
+                self._over = self.loop.create_future()
             await asyncio.wait([self._over], timeout=timeout_s)
+        return self.is_over
+
+    async def end(self, watch: Watch) -> bool:
+        """End the work by stronger and stronger means. Returns whether it is over."""
+        cut_at = self.loop.time() + SEVER_AFTER_S
+        while not self.is_over and self.loop.time() < cut_at:
+            heard = await self._interrupt(watch)
+            if await self.over(INTERRUPT_EVERY_S) or not heard:
+                break
+        if not self.is_over:
+            log.warning("%s: the database did not end it in time; its connection is cut", watch.label)
+            await self._sever(watch)
+        if not await self.over(GIVE_UP_AFTER_S):
+            log.error("%s: its work hangs, and keeps its place until it ends", watch.label)
         return self.is_over
 
     def give_up(self, error: BaseException) -> None:
@@ -48,14 +81,13 @@ class Hop:
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
 
-    def _run(self) -> None:
-        result, error = None, None
-        try:
-            result = self._work()
-        except BaseException as raised:  # noqa: BLE001  # it belongs to whoever waits
-            error = raised
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
-            self._loop.call_soon_threadsafe(self._arrive, result, error)
+    async def _interrupt(self, watch: Watch) -> bool:
+        """Have the database cancel the statement that runs, see `Watch.interrupt`."""
+        raise NotImplementedError
+
+    async def _sever(self, watch: Watch) -> None:
+        """Break the connection under the work, see `Watch.sever`."""
+        raise NotImplementedError
 
     def _arrive(self, result: Any, error: BaseException | None) -> None:
         self.took_s = time.perf_counter() - self._began
@@ -71,3 +103,147 @@ class Hop:
             self.answer.set_exception(RuntimeError("the function raised StopIteration"))
         else:
             self.answer.set_exception(error)
+
+
+class Hops:
+    """Where a lane's work is done. Lives as long as its lane, which closes it."""
+
+    def start(self, work: Work, ended: Callable[[Hop], None]) -> Hop:
+        """Start a hop, from the event loop."""
+        raise NotImplementedError
+
+    def detach(self, work: Work) -> None:
+        """Do work that nobody waits for, from the event loop, whether or not there is room for it."""
+        raise NotImplementedError
+
+    def call(self, function: Callable[..., R], /, *args: Any) -> R:
+        """Call a function that closes connections, from a thread that may wait for it."""
+        return function(*args)
+
+    def close(self, *, wait: bool) -> None:
+        """Take no more work."""
+
+
+class ThreadHops(Hops):
+    """In threads, for drivers that block.
+
+    Args:
+        threads: as many as there are places, so that one is free.
+        stoppers: where statements are cancelled, which may take a second.
+    """
+
+    def __init__(self, threads: Executor, stoppers: Executor) -> None:
+        self.threads = threads
+        self._stoppers = stoppers
+
+    def start(self, work: Work, ended: Callable[[Hop], None]) -> Hop:
+        return ThreadHop(self.threads, self._stoppers, work, ended)
+
+    def detach(self, work: Work) -> None:
+        threading.Thread(target=work, daemon=True).start()
+
+    def close(self, *, wait: bool) -> None:
+        self.threads.shutdown(wait=wait, cancel_futures=True)
+
+
+class GreenletHops(Hops):
+    """In greenlets on the event loop itself, for drivers that wait without blocking it."""
+
+    def __init__(self) -> None:
+        self._detached: set[asyncio.Task[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self, work: Work, ended: Callable[[Hop], None]) -> Hop:
+        hop = GreenletHop(work, ended)
+        self._loop = hop.loop
+        return hop
+
+    def detach(self, work: Work) -> None:
+        task = asyncio.get_running_loop().create_task(greenlet_spawn(work))
+        self._detached.add(task)
+        task.add_done_callback(self._detached.discard)
+
+    def call(self, function: Callable[..., R], /, *args: Any) -> R:
+        if self._loop is None:  # nothing was ever connected
+            return function(*args)
+        return asyncio.run_coroutine_threadsafe(greenlet_spawn(function, *args), self._loop).result()
+
+
+class ThreadHop(Hop):
+    """A hop to a thread, which cannot be stopped: it ends when its driver lets it go on."""
+
+    def __init__(
+        self, threads: Executor, stoppers: Executor, work: Work, ended: Callable[[Hop], None]
+    ) -> None:
+        super().__init__(ended)
+        self._work = work
+        self._stoppers = stoppers
+        threads.submit(contextvars.copy_context().run, self._run)
+
+    async def _interrupt(self, watch: Watch) -> bool:
+        heard = await self.loop.run_in_executor(self._stoppers, watch.interrupt)
+        return heard is not False
+
+    async def _sever(self, watch: Watch) -> None:
+        await self.loop.run_in_executor(self._stoppers, watch.sever)
+
+    def _run(self) -> None:
+        result, error = None, None
+        try:
+            result = self._work()
+        except BaseException as raised:  # noqa: BLE001  # it belongs to whoever waits
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+            self.loop.call_soon_threadsafe(self._arrive, result, error)
+
+
+class GreenletHop(Hop):
+    """A hop to a greenlet, by SQLAlchemy's own bridge: where its driver waits, the loop goes on.
+
+    In a task of its own, so that whoever waits for it may be cancelled without breaking the connection.
+    """
+
+    def __init__(self, work: Work, ended: Callable[[Hop], None]) -> None:
+        super().__init__(ended)
+        self._task = self.loop.create_task(greenlet_spawn(work))
+        self._task.add_done_callback(self._done)
+
+    async def _interrupt(self, watch: Watch) -> bool:
+        heard = watch.interrupt()
+        if heard is None:  # the driver cancels a statement whose task is cancelled
+            self._task.cancel()
+            return True
+        return heard if isinstance(heard, bool) else await heard
+
+    async def _sever(self, watch: Watch) -> None:
+        watch.sever()
+        if not watch.committing:  # how a COMMIT ended is found out behind it
+            self._task.cancel()
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        if task.cancelled():
+            self._arrive(None, asyncio.CancelledError())
+        else:
+            error = task.exception()
+            self._arrive(None if error else task.result(), error)
+
+
+def pause(seconds: float) -> None:
+    """Wait, inside of a hop or in a thread of one's own: on the loop's thread without stopping the loop."""
+    if _in_greenlet():
+        await_(asyncio.sleep(seconds))
+    else:
+        time.sleep(seconds)
+
+
+def off_loop(function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
+    """Call a function that blocks, inside of a hop or in a thread of one's own: never on the loop."""
+    if not _in_greenlet():
+        return function(*args, **kwargs)
+    loop = asyncio.get_running_loop()
+    return await_(loop.run_in_executor(None, functools.partial(function, *args, **kwargs)))
+
+
+def _in_greenlet() -> bool:
+    greenlet = sys.modules.get("greenlet")  # an extra, imported where there is a driver for it
+    return greenlet is not None and getattr(greenlet.getcurrent(), "__sqlalchemy_greenlet_provider__", False)

@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 from sqlalchemy import Engine
+from sqlalchemy.util.concurrency import greenlet_spawn
 
 from db.dialects import Dialect
+from db.hop import Hops
 from db.places import Places
+from db.pool import RestingPool
 
 
 class Lane:
     """The way to the database for one kind of work. Lives as long as its `Database`, which closes it.
 
-    The writer and the reader are a lane each, with a pool, places and threads of its own, so that
-    writers stuck behind a lock do not stop the readers. It has as many threads as places: a unit of
-    work that has a place runs at once.
+    The writer and the reader are a lane each, with a pool and places of its own, so that writers stuck
+    behind a lock do not stop the readers.
+
+    Args:
+        engine: what units of work on the event loop use.
+        scopes: the engine for work in the caller's own thread; the same one, but where only the loop can
+            use that.
     """
 
-    def __init__(self, engine: Engine, dialect: Dialect, places: Places, *, read_only: bool) -> None:
+    def __init__(
+        self, engine: Engine, dialect: Dialect, places: Places, hops: Hops, *, read_only: bool, scopes: Engine
+    ) -> None:
         self.engine = engine
         self.dialect = dialect
         self.places = places
+        self.hops = hops
         self.read_only = read_only
-        self.threads = ThreadPoolExecutor(places.size, thread_name_prefix=f"onfinish-{places.name}")
+        self.scopes = scopes
+
+    def close_resting(self, *, longer_than_s: float, keep: int) -> int:
+        """See `RestingPool.close_resting`. Called in a thread that may wait."""
+
+        def close(engine: Engine) -> int:
+            pool = engine.pool
+            if not isinstance(pool, RestingPool):
+                return 0
+            return pool.close_resting(longer_than_s=longer_than_s, keep=keep)
+
+        closed = self.hops.call(close, self.engine)
+        return closed if self.scopes is self.engine else closed + close(self.scopes)
+
+    async def close_on_loop(self) -> None:
+        """Close what only the event loop can close. `close` follows."""
+        if self.dialect.is_async:
+            await greenlet_spawn(self.engine.dispose)
 
     def close(self) -> None:
         """End the threads and close the connections. A thread that still works is left to its work."""
-        self.threads.shutdown(wait=not self.places.taken, cancel_futures=True)
-        self.engine.dispose()
+        self.hops.close(wait=not self.places.taken)
+        if self.dialect.is_async:
+            self.engine.dispose(close=False)  # of a loop that has ended: they have ended with it
+        self.scopes.dispose()

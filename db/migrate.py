@@ -24,7 +24,7 @@ from conf import DatabaseSettings
 from db.base import Base
 from db.dialects import Role, dialect_for
 from db.dialects.migration import guarded
-from db.engine import make_engine, make_url
+from db.engine import blocking, make_engine, make_url
 from db.errors import Cancelled, SchemaError
 from db.migrations.options import OPTIONS
 
@@ -135,6 +135,7 @@ def sql(settings: DatabaseSettings, to: str = "head") -> str:
 @contextmanager
 def _connection(settings: DatabaseSettings, role: Role) -> Iterator[Connection]:
     """A connection of our own in a transaction, which is kept unless something is raised."""
+    settings = blocking(settings)
     dialect = dialect_for(make_url(settings), settings.pooler)
     engine = make_engine(settings, role, dialect)
     try:

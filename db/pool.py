@@ -51,6 +51,12 @@ class RestingPool(QueuePool):
         return len(closing)
 
 
+class RestingAsyncPool(RestingPool):
+    """The same, for an asyncio driver. It need not wait on the loop: who has a place finds a connection."""
+
+    _is_asyncio = True
+
+
 def ask_after_rest(engine: Engine, settings: DatabaseSettings, dialect: Dialect) -> None:
     """Ask a connection whether it lives when it has rested, not at every checkout: it is a round trip.
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     SmallInteger,
     String,
     and_,
+    bindparam,
     case,
     column,
     insert,
@@ -79,6 +80,13 @@ class Task(Base):
     )
 
 
+_COLUMNS = Task.__table__.columns
+"""What is only read is read as rows: a mapped object costs twice as much, and is there to be changed."""
+
+_INSERT = insert(Task.__table__)  # type: ignore[arg-type]  # it is a Table
+
+_ONE = select(*_COLUMNS).where(Task.id == bindparam("task_id"))
+
 _ID_TAKEN = "a task with this id exists already"
 
 refusals.update(
@@ -140,18 +148,19 @@ class Position(NamedTuple):
 
 
 def create_task(session: Session, *, new: NewTask) -> Task:
-    """Add a task. Flushes, so that an id that is taken is refused here.
+    """Add a task. An id that is taken is refused here.
+
+    Returns:
+        What was written, as an object that is not the session's: it need not be read back.
 
     Raises:
         Invalid: the team does not exist. The session stays usable.
         Conflict: the id is taken. The database says so, and the transaction can only be rolled back.
     """
     require_teams(session, team_id=new.get("team_id"))
-    moment = utc_now()
-    task = Task(**new, create_time=moment, update_time=moment)
-    session.add(task)
-    session.flush()
-    return task
+    values = _row_of(new, utc_now())
+    session.execute(_INSERT, values)
+    return Task(**values)
 
 
 def create_tasks(session: Session, *, new: Sequence[NewTask]) -> list[str]:
@@ -166,10 +175,8 @@ def create_tasks(session: Session, *, new: Sequence[NewTask]) -> list[str]:
     """
     require_teams(session, **{f"items/{at}/team_id": task.get("team_id") for at, task in enumerate(new)})
     moment = utc_now()
-    defaults = {"task_status": QUEUED, "s3_keys": {}, "team_id": None, "version": 1}
-    times = {"create_time": moment, "update_time": moment}
-    rows: list[dict[str, Any]] = [{"id": new_id(), **defaults, **task, **times} for task in new]
-    session.execute(insert(Task), rows)
+    rows = [_row_of(task, moment) for task in new]
+    session.execute(_INSERT, rows)
     return [row["id"] for row in rows]
 
 
@@ -205,18 +212,17 @@ def stream_tasks(session: Session, *, where: TaskFilter, page_size: int) -> Iter
     Opens a server-side cursor at the first page: the session has to be in a transaction, and every page
     is asked for in it. Rows, not tasks: a million objects would cost more than what is done with them.
     """
-    columns = Task.__table__.columns
-    statement = select(*columns).where(*_conditions(where)).order_by(Task.id)
+    statement = select(*_COLUMNS).where(*_conditions(where)).order_by(Task.id)
     yield from session.execute(statement, execution_options={"yield_per": page_size}).partitions()
 
 
-def find_task(session: Session, *, task_id: str) -> Task | None:
-    """The task, or None."""
-    return session.get(Task, task_id)
+def find_task(session: Session, *, task_id: str) -> Row[Any] | None:
+    """The task's row, or None."""
+    return session.execute(_ONE, {"task_id": task_id}).one_or_none()
 
 
-def get_task(session: Session, *, task_id: str) -> Task:
-    """The task.
+def get_task(session: Session, *, task_id: str) -> Row[Any]:
+    """The task's row. To change it, begin with `lock_task`.
 
     Raises:
         NotFound: no such task. The session stays usable.
@@ -245,19 +251,19 @@ def lock_task(session: Session, *, task_id: str) -> Task:
 
 def list_tasks(
     session: Session, *, where: TaskFilter = TaskFilter(), limit: int = 50, after: Position | None = None
-) -> Sequence[Task]:
-    """Tasks, newest first (`create_time`, then `id`).
+) -> Sequence[Row[Any]]:
+    """The rows of tasks, newest first (`create_time`, then `id`).
 
     Args:
         where: which of them.
         limit: how many at most.
         after: the list goes on behind this place.
     """
-    statement = select(Task).where(*_conditions(where))
+    statement = select(*_COLUMNS).where(*_conditions(where))
     if after is not None:
         statement = statement.where(tuple_(Task.create_time, Task.id) < tuple_(after.create_time, after.id))
     newest_first = statement.order_by(Task.create_time.desc(), Task.id.desc())
-    return session.scalars(newest_first.limit(limit)).all()
+    return session.execute(newest_first.limit(limit)).all()
 
 
 def update_task(
@@ -306,6 +312,19 @@ def touch(task: Task) -> None:
     task.version += 1
     # Always forward, also where this machine's clock stands still or runs behind the last writer's.
     task.update_time = max(utc_now(), task.update_time + timedelta(microseconds=1))
+
+
+def _row_of(new: NewTask, moment: datetime) -> dict[str, Any]:
+    return {
+        "id": new_id(),
+        "task_status": QUEUED,
+        "s3_keys": {},
+        "team_id": None,
+        "version": 1,
+        "create_time": moment,
+        "update_time": moment,
+        **new,
+    }
 
 
 def _require(task: Task, expected: Callable[[Task], bool] | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import inspect
 import logging
@@ -15,8 +16,9 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import EMPTY_DICT
 
-from db.dialects import Dialect
+from db.dialects import Dialect, sqlstate_of
 from db.errors import (
+    Cancelled,
     ConnectionLost,
     DatabaseError,
     Misuse,
@@ -25,6 +27,7 @@ from db.errors import (
     ReadOnlyViolation,
     SessionSettled,
 )
+from db.hop import off_loop
 from db.watch import OPTION, Watch
 from db.witness import Testimony, Witness
 
@@ -123,7 +126,12 @@ class UnitOfWork:
             return not self.watch.was_rolled_back
         session = self.session
         changed = session.new or session.dirty or session.deleted
-        return self._autocommits and not changed and not self.watch.interrupted
+        return (
+            self._autocommits
+            and self._dialect.reader_settles_at_once
+            and not changed
+            and not self.watch.interrupted
+        )
 
     def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function that works with the session, in a thread that may wait.
@@ -139,8 +147,13 @@ class UnitOfWork:
             return self._plain(function, *args, **kwargs)
         except DBAPIError as error:
             raise self.translated(error) from error
+        except asyncio.CancelledError as error:  # how asyncio drivers end a statement
+            raise self._cancelled() from error
         finally:
             self.watch.leave()
+
+    def _cancelled(self) -> Cancelled:
+        return self.watch.reason or Cancelled(f"{self.label}: was cancelled; nothing is kept")
 
     def _plain(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function as one that is to return a value, and to leave the process alone."""
@@ -208,19 +221,26 @@ class UnitOfWork:
             if not self.read_only and session.in_transaction():
                 if self._witness is not None:
                     self.watch.check_transaction()
-                    self._testimony = self._witness.testify(session)
+                    self._testimony = self._witness.testify(session, self._dialect)
                 began = time.perf_counter()
                 try:
                     self._commit()
                 finally:
                     self.commit_s = time.perf_counter() - began
             self.outcome = Outcome.KEPT
+        except asyncio.CancelledError as error:
+            if self.watch.committing:
+                self.outcome = Outcome.UNKNOWN
+                raise OutcomeUnknown from error
+            raise self._cancelled() from error
         except PendingRollbackError as error:  # a flush failed, and the program went on
             raise self.watch.lost() from error
         except DBAPIError as error:
             if self.watch.committing and self._dialect.commit_may_have_been_applied(error):
                 self.outcome = Outcome.UNKNOWN
                 raise OutcomeUnknown from error
+            if self._dialect.says_transaction_is_lost(error):
+                raise self.watch.lost() from error
             raise self.translated(error) from error
 
     def _commit(self) -> None:
@@ -238,7 +258,9 @@ class UnitOfWork:
         """Ask what became of a COMMIT that was sent and not answered."""
         committed = None
         if self._witness is not None and self._testimony is not None:
-            committed = self._witness.was_committed(self._testimony, deadline_at=self.watch.deadline_at)
+            committed = off_loop(
+                self._witness.was_committed, self._testimony, deadline_at=self.watch.deadline_at
+            )
         if committed is None:
             raise doubt
         log.warning(
@@ -255,7 +277,7 @@ class UnitOfWork:
         session = self.session
         self.watch.release_begins()
         try:
-            if not self._is_discarded:
+            if not self._is_discarded and not self._autocommits:
                 Session.rollback(session)
             if self._is_discarded:
                 Session.invalidate(session)
@@ -379,7 +401,7 @@ class SettledSession(Session):
 def code_of(error: BaseException) -> str:
     """An error as a log may show it: its kind and its code, and nothing of the statement."""
     origin = getattr(error, "orig", None)
-    code = getattr(origin, "pgcode", None) or getattr(origin, "sqlite_errorname", None)
+    code = sqlstate_of(origin) or getattr(origin, "sqlite_errorname", None)
     if code is None and origin is not None and origin.args and isinstance(origin.args[0], int):
         code = origin.args[0]  # PyMySQL's; the text of the others' begins with words
     kind = type(origin or error).__name__

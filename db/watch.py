@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from db.errors import Cancelled, DeadlinePassed, NotYours, OutsideRun, SessionSettled, TransactionLost
@@ -16,16 +17,17 @@ if TYPE_CHECKING:
 OPTION = "onfinish_watch"
 """The execution option under which a session hands its watch to the hooks of its engine."""
 
-_ANY_THREAD = -1
+_ANYBODY = object()
 
-_at_work = threading.local()
+_at_work: dict[object, Watch] = {}
+"""The watches of those who work at this moment, by thread or greenlet."""
 
 
 class Watch:
     """What the engine's hooks, and whoever cancels, know of one unit of work.
 
     Made with its unit, and of no use after it. It reaches the hooks as an execution option of the
-    session; only the pool's own hooks, which know of no session, ask for the watch of their thread.
+    session; only the pool's own hooks, which know of no session, ask for the watch of whoever works.
     Its lock stands between the thread that runs a statement and the one that wants it stopped: a
     cancel never reaches a connection that has been closed or gone back to the pool, and never a COMMIT.
 
@@ -47,9 +49,10 @@ class Watch:
         "settling",
         "was_rolled_back",
         "interrupted",
+        "met_error",
         "statement",
         "_confined",
-        "_thread",
+        "_worker",
         "_dialect",
         "_connection",
         "_lock",
@@ -66,9 +69,10 @@ class Watch:
         self.settling = False
         self.was_rolled_back = False
         self.interrupted = False
+        self.met_error = False
         self.statement: str | None = None
         self._confined = confined
-        self._thread: int | None = None if confined else _ANY_THREAD
+        self._worker: object = None if confined else _ANYBODY
         self._dialect = dialect
         self._connection: Any = None
         self._lock = threading.Lock()
@@ -90,18 +94,23 @@ class Watch:
                 self.reason = reason
 
     def enter(self) -> None:
-        """The calling thread may send statements until `leave`."""
+        """The calling thread or greenlet may send statements until `leave`."""
         # Model code of one database may open a `session_scope` of another: that one's watch is the inner.
-        self._outer, _at_work.watch = getattr(_at_work, "watch", None), self
+        worker = self._dialect.worker()
+        self._outer, _at_work[worker] = _at_work.get(worker), self
         if self._confined:
-            self._thread = threading.get_ident()
+            self._worker = worker
 
     def leave(self) -> None:
         """Nobody may send statements; waits for a cancel under way, so that it hits nothing else."""
-        _at_work.watch, self._outer = self._outer, None
+        worker = self._dialect.worker()
+        if self._outer is None:
+            _at_work.pop(worker, None)
+        else:
+            _at_work[worker], self._outer = self._outer, None
         with self._lock:
             if self._confined:
-                self._thread = None
+                self._worker = None
 
     def check(self) -> None:
         """Raise where a statement must not be sent now.
@@ -112,7 +121,7 @@ class Watch:
         """
         if self.reason is not None:
             raise self.reason
-        if self._thread != _ANY_THREAD and self._thread != threading.get_ident():
+        if self._worker != _ANYBODY and self._worker != self._dialect.worker():
             raise OutsideRun(
                 f"{self.label}: SQL was sent from outside `run` and would have stopped the event loop; "
                 "write `await self.run(function, self.session, …)`, and load inside that function what the "
@@ -124,7 +133,7 @@ class Watch:
             self.mark(DeadlinePassed())
             raise DeadlinePassed
 
-    # -- called by the engine's hooks, in the thread that works
+    # -- called by the engine's hooks, where the work is done
 
     def connected(self, connection: Any) -> None:
         """The unit has taken this connection of the driver."""
@@ -149,8 +158,10 @@ class Watch:
             raise NotYours(
                 f"{self.label}: somebody else than its unit of work tried to commit its transaction"
             )
+        self.check_transaction()
         with self._lock:
-            self.check_transaction()
+            if self.reason is not None:
+                raise self.reason
             self.committing = True
 
     def check_transaction(self) -> None:
@@ -161,8 +172,10 @@ class Watch:
             raise self.reason
         if self.was_rolled_back or self._connection is None:
             raise self.lost()
-        if self._dialect.transaction_is_lost(self._connection):
-            raise self.lost()
+        if self.met_error or not self._dialect.asks_whether_lost:
+            if self._dialect.transaction_is_lost(self._connection):
+                raise self.lost()
+            self.met_error = False
 
     def lost(self) -> TransactionLost:
         """The error for a transaction that was given up behind the program's back."""
@@ -181,24 +194,25 @@ class Watch:
         with self._lock:
             self.closing = True
 
-    # -- called by whoever stops the unit, in a thread of their own: both may take a second
+    # -- called by whoever stops the unit; a driver that blocks may take a second for it
 
-    def interrupt(self) -> bool:
+    def interrupt(self) -> bool | Awaitable[bool] | None:
         """Have the database cancel the running statement. Does nothing to a COMMIT, or between statements.
 
         Returns:
-            Whether there is something to wait for: not if the database could not be reached for it.
+            Whether there is something to wait for: not if the database could not be reached for it. An
+            asyncio driver tells it later, or tells nothing: then it cancels what its cancelled task runs.
         """
         with self._lock:
-            if self._connection is None or self._thread is None or self.committing or self.closing:
+            if self._connection is None or self._worker is None or self.committing or self.closing:
                 return True
             self.interrupted = True
             return self._dialect.interrupt(self._connection)
 
     def sever(self) -> None:
-        """Shut the connection's socket down, which wakes a thread that waits for its answer."""
+        """Shut the connection's socket down, which wakes whoever waits for its answer."""
         with self._lock:
-            if self._connection is not None and self._thread is not None:
+            if self._connection is not None and self._worker is not None:
                 self.interrupted = True
                 self._dialect.sever(self._connection)
 
@@ -210,13 +224,13 @@ def watch_of(connection: Connection) -> Watch | None:
 
 
 def watch_at_work(dialect: Dialect) -> Watch | None:
-    """The watch of the unit of work that the calling thread works for.
+    """The watch of the unit of work that the calling thread or greenlet works for.
 
     Args:
         dialect: of the engine that asks: each `Database` has one of its own.
 
     Returns:
-        None for any other thread, and for one that works for another database just now.
+        None for any other, and for one that works for another database just now.
     """
-    watch: Watch | None = getattr(_at_work, "watch", None)
+    watch = _at_work.get(dialect.worker())
     return watch if watch is not None and watch._dialect is dialect else None

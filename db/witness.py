@@ -15,8 +15,8 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from conf import DatabaseSettings
 from db.base import Base, UtcDateTime, now, utc_now
-from db.dialects import Dialect
-from db.engine import make_engine
+from db.dialects import Dialect, dialect_for
+from db.engine import blocking, make_engine, make_url
 
 log = logging.getLogger("onfinish.db")
 
@@ -80,24 +80,24 @@ class Witness:
     to be mistaken.
     """
 
-    def __init__(self, settings: DatabaseSettings, dialect: Dialect) -> None:
-        self._settings = settings
-        self._dialect = dialect
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self._settings = blocking(settings)
+        self._dialect = dialect_for(make_url(self._settings), settings.pooler)
         self._engine: Engine | None = None
         self._lock = threading.Lock()
 
-    def testify(self, session: Session) -> Testimony | None:
+    def testify(self, session: Session, dialect: Dialect) -> Testimony | None:
         """Write this transaction's testimony, the last thing before COMMIT.
 
         Returns:
             None where this database has no table for it; `NOTHING_WRITTEN` where there is nothing to lose.
         """
         connection = session.connection()
-        slot = connection.info.get(self._dialect.witness_key)
+        slot = connection.info.get(dialect.witness_key)
         if slot is None:
             return None
         testimony = Testimony(slot, uuid.uuid4().hex)
-        written = connection.exec_driver_sql(self._dialect.witness_sql, testimony._asdict())
+        written = connection.exec_driver_sql(dialect.witness_sql, dialect.witness_parameters(*testimony))
         return testimony if written.rowcount else NOTHING_WRITTEN
 
     def was_committed(self, testimony: Testimony, *, deadline_at: float | None) -> bool | None:

@@ -40,13 +40,12 @@ from db.errors import (
     ConnectionLost,
     DeadlinePassed,
     Misuse,
-    OutcomeUnknown,
     RunAgain,
     Unavailable,
 )
 from handlers.after_commit import AfterCommit
 from handlers.conflicts import CONFLICTS, backoff_s
-from handlers.errors import status_of
+from handlers.errors import leaves_unknown, meant, status_of
 from handlers.exchange import Exchange, exchange_of
 from handlers.held_response import HeldResponse, ResponseDropped, StreamedResponse
 from handlers.overrides import check_overrides, forgotten
@@ -266,7 +265,7 @@ class SessionHandler(ProblemHandler):
         if (
             self._stopped is None
             and not isinstance(value, ResponseDropped)
-            and not (isinstance(value, CONFLICTS) and self._may_run_again())
+            and not (isinstance(meant(value), CONFLICTS) and self._may_run_again())
         ):
             super().log_exception(typ, value, tb)
 
@@ -341,8 +340,9 @@ class SessionHandler(ProblemHandler):
         self.outcome = "applied"
 
     def _note_conflict(self, error: BaseException | None) -> None:
-        if isinstance(error, CONFLICTS) and self._may_run_again():
-            self._again = error
+        told = meant(error)  # a conflict in a task of a TaskGroup is one, too
+        if isinstance(told, CONFLICTS) and self._may_run_again():
+            self._again = told
 
     def _due_afterwards(self, error: Exception | None) -> list[Callable[[Session], object]]:
         """What is to be done in units of their own, once a request: at the attempt that is answered."""
@@ -353,7 +353,7 @@ class SessionHandler(ProblemHandler):
         """The unit is settled: let the response leave, or have another handler give another one."""
         exchange, response = self._exchanged(), self._response
         exchange.add(self._begun())
-        exchange.outcome = "unknown" if isinstance(fault, OutcomeUnknown) else self.outcome
+        exchange.outcome = "unknown" if leaves_unknown(fault) else self.outcome
         self._forget()
         if response is None or response.has_left:
             self._close()

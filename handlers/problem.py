@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from types import TracebackType
 from typing import Any
 
+from pydantic_core import to_json
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, RequestHandler
 
@@ -72,10 +72,15 @@ class ProblemHandler(RequestHandler):
         return self.get(*args, **kwargs)
 
     def write_json(self, value: object, status: int = 200) -> None:
-        """Answer with JSON. The last thing a method does."""
+        """Answer with JSON. The last thing a method does.
+
+        Args:
+            value: what JSON has, and what pydantic makes of it: dates, UUIDs, models. NaN is null.
+            status: of the answer.
+        """
         self.set_status(status)
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+        self.finish(to_json(value, inf_nan_mode="null"))
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """As Tornado's, with the status that the one table has for the error."""
@@ -96,7 +101,7 @@ class ProblemHandler(RequestHandler):
         self.set_header("Content-Type", "application/problem+json")
         outcome = "unknown" if leaves_unknown(error) else self.outcome
         body = body_of(problem, instance=self.request.path, request_id=self.request_id, outcome=outcome)
-        self.finish(json.dumps(body, separators=(",", ":")))
+        self.finish(to_json(body))
 
     def log_exception(
         self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None

@@ -23,6 +23,7 @@ from handlers.websocket import Sockets
 from server.app import make_app
 from server.http import DrainingServer
 from server.jobs import Jobs, jobs_of
+from server.last_resort import end_after
 from server.listening import CannotListen, Listening, listen
 from server.notify import READY, STOPPING, notify
 from server.ops import Ops
@@ -30,6 +31,10 @@ from server.ops import Ops
 log = logging.getLogger("onfinish.server")
 
 EXIT_OK, EXIT_CUT_OFF, EXIT_NO_PORT = 0, 1, 1
+
+CLOSE_S = 10.0
+"""What a process may take beyond its grace and drain, to close its connections; then it is ended. Its
+parent's patience is longer, and systemd's has to be."""
 
 _SAME_SIGNAL_S = 0.2
 """One Ctrl-C comes twice where a wrapper passes it on to a process that the terminal told already."""
@@ -69,7 +74,8 @@ class Lifecycle:
 
     On the first SIGTERM or SIGINT ``/readyz`` turns to 503; for ``http.grace_s`` new connections are still
     taken, until the load balancer has noticed; then none are, connections at rest are closed, and what is in
-    flight has ``http.drain_s`` to be answered. A second signal ends it at once.
+    flight has ``http.drain_s`` to be answered. What hangs after that ends with the process. A second signal
+    ends it at once.
 
     Args:
         settings: what to serve, and where.
@@ -142,6 +148,7 @@ class Lifecycle:
 
     async def _drain(self, application: Application, server: DrainingServer, database: Database) -> int:
         http = self._settings.http
+        end_after(http.grace_s + http.drain_s + CLOSE_S, status=EXIT_CUT_OFF)
         application.settings["draining"] = True
         server.end_keep_alive()
         log.info("stopping: %d requests in flight", server.busy)

@@ -16,7 +16,7 @@ from db import Database, migrate
 from db.dialects import dialect_for
 from db.engine import make_url
 from db.health import require_known_pooler
-from server.lifecycle import EXIT_CUT_OFF, EXIT_NO_PORT, Lifecycle, Parent, print_banner
+from server.lifecycle import CLOSE_S, EXIT_CUT_OFF, EXIT_NO_PORT, Lifecycle, Parent, print_banner
 from server.listening import CannotListen, listen
 from server.metrics import GAUGES
 from server.notify import READY, STOPPING, notify
@@ -47,8 +47,9 @@ _STARTING_CHECK_S = 0.02
 _CHECK_S = 1.0
 
 _SAME_SIGNAL_S = 0.2
-_CLOSE_S = 15.0
-"""What a process may take beyond its grace and drain, to close its connections; then it is killed."""
+_CLOSE_S = CLOSE_S + 5.0
+"""What a process may take beyond its grace and drain; then it is killed. It ends by itself before, if it
+can."""
 
 
 def serve_in_processes(settings: Settings) -> int:

@@ -14,6 +14,7 @@ pytest_plugins = [
     "tests.fixtures.logs",
     "tests.fixtures.loop",
     "tests.fixtures.postgres",
+    "tests.fixtures.backends",
     "tests.fixtures.databases",
     "tests.fixtures.large",
     "tests.fixtures.inner",

@@ -7,7 +7,7 @@ from sqlalchemy import URL
 from db.dialects.base import Dialect, Role
 from db.dialects.mysql import MySQL
 from db.dialects.pgbouncer import PgBouncer
-from db.dialects.postgresql import PostgreSQL
+from db.dialects.postgresql import PostgreSQL, sqlstate_of
 from db.dialects.sqlite import SQLite
 
 _BY_BACKEND: dict[str, type[Dialect]] = {
@@ -19,7 +19,7 @@ _BY_BACKEND: dict[str, type[Dialect]] = {
 
 _BY_POOLER: dict[str, type[Dialect]] = {"pgbouncer": PgBouncer}
 
-__all__ = ["Dialect", "MySQL", "PgBouncer", "PostgreSQL", "Role", "SQLite", "dialect_for"]
+__all__ = ["Dialect", "MySQL", "PgBouncer", "PostgreSQL", "Role", "SQLite", "dialect_for", "sqlstate_of"]
 
 
 def dialect_for(url: URL, pooler: str | None = None) -> Dialect:

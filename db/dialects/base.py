@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -26,6 +27,15 @@ class Dialect:
     drivers: tuple[str, ...] = ()
     """The drivers that are supported, as SQLAlchemy names them."""
 
+    is_async = False
+    """The driver waits on the event loop, in a greenlet; else it blocks, in a thread."""
+
+    worker: Callable[[], object] = staticmethod(threading.get_ident)
+    """Tells apart those who may be at work at the same time: threads, or greenlets."""
+
+    blocking_driver: str = ""
+    """Backend and driver, as a URL names them, of the one that scripts and migrations use."""
+
     discard_after_interrupt = True
     """A connection whose statement was cancelled is closed: a late cancel could hit its next user."""
 
@@ -35,23 +45,35 @@ class Dialect:
     reader_autocommits = True
     """The reader's statements stand each for itself: there is no transaction that would have to be ended."""
 
+    reader_settles_at_once = True
+    """Such a statement's connection goes back to the pool without a word to the driver."""
+
     shares_one_connection = False
     """There is but one connection, so the reader is the writer and one unit of work runs at a time."""
 
     def __init__(self, url: URL) -> None:
         self.url = url
 
+    def _wait_in_greenlets(self) -> None:
+        from greenlet import getcurrent  # type: ignore[import-untyped]  # an extra
+
+        self.is_async, self.worker = True, getcurrent
+
     def own_query(self, query: Mapping[str, Any]) -> Mapping[str, Any]:
         """What of an environment's ``database.query`` this database understands."""
         return query
 
-    def driver_url(self, url: URL) -> URL:
-        """The URL as SQLAlchemy takes it: without what `connect_args` has translated."""
-        return url
+    def engine_url(self) -> URL:
+        """What SQLAlchemy is to connect to."""
+        return self.url
 
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
         """What the driver's ``connect`` is given: our defaults, and the settings' own."""
         raise NotImplementedError
+
+    def blocking_connect_args(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What of the settings' own ``connect_args`` the driver for scripts and migrations understands."""
+        return dict(given)
 
     def engine_options(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
         """What `sqlalchemy.create_engine` is given beyond the pool's settings."""
@@ -98,9 +120,24 @@ class Dialect:
         """Whether the database itself keeps a connection of the reader from writing."""
         raise NotImplementedError
 
+    asks_whether_lost = False
+    """That costs a round trip: it is only done where a statement has failed."""
+
     def transaction_is_lost(self, connection: Any) -> bool:
         """Whether the driver's connection has no transaction that COMMIT would commit."""
         raise NotImplementedError
+
+    def says_transaction_is_lost(self, error: DBAPIError) -> bool:
+        """Whether a statement was refused because the transaction had failed before."""
+        return False
+
+    def witness_parameters(self, connection: str, transaction: str) -> Any:
+        """The parameters of `witness_sql`, in the driver's own form."""
+        raise NotImplementedError
+
+    def connection_errors(self) -> tuple[type[Exception], ...]:
+        """What the driver's ``connect`` raises beside its own errors."""
+        return ()
 
     def absent(self) -> Finding | None:
         """That there is no database yet, and whoever connects would make one. None: there is, or ask it."""
@@ -110,16 +147,18 @@ class Dialect:
         """What there is to say of the database, asked over a connection of the reader."""
         raise NotImplementedError
 
-    def interrupt(self, connection: Any) -> bool:
-        """Cancel what the driver's connection runs. Called from another thread; takes half a second at most.
+    def interrupt(self, connection: Any) -> bool | Awaitable[bool] | None:
+        """Cancel what the driver's connection runs. Takes half a second at most.
+
+        Called from another thread, or on the loop where the driver is asyncio's.
 
         Returns:
-            Whether the database has heard of it.
+            Whether the database has heard of it; None where the driver has no call for it.
         """
         raise NotImplementedError
 
     def sever(self, connection: Any) -> None:
-        """Break the driver's connection under a thread that waits for it."""
+        """Break the driver's connection under whoever waits for it."""
         raise NotImplementedError
 
 

@@ -95,8 +95,8 @@ class MySQL(Dialect):
         super().__init__(url)
         self._rolled_back: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    def driver_url(self, url: URL) -> URL:
-        return url.difference_update_query(_SSL_QUERY)
+    def engine_url(self) -> URL:
+        return self.url.difference_update_query(_SSL_QUERY)
 
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
         arguments: dict[str, Any] = {

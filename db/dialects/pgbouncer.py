@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from typing import Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 
 from conf import DatabaseSettings
 from db.dialects.base import Role
-from db.dialects.postgresql import IDLE, READ_ONLY_DEFAULT, PostgreSQL
+from db.dialects.postgresql import READ_ONLY_DEFAULT, PostgreSQL
 
 _OPTION = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.-]*)=((?:\\.|[^\s\\])*)(?:\s+|$)", re.DOTALL)
 """One server setting as a command line has it: ``-c name=value``, a backslash before a blank in the value.
@@ -21,9 +22,10 @@ class PgBouncer(PostgreSQL):
 
     Each transaction may find itself on another connection to the server, one that others have used and will
     use, so nothing is set for longer than a transaction. What goes into a connection's start-up options
-    elsewhere, which PgBouncer refuses, is ``SET LOCAL`` here, in one string with the transaction's first
-    statement: it costs no round trip. The reader's transactions are ``BEGIN READ ONLY``, which the driver
-    says, so that no statement gets past it: two round trips more than in AUTOCOMMIT.
+    elsewhere, which PgBouncer refuses, is local to the transaction here, and goes in one string with its
+    first statement: it costs no round trip, with psycopg2. The reader's transactions are
+    ``BEGIN READ ONLY``, which the driver says, so that no statement gets past it: two round trips more than
+    in AUTOCOMMIT.
 
     The witness is as elsewhere. Its row belongs to a connection from us to PgBouncer, which has one
     transaction at a time, whichever connections to the server they are run on.
@@ -32,8 +34,7 @@ class PgBouncer(PostgreSQL):
     reader_autocommits = False
 
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
-        # Empty, not absent: libpq would take PGOPTIONS.
-        return super().connect_args(settings, role) | {"options": ""}
+        return self.driver.behind_pooler(super().connect_args(settings, role))
 
     def engine_options(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
         options = super().engine_options(settings, role)
@@ -49,7 +50,7 @@ class PgBouncer(PostgreSQL):
 
             @event.listens_for(engine, "connect")
             def begins_read_only(connection: Any, record: object) -> None:
-                connection.readonly = True
+                self.driver.begins_read_only(connection)
 
         before = self._before_first_statement(settings, role)
         if not before:
@@ -57,28 +58,28 @@ class PgBouncer(PostgreSQL):
 
         @event.listens_for(engine, "before_cursor_execute", retval=True)
         def put_before_first_statement(
-            connection: object, cursor: Any, statement: str, parameters: Any, context: object, many: bool
+            connection: Connection, cursor: Any, statement: str, parameters: Any, context: object, many: bool
         ) -> tuple[str, Any]:
-            driver = cursor.connection
             # The driver says BEGIN with the first statement, so before that one there is no transaction yet.
-            if driver.info.transaction_status != IDLE:
+            if not self.driver.is_idle(connection.connection.dbapi_connection):
                 return statement, parameters
             # A server-side cursor is declared for its statement alone, and % would be read as a parameter's.
-            if many or cursor.name is not None or "%" in before:
-                with driver.cursor() as own:
+            alone = many or getattr(cursor, "name", None) is not None or "%" in before
+            if alone or not self.driver.takes_several_statements:
+                with closing(connection.connection.cursor()) as own:
                     own.execute(before)
                 return statement, parameters
-            return before + statement, parameters
+            return f"{before}; {statement}", parameters
 
     def _before_first_statement(self, settings: DatabaseSettings, role: Role) -> str:
         limits = self._settings(settings, role)
         limits.pop(READ_ONLY_DEFAULT, None)
-        statements = [f"SET LOCAL {name} = {value}; " for name, value in limits.items()]
-        for name, value in parsed(self._given_options(settings)):
-            # As a function: SET would take "a, b" for the name of one schema, where options mean two.
-            quoted = value.replace("'", "''")
-            statements.append(f"SELECT set_config('{name}', '{quoted}', true); ")
-        return "".join(statements)
+        # As functions: SET would take "a, b" for the name of one schema, where options mean two.
+        calls = [
+            "set_config('{}', '{}', true)".format(name, value.replace("'", "''"))
+            for name, value in (*limits.items(), *parsed(self._given_options(settings)))
+        ]
+        return f"SELECT {', '.join(calls)}" if calls else ""
 
 
 def parsed(options: str) -> list[tuple[str, str]]:
@@ -102,7 +103,7 @@ def parsed(options: str) -> list[tuple[str, str]]:
 
 
 def _ping(connection: Any) -> bool:
-    with connection.cursor() as cursor:
+    with closing(connection.cursor()) as cursor:
         cursor.execute("SELECT 1")
     connection.rollback()
     return True

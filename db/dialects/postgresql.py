@@ -1,23 +1,24 @@
-"""PostgreSQL through psycopg2."""
+"""PostgreSQL."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import closing
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, Engine, ExceptionContext, event
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
 from db.dialects import postgresql_checkup
 from db.dialects.base import Dialect, Role, refused_by
-from db.dialects.libpq import cancel
+from db.dialects.driver import PostgresDriver
+from db.dialects.driver_asyncpg import Asyncpg
+from db.dialects.driver_psycopg import Psycopg
+from db.dialects.driver_psycopg2 import Psycopg2
 from db.errors import (
     ConnectionLost,
     DatabaseError,
@@ -40,55 +41,55 @@ _RUN_AGAIN = {"40001": "serialization", "40P01": "deadlock"}
 _QUERY_CANCELED = "57014"
 _LOCK_NOT_AVAILABLE = "55P03"
 _READ_ONLY_SQL_TRANSACTION = "25006"
-IDLE, _IN_ERROR = 0, 3  # psycopg2.extensions.TRANSACTION_STATUS_IDLE, …_INERROR
+_IN_FAILED_TRANSACTION = "25P02"
+_TERMINATED = ("57P01", "57P02", "57P05")  # admin_shutdown, crash_shutdown, idle_session_timeout
 
 READ_ONLY_DEFAULT = "default_transaction_read_only"
-
-_CANCEL_TIMEOUT_S = 0.5
 
 # PgBouncer's words, for want of anything else: psycopg2 gives no code for what is said before a connection is
 # made. https://github.com/pgbouncer/pgbouncer/blob/master/src/client.c
 _REFUSED_BY_POOLER = "unsupported startup parameter"
 
 
+# No id is assigned to a transaction that only read: it leaves nothing, and has nothing to lose.
+_TESTIFY = """
+    INSERT INTO commit_witness (connection, transaction)
+    SELECT {connection}, {transaction} WHERE pg_current_xact_id_if_assigned() IS NOT NULL
+    ON CONFLICT (connection) DO UPDATE SET transaction = excluded.transaction, update_time = now()
+"""
+
+
 class PostgreSQL(Dialect):
     """PostgreSQL 13 and newer. https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 
-    drivers = ("psycopg2",)
+    drivers = ("psycopg2", "psycopg", "asyncpg")
+    blocking_driver = "postgresql+psycopg2"
     has_witness = True
     witness_key = "onfinish_witness"
-    # No id is assigned to a transaction that only read: it leaves nothing, and has nothing to lose.
-    witness_sql = """
-        INSERT INTO commit_witness (connection, transaction)
-        SELECT %(connection)s, %(transaction)s WHERE pg_current_xact_id_if_assigned() IS NOT NULL
-        ON CONFLICT (connection) DO UPDATE SET transaction = excluded.transaction, update_time = now()
-    """
     snapshot_options = MappingProxyType({"isolation_level": "REPEATABLE READ"})
 
+    def __init__(self, url: URL) -> None:
+        super().__init__(url)
+        self.driver: PostgresDriver = _DRIVERS[url.get_driver_name()](url)
+        if self.driver.is_async:
+            self._wait_in_greenlets()
+        self.reader_settles_at_once = self.reader_autocommits and self.driver.settles_without_waiting
+        self.asks_whether_lost = self.driver.asks_whether_aborted
+        self.witness_sql = self.driver.witness_sql(_TESTIFY)
+
+    def engine_url(self) -> URL:
+        return self.driver.engine_url()
+
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
-        arguments: dict[str, Any] = {
-            "connect_timeout": max(1, round(settings.connect_timeout_s)),
-            "application_name": settings.application_name,
-            # A link that went down without a word is noticed in half a minute, not after two hours.
-            "keepalives_idle": 15,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            # The same where something was sent: the kernel's own patience is a quarter of an hour.
-            "tcp_user_timeout": 30_000,
-        }
-        for name in self.url.query:
-            arguments.pop(name, None)
-        arguments |= settings.connect_args
-        # Joined, never replaced: the reader's read-only setting must outlive somebody's search_path.
-        options = " ".join([f"-c {name}={value}" for name, value in self._settings(settings, role).items()])
-        options = " ".join(filter(None, [options, self._given_options(settings)]))
-        if options:
-            arguments["options"] = options
-        wanted = settings.connect_args.get("target_session_attrs", self.url.query.get("target_session_attrs"))
-        if role == "reader" and wanted == "read-write":
-            # The reader's sessions are read-only by their own wish, so libpq would take no server for one.
-            arguments["target_session_attrs"] = "primary"
-        return arguments
+        return self.driver.connect_args(
+            settings,
+            role,
+            server_settings=self._settings(settings, role),
+            given=self._given_options(settings),
+        )
+
+    def blocking_connect_args(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return self.driver.for_libpq(given)
 
     def engine_options(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
         if role == "migration":
@@ -99,7 +100,7 @@ class PostgreSQL(Dialect):
         return options
 
     def translate(self, error: DBAPIError) -> DatabaseError:
-        code = getattr(error.orig, "pgcode", None)
+        code = sqlstate_of(error.orig)
         if code is None:  # the driver says so, not the server: the connection failed or broke
             if error.connection_invalidated:
                 return ConnectionLost()
@@ -109,8 +110,7 @@ class PostgreSQL(Dialect):
                 return Unreachable("the database cannot be reached")
             return StatementFailed(type(error.orig).__name__)
         if code[:2] == _INTEGRITY_CONSTRAINT_VIOLATION:
-            diagnostics = getattr(error.orig, "diag", None)
-            return refused_by(getattr(diagnostics, "constraint_name", None))
+            return refused_by(self.driver.constraint_of(error.orig))
         if code in _RUN_AGAIN:
             return RunAgain(_RUN_AGAIN[code])
         if code == _QUERY_CANCELED:
@@ -126,22 +126,25 @@ class PostgreSQL(Dialect):
         return StatementFailed(code)
 
     def refuses_write(self, error: DBAPIError) -> bool:
-        return bool(getattr(error.orig, "pgcode", None) == _READ_ONLY_SQL_TRANSACTION)
+        return sqlstate_of(error.orig) == _READ_ONLY_SQL_TRANSACTION
 
     def install(self, engine: Engine, settings: DatabaseSettings, role: Role) -> None:
         if role == "reader":
-            _discard_changed(engine)
-        if role != "writer":
-            return
-        _keep_to_one_transaction(engine)
+            _discard_changed(engine, self.driver)
 
         @event.listens_for(engine, "handle_error")
-        def leave_read_only_server(context: ExceptionContext) -> None:
+        def leave_server(context: ExceptionContext) -> None:
             # What was the primary when this connection was made may be a standby now, and the URL may name
             # others: the next unit of work connects anew, and so do those that have the pool's other ones.
-            if getattr(context.original_exception, "pgcode", None) == _READ_ONLY_SQL_TRANSACTION:
+            # An asyncio driver that was told to go looks connected for a moment longer.
+            code = sqlstate_of(context.original_exception)
+            leaves = (_READ_ONLY_SQL_TRANSACTION,) if role == "writer" else ()
+            if code in (leaves + _TERMINATED if self.is_async else leaves):
                 context.is_disconnect = True
 
+        if role != "writer":
+            return
+        _keep_to_one_transaction(engine, self.driver)
         if not settings.commit_witness:
             return
         before = self._before_first_statement(settings, role)
@@ -150,8 +153,10 @@ class PostgreSQL(Dialect):
         def look_for_witness(connection: Any, record: ConnectionPoolEntry) -> None:
             # An application with tables of its own may have none.
             try:
-                with connection.cursor() as cursor:
-                    cursor.execute(f"{before}SELECT to_regclass('commit_witness') IS NOT NULL")
+                with closing(connection.cursor()) as cursor:
+                    if before:
+                        cursor.execute(before)
+                    cursor.execute("SELECT to_regclass('commit_witness') IS NOT NULL")
                     if cursor.fetchone()[0]:
                         record.info[self.witness_key] = uuid.uuid4().hex
                 connection.rollback()
@@ -171,7 +176,7 @@ class PostgreSQL(Dialect):
         return str(found.scalar_one())
 
     def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
-        code = getattr(error.orig, "pgcode", None)
+        code = sqlstate_of(error.orig)
         # A backend told to stop while it waits for a standby has committed already, and says 57P01. One
         # whose statement is cancelled in that wait warns and commits: as an error, 57014 comes before.
         return code is None or (
@@ -182,22 +187,35 @@ class PostgreSQL(Dialect):
         return bool(connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on")
 
     def transaction_is_lost(self, connection: Any) -> bool:
-        return bool(connection.info.transaction_status == _IN_ERROR)
+        aborted = self.driver.is_aborted(connection)
+        if aborted is not None:
+            return aborted
+        try:
+            with closing(connection.cursor()) as cursor:
+                cursor.execute("SELECT 1")
+        except connection.dbapi.Error as error:
+            if sqlstate_of(error) == _IN_FAILED_TRANSACTION:
+                return True
+            raise
+        return False
+
+    def says_transaction_is_lost(self, error: DBAPIError) -> bool:
+        return sqlstate_of(error.orig) == _IN_FAILED_TRANSACTION
+
+    def witness_parameters(self, connection: str, transaction: str) -> Any:
+        return self.driver.witness_parameters(connection, transaction)
+
+    def connection_errors(self) -> tuple[type[Exception], ...]:
+        return self.driver.connection_errors()
 
     def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
         return postgresql_checkup.examine(connection, settings, plan)
 
-    def interrupt(self, connection: Any) -> bool:
-        return cancel(connection, timeout_s=_CANCEL_TIMEOUT_S)
+    def interrupt(self, connection: Any) -> bool | Awaitable[bool] | None:
+        return self.driver.interrupt(connection)
 
     def sever(self, connection: Any) -> None:
-        # close() would wait for the thread that hangs on this connection; shutdown(2) wakes it. Where the
-        # link was down already, or the driver has noticed, there is nothing left to do.
-        with (
-            contextlib.suppress(OSError, connection.InterfaceError),
-            socket.socket(fileno=os.dup(connection.fileno())) as own,
-        ):
-            own.shutdown(socket.SHUT_RDWR)
+        self.driver.sever(connection)
 
     def _settings(self, settings: DatabaseSettings, role: Role) -> dict[str, str]:
         """Server settings that hold from the connection's first moment, at no round trip."""
@@ -220,14 +238,23 @@ class PostgreSQL(Dialect):
         return str(settings.connect_args.get("options", self.url.query.get("options")) or "")
 
     def _before_first_statement(self, settings: DatabaseSettings, role: Role) -> str:
-        """SQL that goes out with the first statement of each transaction."""
+        """A statement that is sent with the first one of each transaction."""
         return ""
 
 
-def _discard_changed(engine: Engine) -> None:
+_DRIVERS: dict[str, type[PostgresDriver]] = {"psycopg2": Psycopg2, "psycopg": Psycopg, "asyncpg": Asyncpg}
+
+
+def sqlstate_of(error: object) -> str | None:
+    """PostgreSQL's code for an error; None for one of the driver's own."""
+    code: str | None = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    return code
+
+
+def _discard_changed(engine: Engine, driver: PostgresDriver) -> None:
     """Throw away a connection of the reader that does not come back as it was made.
 
-    Its units of work send no ROLLBACK, and in AUTOCOMMIT psycopg2's does nothing: a transaction that model
+    Its units of work send no ROLLBACK, and in AUTOCOMMIT the driver's does nothing: a transaction that model
     code began by a statement of its own would be the next reader's too, and an error in it everybody's.
     Both questions are answered by the driver, without a round trip.
     """
@@ -235,18 +262,18 @@ def _discard_changed(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def note(connection: Any, record: ConnectionPoolEntry) -> None:
         # PostgreSQL 14 and newer tell it; before that it is None at both times.
-        record.info[READ_ONLY_DEFAULT] = connection.get_parameter_status(READ_ONLY_DEFAULT)
+        record.info[READ_ONLY_DEFAULT] = driver.parameter(connection, READ_ONLY_DEFAULT)
 
     @event.listens_for(engine, "checkin")
     def compare(connection: Any, record: ConnectionPoolEntry) -> None:
         if connection is not None and (
-            connection.get_transaction_status() != IDLE
-            or connection.get_parameter_status(READ_ONLY_DEFAULT) != record.info.get(READ_ONLY_DEFAULT)
+            not driver.is_idle(connection)
+            or driver.parameter(connection, READ_ONLY_DEFAULT) != record.info.get(READ_ONLY_DEFAULT)
         ):
             record.invalidate()
 
 
-def _keep_to_one_transaction(engine: Engine) -> None:
+def _keep_to_one_transaction(engine: Engine, driver: PostgresDriver) -> None:
     """Notice a statement that has ended the transaction, such as COMMIT as text: the next begins another.
 
     What comes after it would be kept without what came before, and nobody would be told.
@@ -255,8 +282,7 @@ def _keep_to_one_transaction(engine: Engine) -> None:
     @event.listens_for(engine, "after_cursor_execute")
     def after_cursor_execute(connection: Connection, *statement: object) -> None:
         watch = watch_of(connection)
-        driver: Any = connection.connection.dbapi_connection
-        if watch is not None and driver.get_transaction_status() == IDLE:
+        if watch is not None and driver.is_idle(connection.connection.dbapi_connection):
             raise TransactionLost(
                 f"{watch.label}: a statement ended the transaction, which its unit of work alone may end; "
                 "what came before it is kept or undone already. Guard a part with `session.begin_nested()`"

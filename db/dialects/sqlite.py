@@ -18,6 +18,7 @@ from db.dialects import sqlite_checkup
 from db.dialects.base import Dialect, Role, refused_by
 from db.errors import DatabaseError, DeadlinePassed, RunAgain, StatementFailed, Unavailable, Unreachable
 from db.findings import Finding, Plan
+from db.hop import pause
 from db.watch import watch_of
 
 READ_ONLY = "onfinish_read_only"
@@ -36,18 +37,28 @@ _SERVED_FROM_MEMORY = (None, "", ":memory:")
 
 
 class SQLite(Dialect):
-    """SQLite through the standard library's driver."""
+    """SQLite, through the standard library's driver or aiosqlite."""
 
-    drivers = ("pysqlite",)
+    drivers = ("pysqlite", "aiosqlite")
+    blocking_driver = "sqlite+pysqlite"
     belongs_to_process = True
     snapshot_options = MappingProxyType({SNAPSHOT: True})
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
         name = url.database
+        if url.get_driver_name() == "aiosqlite":
+            self._wait_in_greenlets()
+        # aiosqlite's rollback is awaited, whether or not there is anything to roll back.
+        self.reader_settles_at_once = not self.is_async
         self.shares_one_connection = name in _SERVED_FROM_MEMORY or (
             str(name).startswith("file:") and (":memory:" in str(name) or url.query.get("mode") == "memory")
         )
+        if self.is_async and self.shares_one_connection:
+            raise ValueError(
+                "sqlite+aiosqlite in memory is not supported: jobs and migrations would not see it; use "
+                "sqlite://, or a file"
+            )
         # A cursor that was interrupted half-way stays open, and no rollback gets past it. In memory the
         # connection is the database.
         self.reader_autocommits = not self.shares_one_connection
@@ -79,7 +90,7 @@ class SQLite(Dialect):
 
     def install(self, engine: Engine, settings: DatabaseSettings, role: Role) -> None:
         @event.listens_for(engine, "connect")
-        def prepare_connection(connection: sqlite3.Connection, record: object) -> None:
+        def prepare_connection(connection: Any, record: object) -> None:
             # The driver's own transactions break savepoints and let DDL escape a rollback.
             connection.isolation_level = None
             # WAL is a property of the file: readers do not block the writer, nor it them.
@@ -113,7 +124,7 @@ class SQLite(Dialect):
             # caught that error, each statement after it would be kept, alone.
             watch = watch_of(connection)
             driver: Any = connection.connection.dbapi_connection
-            if watch is not None and connection.in_transaction() and not driver.in_transaction:
+            if watch is not None and connection.in_transaction() and self.transaction_is_lost(driver):
                 raise watch.lost()
 
     def _busy_timeout_s(self, settings: DatabaseSettings) -> float:
@@ -153,7 +164,7 @@ class SQLite(Dialect):
         return bool(connection.exec_driver_sql("PRAGMA query_only").scalar())
 
     def transaction_is_lost(self, connection: Any) -> bool:
-        return not connection.in_transaction
+        return not getattr(connection, "driver_connection", connection).in_transaction
 
     def absent(self) -> Finding | None:
         return None if self.shares_one_connection else sqlite_checkup.absent(str(self.url.database))
@@ -162,14 +173,20 @@ class SQLite(Dialect):
         return sqlite_checkup.examine(connection, settings, plan)
 
     def interrupt(self, connection: Any) -> bool:
-        connection.interrupt()
+        _sqlite3_of(connection).interrupt()
         return True
 
     def sever(self, connection: Any) -> None:
-        connection.interrupt()  # there is no socket; a statement that ignores this ends by itself
+        _sqlite3_of(connection).interrupt()  # no socket; a statement that ignores this ends by itself
 
 
-def _use_wal(connection: sqlite3.Connection, *, give_up_at: float) -> None:
+def _sqlite3_of(connection: Any) -> Any:
+    """The connection whose `interrupt` may be called from anywhere. aiosqlite has a coroutine round it."""
+    own = getattr(connection, "driver_connection", connection)
+    return getattr(own, "_conn", own)
+
+
+def _use_wal(connection: Any, *, give_up_at: float) -> None:
     """Switch the file to WAL. That asks for a lock and, unlike any other statement, does not wait for it."""
     while True:
         try:
@@ -179,7 +196,7 @@ def _use_wal(connection: sqlite3.Connection, *, give_up_at: float) -> None:
             busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
             if not busy or time.monotonic() >= give_up_at:
                 raise
-            time.sleep(_POLL_S)
+            pause(_POLL_S)
 
 
 def _end_statements_at_checkin(engine: Engine) -> None:

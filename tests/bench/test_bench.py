@@ -149,6 +149,7 @@ def test_a_profile_tells_whose_the_time_is(postgres_cluster: PostgresCluster, tm
     told = json.loads(result.read_text())["one"]
     assert sum(told["parts_us"].values()) == pytest.approx(told["plain_us"])
     assert {"Tornado", "SQLAlchemy, Core", "onfinish, handlers", "the driver"} <= set(told["parts_us"])
+    assert all(one["calls"] > 0 for one in told["functions"])
     # Of the loop, and of a thread.
     names = " ".join(one["name"] for one in told["functions"])
     assert "handlers/base.py" in names
@@ -162,6 +163,16 @@ def test_a_peer_answers_as_the_service_does(postgres_cluster: PostgresCluster, n
     url = ["--database-url", postgres_cluster.url_for("postgres")]
 
     assert bench.main(["calls", *SMALL, *url, "--peers", name, "--drivers", "psycopg2"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("driver", subjects.installed_drivers())
+def test_the_service_and_the_bare_handler_answer_alike_on_each_driver(
+    postgres_cluster: PostgresCluster, driver: str
+):
+    url = ["--database-url", postgres_cluster.url_for("postgres")]
+
+    assert bench.main(["calls", *SMALL, *url, "--peers", "bare", "--drivers", driver]) == 0
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def add_team(database: Database, name: str) -> int:
 def load_task(database: Database, task_id: str) -> Task:
     """The task as another transaction sees it."""
     with database.session_scope(read_only=True) as session:
-        task = tasks.get_task(session, task_id=task_id)
+        task = session.get_one(Task, task_id)
         session.expunge(task)  # it stays as it was loaded when the session has gone
         return task
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tornado.ioloop import IOLoop
 from conf import DatabaseSettings
 from db import Database, Outcome
 from db.errors import DeadlinePassed
+from db.hop import ThreadHops
 from tests.db.counters import add, create_counters, read, sleep, value
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
@@ -41,7 +43,9 @@ def test_there_are_as_many_places_as_connections(database_url: str):
         writers = 1 if database_url.startswith("sqlite") else 5
         assert (database.writer.places.size, database.reader.places.size) == (writers, 4)
         for lane in (database.writer, database.reader):
-            assert lane.threads._max_workers == lane.places.size
+            assert isinstance(lane.hops, ThreadHops)
+            assert isinstance(lane.hops.threads, ThreadPoolExecutor)
+            assert lane.hops.threads._max_workers == lane.places.size
     finally:
         database.dispose()
 
@@ -83,13 +87,13 @@ async def test_closing_does_not_wait_for_ever(
         begun.set()
         enough.wait(20)
 
-    monkeypatch.setattr("db.async_unit_of_work.SEVER_AFTER_S", 0.2)
-    monkeypatch.setattr("db.async_unit_of_work.GIVE_UP_AFTER_S", 0.2)
+    monkeypatch.setattr("db.hop.SEVER_AFTER_S", 0.2)
+    monkeypatch.setattr("db.hop.GIVE_UP_AFTER_S", 0.2)
     unit = database.unit_of_work(label="hanging")
     hop = asyncio.ensure_future(unit.run(hang, unit.session))
     await asyncio.to_thread(begun.wait, 10)
 
-    with expect_log("onfinish.db", "connection is cut"), expect_log("onfinish.db", "a thread hangs"):
+    with expect_log("onfinish.db", "connection is cut"), expect_log("onfinish.db", "its work hangs"):
         began = own_time()
         await database.close()
         took_s = own_time() - began

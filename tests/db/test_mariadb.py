@@ -447,7 +447,7 @@ async def test_a_black_hole_ends_at_the_deadline_and_the_pool_is_whole(
     began = time.monotonic()
 
     # The pool tries to connect anew, which has a limit of its own; the answer does not wait for it.
-    with expect_log("onfinish.db", "its connection is cut|a thread hangs"), pytest.raises(DeadlinePassed):
+    with expect_log("onfinish.db", "its connection is cut|its work hangs"), pytest.raises(DeadlinePassed):
         async with through.unit_of_work(deadline_at=began + 0.3) as unit:
             await unit.run(lambda session: session.scalar(text("SELECT 1")), unit.session)
     assert time.monotonic() - began < 3

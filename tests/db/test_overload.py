@@ -34,7 +34,14 @@ Lock = Callable[[], AbstractContextManager[None]]
 @pytest.fixture
 def database_settings(database_url: str) -> DatabaseSettings:
     """Few places and little patience."""
-    return DatabaseSettings(url=database_url, pool_size=5, pool_timeout_s=POOL_TIMEOUT_S, busy_timeout_s=20)
+    return DatabaseSettings(url=database_url, pool_size=5, pool_timeout_s=POOL_TIMEOUT_S, busy_timeout_s=60)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """No request here is to be ended by its own deadline, however slow the machine."""
+    http = settings.http.model_copy(update={"request_timeout_s": 120.0})
+    return settings.model_copy(update={"http": http})
 
 
 @pytest.fixture(params=["table", "row"])
@@ -90,7 +97,8 @@ async def test_writers_behind_a_lock_stop_neither_reads_nor_probes(
 
     with lock():
         stuck = [
-            asyncio.ensure_future(client.patch(path, {"name": f"b{number}"})) for number in range(places.size)
+            asyncio.ensure_future(client.patch(path, {"name": f"b{number}"}, request_timeout=120))
+            for number in range(places.size)
         ]
         while places.taken < places.size:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.01)

@@ -18,7 +18,7 @@ from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.notes import add_note
 
-pytestmark = pytest.mark.gen_test
+pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver]
 
 
 def poster(work: Callable[[Session], object]) -> type[SessionHandler]:

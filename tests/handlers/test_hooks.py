@@ -22,7 +22,7 @@ from tests.handlers.custody import all_back, lent
 from tests.handlers.notes import NOBODY, add_note
 from tests.handlers.wire import Wire
 
-pytestmark = pytest.mark.gen_test
+pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver]
 
 MULTIPART = "multipart/form-data"  # without its boundary it cannot be read
 

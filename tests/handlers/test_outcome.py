@@ -17,7 +17,7 @@ from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import lent
 from tests.handlers.notes import NOBODY, add_note, list_texts
 
-pytestmark = pytest.mark.gen_test
+pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver]
 
 End = Callable[[SessionHandler], object]
 

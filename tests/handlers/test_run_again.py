@@ -21,7 +21,7 @@ from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import lent
 from tests.handlers.notes import add_note, change_note
 
-pytestmark = pytest.mark.gen_test
+pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver]
 
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -436,3 +436,27 @@ async def test_each_attempt_gives_its_place_back_first(
     assert answer.code == 200
     assert held == [{}, {}, {}]
     assert notes() == ["written"]
+
+
+async def test_a_conflict_in_a_task_of_a_group_runs_the_request_again(
+    mount: Mount, notes: Notes, expect_log: ExpectLog
+):
+    """A TaskGroup raises nothing but groups, also where its one task was refused."""
+    attempts = 0
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            nonlocal attempts
+            attempts += 1
+            await self.run(add_note, self.session, text=f"attempt {attempts}")
+            async with asyncio.TaskGroup() as tasks:
+                if attempts == 1:
+                    tasks.create_task(self.run(conflict, self.session))
+            self.set_status(201)
+
+    client = mount(Handler)
+    with expect_log("onfinish.handlers", r"runs again \(deadlock\)", level=logging.INFO):
+        answer = await client.post("/")
+
+    assert answer.code == 201
+    assert notes() == ["attempt 2"]

@@ -18,7 +18,7 @@ from tests.handlers.notes import add_note, count_notes, take_long
 from tests.handlers.waiting import until
 from tests.handlers.wire import Wire
 
-pytestmark = pytest.mark.gen_test
+pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver]
 
 LAST_CHUNK = b"0\r\n\r\n"
 

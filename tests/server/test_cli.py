@@ -163,10 +163,10 @@ class TestWrongUse:
         assert (done.status, done.told) == (2, ["migrate check takes neither --to nor --sql"])
 
     def test_a_driver_that_is_not_supported_is_a_wrong_setting(self) -> None:
-        done = run("migrate", DATABASE_URL="postgresql+asyncpg://me:geheim@h/x")
+        done = run("migrate", DATABASE_URL="postgresql+pg8000://me:geheim@h/x")
 
         assert done.status == 2
-        assert "environment DATABASE_URL: database.url: postgresql+asyncpg is not supported yet" in done.err
+        assert "environment DATABASE_URL: database.url: driver 'postgresql+pg8000' is not known" in done.err
 
     def test_a_driver_that_is_not_installed_is_a_line_that_names_what_brings_it(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from conf.names import names
+from server.lifecycle import CLOSE_S
 from server.metrics import FAMILIES
 from tests.fixtures.pgbouncer import MakeBouncer
 from tests.fixtures.postgres import free_port
@@ -105,7 +106,7 @@ def test_the_unit_waits_for_longer_than_a_stop_may_take():
     production = tomllib.loads((ROOT / "conf" / "production.toml").read_text())
     longest_s = production["http"]["grace_s"] + production["http"]["drain_s"]
 
-    assert float(unit["Service"]["TimeoutStopSec"]) > longest_s + 5
+    assert float(unit["Service"]["TimeoutStopSec"]) > longest_s + CLOSE_S
 
 
 # -- nginx

@@ -17,7 +17,7 @@ import pytest
 
 from tests.fixtures.databases import RawSql
 from tests.fixtures.postgres import PostgresCluster
-from tests.fixtures.process import ServerProcess, exchange, receive, seconds, send
+from tests.fixtures.process import ROOT, ServerProcess, exchange, receive, seconds, send
 from tests.fixtures.waiting import wait_until
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -380,6 +380,39 @@ def test_a_request_that_outlasts_the_drain_is_cut_off_and_undone(
 
     assert sql("SELECT name FROM teams") == []
     assert "1 requests were not answered within 0.5 s; they are cut off and undone" in server.err
+
+
+@on_sqlite
+def test_a_function_that_hangs_for_ever_does_not_keep_the_process(database_url, start_server, tmp_path):
+    """Python itself would wait for its thread, and systemd for the process: it ends, and says what hung."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import threading\n"
+        "import db.teams, server.lifecycle\n"
+        "def hang(session):\n"
+        "    threading.Event().wait()\n"
+        "db.teams.list_teams = hang\n"
+        "server.lifecycle.CLOSE_S = 5.0\n"
+    )
+    server = start_server(
+        *("--grace-s", "0", "--drain-s", "0.5"),
+        url=database_url,
+        environ={"PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        warm=False,
+    )
+
+    with contextlib.closing(server.connect()) as connection:
+        send(connection, "GET", "/teams")
+        for _ in range(2):  # connections are taken in turn: what came later is answered, so this one is read
+            assert server.request("GET", "/livez").status == 200
+        server.send_signal(signal.SIGTERM)
+
+        assert server.wait() == 1
+
+    assert (
+        "the process has not ended 5.5 s after it was told to stop, and is ended; 1 threads hang"
+        in server.err
+    )
+    assert "threading.Event().wait()" in server.err
 
 
 @on_sqlite
