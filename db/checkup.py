@@ -115,10 +115,21 @@ def _schema(connection: Connection, dialect: Dialect) -> Iterator[Finding]:
         yield ok("schema", f"is at {at}, and its tables are as the code has them")
 
 
+_FIXES = {
+    "password authentication failed": "is it the right user, with the right password?",
+    "does not support SSL": "set up TLS there; where nobody can listen, add ?sslmode=disable to the URL",
+    "does not exist": "make it on the server, or name another in the URL",
+}
+"""What to do, by the words that tell why: for a connection that was never made the driver has no code."""
+
+
 def _refused(dialect: Dialect, fault: DBAPIError) -> Finding:
     told: DatabaseError = dialect.translate(fault)
     reason = mask_text(str(fault.orig)).strip().partition("\n")[0]
-    fix = "is the server running, does it take connections from here, are user and password right?"
+    fix = next(
+        (fix for words, fix in _FIXES.items() if words in reason),
+        "is the server running, does it take connections from here, are user and password right?",
+    )
     if dialect.belongs_to_process:
         fix = "may this user read and write the file and its folder, and is it an SQLite file?"
     return error("connection", f"{told}: {reason}", fix)

@@ -5,13 +5,16 @@ https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    Connection,
     Index,
     SmallInteger,
     String,
@@ -25,6 +28,7 @@ from db.base import Base, Json, UtcDateTime, now, utc_now
 from db.dialects.inserting import insert_unless_there
 from db.dialects.types import LONG_BYTES, short_in_mysql
 from db.errors import Conflict, Invalid
+from db.witness import Testimony, bring_testimony
 
 KEPT_FOR = timedelta(hours=24)
 KEY_CHARS_MAX = 255
@@ -46,6 +50,7 @@ class IdempotencyKey(Base):
     status: Mapped[int | None] = mapped_column(SmallInteger)
     headers: Mapped[dict[str, str] | None] = mapped_column(Json)
     body: Mapped[bytes | None] = mapped_column(LONG_BYTES)
+    attempt: Mapped[str | None] = mapped_column(String(32))
     create_time: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, server_default=now())
 
     __table_args__ = (Index(None, "create_time"),)
@@ -101,10 +106,16 @@ def claim_key(session: Session, *, key: Key, request_body: bytes) -> Answer | No
 
 
 def keep_answer(session: Session, *, key: Key, answer: Answer) -> None:
-    """Write the answer beside the key, in the transaction that did the work."""
+    """Write the answer beside the key, in the transaction that did the work.
+
+    Where the answer to COMMIT is lost, the row tells whether this attempt was committed, or another of the
+    same request: each leaves a mark of its own.
+    """
     row = session.execute(_of(key)).scalar_one()
     row.status, row.headers, row.body = answer.status, dict(answer.headers), answer.body
+    row.attempt = attempt = uuid.uuid4().hex
     session.flush()
+    bring_testimony(session, Testimony(attempt, functools.partial(_attempt_of, key)))
 
 
 def delete_expired_keys(session: Session, *, at_most: int = _DELETED_AT_ONCE) -> int:
@@ -138,6 +149,15 @@ def _insert(session: Session, key: Key, fingerprint: str) -> bool:
     """Insert the key unless it is there. Waits for a transaction that has inserted it and not ended."""
     values = {**key._asdict(), "fingerprint": fingerprint, "create_time": utc_now()}
     return insert_unless_there(session, IdempotencyKey, values)
+
+
+def _attempt_of(key: Key, connection: Connection) -> str | None:
+    """The mark in a key's row, once whoever writes it has ended. Leaves nothing behind."""
+    # An insert waits for a transaction that holds the row, which no query would. It is undone with the block.
+    with Session(connection, join_transaction_mode="create_savepoint") as session:
+        if _insert(session, key, fingerprint=""):
+            return None
+        return session.scalar(select(IdempotencyKey.attempt).where(*_is(key)))
 
 
 def _is(key: Key) -> tuple[Any, ...]:

@@ -94,7 +94,8 @@ def drift_on(connection: Connection) -> list[str]:
     at = _revision_of(connection)
     sentences = []
     if at != head():
-        sentences.append(f"schema is at {at or 'nothing'}, the code expects {head()}: {WAY_OUT}")
+        found = f"schema is at {at}" if at else "there is no schema"
+        sentences.append(f"{found}, the code expects {head()}: {WAY_OUT}")
     context = MigrationContext.configure(connection, opts=OPTIONS)
     differences = autogenerate.compare_metadata(context, OPTIONS["target_metadata"])
     sentences += [_sentence(difference) for difference in differences]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, String, delete
+from sqlalchemy import Connection, Engine, String, delete
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -62,14 +64,25 @@ def delete_old_witnesses(session: Session) -> int:
 
 
 class Testimony(NamedTuple):
-    """Which row to look at, and what is in it if the transaction was committed."""
+    """How to look at a row that a transaction has written, and what is in it if that was committed."""
 
-    connection: str
-    transaction: str
+    mark: str
+    ask: Callable[[Connection], str | None]
+    """Reads the row, in a transaction of its own, once whoever writes it has ended."""
 
 
-NOTHING_WRITTEN = Testimony("", "")
+NOTHING_WRITTEN = Testimony("", lambda connection: None)
 """Of a transaction that wrote nothing: whether it was committed makes no difference, so nobody is asked."""
+
+_BROUGHT_ALONG = "onfinish_testimony"
+
+
+def bring_testimony(session: Session, testimony: Testimony) -> None:
+    """Have a row that the transaction writes in any case be its witness, and save the witness' own.
+
+    Not for a row that is written inside a savepoint: undone with it, it would say that nothing was committed.
+    """
+    session.info[_BROUGHT_ALONG] = testimony
 
 
 class Witness:
@@ -92,13 +105,18 @@ class Witness:
         Returns:
             None where this database has no table for it; `NOTHING_WRITTEN` where there is nothing to lose.
         """
+        brought: Testimony | None = session.info.get(_BROUGHT_ALONG)
+        if brought is not None:
+            return brought
         connection = session.connection()
         slot = connection.info.get(dialect.witness_key)
         if slot is None:
             return None
-        testimony = Testimony(slot, uuid.uuid4().hex)
-        written = connection.exec_driver_sql(dialect.witness_sql, dialect.witness_parameters(*testimony))
-        return testimony if written.rowcount else NOTHING_WRITTEN
+        mark = uuid.uuid4().hex
+        written = connection.exec_driver_sql(dialect.witness_sql, dialect.witness_parameters(slot, mark))
+        if not written.rowcount:
+            return NOTHING_WRITTEN
+        return Testimony(mark, functools.partial(self._dialect.ask_witness, name=slot))
 
     def was_committed(self, testimony: Testimony, *, deadline_at: float | None) -> bool | None:
         """Ask, over a connection of its own, waiting for a transaction that is still in flight.
@@ -113,8 +131,8 @@ class Witness:
         while (left_s := give_up_at - time.monotonic()) > 0:
             try:
                 with self._own_engine().begin() as connection:
-                    found = self._dialect.ask_witness(connection, testimony.connection, timeout_s=left_s)
-                return bool(found == testimony.transaction)
+                    self._dialect.limit_statements(connection, left_s)
+                    return testimony.ask(connection) == testimony.mark
             except DBAPIError as error:
                 log.info("the witness cannot be asked yet: %s", type(error.orig).__name__)
                 time.sleep(min(_ASK_AGAIN_S, max(0.0, give_up_at - time.monotonic())))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -110,6 +111,7 @@ class Lifecycle:
             await ops.start(application, database, server)
             self._jobs = self._start_jobs(database)
             self._listen_to_signals()
+            _keep_what_there_is()
             self._say_ready(listening)
             if self._settings.autoreload:
                 autoreload.start()
@@ -206,6 +208,15 @@ class Lifecycle:
         if self._parent is None:
             notify(STOPPING)
         self._stop.set()
+
+
+def _keep_what_there_is() -> None:
+    """Have the collector pass over what stays for as long as the process, which is nearly all at its start.
+
+    Else it looked at each of a hundred thousand objects now and then, and everybody waited for 60 to 80 ms.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def print_banner(settings: Settings, listening: Listening) -> None:

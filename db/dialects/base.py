@@ -112,7 +112,11 @@ class Dialect:
         """Whether an error of COMMIT leaves open if it was applied: the database did not answer."""
         raise NotImplementedError
 
-    def ask_witness(self, connection: Connection, name: str, *, timeout_s: float) -> str:
+    def limit_statements(self, connection: Connection, timeout_s: float) -> None:
+        """End every statement of this transaction that takes longer."""
+        raise NotImplementedError
+
+    def ask_witness(self, connection: Connection, name: str) -> str:
         """The transaction in a row of ``commit_witness``, once whoever writes it has ended."""
         raise NotImplementedError
 

@@ -164,9 +164,11 @@ class PostgreSQL(Dialect):
                 connection.close()  # the pool does not, and the collector takes its time
                 raise
 
-    def ask_witness(self, connection: Connection, name: str, *, timeout_s: float) -> str:
+    def limit_statements(self, connection: Connection, timeout_s: float) -> None:
         milliseconds = max(1, int(timeout_s * 1000))
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
+
+    def ask_witness(self, connection: Connection, name: str) -> str:
         # An insert, since the row in question may itself be of a transaction in flight: it waits for that.
         found = connection.exec_driver_sql(
             "INSERT INTO commit_witness (connection, transaction) VALUES (%s, '')"

@@ -57,6 +57,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
         DatabaseError: the database cannot be reached, … What was counted as added stays.
     """
     from db import Database, migrate
+    from db.errors import SchemaError
 
     dialect = dialect_of(settings)
     if dialect.shares_one_connection:
@@ -67,11 +68,8 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     else:
         at, expected = migrate.current(settings.database), migrate.head()
         if at != expected:
-            print(
-                f"the schema is at {at or 'nothing'}, the code expects {expected}: {migrate.WAY_OUT}",
-                file=sys.stderr,
-            )
-            return 1
+            found = f"the schema is at {at}" if at else "there is no schema"
+            raise SchemaError(f"{found}, the code expects {expected}: {migrate.WAY_OUT}")
     database = Database(settings.database)
     try:
         return _seed(database, arguments, where=settings.database.shown_url)

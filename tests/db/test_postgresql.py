@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -256,6 +257,24 @@ def test_a_transaction_that_idles_is_ended_and_its_connection_replaced(
         add(session, 10)
 
     assert value(sql) == 10
+
+
+def test_a_session_that_idles_is_ended_by_the_server_and_the_next_unit_of_work_does_not_notice(
+    make_database: MakeDatabase, sql: RawSql
+):
+    """The backstop for connections that a process has forgotten: both roles have it."""
+    database = make_database(idle_session_timeout_s=0.2, pool_size=1, pool_ping_after_s=0)
+    pid = text("SELECT pg_backend_pid()")
+
+    def is_gone(number: int) -> bool:
+        return sql(f"SELECT pid FROM pg_stat_activity WHERE pid = {number}") == []
+
+    for read_only in (False, True):
+        with database.session_scope(read_only=read_only) as session:
+            before = session.scalar(pid)
+        assert wait_until(functools.partial(is_gone, before), timeout_s=10)
+        with database.session_scope(read_only=read_only) as session:
+            assert session.scalar(pid) != before
 
 
 def test_a_deadlock_names_one_to_run_again_and_lets_the_other_through(

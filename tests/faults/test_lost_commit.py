@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
+from sqlalchemy.orm import Session
 from tornado.ioloop import IOLoop
 from tornado.web import Application
 
 from conf import DatabaseSettings, Settings, load_settings
 from db import Database, Outcome
-from db.errors import OutcomeUnknown
+from db.errors import ConnectionLost, OutcomeUnknown
+from db.idempotency import Answer, Key, claim_key, keep_answer
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.postgres import PostgresCluster
@@ -83,6 +88,88 @@ async def test_a_commit_that_never_arrived_is_done_again(
 
     assert response.code == 201
     assert [row["id"] for row in sql("SELECT id FROM tasks")] == [response.json()["id"]]
+
+
+@pytest.mark.parametrize(("delivered", "told"), [(True, "was applied"), (False, "was not applied")])
+async def test_an_idempotency_keys_row_is_the_witness_of_its_request(
+    app: Application,
+    serve: Serve,
+    proxy: Proxy,
+    sql: RawSql,
+    expect_log: ExpectLog,
+    delivered: bool,
+    told: str,
+):
+    """It is written in any case, and no row of the witness' own. Sent again, the request is replayed."""
+    client = serve(app)
+    await client.get("/teams")
+    proxy.cut_at(b"COMMIT", delivered=delivered)
+
+    with expect_log("onfinish.db", told):
+        response = await client.post("/tasks", TASK, headers={"Idempotency-Key": "k"})
+    again = await client.post("/tasks", TASK, headers={"Idempotency-Key": "k"})
+
+    assert response.code == 201
+    assert [row["id"] for row in sql("SELECT id FROM tasks")] == [response.json()["id"]]
+    assert (again.code, again.body) == (201, response.body)
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert sql("SELECT * FROM commit_witness") == []
+    assert len(sql("SELECT * FROM idempotency_keys")) == 1
+
+
+async def test_another_attempts_row_under_the_same_key_is_no_witness(
+    database: Database, proxy: Proxy, sql: RawSql, expect_log: ExpectLog
+):
+    """The first was not applied, and its client's second attempt was, before anybody asked."""
+    key, answer = Key("POST", "/tasks", "k"), Answer(201, {}, b"{}")
+
+    def claim_and_keep(session: Session) -> None:
+        assert claim_key(session, key=key, request_body=b"") is None
+        keep_answer(session, key=key, answer=answer)
+
+    first = database.unit_of_work()
+    await first.run(claim_and_keep, first.session)
+    proxy.cut_at(b"COMMIT", delivered=False)
+
+    def ask(testimony: Any, *, deadline_at: float | None) -> bool | None:
+        with Session(bind) as session:  # the second attempt, past the proxy
+            claim_and_keep(session)
+            session.commit()
+        return asked(testimony, deadline_at=deadline_at)
+
+    assert database.witness is not None
+    asked = database.witness.was_committed
+    database.witness.was_committed = ask  # type: ignore[method-assign]
+    bind = database.writer.engine
+    with expect_log("onfinish.db", "was not applied"), pytest.raises(ConnectionLost):
+        await first.settle(keep=True)
+
+    assert first.outcome is Outcome.UNDONE
+    assert len(sql("SELECT * FROM idempotency_keys")) == 1
+
+
+@pytest.mark.parametrize("outcome", ["committed", "rolled back"])
+async def test_who_asks_for_a_keys_row_waits_for_the_transaction_that_writes_it(
+    database: Database, sql: RawSql, outcome: str
+):
+    """A COMMIT whose connection was lost may still be under way at the server. Asking leaves no row."""
+    key = Key("POST", "/tasks", "k")
+    witness = database.witness
+    assert witness is not None
+    with database.writer.engine.connect() as connection, Session(connection) as session:
+        claim_key(session, key=key, request_body=b"")
+        keep_answer(session, key=key, answer=Answer(201, {}, b"{}"))
+        testimony = witness.testify(session, database.dialect)
+        assert testimony is not None
+        asking = asyncio.get_running_loop().run_in_executor(
+            None, lambda: witness.was_committed(testimony, deadline_at=None)
+        )
+        await asyncio.sleep(0.3)
+        assert not asking.done()
+        await asyncio.to_thread(session.commit if outcome == "committed" else session.rollback)
+
+    assert await asking is (outcome == "committed")
+    assert len(sql("SELECT * FROM idempotency_keys")) == (outcome == "committed")
 
 
 async def test_a_connection_killed_in_the_middle_of_a_request_is_not_noticed_by_its_client(

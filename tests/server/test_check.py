@@ -114,6 +114,25 @@ def test_an_error_is_the_exit_status(unused_port: int):
     assert done.out.splitlines()[-1] == "1 error, 0 warnings"
 
 
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    ("change", "fix"),
+    [
+        (("onfinish:", "onfinish:not-"), "-> is it the right user, with the right password?"),
+        (("?", "?sslmode=require&"), "-> set up TLS there; where nobody can listen, add ?sslmode=disable"),
+        (("/test_", "/no_test_"), "-> make it on the server, or name another in the URL"),
+    ],
+)
+def test_a_refused_connection_has_its_own_fix(database_url: str, change: tuple[str, str], fix: str):
+    """As the server's reason tells."""
+    url = database_url if "?" in database_url else f"{database_url}?connect_timeout=5"
+
+    done = run("check", DATABASE_URL=url.replace(*change))
+
+    assert done.status == 1
+    assert fix in " ".join(done.out.split())
+
+
 def test_wrong_settings_are_told_as_everywhere():
     done = run("check", PORT="http")
 

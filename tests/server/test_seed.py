@@ -219,13 +219,17 @@ class TestRefusals:
     @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
     def test_a_schema_that_is_behind(self, database_url: str, sql: RawSql):
         sql("UPDATE alembic_version SET version_num = '0001'")
-
         done = seed(database_url)
+        sql("DELETE FROM alembic_version")
+        none = seed(database_url)
 
         assert done.status == 1
         assert re.fullmatch(
-            r"the schema is at 0001, the code expects \d{4}: run `python -m server migrate`\n", done.err
+            r"\S.* seed: the schema is at 0001, the code expects \d{4}: run `python -m server migrate`\n",
+            done.err,
         )
+        assert none.status == 1
+        assert "seed: there is no schema, the code expects" in none.err
 
     def test_a_new_sqlite_file_is_given_its_schema(self, tmp_path: Path):
         done = run("seed", cwd=tmp_path)
