@@ -85,7 +85,8 @@ _COLUMNS = Task.__table__.columns
 
 _INSERT = insert(Task.__table__)  # type: ignore[arg-type]  # it is a Table
 
-_ONE = select(*_COLUMNS).where(Task.id == bindparam("task_id"))
+# The table's columns, here and below: one attribute of the mapped class, and the ORM takes over.
+_ONE = select(*_COLUMNS).where(_COLUMNS.id == bindparam("task_id"))
 
 _ID_TAKEN = "a task with this id exists already"
 
@@ -212,7 +213,7 @@ def stream_tasks(session: Session, *, where: TaskFilter, page_size: int) -> Iter
     Opens a server-side cursor at the first page: the session has to be in a transaction, and every page
     is asked for in it. Rows, not tasks: a million objects would cost more than what is done with them.
     """
-    statement = select(*_COLUMNS).where(*_conditions(where)).order_by(Task.id)
+    statement = select(*_COLUMNS).where(*_conditions(where)).order_by(_COLUMNS.id)
     yield from session.execute(statement, execution_options={"yield_per": page_size}).partitions()
 
 
@@ -261,8 +262,9 @@ def list_tasks(
     """
     statement = select(*_COLUMNS).where(*_conditions(where))
     if after is not None:
-        statement = statement.where(tuple_(Task.create_time, Task.id) < tuple_(after.create_time, after.id))
-    newest_first = statement.order_by(Task.create_time.desc(), Task.id.desc())
+        place = tuple_(_COLUMNS.create_time, _COLUMNS.id)
+        statement = statement.where(place < tuple_(after.create_time, after.id))
+    newest_first = statement.order_by(_COLUMNS.create_time.desc(), _COLUMNS.id.desc())
     return session.execute(newest_first.limit(limit)).all()
 
 
@@ -334,17 +336,17 @@ def _require(task: Task, expected: Callable[[Task], bool] | None) -> None:
 
 def _conditions(where: TaskFilter) -> Iterator[ColumnElement[bool]]:
     if where.status is not None:
-        yield Task.task_status == where.status
+        yield _COLUMNS.task_status == where.status
     if where.bundle is not None:
-        yield Task.bundle == where.bundle
+        yield _COLUMNS.bundle == where.bundle
     if where.granularity is not None:
-        yield Task.granularity == where.granularity
+        yield _COLUMNS.granularity == where.granularity
     if where.team_id is not None:
-        yield Task.team_id == where.team_id
+        yield _COLUMNS.team_id == where.team_id
     if where.target_from is not None and where.target_from == where.target_to:
-        yield Task.target_date == where.target_from  # one day: its own index has it in the list's order
+        yield _COLUMNS.target_date == where.target_from  # one day: its own index has it in the list's order
         return
     if where.target_from is not None:
-        yield Task.target_date >= where.target_from
+        yield _COLUMNS.target_date >= where.target_from
     if where.target_to is not None:
-        yield Task.target_date <= where.target_to
+        yield _COLUMNS.target_date <= where.target_to
