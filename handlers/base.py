@@ -33,7 +33,6 @@ from tornado.web import _has_stream_request_body
 from tornado.websocket import WebSocketHandler
 
 from db import AsyncUnitOfWork, Database, Outcome
-from db.async_unit_of_work import Work
 from db.errors import (
     Cancelled,
     ClientGone,
@@ -43,13 +42,13 @@ from db.errors import (
     RunAgain,
     Unavailable,
 )
-from handlers.after_commit import AfterCommit
 from handlers.conflicts import CONFLICTS, backoff_s
 from handlers.errors import leaves_unknown, meant, status_of
 from handlers.exchange import Exchange, exchange_of
 from handlers.held_response import HeldResponse, ResponseDropped, StreamedResponse
 from handlers.overrides import check_overrides, forgotten
 from handlers.problem import ProblemHandler
+from handlers.sequel import EarlyCommit, Sequel
 
 log = logging.getLogger("onfinish.handlers")
 
@@ -104,11 +103,10 @@ class SessionHandler(ProblemHandler):
     _response: HeldResponse | StreamedResponse | None = None
     _task: asyncio.Task[Any] | None = None
     _timer: asyncio.TimerHandle | None = None
-    _committing: asyncio.Task[None] | None = None
     _raised: BaseException | None = None
     _stopped: Cancelled | None = None
     _again: RunAgain | ConnectionLost | None = None
-    _failed = _answered = _settled_early = _client_gone = _closed = False
+    _failed = _answered = _client_gone = _closed = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -144,14 +142,9 @@ class SessionHandler(ProblemHandler):
         Raises:
             DatabaseError: nothing was kept, or (`OutcomeUnknown`) nobody knows.
         """
-        self._committing = asyncio.get_running_loop().create_task(self._begun().settle(keep=True))
-        try:
-            await asyncio.shield(self._committing)  # who cancels the handler does not cancel its COMMIT
-        except Exception:
-            self._committing = None
-            raise
-        self._note_early_commit()
-        await self._after_commit.call(self._summary())
+        await self._early.make(self._begun())
+        self.outcome = "applied"
+        await self._sequel.after_commit.call(self._summary())
 
     def before_commit(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
         """Call ``function(session, …)`` as the last work of this unit, just before COMMIT.
@@ -160,7 +153,7 @@ class SessionHandler(ProblemHandler):
         undoes the request, and is answered in place of the success.
         """
         self._begun()
-        self._before_commit.append(lambda session: function(session, *args, **kwargs))
+        self._sequel.before_commit(function, args, kwargs)
 
     def after_commit(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call a function, plain or async, once the work is committed; never if it is undone.
@@ -168,7 +161,7 @@ class SessionHandler(ProblemHandler):
         It runs on the event loop when the answer has left. What it raises is logged.
         """
         self._begun()
-        self._after_commit.add(lambda: function(*args, **kwargs))
+        self._sequel.after_commit.add(lambda: function(*args, **kwargs))
 
     def afterwards(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
         """Call ``function(session, …)`` in a unit of work of its own once this one is settled, kept or not.
@@ -177,7 +170,7 @@ class SessionHandler(ProblemHandler):
         it raises is logged.
         """
         self._begun()
-        self._afterwards.append(lambda session: function(session, *args, **kwargs))
+        self._sequel.follow_up(function, args, kwargs)
 
     @property
     def work_outcome(self) -> str:
@@ -214,9 +207,8 @@ class SessionHandler(ProblemHandler):
             deadline_at=exchange.deadline_at,
             origin=self.request,
         )
-        self._before_commit: list[Callable[[Session], object]] = []
-        self._after_commit = AfterCommit()
-        self._afterwards: list[Callable[[Session], object]] = []
+        self._sequel = Sequel()
+        self._early = EarlyCommit()
         connection = exchange.connection
         self._response = (
             StreamedResponse(connection) if self.streams else HeldResponse(connection, self.request.method)
@@ -293,8 +285,7 @@ class SessionHandler(ProblemHandler):
         fault = None if self._response is None else self._response.fault
         keep = not self._failed and fault is None and self.get_status() < 400
         self._note_conflict(fault or self._raised)
-        follows = self._committing or self._before_commit or self._afterwards or self._after_commit
-        if not follows and self._unit.settle_at_once(keep=keep):
+        if not (self._sequel or self._early.is_under_way) and self._unit.settle_at_once(keep=keep):
             self._conclude(fault)
         else:
             self._database.start(self._settle(keep, fault))
@@ -302,42 +293,27 @@ class SessionHandler(ProblemHandler):
     # -- the end of a request
 
     async def _settle(self, keep: bool, fault: Exception | None) -> None:
-        if self._committing is not None:
-            fault = await self._end_of_commit(self._committing)
+        if self._early.is_under_way:
+            fault = await self._end_of_commit()
         try:
-            await self._begun().settle(keep=keep, last=self._last_work(), afterwards=self._due_afterwards)
+            last = self._sequel.last_work
+            await self._begun().settle(keep=keep, last=last, afterwards=self._due_afterwards)
         except Exception as error:  # noqa: BLE001
             fault = error  # whatever kept the work from being kept is what the client is told
         if self._again is not None:
             await asyncio.sleep(backoff_s(self._exchanged().attempt))
         self._conclude(fault)
         if self._settled_early or (keep and fault is None):
-            await self._after_commit.call(self._summary())
+            await self._sequel.after_commit.call(self._summary())
 
-    async def _end_of_commit(self, committing: asyncio.Task[None]) -> Exception:
+    async def _end_of_commit(self) -> Exception:
         """How a `commit` ended whose caller was cancelled: the answer given meanwhile could not know."""
         try:
-            await committing
+            await self._early.end()
         except Exception as error:  # noqa: BLE001  # whatever it is, it is what the client is told
             return error
-        self._note_early_commit()
-        return DeadlinePassed(_TOO_LATE) if self._stopped else Misuse(f"{self._summary()}: was cancelled")
-
-    def _last_work(self) -> Work | None:
-        calls = self._before_commit
-        if not calls:
-            return None
-
-        def last(session: Session) -> None:
-            for call in calls:
-                call(session)
-
-        return last
-
-    def _note_early_commit(self) -> None:
-        self._committing = None
-        self._settled_early = True
         self.outcome = "applied"
+        return DeadlinePassed(_TOO_LATE) if self._stopped else Misuse(f"{self._summary()}: was cancelled")
 
     def _note_conflict(self, error: BaseException | None) -> None:
         told = meant(error)  # a conflict in a task of a TaskGroup is one, too
@@ -347,7 +323,7 @@ class SessionHandler(ProblemHandler):
     def _due_afterwards(self, error: Exception | None) -> list[Callable[[Session], object]]:
         """What is to be done in units of their own, once a request: at the attempt that is answered."""
         self._note_conflict(error)
-        return [] if self._again is not None else self._afterwards
+        return [] if self._again is not None else self._sequel.afterwards
 
     def _conclude(self, fault: Exception | None) -> None:
         """The unit is settled: let the response leave, or have another handler give another one."""
@@ -440,6 +416,10 @@ class SessionHandler(ProblemHandler):
         if self.read_only is not None:
             return self.read_only
         return self.streams or self.request.method in ("GET", "HEAD")
+
+    @property
+    def _settled_early(self) -> bool:
+        return self._unit is not None and self._early.done
 
     @property
     def _database(self) -> Database:

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from tornado.websocket import WebSocketClosedError
 
 from db import AsyncUnitOfWork
-from handlers.after_commit import AfterCommit
+from handlers.sequel import AfterCommit
 
 
 class Message:

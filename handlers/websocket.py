@@ -18,12 +18,12 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from db import Database
 from db.errors import ClientGone, DeadlinePassed, Misuse, Unavailable
-from handlers.after_commit import AfterCommit
 from handlers.base import DEFAULT_TIMEOUT_S
 from handlers.conflicts import CONFLICTS, backoff_s
 from handlers.errors import Problem, body_of, leaves_unknown, log_error, meant, problem_of, status_of
 from handlers.message import Message, current_message
 from handlers.problem import ProblemHandler
+from handlers.sequel import AfterCommit
 
 log = logging.getLogger("onfinish.handlers")
 

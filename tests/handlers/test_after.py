@@ -165,6 +165,31 @@ async def test_after_the_commit_functions_are_called_in_order(mount: Mount, note
     assert calls == ["plain", ("ada", ["written"]), "last"]
 
 
+async def test_a_function_after_the_commit_may_ask_for_another(mount: Mount, notes: Notes):
+    called: list[str] = []
+    both = asyncio.Event()
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="written")
+            self.after_commit(self.first)
+
+        async def first(self) -> None:
+            called.append("first")
+            self.after_commit(self.second)
+
+        def second(self) -> None:
+            called.append("second")
+            both.set()
+
+    client = mount(Handler)
+    await client.post("/")
+    await both.wait()
+
+    assert called == ["first", "second"]
+    assert notes() == ["written"]
+
+
 async def test_a_slow_function_after_the_commit_holds_nobody_up(
     mount: Mount, database: Database, notes: Notes
 ):
