@@ -153,6 +153,18 @@ class DatabaseSettings(Section):
     idle_session_timeout_s: Seconds | None = Field(
         None, description="PostgreSQL: ends a connection idle for so long; none: no limit"
     )
+    # A link that went down without a word is noticed in half a minute, not after two hours.
+    keepalive_idle_s: int = Field(
+        15, ge=1, le=7_200, description="PostgreSQL: silence after which the kernel probes a link"
+    )
+    keepalive_interval_s: int = Field(5, ge=1, le=600, description="PostgreSQL: pause between such probes")
+    keepalive_count: int = Field(
+        3, ge=1, le=100, description="PostgreSQL: unanswered probes after which the link is down"
+    )
+    # The same where something was sent: the kernel's own patience is a quarter of an hour.
+    tcp_user_timeout_s: Seconds | None = Field(
+        30.0, description="PostgreSQL: longest that sent data may stay unacknowledged; none: the kernel's own"
+    )
     commit_witness: bool = Field(
         True, description="PostgreSQL: leave a row that tells whether a COMMIT without an answer was applied"
     )

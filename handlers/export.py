@@ -28,6 +28,8 @@ class ExportHandler(SessionHandler):
     """
 
     streams = True
+    # Its snapshot keeps the database from cleaning up behind it.
+    timeout_s = 3_600.0
 
     async def head(self, *args: str, **kwargs: str) -> None:
         """The headers alone; nothing is read for them."""

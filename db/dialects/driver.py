@@ -13,15 +13,6 @@ from sqlalchemy import URL
 from conf import DatabaseSettings
 from db.dialects.base import Role
 
-KEEPALIVE = {
-    # A link that went down without a word is noticed in half a minute, not after two hours.
-    "keepalives_idle": 15,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    # The same where something was sent: the kernel's own patience is a quarter of an hour.
-    "tcp_user_timeout": 30_000,
-}
-
 
 class PostgresDriver:
     """How one of PostgreSQL's drivers is spoken to. Lives as long as its dialect; holds no connection.
@@ -122,7 +113,10 @@ class LibpqDriver(PostgresDriver):
         arguments: dict[str, Any] = {
             "connect_timeout": max(1, round(settings.connect_timeout_s)),
             "application_name": settings.application_name,
-            **KEEPALIVE,
+            "keepalives_idle": settings.keepalive_idle_s,
+            "keepalives_interval": settings.keepalive_interval_s,
+            "keepalives_count": settings.keepalive_count,
+            "tcp_user_timeout": round((settings.tcp_user_timeout_s or 0) * 1000),  # 0: the kernel's own
         }
         for name in self.url.query:
             arguments.pop(name, None)

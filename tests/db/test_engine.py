@@ -168,6 +168,11 @@ def test_a_link_that_is_down_is_noticed():
     assert arguments["keepalives_idle"] == 15
     assert arguments["tcp_user_timeout"] == 30_000
 
+    arguments = arguments_of(
+        DatabaseSettings(url="postgresql://h/d", keepalive_idle_s=60, tcp_user_timeout_s=None)
+    )
+    assert (arguments["keepalives_idle"], arguments["tcp_user_timeout"]) == (60, 0)
+
 
 def test_no_engine_connects_before_it_is_used():
     for role in ("writer", "reader", "migration"):
