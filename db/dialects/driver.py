@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import URL
@@ -58,6 +58,10 @@ class PostgresDriver:
     def for_libpq(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What of somebody's own arguments for ``connect`` libpq understands as well."""
         return dict(given)
+
+    def batches(self, statements: Sequence[str]) -> Sequence[str]:
+        """Statements without parameters, in as few strings as can be sent."""
+        return ["; ".join(statements)] if statements and self.takes_several_statements else statements
 
     def behind_pooler(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments for a pooler that hands each transaction another connection to the server."""

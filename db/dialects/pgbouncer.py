@@ -64,22 +64,23 @@ class PgBouncer(PostgreSQL):
             if not self.driver.is_idle(connection.connection.dbapi_connection):
                 return statement, parameters
             # A server-side cursor is declared for its statement alone, and % would be read as a parameter's.
-            alone = many or getattr(cursor, "name", None) is not None or "%" in before
-            if alone or not self.driver.takes_several_statements:
-                with closing(connection.connection.cursor()) as own:
-                    own.execute(before)
-                return statement, parameters
-            return f"{before}; {statement}", parameters
+            alone = many or getattr(cursor, "name", None) is not None or "%" in "".join(before)
+            if self.driver.takes_several_statements and not alone:
+                return "; ".join([*before, statement]), parameters
+            with closing(connection.connection.cursor()) as own:
+                for each in self.driver.batches(before):
+                    own.execute(each)
+            return statement, parameters
 
-    def _before_first_statement(self, settings: DatabaseSettings, role: Role) -> str:
+    def _before_first_statement(self, settings: DatabaseSettings, role: Role) -> list[str]:
         limits = self._settings(settings, role)
         limits.pop(READ_ONLY_DEFAULT, None)
-        # As functions: SET would take "a, b" for the name of one schema, where options mean two.
-        calls = [
-            "set_config('{}', '{}', true)".format(name, value.replace("'", "''"))
-            for name, value in (*limits.items(), *parsed(self._given_options(settings)))
-        ]
-        return f"SELECT {', '.join(calls)}" if calls else ""
+        statements = [f"SET LOCAL {name} = {value}" for name, value in limits.items()]
+        for name, value in parsed(self._given_options(settings)):
+            # As a function: SET would take "a, b" for the name of one schema, where options mean two.
+            quoted = value.replace("'", "''")
+            statements.append(f"SELECT set_config('{name}', '{quoted}', true)")
+        return statements
 
 
 def parsed(options: str) -> list[tuple[str, str]]:

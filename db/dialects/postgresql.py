@@ -154,9 +154,9 @@ class PostgreSQL(Dialect):
             # An application with tables of its own may have none.
             try:
                 with closing(connection.cursor()) as cursor:
-                    if before:
-                        cursor.execute(before)
-                    cursor.execute("SELECT to_regclass('commit_witness') IS NOT NULL")
+                    look = "SELECT to_regclass('commit_witness') IS NOT NULL"
+                    for statement in self.driver.batches([*before, look]):
+                        cursor.execute(statement)
                     if cursor.fetchone()[0]:
                         record.info[self.witness_key] = uuid.uuid4().hex
                 connection.rollback()
@@ -239,9 +239,9 @@ class PostgreSQL(Dialect):
         """The server settings of whoever runs this, as they would stand on the server's command line."""
         return str(settings.connect_args.get("options", self.url.query.get("options")) or "")
 
-    def _before_first_statement(self, settings: DatabaseSettings, role: Role) -> str:
-        """A statement that is sent with the first one of each transaction."""
-        return ""
+    def _before_first_statement(self, settings: DatabaseSettings, role: Role) -> list[str]:
+        """Statements that are sent with the first one of each transaction."""
+        return []
 
 
 _DRIVERS: dict[str, type[PostgresDriver]] = {"psycopg2": Psycopg2, "psycopg": Psycopg, "asyncpg": Asyncpg}
