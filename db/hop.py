@@ -12,11 +12,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.util.concurrency import await_, greenlet_spawn
 
 from db.watch import Watch
+
+if TYPE_CHECKING:
+    from db.green import Workers
 
 log = logging.getLogger("onfinish.db")
 
@@ -152,11 +155,15 @@ class GreenletHops(Hops):
     def __init__(self) -> None:
         self._detached: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._workers: Workers | None = None
 
     def start(self, work: Work, ended: Callable[[Hop], None]) -> Hop:
-        hop = GreenletHop(work, ended)
-        self._loop = hop.loop
-        return hop
+        loop = asyncio.get_running_loop()
+        if self._workers is None or self._loop is not loop:
+            from db.green import Workers  # needs an extra
+
+            self._loop, self._workers = loop, Workers()
+        return GreenletHop(self._workers, work, ended)
 
     def detach(self, work: Work) -> None:
         task = asyncio.get_running_loop().create_task(greenlet_spawn(work))
@@ -198,34 +205,40 @@ class ThreadHop(Hop):
 
 
 class GreenletHop(Hop):
-    """A hop to a greenlet, by SQLAlchemy's own bridge: where its driver waits, the loop goes on.
+    """A hop to a greenlet, over SQLAlchemy's own bridge: where its driver waits, the loop goes on.
 
     In a task of its own, so that whoever waits for it may be cancelled without breaking the connection.
     """
 
-    def __init__(self, work: Work, ended: Callable[[Hop], None]) -> None:
+    def __init__(self, workers: Workers, work: Work, ended: Callable[[Hop], None]) -> None:
         super().__init__(ended)
-        self._task = self.loop.create_task(greenlet_spawn(work))
-        self._task.add_done_callback(self._done)
+        self._begun = self._cancelled = False
+        self._task = self.loop.create_task(self._run(workers, work))
 
     async def _interrupt(self, watch: Watch) -> bool:
         heard = watch.interrupt()
         if heard is None:  # the driver cancels a statement whose task is cancelled
-            self._task.cancel()
+            self._cancel()
             return True
         return heard if isinstance(heard, bool) else await heard
 
     async def _sever(self, watch: Watch) -> None:
         watch.sever()
         if not watch.committing:  # how a COMMIT ended is found out behind it
-            self._task.cancel()
+            self._cancel()
 
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        if task.cancelled():
+    def _cancel(self) -> None:
+        if self._begun:
+            self._task.cancel()
+        else:  # a task that is cancelled before its first step takes none, and nobody would be told
+            self._cancelled = True
+
+    async def _run(self, workers: Workers, work: Work) -> None:
+        self._begun = True
+        if self._cancelled:
             self._arrive(None, asyncio.CancelledError())
         else:
-            error = task.exception()
-            self._arrive(None if error else task.result(), error)
+            self._arrive(*await workers.do(work))
 
 
 def pause(seconds: float) -> None:

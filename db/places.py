@@ -6,10 +6,12 @@ import asyncio
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
+from typing import Protocol, TypeVar
 
 from db.errors import NoPlace
 from db.observer import Observer
+
+T = TypeVar("T", bound="_Ticket")
 
 
 class Places:
@@ -27,7 +29,7 @@ class Places:
         self.name = name
         self._observer = observer or Observer()
         self._free = size
-        self._queue: deque[Future[None]] = deque()
+        self._queue: deque[_Ticket] = deque()
         self._lock = threading.Lock()
 
     @property
@@ -59,14 +61,13 @@ class Places:
             self._observer.waited(self.name, 0.0, queued=False)
             return
         with _Wait(self):
-            ticket = self._join()
-            handed_over = asyncio.wrap_future(ticket)
+            ticket = self._join(_LoopTicket())
             try:
-                done, _ = await asyncio.wait([handed_over], timeout=timeout_s)
+                in_time = await ticket.called(timeout_s)
             except asyncio.CancelledError:
                 self._leave(ticket)
                 raise
-            if not done and not self._leave(ticket, keep_if_handed_over=True):
+            if not in_time and not self._leave(ticket, keep_if_handed_over=True):
                 raise self._none_free(timeout_s)
 
     def take_blocking(self, timeout_s: float) -> None:
@@ -79,45 +80,41 @@ class Places:
             self._observer.waited(self.name, 0.0, queued=False)
             return
         with _Wait(self):
-            ticket = self._join()
+            ticket = self._join(_ThreadTicket())
             try:
-                ticket.result(timeout_s)
-            except TimeoutError:
-                if not self._leave(ticket, keep_if_handed_over=True):
-                    raise self._none_free(timeout_s) from None
+                in_time = ticket.called(timeout_s)
             except BaseException:  # KeyboardInterrupt: the place must not be lost with the thread
                 self._leave(ticket)
                 raise
+            if not in_time and not self._leave(ticket, keep_if_handed_over=True):
+                raise self._none_free(timeout_s)
 
     def give_back(self) -> None:
         """Hand the place to the first in the queue, or put it back."""
-        with self._lock:
-            while self._queue:
+        while True:
+            with self._lock:
+                if not self._queue:
+                    self._free += 1
+                    return
                 ticket = self._queue.popleft()
-                if ticket.set_running_or_notify_cancel():
-                    break
-            else:
-                self._free += 1
+            if ticket.call():
                 return
-        ticket.set_result(None)
 
-    def _join(self) -> Future[None]:
-        ticket: Future[None] = Future()
+    def _join(self, ticket: T) -> T:
         with self._lock:
             if self._free and not self._queue:  # it came free since try_take
                 self._free -= 1
-                ticket.set_running_or_notify_cancel()
-                ticket.set_result(None)
             else:
                 self._queue.append(ticket)
+                return ticket
+        ticket.call()
         return ticket
 
-    def _leave(self, ticket: Future[None], *, keep_if_handed_over: bool = False) -> bool:
+    def _leave(self, ticket: _Ticket, *, keep_if_handed_over: bool = False) -> bool:
         """Leave the queue. Returns True where a place had been handed over in the same moment and is kept."""
         with self._lock:
             if ticket in self._queue:
                 self._queue.remove(ticket)
-                ticket.cancel()
                 return False
         if not keep_if_handed_over:
             self.give_back()
@@ -125,6 +122,58 @@ class Places:
 
     def _none_free(self, timeout_s: float) -> NoPlace:
         return NoPlace(f"all {self.size} places for {self.name} are taken; none came free in {timeout_s:g} s")
+
+
+class _Ticket(Protocol):
+    """One who stands in the queue. Lives until he is called, or leaves."""
+
+    def call(self) -> bool:
+        """Hand him a place, from whichever thread. Returns False where he is not there to take it."""
+
+
+class _ThreadTicket:
+    """A thread's, which waits."""
+
+    def __init__(self) -> None:
+        self._called = threading.Event()
+
+    def called(self, timeout_s: float) -> bool:
+        """Wait to be called; returns whether that came to be in time."""
+        return self._called.wait(timeout_s)
+
+    def call(self) -> bool:
+        self._called.set()
+        return True
+
+
+class _LoopTicket:
+    """A coroutine's. Who is called on his own loop is told there and then: most are."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._told: asyncio.Future[bool] = self._loop.create_future()
+
+    async def called(self, timeout_s: float) -> bool:
+        """Wait to be called; returns whether that came to be in time."""
+        timer = self._loop.call_later(timeout_s, self._tell, False)
+        try:
+            return await self._told
+        finally:
+            timer.cancel()
+
+    def call(self) -> bool:
+        if asyncio._get_running_loop() is self._loop:
+            self._tell(True)
+            return True
+        try:
+            self._loop.call_soon_threadsafe(self._tell, True)
+        except RuntimeError:  # the loop is closed, and whoever waited is gone with it
+            return False
+        return True
+
+    def _tell(self, in_time: bool) -> None:
+        if not self._told.done():
+            self._told.set_result(in_time)
 
 
 class _Wait:

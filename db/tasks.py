@@ -105,6 +105,22 @@ refusals.update(
 )
 
 
+class TaskRow(NamedTuple):
+    """A task as it was written; what is read has the same names in the same order."""
+
+    id: str
+    task_status: int
+    s3_keys: dict[str, Any]
+    bundle: str
+    granularity: str
+    target_date: date
+    change_id: int
+    team_id: int | None
+    version: int
+    create_time: datetime
+    update_time: datetime
+
+
 class NewTask(TypedDict):
     """What a new task is made of."""
 
@@ -148,11 +164,11 @@ class Position(NamedTuple):
     id: str
 
 
-def create_task(session: Session, *, new: NewTask) -> Task:
+def create_task(session: Session, *, new: NewTask) -> TaskRow:
     """Add a task. An id that is taken is refused here.
 
     Returns:
-        What was written, as an object that is not the session's: it need not be read back.
+        What was written: it need not be read back.
 
     Raises:
         Invalid: the team does not exist. The session stays usable.
@@ -161,7 +177,7 @@ def create_task(session: Session, *, new: NewTask) -> Task:
     require_teams(session, team_id=new.get("team_id"))
     values = _row_of(new, utc_now())
     session.execute(_INSERT, values)
-    return Task(**values)
+    return TaskRow(**values)
 
 
 def create_tasks(session: Session, *, new: Sequence[NewTask]) -> list[str]:

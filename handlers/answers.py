@@ -1,12 +1,12 @@
 """Answers: what is told of a task, a team and a transfer. Made while the request's session is open.
 
 Each has its type, which the document at ``/openapi.json`` is made from and the tests hold real answers
-against. Plain dicts: nothing is checked, or costs anything, while a request is answered.
+against. Plain dicts of what the database gave: nothing is checked, or costs anything, while a request is
+answered, and `write_json` writes dates and moments as RFC 3339 has them.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, with_config
@@ -53,6 +53,10 @@ class Task(TypedDict):
     version: Version
     create_time: Moment
     update_time: Moment
+
+
+_TASK = tuple(Task.__annotations__)
+"""A task's names, in the order of its table's columns."""
 
 
 @with_config(CLOSED)
@@ -213,37 +217,25 @@ class Stats(TypedDict):
     processes: list[ProcessStats | StuckProcess]
 
 
-def time_text(moment: datetime) -> str:
-    """A moment in UTC as RFC 3339: ``2020-06-03T10:45:00.287701Z``, without a fraction that is zero."""
-    return moment.isoformat().removesuffix("+00:00") + "Z"
+def task_json(task: tasks.Task | tasks.TaskRow | Row[Any]) -> dict[str, Any]:
+    """What is told of a task: a `Task`, once `write_json` has written its date and its moments."""
+    if isinstance(task, tasks.Task):
+        return {name: getattr(task, name) for name in _TASK}
+    return dict(zip(_TASK, task, strict=True))
 
 
-def task_json(task: tasks.Task | Row[Any]) -> Task:
-    return {
-        "id": task.id,
-        "task_status": task.task_status,  # type: ignore[typeddict-item]  # a check of the table sees to it
-        "s3_keys": task.s3_keys,
-        "bundle": task.bundle,
-        "granularity": task.granularity,  # type: ignore[typeddict-item]  # likewise
-        "target_date": task.target_date.isoformat(),
-        "change_id": task.change_id,
-        "team_id": task.team_id,
-        "version": task.version,
-        "create_time": time_text(task.create_time),
-        "update_time": time_text(task.update_time),
-    }
+def team_json(team: teams.Team) -> dict[str, Any]:
+    """What is told of a team: a `Team`, likewise."""
+    return {"id": team.id, "name": team.name, "create_time": team.create_time}
 
 
-def team_json(team: teams.Team) -> Team:
-    return {"id": team.id, "name": team.name, "create_time": time_text(team.create_time)}
-
-
-def transfer_json(transfer: transfers.Transfer) -> Transfer:
+def transfer_json(transfer: transfers.Transfer) -> dict[str, Any]:
+    """What is told of a transfer: a `Transfer`, likewise."""
     return {
         "id": transfer.id,
         "task_id": transfer.task_id,
         "from_team_id": transfer.from_team_id,
         "to_team_id": transfer.to_team_id,
         "note": transfer.note,
-        "create_time": time_text(transfer.create_time),
+        "create_time": transfer.create_time,
     }

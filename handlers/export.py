@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
+from pydantic_core import to_json
 from sqlalchemy.orm import Session
 
 from db import tasks
@@ -56,6 +56,5 @@ class ExportHandler(SessionHandler):
 
 def _lines(session: Session, where: TaskFilter) -> Iterator[bytes]:
     """The export's body, a page of lines at a time."""
-    encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
     for page in tasks.stream_tasks(session, where=where, page_size=PAGE_SIZE):
-        yield "".join(f"{encode(task_json(row))}\n" for row in page).encode()
+        yield b"".join([to_json(task_json(row)) + b"\n" for row in page])

@@ -132,16 +132,21 @@ class HeldResponse(HTTPConnection):
             raise HTTPOutputError(f"{self.status} is not the status of an answer")
         if "Transfer-Encoding" in self.headers:
             raise HTTPOutputError("the header Transfer-Encoding is not a handler's to set")
-        for name, value in self.headers.get_all():
-            line = f"{name}: {value}"
-            if _LINE_BREAK.search(line):
-                raise ValueError(f"the header {name!r} has a line break in it")
-            line.encode("latin1")
+        _check_headers(self.headers)
         length = self.headers.get("Content-Length")
         if length is not None and self._method != "HEAD" and self.status != 304:
             size = sum(map(len, self._chunks))
             if not length.isdigit() or int(length) != size:
                 raise HTTPOutputError(f"the header Content-Length says {length}, the body has {size} bytes")
+
+
+def _check_headers(headers: HTTPHeaders) -> None:
+    lines = [f"{name}: {value}" for name, value in headers.get_all()]
+    text = "".join(lines)
+    if _LINE_BREAK.search(text):
+        broken = next(line for line in lines if _LINE_BREAK.search(line))
+        raise ValueError(f"the header {broken.partition(':')[0]!r} has a line break in it")
+    text.encode("latin1")
 
 
 class StreamedResponse(HTTPConnection):

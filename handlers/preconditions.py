@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Row
 from tornado.web import RequestHandler
 
-from db.tasks import Task
+from db.tasks import Task, TaskRow
 from handlers.errors import Problem
 
 _TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
@@ -17,7 +17,7 @@ _TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 _TAGS = re.compile(rf"[\s,]*{_TAG.pattern}(?:\s*,(?:\s*{_TAG.pattern})?)*\s*")
 
 
-def etag_of(task: Task | Row[Any]) -> str:
+def etag_of(task: Task | TaskRow | Row[Any]) -> str:
     """A task's entity tag. The time is part of it, since an id can be deleted and used again."""
     return f'"{task.version}-{round(task.update_time.timestamp() * 1_000_000):x}"'
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 
 from tornado.httputil import HTTPServerRequest
 
@@ -14,7 +14,7 @@ _FIT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 def fit_or_new(given: str) -> str:
     """The id that a client gave where it is fit to be logged, else a new one."""
-    return given if _FIT.fullmatch(given) else uuid.uuid4().hex
+    return given if _FIT.fullmatch(given) else os.urandom(16).hex()
 
 
 def request_id_of(request: HTTPServerRequest) -> str:

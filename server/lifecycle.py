@@ -21,6 +21,7 @@ from db import Database, migrate
 from db.health import require_known_pooler
 from handlers.websocket import Sockets
 from server.app import make_app
+from server.event_loop import run_loop
 from server.http import DrainingServer
 from server.jobs import Jobs, jobs_of
 from server.last_resort import end_after
@@ -53,7 +54,7 @@ def serve(settings: Settings) -> int:
     """
     set_up_logs(settings.log)
     try:
-        return asyncio.run(Lifecycle(settings, Ops(settings)).run(), debug=settings.debug)
+        return run_loop(Lifecycle(settings, Ops(settings)).run(), settings)
     except KeyboardInterrupt:  # a second one: it ends at once
         return EXIT_CUT_OFF
 

@@ -72,6 +72,7 @@ class ClientStream(IOStream):
         self._lingering = lingering
         self._answered = False  # part of an answer to this request has been written
         self._read_whole = False  # the request has
+        self._no_delay = False
         self.is_new = True
         """No request has come yet."""
         self._enter(Phase.IDLE)
@@ -168,6 +169,16 @@ class ClientStream(IOStream):
         return super().write(self._refuse(problem, self.head))
 
     # -- the socket
+
+    def set_nodelay(self, value: bool) -> None:
+        """As `IOStream`'s, but it is set once, and stays.
+
+        Tornado turns it on at the end of each answer and off again: two calls of the kernel, for an answer
+        that is handed over in one piece in between.
+        """
+        if value and not self._no_delay and self.socket is not None:
+            self._no_delay = True
+            super().set_nodelay(True)
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         """As `IOStream`'s; notices a request's first byte, and that the client sends."""

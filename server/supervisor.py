@@ -16,6 +16,7 @@ from db import Database, migrate
 from db.dialects import dialect_for
 from db.engine import make_url
 from db.health import require_known_pooler
+from server.event_loop import run_loop
 from server.lifecycle import CLOSE_S, EXIT_CUT_OFF, EXIT_NO_PORT, Lifecycle, Parent, print_banner
 from server.listening import CannotListen, listen
 from server.metrics import GAUGES
@@ -174,7 +175,7 @@ class Supervisor:
         )
         ops = Ops(settings, tally=self._tally, peers=self._peers, index=index)
         lifecycle = Lifecycle(settings, ops, Parent(link, self._listening.shared(), first=index == 0))
-        return asyncio.run(lifecycle.run(), debug=settings.debug)
+        return run_loop(lifecycle.run(), settings)
 
     def _look_for_ready(self) -> None:
         for child in self._children.values():

@@ -7,7 +7,6 @@ cost. Bodies, queries, model functions and answers are the service's own, so tha
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from pydantic_core import to_json
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.orm import Session
 from tornado.httpserver import HTTPServer
@@ -112,7 +112,7 @@ class Handler(RequestHandler):
         """Answer with JSON."""
         self.set_status(status)
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+        self.finish(to_json(value, inf_nan_mode="null"))
 
     def compute_etag(self) -> str | None:
         """As the service: no hash over the answer."""

@@ -1,0 +1,69 @@
+"""Greenlets that do one piece of work after another. Imported where there is a driver for them: an extra."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+
+class Worker(greenlet):
+    """Does one piece of work at a time, and rests in between. Lives as long as its `Workers`.
+
+    SQLAlchemy's own bridge makes a greenlet for each; the stack of each is asked of the kernel, and given
+    back. While it rests it holds nothing of what it has done.
+    """
+
+    __sqlalchemy_greenlet_provider__ = True
+    """Inside of it SQLAlchemy's `await_` works: it hands what is to be awaited to the parent."""
+
+    work: Callable[[], Any] | None = None
+    result: Any = None
+    raised: BaseException | None = None
+    is_done = True
+
+    def run(self) -> None:
+        """Work, and rest, for ever."""
+        while True:
+            self._work()
+            self.parent.switch()  # type: ignore[union-attr]  # it has one: who made it
+
+    def _work(self) -> None:
+        work, self.work = self.work, None
+        try:
+            self.result = work() if work is not None else None
+        except GreenletExit:
+            raise
+        except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits
+            self.raised = error
+        self.is_done = True
+
+
+class Workers:
+    """The workers of one event loop. Lives as long as that; its thread alone can switch to them."""
+
+    def __init__(self) -> None:
+        self._resting: list[Worker] = []
+
+    async def do(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+        """Have work done by somebody who rests, or is new. Returns its result, or what it raised.
+
+        A cancel of the calling task is passed on to where the work waits.
+        """
+        worker = self._resting.pop() if self._resting else Worker()
+        worker.work, worker.is_done = work, False
+        worker.gr_context = getcurrent().gr_context
+        awaited = worker.switch()
+        while not worker.is_done:
+            try:
+                value = await awaited
+            except BaseException:  # noqa: BLE001  # it belongs to whoever waits in there
+                awaited = worker.throw(*sys.exc_info())
+            else:
+                awaited = worker.switch(value)
+        outcome = worker.result, worker.raised
+        worker.result = worker.raised = worker.gr_context = None
+        self._resting.append(worker)
+        return outcome
