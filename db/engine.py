@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import SecretStr
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url as parse_url
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    ExceptionContext,
+    ExecutionContext,
+    PoolProxiedConnection,
+    create_engine,
+    event,
+    make_url as parse_url,
+)
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from conf import DatabaseSettings
 from db.dialects import Dialect, Role, dialect_for
 from db.dialects.sqlite import READ_ONLY
 from db.pool import RestingAsyncPool, RestingPool, ask_after_rest
-from db.watch import watch_at_work, watch_of
+from db.statements import watch_statements
+from db.watch import OPTION, Watch, watch_at_work, watch_of
 
 _DRIVERS = {"postgres": "postgresql+psycopg2", "postgresql": "postgresql+psycopg2"}
 """Bare names that SQLAlchemy 2.1 refuses, or takes for psycopg 3."""
@@ -110,7 +123,11 @@ def read_only_view(engine: Engine) -> Engine:
 
 
 def _install_watch(engine: Engine, dialect: Dialect) -> None:
-    """Let the watch of a unit of work see its connection, its statements and its COMMIT."""
+    """Let the watch of a unit of work see its connection, its statements and its COMMIT.
+
+    By the methods of SQLAlchemy's dialect, of which each engine has one of its own. The events of an engine
+    say the same, and cost each request some 30 µs: there is a listener to be found for each of eight.
+    """
 
     connect = engine.dialect.connect
 
@@ -125,21 +142,39 @@ def _install_watch(engine: Engine, dialect: Dialect) -> None:
             watch.connected(connection)
         return connection
 
-    engine.dialect.connect = connect_watched  # type: ignore[method-assign]  # do_connect is the application's
+    own = engine.dialect
+    own.connect = connect_watched  # type: ignore[method-assign]  # do_connect is the application's
+    set_options, commit, rollback = own.set_connection_execution_options, own.do_commit, own.do_rollback
 
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        watch = watch_of(connection)
+    def take_up(connection: Connection, opts: Mapping[str, Any]) -> None:
+        """The session of a unit of work has got a connection, and names that unit, before it begins."""
+        set_options(connection, opts)
+        watch: Watch | None = opts.get(OPTION)
         if watch is not None:
             watch.check()
-            watch.connected(connection.connection.dbapi_connection)
+            lent = connection.connection
+            lent.info[OPTION] = watch
+            watch.connected(lent.dbapi_connection)
 
-    @event.listens_for(engine, "before_cursor_execute")
-    def before_cursor_execute(connection: Connection, cursor: object, sql: str, *parameters: object) -> None:
-        watch = watch_of(connection)
+    def do_commit(dbapi_connection: PoolProxiedConnection) -> None:
+        watch = _taken_up(dbapi_connection)
         if watch is not None:
-            watch.check()
-            watch.statement = sql
+            watch.commit_begins()
+        commit(dbapi_connection)
+
+    def do_rollback(dbapi_connection: PoolProxiedConnection) -> None:
+        watch = _taken_up(dbapi_connection)
+        if watch is not None:
+            watch.rolled_back()
+        rollback(dbapi_connection)
+
+    def before(watch: Watch, context: ExecutionContext, sql: str) -> None:
+        watch.check()
+        watch.statement = sql
+
+    own.set_connection_execution_options = take_up  # type: ignore[method-assign]
+    own.do_commit, own.do_rollback = do_commit, do_rollback  # type: ignore[method-assign]
+    watch_statements(engine, before=before)
 
     @event.listens_for(engine, "handle_error")
     def handle_error(context: ExceptionContext) -> None:
@@ -147,21 +182,18 @@ def _install_watch(engine: Engine, dialect: Dialect) -> None:
         if watch is not None:
             watch.met_error = True
 
-    @event.listens_for(engine, "commit")
-    def commit(connection: Connection) -> None:
-        watch = watch_of(connection)
-        if watch is not None:
-            watch.commit_begins()
-
-    @event.listens_for(engine, "rollback")
-    def rollback(connection: Connection) -> None:
-        watch = watch_of(connection)
-        if watch is not None:
-            watch.rolled_back()
-
     @event.listens_for(engine, "close")
     @event.listens_for(engine, "checkin")
-    def parted(connection: Any, record: object) -> None:
-        watch = watch_at_work(dialect)
+    def parted(connection: Any, record: ConnectionPoolEntry) -> None:
+        watch = record.info.pop(OPTION, None) or watch_at_work(dialect)
         if watch is not None:
             watch.parted(connection)
+
+
+def _taken_up(connection: PoolProxiedConnection) -> Watch | None:
+    """The watch of the unit of work that has a connection of the pool."""
+    try:
+        watch: Watch | None = connection.info.get(OPTION)
+    except NotImplementedError:  # it was dropped, and is on its way back without a session
+        return None
+    return watch

@@ -8,7 +8,7 @@ from contextlib import closing
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, event
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, ExecutionContext, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
@@ -31,7 +31,8 @@ from db.errors import (
     Unreachable,
 )
 from db.findings import Finding, Plan
-from db.watch import watch_of
+from db.statements import watch_statements
+from db.watch import Watch
 
 _INTEGRITY_CONSTRAINT_VIOLATION = "23"
 _CONNECTION_EXCEPTION = "08"
@@ -281,11 +282,11 @@ def _keep_to_one_transaction(engine: Engine, driver: PostgresDriver) -> None:
     What comes after it would be kept without what came before, and nobody would be told.
     """
 
-    @event.listens_for(engine, "after_cursor_execute")
-    def after_cursor_execute(connection: Connection, *statement: object) -> None:
-        watch = watch_of(connection)
-        if watch is not None and driver.is_idle(connection.connection.dbapi_connection):
+    def after(watch: Watch, context: ExecutionContext) -> None:
+        if driver.is_idle(context.root_connection.connection.dbapi_connection):
             raise TransactionLost(
                 f"{watch.label}: a statement ended the transaction, which its unit of work alone may end; "
                 "what came before it is kept or undone already. Guard a part with `session.begin_nested()`"
             )
+
+    watch_statements(engine, after=after)

@@ -35,7 +35,6 @@ def test_a_task_that_was_created_is_found_as_it_was_made(database: Database):
         )
 
     task = load_task(database, ID)
-    assert task is not made
     assert (task.id, task.task_status, task.s3_keys, task.team_id) == (ID, 400, {"k": [1]}, team_id)
     assert (task.bundle, task.granularity, task.target_date) == ("store", "daily", date(2020, 4, 1))
     assert (task.change_id, task.version) == (2**31 - 1, 1)
