@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -9,11 +10,11 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from sqlalchemy import (
     CheckConstraint,
-    ColumnElement,
     ForeignKey,
     Index,
     Integer,
     Row,
+    Select,
     SmallInteger,
     String,
     and_,
@@ -87,6 +88,24 @@ _INSERT = insert(Task.__table__)  # type: ignore[arg-type]  # it is a Table
 
 # The table's columns, here and below: one attribute of the mapped class, and the ORM takes over.
 _ONE = select(*_COLUMNS).where(_COLUMNS.id == bindparam("task_id"))
+
+_LOCKED = (
+    select(Task)
+    .where(_COLUMNS.id == bindparam("task_id"))
+    .with_for_update()
+    .execution_options(populate_existing=True)
+)
+
+_CONDITIONS = {
+    "status": _COLUMNS.task_status == bindparam("status"),
+    "bundle": _COLUMNS.bundle == bindparam("bundle"),
+    "granularity": _COLUMNS.granularity == bindparam("granularity"),
+    "team_id": _COLUMNS.team_id == bindparam("team_id"),
+    "target_on": _COLUMNS.target_date == bindparam("target_on"),
+    "target_from": _COLUMNS.target_date >= bindparam("target_from"),
+    "target_to": _COLUMNS.target_date <= bindparam("target_to"),
+}
+"""What a filter may ask for."""
 
 _ID_TAKEN = "a task with this id exists already"
 
@@ -229,8 +248,9 @@ def stream_tasks(session: Session, *, where: TaskFilter, page_size: int) -> Iter
     Opens a server-side cursor at the first page: the session has to be in a transaction, and every page
     is asked for in it. Rows, not tasks: a million objects would cost more than what is done with them.
     """
-    statement = select(*_COLUMNS).where(*_conditions(where)).order_by(_COLUMNS.id)
-    yield from session.execute(statement, execution_options={"yield_per": page_size}).partitions()
+    given = _given(where)
+    statement = select(*_COLUMNS).where(*(_CONDITIONS[name] for name in given)).order_by(_COLUMNS.id)
+    yield from session.execute(statement, given, execution_options={"yield_per": page_size}).partitions()
 
 
 def find_task(session: Session, *, task_id: str) -> Row[Any] | None:
@@ -260,7 +280,7 @@ def lock_task(session: Session, *, task_id: str) -> Task:
         NotFound: no such task. The session stays usable.
     """
     # SQLite has no such lock and drops the clause; its writers have the whole file from BEGIN on.
-    task = session.get(Task, task_id, with_for_update=True, populate_existing=True)
+    task = session.scalars(_LOCKED, {"task_id": task_id}).one_or_none()
     if task is None:
         raise NotFound("task", task_id)
     return task
@@ -276,12 +296,11 @@ def list_tasks(
         limit: how many at most.
         after: the list goes on behind this place.
     """
-    statement = select(*_COLUMNS).where(*_conditions(where))
+    values: dict[str, Any] = {**_given(where), "limit": limit}
+    statement = _page_of(tuple(values), after is not None)
     if after is not None:
-        place = tuple_(_COLUMNS.create_time, _COLUMNS.id)
-        statement = statement.where(place < tuple_(after.create_time, after.id))
-    newest_first = statement.order_by(_COLUMNS.create_time.desc(), _COLUMNS.id.desc())
-    return session.execute(newest_first.limit(limit)).all()
+        values |= {"after_time": after.create_time, "after_id": after.id}
+    return session.execute(statement, values).all()
 
 
 def update_task(
@@ -350,19 +369,22 @@ def _require(task: Task, expected: Callable[[Task], bool] | None) -> None:
         raise Stale("the task has changed since")
 
 
-def _conditions(where: TaskFilter) -> Iterator[ColumnElement[bool]]:
-    if where.status is not None:
-        yield _COLUMNS.task_status == where.status
-    if where.bundle is not None:
-        yield _COLUMNS.bundle == where.bundle
-    if where.granularity is not None:
-        yield _COLUMNS.granularity == where.granularity
-    if where.team_id is not None:
-        yield _COLUMNS.team_id == where.team_id
+def _given(where: TaskFilter) -> dict[str, Any]:
+    """What a filter asks for: names of `_CONDITIONS`, and their values."""
+    given = {name: value for name, value in vars(where).items() if value is not None}
     if where.target_from is not None and where.target_from == where.target_to:
-        yield _COLUMNS.target_date == where.target_from  # one day: its own index has it in the list's order
-        return
-    if where.target_from is not None:
-        yield _COLUMNS.target_date >= where.target_from
-    if where.target_to is not None:
-        yield _COLUMNS.target_date <= where.target_to
+        # One day: its own index has it in the list's order.
+        given["target_on"] = given.pop("target_from")
+        del given["target_to"]
+    return given
+
+
+@functools.cache
+def _page_of(names: tuple[str, ...], goes_on: bool) -> Select[Any]:
+    """The list's statement for these filters. Built once: to build it costs more than to run it."""
+    statement = select(*_COLUMNS).where(*(_CONDITIONS[name] for name in names if name in _CONDITIONS))
+    if goes_on:
+        after = tuple_(bindparam("after_time", type_=UtcDateTime), bindparam("after_id", type_=String))
+        statement = statement.where(tuple_(_COLUMNS.create_time, _COLUMNS.id) < after)
+    newest_first = statement.order_by(_COLUMNS.create_time.desc(), _COLUMNS.id.desc())
+    return newest_first.limit(bindparam("limit", type_=Integer))

@@ -72,7 +72,7 @@ class ClientStream(IOStream):
         self._lingering = lingering
         self._answered = False  # part of an answer to this request has been written
         self._read_whole = False  # the request has
-        self._no_delay = False
+        self._no_delay = self._came_early = False
         self.is_new = True
         """No request has come yet."""
         self._enter(Phase.IDLE)
@@ -181,7 +181,15 @@ class ClientStream(IOStream):
             super().set_nodelay(True)
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
-        """As `IOStream`'s; notices a request's first byte, and that the client sends."""
+        """As `IOStream`'s; notices a request's first byte, and that the client sends.
+
+        A fast client's next request comes before Tornado asks for one. Read then, it has Tornado stop listening,
+        and listen again at once: two calls of the kernel. So it is left where it is for a turn of the loop.
+        """
+        if not (self._came_early or self.reading()):
+            self._came_early = True
+            return None
+        self._came_early = False
         size = super().read_from_fd(buf)
         if size and self._phase is Phase.IDLE:
             self._enter(Phase.HEAD)

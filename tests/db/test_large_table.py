@@ -117,8 +117,9 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def place(session: Session, where: TaskFilter, part: float) -> Position:
     """The place in a list that this part of it lies before."""
-    conditions = list(tasks._conditions(where))
-    query = session.query(tasks.Task.create_time, tasks.Task.id).filter(*conditions)
+    given = tasks._given(where)
+    query = session.query(tasks.Task.create_time, tasks.Task.id)
+    query = query.filter(*(tasks._CONDITIONS[name] for name in given)).params(given)
     found = (
         query.order_by(tasks.Task.create_time.desc(), tasks.Task.id.desc())
         .offset(int(query.count() * part))
