@@ -272,9 +272,7 @@ class Database:
                 observe_pool(each, role, self.observer)
         size = sum(self.dialect.pool_size(self.settings, role))
         places = Places(size, name=role, observer=self.observer)
-        return Lane(
-            engine, self.dialect, places, self._hops(places), read_only=role == "reader", scopes=own
-        )
+        return Lane(engine, self.dialect, places, self._hops(places), read_only=role == "reader", scopes=own)
 
     def _hops(self, places: Places) -> Hops:
         if self.dialect.is_async:

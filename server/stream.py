@@ -183,8 +183,8 @@ class ClientStream(IOStream):
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         """As `IOStream`'s; notices a request's first byte, and that the client sends.
 
-        A fast client's next request comes before Tornado asks for one. Read then, it has Tornado stop listening,
-        and listen again at once: two calls of the kernel. So it is left where it is for a turn of the loop.
+        A fast client's next request comes before Tornado asks for one. Read then, it has Tornado stop
+        listening, and listen again at once: two calls of the kernel. So it is left for a turn of the loop.
         """
         if not (self._came_early or self.reading()):
             self._came_early = True

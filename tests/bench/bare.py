@@ -1,7 +1,8 @@
 """A bare Tornado handler doing the service's own SQL with the service's own session calls, and nothing else.
 
 No unit of work, no held response, no places, no error table, no request id: what is above this is what they
-cost. Bodies, queries, model functions and answers are the service's own, so that nothing else differs.
+cost. Bodies, queries, model functions, answers and the event loop are the service's own, so that nothing else
+differs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sqlalchemy.orm import Session
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, HTTPError, RequestHandler
 
+from conf import Settings
 from db import tasks
 from db.errors import NotFound
 from db.tasks import Position
@@ -28,6 +30,7 @@ from handlers.bodies import TaskChange, TaskNew, TasksNew, read_body
 from handlers.cursors import cursor_of, position_of
 from handlers.preconditions import etag_of
 from handlers.queries import TaskQuery, read_query
+from server.event_loop import run_loop
 
 POOL_SIZE = 10
 
@@ -178,4 +181,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run_loop(main(), Settings())
