@@ -11,8 +11,13 @@ from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
+from tornado.web import RequestHandler
+
 _DEPTH_MAX = 20
 """The innermost calls: below them is the event loop."""
+
+_EXECUTES = RequestHandler._execute.__code__
+"""Of a request, below this is nothing but the event loop."""
 
 
 class Origin(NamedTuple):
@@ -38,7 +43,10 @@ def origin_here(*, skip: int) -> Origin:
     calls: list[tuple[CodeType, int]] = []
     frame: FrameType | None = sys._getframe(skip + 1)
     while frame is not None and len(calls) < _DEPTH_MAX:
-        calls.append((frame.f_code, frame.f_lasti))
+        code = frame.f_code
+        calls.append((code, frame.f_lasti))
+        if code is _EXECUTES:
+            break
         frame = frame.f_back
     loop = asyncio._get_running_loop()
     task = None if loop is None else asyncio.current_task(loop)
