@@ -57,7 +57,7 @@ class Peers:
             return self._look()
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                reader, writer = await asyncio.open_unix_connection(self._sockets[index].getsockname())
+                reader, writer = await _connected(self._sockets[index].getsockname())
                 with contextlib.closing(writer):
                     answer: dict[str, Any] = json.loads(await reader.read())
                     return answer
@@ -69,3 +69,15 @@ class Peers:
             if self._look is not None:
                 writer.write(json.dumps(self._look()).encode())
                 await writer.drain()
+
+
+async def _connected(address: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to an abstract name, whose first byte uvloop would take for its end."""
+    own = socket.socket(socket.AF_UNIX)
+    try:
+        own.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(own, address)
+        return await asyncio.open_unix_connection(sock=own)
+    except BaseException:
+        own.close()
+        raise

@@ -1,0 +1,73 @@
+"""The event loop that the server runs on."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import signal
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from conf import Settings, SettingsError
+from conf.settings import HttpSettings
+from server.event_loop import check_event_loop, run_loop
+from tests.fixtures.process import StartServer
+
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
+
+
+def settings_with(loop: Literal["auto", "asyncio", "uvloop"]) -> Settings:
+    return Settings(http=HttpSettings(event_loop=loop))
+
+
+async def loop_now() -> str:
+    return type(asyncio.get_running_loop()).__module__
+
+
+@pytest.fixture
+def no_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "uvloop" else found(name, *more)
+    )
+
+
+def test_the_loop_of_asyncio_is_to_be_had_beside_uvloop():
+    assert run_loop(loop_now(), settings_with("asyncio")).split(".")[0] == "asyncio"
+
+
+def test_without_uvloop_auto_is_the_loop_of_asyncio(no_uvloop: None):
+    check_event_loop(settings_with("auto"))
+
+    assert run_loop(loop_now(), settings_with("auto")).split(".")[0] == "asyncio"
+
+
+def test_uvloop_that_is_not_installed_is_one_line_that_names_the_extra(no_uvloop: None):
+    with pytest.raises(SettingsError) as told:
+        check_event_loop(settings_with("uvloop"))
+
+    (fault,) = told.value.faults
+    assert fault.setting == "http.event_loop"
+    assert "onfinish[fast]" in fault.message
+
+
+@on_sqlite
+@pytest.mark.parametrize(("loop", "processes"), [("auto", "1"), ("asyncio", "2"), ("uvloop", "2")])
+def test_each_serves_and_ends(loop: str, processes: str, database_url: str, start_server: StartServer):
+    """A row goes in, comes out, and at SIGTERM the server ends with 0, on each loop."""
+    server = start_server("--event-loop", loop, "--processes", processes, "--grace-s", "0", url=database_url)
+
+    made = server.request("POST", "/tasks", TASK)
+    found = server.request("GET", f"/tasks/{made.body['id']}")
+    everybody = server.request("GET", "/stats").body["processes"]
+
+    assert (made.status, found.status) == (201, 200)
+    assert found.body == made.body
+    for each in everybody:
+        libraries = Path(f"/proc/{each['pid']}/maps").read_text()
+        assert ("/uvloop/" in libraries) == (loop != "asyncio")
+    server.send_signal(signal.SIGTERM)
+    assert server.wait() == 0
