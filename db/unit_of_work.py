@@ -115,23 +115,25 @@ class UnitOfWork:
     @property
     def in_use(self) -> bool:
         """Whether there is anything to settle: a transaction, or changes that wait for a flush."""
-        return self.session.in_transaction() or bool(
-            self.session.new or self.session.dirty or self.session.deleted
-        )
+        return self.session.in_transaction() or self._has_changes
 
     @property
     def settles_at_once(self) -> bool:
         """Whether settling sends nothing to the database, and may be done on an event loop."""
         if not self.in_use:
             return not self.watch.was_rolled_back
-        session = self.session
-        changed = session.new or session.dirty or session.deleted
         return (
             self._autocommits
             and self._dialect.reader_settles_at_once
-            and not changed
             and not self.watch.interrupted
+            and not self._has_changes
         )
+
+    @property
+    def _has_changes(self) -> bool:
+        session = self.session
+        # `session.dirty` makes a set of what it looks through; this asks whether there is anything in it.
+        return bool(session.new or session.identity_map.check_modified() or session.deleted)
 
     def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function that works with the session, in a thread that may wait.

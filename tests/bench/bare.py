@@ -18,7 +18,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from pydantic_core import to_json
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.orm import Session
-from tornado.httpserver import HTTPServer
 from tornado.web import Application, HTTPError, RequestHandler
 
 from conf import Settings
@@ -31,6 +30,7 @@ from handlers.cursors import cursor_of, position_of
 from handlers.preconditions import etag_of
 from handlers.queries import TaskQuery, read_query
 from server.event_loop import run_loop
+from server.http import DrainingServer
 
 POOL_SIZE = 10
 
@@ -176,7 +176,7 @@ async def main() -> None:
         [("/tasks", TasksHandler), ("/tasks/bulk", BulkHandler), ("/tasks/([0-9a-f]{32})", TaskHandler)],
         database=Greenlets(url) if is_async else Threads(url),
     )
-    HTTPServer(application).listen(int(os.environ["PORT"]), "127.0.0.1")
+    DrainingServer(application).listen(int(os.environ["PORT"]), "127.0.0.1")
     await asyncio.Event().wait()
 
 
