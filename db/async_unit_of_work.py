@@ -199,7 +199,7 @@ class AsyncUnitOfWork:
         if self._settling or self._running or self._hop is not None or not self._unit.settles_at_once:
             return False
         self._settling = True
-        self._unit.settle(keep=keep and self.reason is None)
+        self._unit.settle_at_once(keep=keep and self.reason is None)
         self._end()
         return True
 

@@ -151,7 +151,6 @@ def _install_watch(engine: Engine, dialect: Dialect) -> None:
         set_options(connection, opts)
         watch: Watch | None = opts.get(OPTION)
         if watch is not None:
-            watch.check()
             lent = connection.connection
             lent.info[OPTION] = watch
             watch.connected(lent.dbapi_connection)

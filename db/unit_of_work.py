@@ -197,17 +197,27 @@ class UnitOfWork:
         doubt: OutcomeUnknown | None = None
         self.watch.enter()
         try:
+            self._decide(keep, last)
+        except OutcomeUnknown as error:
+            doubt = error
+        finally:
+            self.watch.leave()
+        if doubt is not None:
+            self._resolve(doubt)
+
+    def settle_at_once(self, *, keep: bool) -> None:
+        """As `settle`, on the event loop, where `settles_at_once` has said that nothing is sent."""
+        self.settled = self.watch.settling = True
+        self._decide(keep, None)
+
+    def _decide(self, keep: bool, last: Callable[[Session], object] | None) -> None:
+        try:
             if keep:
                 self._keep(last)
             else:
                 self.outcome = Outcome.UNDONE
-        except OutcomeUnknown as error:
-            doubt = error
         finally:
             self._release()
-            self.watch.leave()
-        if doubt is not None:
-            self._resolve(doubt)
 
     def _keep(self, last: Callable[[Session], object] | None) -> None:
         session = self.session

@@ -1,8 +1,8 @@
 """A bare Tornado handler doing the service's own SQL with the service's own session calls, and nothing else.
 
-No unit of work, no held response, no places, no error table, no request id: what is above this is what they
-cost. Bodies, queries, model functions, answers and the event loop are the service's own, so that nothing else
-differs.
+No unit of work, no held response, no places, no error table, no request id, no metrics: what is above this is
+what they cost. Bodies, queries, model functions, answers with their headers, the HTTP server with its limits and
+the event loop are the service's own, so that nothing else differs.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from handlers.bodies import TaskChange, TaskNew, TasksNew, read_body
 from handlers.cursors import cursor_of, position_of
 from handlers.preconditions import etag_of
 from handlers.queries import TaskQuery, read_query
+from handlers.security_headers import security_headers
 from server.event_loop import run_loop
 from server.http import DrainingServer
 
@@ -110,6 +111,12 @@ class Handler(RequestHandler):
     def database(self) -> Threads | Greenlets:
         database: Threads | Greenlets = self.settings["database"]
         return database
+
+    def set_default_headers(self) -> None:
+        """As the service."""
+        self.clear_header("Server")
+        for name, header in security_headers(self.request.protocol).items():
+            self.set_header(name, header)
 
     def answer(self, value: object, status: int = 200) -> None:
         """Answer with JSON."""
