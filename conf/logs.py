@@ -17,6 +17,8 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 # A line feed could forge a line, an escape could rewrite the terminal; both may come from a client.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
+_ENCODER = json.JSONEncoder(default=str, allow_nan=False)
+
 
 class LogHandler(logging.StreamHandler[TextIO]):
     """The handler that ``set_up_logs`` puts at the root, and takes away when it is called again."""
@@ -92,7 +94,7 @@ class JsonFormatter(logging.Formatter):
             kind = record.exc_info[0] if record.exc_info else None
             entry |= {"error": kind.__qualname__ if kind else None, "traceback": _trace(self, record)}
         try:
-            return json.dumps(entry, default=str, allow_nan=False)
+            return _ENCODER.encode(entry)
         except (
             TypeError,
             ValueError,
