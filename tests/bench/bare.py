@@ -1,8 +1,8 @@
 """A bare Tornado handler doing the service's own SQL with the service's own session calls, and nothing else.
 
 No unit of work, no held response, no places, no error table, no request id, no metrics: what is above this is
-what they cost. Bodies, queries, model functions, answers with their headers, the HTTP server with its limits and
-the event loop are the service's own, so that nothing else differs.
+what they cost. Bodies, queries, model functions, answers with their headers, the HTTP server with its limits
+and the event loop are the service's own, so that nothing else differs.
 """
 
 from __future__ import annotations

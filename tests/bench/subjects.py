@@ -115,6 +115,14 @@ PEERS = {
             environment="tornado",
             command=("-m", "tests.bench.peers.floor_app"),
         ),
+        Subject(
+            "floor-uvloop",
+            "the floor on uvloop",
+            has_orm=False,
+            environment="tornado",
+            command=("-m", "tests.bench.peers.floor_app"),
+            variables=(("EVENT_LOOP", "uvloop"),),
+        ),
     )
 }
 

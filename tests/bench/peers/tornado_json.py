@@ -55,7 +55,7 @@ class JsonHandler(RequestHandler):
 
 
 def serve(make: Callable[[], Coroutine[Any, Any, Application]]) -> None:
-    """Serve an application on the environment's ``PORT`` until the process is killed."""
+    """Serve an application on the environment's ``PORT``, and ``EVENT_LOOP``, until the process is killed."""
 
     async def main() -> None:
         application = await make()
@@ -64,4 +64,10 @@ def serve(make: Callable[[], Coroutine[Any, Any, Application]]) -> None:
         server.listen(int(os.environ["PORT"]), "127.0.0.1")
         await asyncio.Event().wait()
 
-    asyncio.run(main())
+    factory = None
+    if os.environ.get("EVENT_LOOP") == "uvloop":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
