@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -81,17 +84,21 @@ def commit_times(
         By fault and idiom: a `Count`.
     """
     found: dict[str, dict[str, Any]] = {}
-    with own_place(settings) as place:
-        place = place.model_copy(update=_LIMITS)
-        _prepare(place)
+    with contextlib.ExitStack() as stack:
+        places = {idiom: _prepared(stack.enter_context(own_place(settings))) for idiom in IDIOMS}
+        threads = stack.enter_context(ThreadPoolExecutor(len(IDIOMS)))
+
+        def count(idiom: str, fault: str) -> dict[str, Any]:
+            counted = Count()
+            for number in range(amount.kills if fault == "kill" else 1):
+                _one(places[idiom], idiom, f"{idiom} {number}", fault, amount, counted)
+            return asdict(counted)
+
         for fault in FAULTS:
-            found[fault] = {}
-            for idiom in IDIOMS:
-                tell(f"{FAULTS[fault]}: {idiom}")
-                count = Count()
-                for number in range(amount.kills if fault == "kill" else 1):
-                    _one(place, idiom, f"{idiom} {number}", fault, amount, count)
-                found[fault][idiom] = asdict(count)
+            tell(FAULTS[fault])
+            # Each on a database of its own, so that none waits for another's lock.
+            counts = threads.map(functools.partial(count, fault=fault), IDIOMS)
+            found[fault] = dict(zip(IDIOMS, counts, strict=True))
     return found
 
 
@@ -123,7 +130,8 @@ def _one(place: DatabaseSettings, idiom: str, name: str, fault: str, amount: Amo
             count.good_refused += text.startswith(GOOD)
 
 
-def _prepare(place: DatabaseSettings) -> None:
+def _prepared(place: DatabaseSettings) -> DatabaseSettings:
+    place = place.model_copy(update=_LIMITS)
     engine = make_engine(place, "migration")
     try:
         with engine.begin() as connection:
@@ -131,6 +139,7 @@ def _prepare(place: DatabaseSettings) -> None:
                 connection.exec_driver_sql(statement)
     finally:
         engine.dispose()
+    return place
 
 
 def _rows(place: DatabaseSettings) -> set[str]:

@@ -78,7 +78,7 @@ def load(
     turn: Turn,
     tell: Callable[[str], None],
     *,
-    twin: bool = True,
+    quick: bool = False,
 ) -> dict[str, Any]:
     """Put a server under each scope under load, by turns.
 
@@ -88,13 +88,16 @@ def load(
         rounds: how often each has its turn.
         turn: how much is asked of it then.
         tell: is told what is being done.
-        twin: a second server of explicit, where that is among them, shows what is noise.
+        quick: without a second server of explicit, which shows what is noise; and with less patience for a
+            connection that does not come back.
 
     Returns:
         By server: its turns, what it held ``before`` and ``after``, what it answered ``afterwards``, and how
         many of the acknowledged ``rows`` are there.
     """
-    names = {name: name for name in scopes} | ({TWIN: "explicit"} if twin and "explicit" in scopes else {})
+    names = {name: name for name in scopes} | (
+        {TWIN: "explicit"} if "explicit" in scopes and not quick else {}
+    )
     with ExitStack() as stack:
         subjects = []
         workers = []
@@ -102,7 +105,11 @@ def load(
         for name in names:
             place = stack.enter_context(own_place(settings))
             place = place.model_copy(
-                update={"pool_size": PLACES, "pool_timeout_s": 5.0, "busy_timeout_s": 0.5}
+                update={
+                    "pool_size": PLACES,
+                    "pool_timeout_s": 1.5 if quick else 5.0,  # longer than `CUT_OFF_S`
+                    "busy_timeout_s": 0.5,
+                }
             )
             places[name] = place
             workers.append((name, stack.enter_context(Worker(serve, place, board))))

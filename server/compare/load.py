@@ -83,12 +83,12 @@ async def _drive(
                 measured[subject.name]["turns"].append({"round": number, "kind": kind, **result})
                 if result["cut_off"]:
                     broken.add((subject.name, kind))
-        for subject in order:
-            await _bad_ends(subject, BAD_ENDS, turn.bad)
+        # All at once: nothing is measured meanwhile, and who has no connection left takes his time.
+        await asyncio.gather(*(_bad_ends(subject, BAD_ENDS, turn.bad) for subject in order))
+    tell("what stays behind")
+    # Last, for whoever loses a connection by them has none for the next round.
+    await asyncio.gather(*(_bad_ends(subject, BROKEN_UPLOADS, turn.bad) for subject in subjects))
     for subject in subjects:
-        tell(f"what stays behind: {subject.name}")
-        # Last, for whoever loses a connection by them has none for the next round.
-        await _bad_ends(subject, BROKEN_UPLOADS, turn.bad)
         measured[subject.name]["after"] = await _usage(subject, everything=True)
         path = f"{prefix(subject.scope)}/tasks"
         measured[subject.name]["afterwards"] = await _turn(subject, "write", path, AFTERWARDS)

@@ -79,6 +79,10 @@ class Worker:
         self.kill()
         raise Hung(f"no answer within {timeout_s:g} s")
 
+    def end(self) -> None:
+        """End it at once, from another thread than the one that receives, which is told `Ended`."""
+        self._process.kill()
+
     def kill(self) -> None:
         """End it at once, as a crash would."""
         self._process.kill()

@@ -83,14 +83,14 @@ def test_a_scenario_that_hangs_is_reported_and_the_next_one_runs(place: Database
     """With no time at all, each of them hangs; each is told so, and none is waited for."""
     steps = [("plain_async", "explicit"), ("plain_async", "registry")]
 
-    results = list(verdicts(place, steps, deadline_s=0.0))
+    results = list(verdicts([place], steps, deadline_s=0.0))
 
     assert [step for step, _ in results] == steps
     assert [result["verdict"] for _, result in results] == ["hung", "hung"]
 
 
 def test_a_scenario_gives_its_verdict_from_a_process_of_its_own(place: DatabaseSettings):
-    [(_, result)] = verdicts(place, [("forgotten", "explicit")])
+    [(_, result)] = verdicts([place], [("forgotten", "explicit")])
 
     assert (result["verdict"], result["reason"]) == ("refused", "TypeError")
     assert "missing 1 required positional argument" in result["evidence"]["sessions"][0]["raised"]
