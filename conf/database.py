@@ -31,6 +31,9 @@ DRIVERS = (
     "mysql+pymysql",
     "mariadb+pymysql",
 )
+URLS = ("url", "reader_url")
+"""Secrets that are shown without their password."""
+
 PARTS = ("drivername", "username", "password", "host", "port", "database")
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -66,7 +69,7 @@ class Section(BaseModel):
 
 def shown(value: Any, *, name: str) -> Any:
     """A setting's value as it may be shown. A URL loses its secrets only; a section masks its own."""
-    if isinstance(value, SecretStr) and name == "url":
+    if isinstance(value, SecretStr) and name in URLS:
         return mask_text(value.get_secret_value())
     return value if isinstance(value, BaseModel) else mask_value(value, name=name)
 
@@ -81,6 +84,12 @@ class DatabaseSettings(Section):
 
     url: SecretStr | None = Field(
         None, description="where the database is: postgresql://user:password@host/name"
+    )
+    # What was written arrives there a moment later; whoever needs to read it at once asks with a POST.
+    reader_url: SecretStr | None = Field(
+        None,
+        description="a replica that reads go to, which may not have a client's own last write yet; "
+        "none: the database itself",
     )
     drivername: str | None = Field(None, description="the URL in parts: database and driver")
     username: str | None = Field(None, description="the URL in parts: user")
@@ -196,7 +205,18 @@ class DatabaseSettings(Section):
         place = f"{self.host or ''}{f':{self.port}' if self.port is not None else ''}"
         return f"{self.drivername}://{user + '@' if user else ''}{place}/{self.database or ''}"
 
-    @field_validator("url")
+    @property
+    def shown_reader_url(self) -> str | None:
+        """Where reads go, likewise; None where that is the same place."""
+        return None if self.reader_url is None else mask_text(self.reader_url.get_secret_value())
+
+    def for_reader(self) -> DatabaseSettings:
+        """The settings of whatever only reads: these, or with ``reader_url`` those of the replica."""
+        if self.reader_url is None:
+            return self
+        return self.model_copy(update={**dict.fromkeys(PARTS), "url": self.reader_url, "reader_url": None})
+
+    @field_validator(*URLS)
     @classmethod
     def _check_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and (fault := url_fault(url.get_secret_value())):
@@ -217,7 +237,7 @@ class DatabaseSettings(Section):
             raise ValueError("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
         return self
 
-    @field_serializer("url", "password", "query", "connect_args", when_used="json")
+    @field_serializer(*URLS, "password", "query", "connect_args", when_used="json")
     def _serialize(self, value: Any, info: Any) -> Any:
         return shown(value, name=info.field_name)
 
@@ -280,7 +300,7 @@ def together_faults(given: Mapping[str, Any]) -> dict[str, str]:
     if given.get("url") is not None:
         if parts:
             return {"url": f"given together with its parts ({', '.join(parts)}): keep the one or the others"}
-        return {}
+        return _reader_faults(given)
     if not parts:
         return {
             "url": "missing: give postgresql://user:password@host/name, or its parts (drivername, host, …)"
@@ -289,16 +309,39 @@ def together_faults(given: Mapping[str, Any]) -> dict[str, str]:
         return {"drivername": f"missing beside {', '.join(parts)}: choose one of {', '.join(DRIVERS)}"}
     if str(given["drivername"]).startswith("sqlite"):
         others = [name for name in parts if name in ("username", "password", "host", "port")]
-        return {others[0]: f"SQLite has a file only: leave out {', '.join(others)}"} if others else {}
+        if others:
+            return {others[0]: f"SQLite has a file only: leave out {', '.join(others)}"}
+    return _reader_faults(given)
+
+
+def _reader_faults(given: Mapping[str, Any]) -> dict[str, str]:
+    """What a replica does not go with."""
+    reader = _text_of(given.get("reader_url"))
+    if reader is None:
+        return {}
+    own = _driver_of(_text_of(given.get("url")) or str(given.get("drivername")))
+    if own.startswith("sqlite"):
+        return {"reader_url": "SQLite is one file, which has no replica: leave it out"}
+    if _driver_of(reader) != own:
+        return {"reader_url": f"its driver has to be the database's own, {own}"}
     return {}
+
+
+def _driver_of(url: str) -> str:
+    """A URL's driver, with the bare names that mean psycopg2 as one."""
+    driver = url.partition("://")[0]
+    return "postgresql+psycopg2" if driver in ("postgres", "postgresql") else driver
+
+
+def _text_of(url: Any) -> str | None:
+    return url.get_secret_value() if isinstance(url, SecretStr) else None if url is None else str(url)
 
 
 def _pooler_faults(given: Mapping[str, Any]) -> dict[str, str]:
     """What a pooler does not go with."""
     if given.get("pooler") is None:
         return {}
-    url = given.get("url")
-    place = url.get_secret_value() if isinstance(url, SecretStr) else url or given.get("drivername")
+    place = _text_of(given.get("url")) or given.get("drivername")
     if place is not None and not str(place).startswith("postgres"):
         return {"pooler": f"{given['pooler']} stands before PostgreSQL only: leave it out"}
     if given.get("idle_session_timeout_s") is not None:

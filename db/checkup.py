@@ -54,6 +54,8 @@ def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
             yield from _schema(connection, dialect)
             yield from dialect.examine(connection, settings, plan)
         yield from _other_roles(settings, dialect)
+        if settings.reader_url is not None:
+            yield from _replica(blocking(settings.for_reader()), plan)
         if own_engine is not engine:
             asyncio.run(greenlet_spawn(_try, own_engine))
             yield ok("event loop", f"{own_engine.driver} can be worked with on it")
@@ -81,6 +83,24 @@ def _other_roles(settings: DatabaseSettings, dialect: Dialect) -> Iterator[Findi
     engine = make_engine(settings, role, dialect)
     _try(engine)
     yield ok("writer", "it can begin a transaction")
+
+
+def _replica(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
+    """The place that reads go to, where it is another one."""
+    dialect = dialect_for(make_url(settings), settings.pooler)
+    engine = make_engine(settings, "reader", dialect)
+    try:
+        with engine.connect() as connection:
+            at, expected = migrate.current_on(connection), migrate.head()
+            if at != expected:
+                fix = "wait until it has caught up, or see what keeps it from that"
+                yield error("replica", f"its schema is at {at}, the code expects {expected}", fix)
+            yield from dialect.examine_replica(connection, plan)
+    except DBAPIError as fault:
+        refused = _refused(dialect, fault)
+        yield error("replica", refused.message, refused.fix)
+    finally:
+        engine.dispose()
 
 
 def _try(engine: Engine) -> None:

@@ -34,7 +34,8 @@ class Database:
     """A writer and a reader, each a `Lane`. Lives as long as its process; made after a fork.
 
     The writer runs transactions. The reader runs single statements outside of any, and the database
-    itself refuses to write for it: one round trip instead of three, and later perhaps on a replica.
+    itself refuses to write for it: one round trip instead of three. It may be a replica's, which has what was
+    written a moment later (``database.reader_url``).
     Nothing is connected to before the first statement.
 
     Args:
@@ -45,20 +46,26 @@ class Database:
     def __init__(self, settings: DatabaseSettings, observer: Observer | None = None) -> None:
         self.settings = settings
         self.observer = observer or Observer()
-        self.dialect = dialect_for(make_url(settings), settings.pooler)
-        scopes = blocking(settings)
-        self.scopes_dialect = (
-            dialect_for(make_url(scopes), settings.pooler) if self.dialect.is_async else self.dialect
-        )
         self._stoppers = ThreadPoolExecutor(_STOPPERS, thread_name_prefix="onfinish-stopper")
-        self.writer = self._lane("writer", scopes)
-        if self.dialect.shares_one_connection:
+        self.writer = self._lane("writer", settings, dialect_for(make_url(settings), settings.pooler))
+        self.dialect = dialect = self.writer.dialect
+        if dialect.shares_one_connection:
             engine = read_only_view(self.writer.engine)
             places = self.writer.places
-            hops = self._hops(places)
-            self.reader = Lane(engine, self.dialect, places, hops, read_only=True, scopes=engine)
+            self.reader = Lane(
+                engine,
+                dialect,
+                places,
+                self._hops(dialect, places),
+                read_only=True,
+                scopes=engine,
+                scopes_dialect=dialect,
+            )
+        elif settings.reader_url is None:
+            self.reader = self._lane("reader", settings, dialect, self.writer.scopes_dialect)
         else:
-            self.reader = self._lane("reader", scopes)
+            replica = settings.for_reader()
+            self.reader = self._lane("reader", replica, dialect_for(make_url(replica), settings.pooler))
         with_witness = self.dialect.has_witness and settings.commit_witness
         self.witness = Witness(settings) if with_witness else None
         self.units: weakref.WeakSet[AsyncUnitOfWork] = weakref.WeakSet()
@@ -113,15 +120,15 @@ class Database:
             raise OutsideRun(
                 f"{label}: session_scope() would stop the event loop; `async with database.unit_of_work()`"
             )
-        worker = self.claim_here(label, self.scopes_dialect)
         lane = self.reader if read_only else self.writer
+        worker = self.claim_here(label, lane.scopes_dialect)
         try:
             lane.places.take_blocking(self.settings.pool_timeout_s)
             try:
                 deadline_at = None if timeout_s is None else time.monotonic() + timeout_s
                 unit = UnitOfWork(
                     lane.scopes,
-                    self.scopes_dialect,
+                    lane.scopes_dialect,
                     label=label,
                     read_only=read_only,
                     deadline_at=deadline_at,
@@ -264,18 +271,30 @@ class Database:
         """Forget a holder."""
         self._holders.pop(holder, None)
 
-    def _lane(self, role: Role, scopes: DatabaseSettings) -> Lane:
-        engine = make_engine(self.settings, role, self.dialect)
-        own = make_engine(scopes, role, self.scopes_dialect) if self.dialect.is_async else engine
+    def _lane(
+        self, role: Role, settings: DatabaseSettings, dialect: Dialect, scopes_dialect: Dialect | None = None
+    ) -> Lane:
+        engine = make_engine(settings, role, dialect)
+        scopes = blocking(settings)
+        if scopes_dialect is None:
+            scopes_dialect = dialect_for(make_url(scopes), settings.pooler) if dialect.is_async else dialect
+        own = make_engine(scopes, role, scopes_dialect) if dialect.is_async else engine
         if type(self.observer) is not Observer:
             for each in {engine, own}:
                 observe_pool(each, role, self.observer)
-        size = sum(self.dialect.pool_size(self.settings, role))
-        places = Places(size, name=role, observer=self.observer)
-        return Lane(engine, self.dialect, places, self._hops(places), read_only=role == "reader", scopes=own)
+        places = Places(sum(dialect.pool_size(settings, role)), name=role, observer=self.observer)
+        return Lane(
+            engine,
+            dialect,
+            places,
+            self._hops(dialect, places),
+            read_only=role == "reader",
+            scopes=own,
+            scopes_dialect=scopes_dialect,
+        )
 
-    def _hops(self, places: Places) -> Hops:
-        if self.dialect.is_async:
+    def _hops(self, dialect: Dialect, places: Places) -> Hops:
+        if dialect.is_async:
             return GreenletHops()
         # As many threads as places: a unit of work that has a place runs at once.
         threads = ThreadPoolExecutor(places.size, thread_name_prefix=f"onfinish-{places.name}")

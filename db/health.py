@@ -16,7 +16,7 @@ CHECK_TIMEOUT_S = 2.0
 
 
 async def why_not_ready(database: Database, *, revision: str | None) -> str | None:
-    """Ask the database, on the reader, as a request would.
+    """Ask the database, on the reader, as a request would; where that is a replica, ask both.
 
     Args:
         revision: the schema's revision that the code expects; None where nobody keeps one.
@@ -24,14 +24,25 @@ async def why_not_ready(database: Database, *, revision: str | None) -> str | No
     Returns:
         None where all is well, else a sentence that names the fault and no host.
     """
+    if database.settings.reader_url is None:
+        return await _why_not(database, revision=revision, read_only=True)
+    for name, read_only in (("primary", False), ("replica", True)):
+        fault = await _why_not(database, revision=revision, read_only=read_only)
+        if fault is not None:
+            return f"{name}: {fault}"
+    return None
+
+
+async def _why_not(database: Database, *, revision: str | None, read_only: bool) -> str | None:
     deadline_at = time.monotonic() + CHECK_TIMEOUT_S
     try:
         async with database.unit_of_work(
-            label="readiness check", read_only=True, deadline_at=deadline_at
+            label="readiness check", read_only=read_only, deadline_at=deadline_at
         ) as unit:
             found = await unit.run(_revision if revision else _answers, unit.session)
     except NoPlace as error:
-        return f"no connection is free: {error}"
+        # Writers that are stuck behind a lock are no reason to send reads elsewhere.
+        return f"no connection is free: {error}" if read_only else None
     except (Unavailable, DatabaseError) as error:
         if isinstance(error, StatementFailed) and revision:
             return f"there is no schema; the code expects {revision}: run `python -m server migrate`"
@@ -56,7 +67,7 @@ async def require_known_pooler(database: Database) -> None:
         async with database.unit_of_work(
             label="look at the database", read_only=True, deadline_at=deadline_at
         ) as unit:
-            read_only = await unit.run(_is_read_only, unit.session, database.dialect)
+            read_only = await unit.run(_is_read_only, unit.session, database.reader.dialect)
     except PoolerInBetween:
         raise
     except DatabaseError:

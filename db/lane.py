@@ -21,10 +21,19 @@ class Lane:
         engine: what units of work on the event loop use.
         scopes: the engine for work in the caller's own thread; the same one, but where only the loop can
             use that.
+        scopes_dialect: that engine's ways.
     """
 
     def __init__(
-        self, engine: Engine, dialect: Dialect, places: Places, hops: Hops, *, read_only: bool, scopes: Engine
+        self,
+        engine: Engine,
+        dialect: Dialect,
+        places: Places,
+        hops: Hops,
+        *,
+        read_only: bool,
+        scopes: Engine,
+        scopes_dialect: Dialect,
     ) -> None:
         self.engine = engine
         self.dialect = dialect
@@ -32,6 +41,7 @@ class Lane:
         self.hops = hops
         self.read_only = read_only
         self.scopes = scopes
+        self.scopes_dialect = scopes_dialect
 
     def close_resting(self, *, longer_than_s: float, keep: int) -> int:
         """See `RestingPool.close_resting`. Called in a thread that may wait."""

@@ -13,6 +13,8 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, Literal, NoReturn, Protocol, cast, get_args, get_origin
 
+from pydantic import SecretStr
+
 from conf import Fault, Settings, SettingsError, load_settings
 from conf.logs import set_up_logs
 from conf.masks import mask_text, mask_value
@@ -223,7 +225,9 @@ def _help(name: Name, defaults: Settings) -> str:
     value: Any = defaults
     for part in name.path.split("."):
         value = getattr(value, part)
-    text = mask_value(value.get_secret_value() if name.path == "database.url" else value)
+    if isinstance(value, SecretStr) and name.path.endswith("url"):
+        value = value.get_secret_value()
+    text = mask_value(value)
     default = "none" if text in (None, {}, []) else str(text).lower() if isinstance(text, bool) else text
     return f"{name.field.description} [{name.variable}; {default}]".replace("%", "%%")
 

@@ -227,6 +227,8 @@ def print_banner(settings: Settings, listening: Listening) -> None:
     host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
     print(f"onfinish ({settings.environment}) listens on http://{host}:{listening.port}/", flush=True)
     print(f"  database  {settings.database.shown_url}", flush=True)
+    if settings.database.shown_reader_url is not None:
+        print(f"  reads     {settings.database.shown_reader_url}", flush=True)
     if settings.http.processes > 1:
         print(f"  processes {settings.http.processes}", flush=True)
     if listening.ops_port is not None:

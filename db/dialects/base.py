@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from conf import DatabaseSettings
 from db.errors import Conflict, DatabaseError
-from db.findings import Finding, Plan
+from db.findings import Finding, Plan, ok
 
 Role = Literal["writer", "reader", "migration"]
 
@@ -150,6 +150,10 @@ class Dialect:
     def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
         """What there is to say of the database, asked over a connection of the reader."""
         raise NotImplementedError
+
+    def examine_replica(self, connection: Connection, plan: Plan) -> Iterator[Finding]:
+        """What there is to say of a replica that reads go to, asked over a connection of the reader."""
+        yield ok("replica", "it answers")
 
     def interrupt(self, connection: Any) -> bool | Awaitable[bool] | None:
         """Cancel what the driver's connection runs. Takes half a second at most.

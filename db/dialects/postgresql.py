@@ -214,6 +214,9 @@ class PostgreSQL(Dialect):
     def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
         return postgresql_checkup.examine(connection, settings, plan)
 
+    def examine_replica(self, connection: Connection, plan: Plan) -> Iterator[Finding]:
+        return postgresql_checkup.examine_replica(connection)
+
     def interrupt(self, connection: Any) -> bool | Awaitable[bool] | None:
         return self.driver.interrupt(connection)
 

@@ -14,6 +14,7 @@ from db.findings import Finding, Plan, error, ok, warning
 _OLDEST = 13  # pg_current_xact_id_if_assigned(), which the witness of a COMMIT asks
 _CLOCKS_APART_S = 5
 _CROWDED = 0.8
+_BEHIND_S = 10.0
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _VERIFIED = "verify-full"
 
@@ -41,6 +42,17 @@ _LOOK = text("""
 """)
 
 
+_LOOK_AT_REPLICA = text("""
+    SELECT pg_is_in_recovery() AS standby,
+           CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
+                ELSE coalesce(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0)
+           END::float AS behind_s,
+           current_setting('hot_standby_feedback') AS feedback,
+           current_setting('max_standby_streaming_delay') AS delay,
+           current_setting('transaction_read_only') AS read_only
+""")
+
+
 def examine(connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     """Look at everything that can be asked of the reader's connection. Changes nothing."""
     found = connection.execute(_LOOK, {"ours": settings.application_name}).mappings().one()
@@ -50,6 +62,25 @@ def examine(connection: Connection, settings: DatabaseSettings, plan: Plan) -> I
     yield from _limits(found, settings, plan)
     yield from _role(connection, found, plan)
     yield from _durability(found, plan)
+
+
+def examine_replica(connection: Connection) -> Iterator[Finding]:
+    """Look at the server that reads go to, where it is another one."""
+    found = connection.execute(_LOOK_AT_REPLICA).mappings().one()
+    if not found["standby"]:
+        fix = "name a standby of the database, or leave database.reader_url out"
+        yield warning("replica", "it is no standby: nothing here tells whether it has the same rows", fix)
+    elif found["behind_s"] > _BEHIND_S:
+        fix = "see what holds it up: pg_stat_replication on the primary, and long reads on the replica"
+        yield warning("replica", f"a standby, {found['behind_s']:.0f} s behind", fix)
+    else:
+        yield ok("replica", f"a standby, {found['behind_s']:.1f} s behind")
+    if found["standby"] and found["feedback"] != "on":
+        fix = "set hot_standby_feedback = on there, or a larger max_standby_streaming_delay"
+        told = f"long reads are cancelled there after {found['delay']} (max_standby_streaming_delay)"
+        yield warning("replica", told, fix)
+    if found["read_only"] != "on":
+        yield error("replica", "reads could write there", "let start-up options through to the server")
 
 
 def _server(found: Any) -> Iterator[Finding]:
@@ -75,6 +106,8 @@ def _places(found: Any, settings: DatabaseSettings, plan: Plan) -> Iterator[Find
     """What the processes want at most, against what the server has for them."""
     writer = settings.pool_size + settings.max_overflow
     reader = settings.reader_pool_size if settings.reader_pool_size is not None else writer
+    if settings.reader_url is not None:  # they go elsewhere
+        reader = 0
     witness = 1 if settings.commit_witness else 0
     wanted = (writer + reader + witness) * plan.processes
     limits = {

@@ -52,7 +52,8 @@ def _schema(settings: DatabaseSettings) -> Iterator[DatabaseSettings]:
     with _connection(settings) as connection:
         connection.exec_driver_sql(f"CREATE SCHEMA {name}")
     try:
-        yield settings.model_copy(update={"connect_args": arguments, "application_name": name})
+        own = {"connect_args": arguments, "application_name": name, "reader_url": None}
+        yield settings.model_copy(update=own)
     finally:
         with _connection(settings) as connection:
             connection.exec_driver_sql(_DROP_PATIENCE)

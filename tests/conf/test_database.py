@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -136,3 +137,47 @@ def test_they_cannot_be_changed() -> None:
 
     with pytest.raises(ValidationError, match="frozen"):
         settings.pool_size = 5  # type: ignore[misc]  # what is refused when checked is refused when run
+
+
+def test_a_replica_is_shown_without_its_password_and_is_the_readers_place() -> None:
+    settings = DatabaseSettings(
+        url="postgresql://me:geheim@db/board", reader_url="postgresql://me:hush@replica/board"
+    )
+
+    assert settings.shown_reader_url == "postgresql://me:***@replica/board"
+    assert not [word for word in ("geheim", "hush") if word in f"{settings!r}{settings.model_dump_json()}"]
+    assert settings.for_reader().shown_url == "postgresql://me:***@replica/board"
+    assert settings.for_reader().reader_url is None
+
+
+def test_the_replica_of_a_database_in_parts_has_a_url() -> None:
+    settings = DatabaseSettings(
+        drivername="postgresql", host="db", database="board", reader_url="postgresql://replica/board"
+    )
+
+    assert settings.for_reader().shown_url == "postgresql://replica/board"
+
+
+def test_without_a_replica_reads_go_to_the_database_itself() -> None:
+    settings = DatabaseSettings(url="postgresql://db/board")
+
+    assert settings.for_reader() is settings
+    assert settings.shown_reader_url is None
+
+
+@pytest.mark.parametrize(
+    ("url", "reader_url", "says"),
+    [
+        ("sqlite:///x.db", "sqlite:///y.db", "reader_url: SQLite is one file"),
+        ("postgresql+asyncpg://db/board", "postgresql://replica/board", "own, postgresql+asyncpg"),
+        ("postgresql://db/board", "mysql+pymysql://replica/board", "own, postgresql+psycopg2"),
+        ("postgresql://db/board", "replica", "not a URL"),
+    ],
+)
+def test_a_replica_that_cannot_be_one_is_refused(url: str, reader_url: str, says: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(says)):
+        DatabaseSettings(url=url, reader_url=reader_url)
+
+
+def test_two_names_of_one_driver_are_one() -> None:
+    DatabaseSettings(url="postgres://db/board", reader_url="postgresql+psycopg2://replica/board")
