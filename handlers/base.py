@@ -340,9 +340,19 @@ class SessionHandler(ProblemHandler):
             response.drop()
             exchange.refuse(fault)
         else:
-            status = response.release({"Server-Timing": exchange.server_timing})
-            self.set_status(status)  # for the access line: the handler may have set another since
+            self._release(response, exchange)
             self._close()
+
+    def _release(self, response: HeldResponse | StreamedResponse, exchange: Exchange) -> None:
+        try:
+            status = response.release({"Server-Timing": exchange.server_timing})
+        except Exception:  # a header that was set after finish(), and that nobody can write
+            # The work is kept, so an error would be false, and how much has left is not known.
+            log.exception("%s: the answer could not be sent; its connection is closed", self._summary())
+            response.drop()
+            exchange.connection.close()
+            status = 500
+        self.set_status(status)  # for the access line: the handler may have set another since
 
     def _task_ended(self, task: asyncio.Task[Any]) -> None:
         """The request's task is over; where that was without an answer, undo the work and give one."""
