@@ -121,7 +121,8 @@ class DatabaseSettings(Section):
         1_800, ge=-1, le=604_800, description="age at which connections are replaced; -1: never"
     )
     pool_pre_ping: bool = Field(True, description="ask an idle connection whether it lives before it is used")
-    # Asking is a round trip. A link that was used a moment ago is as good as one that has just answered.
+    # Asking is a round trip, and a request whose connection is gone runs again. What cannot run again asks
+    # always: a stream, a script, a job.
     pool_ping_after_s: float = Field(
         5.0, ge=0, le=86_400, allow_inf_nan=False, description="how long idle before it is asked; 0: always"
     )

@@ -206,6 +206,7 @@ class SessionHandler(ProblemHandler):
             snapshot=self._reads and (self.snapshot or self.streams),
             deadline_at=exchange.deadline_at,
             origin=self.request,
+            runs_again=self._can_run_again,
         )
         self._sequel = Sequel()
         self._early = EarlyCommit()
@@ -449,11 +450,15 @@ class SessionHandler(ProblemHandler):
             timeout_s = self.settings.get("request_timeout_s", DEFAULT_TIMEOUT_S)
         return Exchange(self.application, self.request, timeout_s=timeout_s)
 
+    @property
+    def _can_run_again(self) -> bool:
+        return self.run_again and not (self.streams or _has_stream_request_body(type(self)))
+
     def _may_run_again(self) -> bool:
         exchange = self._exchanged()
         return (
-            self.run_again
-            and not (self.streams or self._settled_early or _has_stream_request_body(type(self)))
+            self._can_run_again
+            and not self._settled_early
             and exchange.attempt < self._database.settings.run_again_max
             and (exchange.deadline_at is None or time.monotonic() < exchange.deadline_at)
         )

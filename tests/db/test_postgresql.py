@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import threading
 import time
@@ -404,26 +405,35 @@ def test_an_ended_connection_whose_error_was_caught_is_not_called_kept(
     assert value(sql) == 0
 
 
-@pytest.fixture
-def asks_always(database_settings: DatabaseSettings) -> DatabaseSettings:
-    """A pool that asks a connection at every checkout, as it does after a rest."""
-    return database_settings.model_copy(update={"pool_ping_after_s": 0})
-
-
+@pytest.mark.parametrize(("ping_after_s", "runs_again"), [(0.0, True), (60.0, False)])
 def test_connections_that_were_ended_while_idle_cost_no_unit_of_work(
-    asks_always: DatabaseSettings, sql: RawSql, io_loop: IOLoop
+    database_settings: DatabaseSettings,
+    sql: RawSql,
+    io_loop: IOLoop,
+    ping_after_s: float,
+    runs_again: bool,
 ):
-    """Pre-ping: a restart or a fail-over of the server is not the next unit's problem."""
-    database = Database(asks_always)
+    """Pre-ping, after a rest, or before work that nobody would do again: a restart is not its problem."""
+    database = Database(database_settings.model_copy(update={"pool_ping_after_s": ping_after_s}))
     create_counters(sql)
-    for read_only in (False, True):
-        with database.session_scope(read_only=read_only) as session:
-            read(session)
-    terminate_others(sql)
 
-    for read_only in (False, True):
+    async def read_all() -> None:
+        for read_only in (False, True):
+            async with database.unit_of_work(read_only=read_only, runs_again=runs_again) as unit:
+                await unit.run(read, unit.session)
+            await asyncio.to_thread(scope, read_only)
+
+    def scope(read_only: bool) -> None:
         with database.session_scope(read_only=read_only) as session:
             read(session)
+
+    io_loop.run_sync(read_all)
+    terminate_others(sql)
+    io_loop.run_sync(read_all)
+    terminate_others(sql)
+    for read_only in (False, True):
+        scope(read_only)
+
     io_loop.run_sync(database.close)
 
 
