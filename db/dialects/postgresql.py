@@ -44,6 +44,10 @@ _READ_ONLY_SQL_TRANSACTION = "25006"
 _IN_FAILED_TRANSACTION = "25P02"
 _TERMINATED = ("57P01", "57P02", "57P05")  # admin_shutdown, crash_shutdown, idle_session_timeout
 
+_OF_THE_LINK = ("OperationalError", "InterfaceError", "InternalError", "DatabaseError")
+"""What the drivers raise of their own where a connection is not what it should be: the last two for one that
+broke off in an answer ("got no result from the query", "error with status … and no message")."""
+
 READ_ONLY_DEFAULT = "default_transaction_read_only"
 
 # PgBouncer's words, for want of anything else: psycopg2 gives no code for what is said before a connection is
@@ -106,7 +110,7 @@ class PostgreSQL(Dialect):
                 return ConnectionLost()
             if _REFUSED_BY_POOLER in str(error.orig):
                 return PoolerInBetween("it refuses the options with which connections start")
-            if type(error.orig).__name__ in ("OperationalError", "InterfaceError"):
+            if type(error.orig).__name__ in _OF_THE_LINK:
                 return Unreachable("the database cannot be reached")
             return StatementFailed(type(error.orig).__name__)
         if code[:2] == _INTEGRITY_CONSTRAINT_VIOLATION:

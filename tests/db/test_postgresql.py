@@ -9,13 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
+import psycopg2
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url as parse_url, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from tornado.ioloop import IOLoop
 
 from conf import DatabaseSettings
 from db import Database, Outcome, UnitOfWork
+from db.dialects import dialect_for
 from db.errors import (
     Conflict,
     DatabaseError,
@@ -227,6 +231,20 @@ def test_errors_are_told_apart_by_their_codes(
     assert "SELEC" not in str(caught.value)
     with database.session_scope() as session:
         assert session.scalar(text("SELECT 1")) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.InternalError("got no result from the query"),
+        psycopg2.DatabaseError("error with status PGRES_TUPLES_OK and no message from the libpq"),
+    ],
+)
+def test_an_answer_that_broke_off_is_the_links_fault_and_not_the_programs(error: Exception):
+    """What the drivers say then has no code; seen behind a PgBouncer whose server was terminated."""
+    dialect = dialect_for(parse_url("postgresql+psycopg2://h/d"))
+
+    assert isinstance(dialect.translate(DBAPIError("SELECT 1", None, error)), Unreachable)
 
 
 def test_a_statement_has_a_limit_and_so_has_the_wait_for_a_lock(make_database: MakeDatabase, sql: RawSql):
