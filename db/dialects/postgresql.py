@@ -44,9 +44,10 @@ _READ_ONLY_SQL_TRANSACTION = "25006"
 _IN_FAILED_TRANSACTION = "25P02"
 _TERMINATED = ("57P01", "57P02", "57P05")  # admin_shutdown, crash_shutdown, idle_session_timeout
 
-_OF_THE_LINK = ("OperationalError", "InterfaceError", "InternalError", "DatabaseError")
-"""What the drivers raise of their own where a connection is not what it should be: the last two for one that
-broke off in an answer ("got no result from the query", "error with status … and no message")."""
+_OF_THE_LINK = ("OperationalError", "InterfaceError", "InternalError", "DatabaseError", "InternalClientError")
+"""What the drivers raise of their own where a connection is not what it should be: the last three for one
+that broke off in an answer (psycopg: "got no result from the query"; psycopg2: "error with status … and no
+message"; asyncpg: "cannot switch to state 15; another operation (2) is in progress")."""
 
 READ_ONLY_DEFAULT = "default_transaction_read_only"
 

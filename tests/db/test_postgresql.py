@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import asyncpg  # type: ignore[import-untyped]  # it comes without types
 import psycopg
 import psycopg2
 import pytest
@@ -238,10 +239,11 @@ def test_errors_are_told_apart_by_their_codes(
     [
         psycopg.InternalError("got no result from the query"),
         psycopg2.DatabaseError("error with status PGRES_TUPLES_OK and no message from the libpq"),
+        asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress"),
     ],
 )
 def test_an_answer_that_broke_off_is_the_links_fault_and_not_the_programs(error: Exception):
-    """What the drivers say then has no code; seen behind a PgBouncer whose server was terminated."""
+    """What the drivers say then has no code; seen where backends were terminated under load."""
     dialect = dialect_for(parse_url("postgresql+psycopg2://h/d"))
 
     assert isinstance(dialect.translate(DBAPIError("SELECT 1", None, error)), Unreachable)
