@@ -36,6 +36,7 @@ from db.watch import watch_of
 _INTEGRITY_CONSTRAINT_VIOLATION = "23"
 _CONNECTION_EXCEPTION = "08"
 _INSUFFICIENT_RESOURCES = "53"
+_FEATURE_NOT_SUPPORTED = "0A"
 _OPERATOR_INTERVENTION = "57"
 _RUN_AGAIN = {"40001": "serialization", "40P01": "deadlock"}
 _QUERY_CANCELED = "57014"
@@ -124,7 +125,11 @@ class PostgreSQL(Dialect):
             return Unavailable("a lock was not to be had in time")
         if code == _READ_ONLY_SQL_TRANSACTION:
             return Unavailable("the database takes no writes at the moment", retry_after_s=5)
-        if error.connection_invalidated and code[:2] in (_CONNECTION_EXCEPTION, _OPERATOR_INTERVENTION):
+        if error.connection_invalidated and code[:2] in (
+            _CONNECTION_EXCEPTION,
+            _OPERATOR_INTERVENTION,
+            _FEATURE_NOT_SUPPORTED,  # of a plan that is stale
+        ):
             return ConnectionLost()
         if code[:2] in (_CONNECTION_EXCEPTION, _INSUFFICIENT_RESOURCES, _OPERATOR_INTERVENTION):
             return Unreachable("the database cannot be worked with at the moment", retry_after_s=2)
@@ -145,6 +150,9 @@ class PostgreSQL(Dialect):
             code = sqlstate_of(context.original_exception)
             leaves = (_READ_ONLY_SQL_TRANSACTION,) if role == "writer" else ()
             if code in (leaves + _TERMINATED if self.is_async else leaves):
+                context.is_disconnect = True
+            # A connection keeps the plans that it has prepared; a fresh one makes new ones.
+            if self.driver.has_stale_plan(context.original_exception):
                 context.is_disconnect = True
 
         if role != "writer":

@@ -48,7 +48,11 @@ from tests.fixtures.waiting import wait_until
 CONNECTIONS = 8
 OWN_TASKS_MAX = 20
 PARTS = 10
+POOL_SIZE = 10
 WARM_UP_REQUESTS = 2_000
+CROWD = 4 * POOL_SIZE
+"""As many at once take every place of both pools, with its thread and its connection: else those come by and
+by, where more requests than before happen to meet, and look like growth."""
 
 SAMPLES = 100
 
@@ -109,6 +113,7 @@ class Soak:
 
     async def run(self, *, requests: int | None, seconds: float | None) -> None:
         """Open what is opened once, then send requests and note each tenth, and memory at each hundredth."""
+        await asyncio.gather(*[self._crowd(number) for number in range(CROWD)])
         await self._drive(WARM_UP_REQUESTS, None)
         print(f"warmed up with {WARM_UP_REQUESTS} requests", flush=True)
         sent = 0
@@ -127,6 +132,14 @@ class Soak:
             self._note(time.monotonic() - began, self._cpu_s() - cpu_s)
             if self._stopped:
                 break
+
+    async def _crowd(self, number: int) -> None:
+        chance, own = random.Random(-number), list[str]()
+        async with Connection(self._server.port, self._latencies_s, self._statuses) as connection:
+            for _ in range(WARM_UP_REQUESTS // CROWD):
+                await one_request(connection, chance, own)
+            for task_id in own:
+                await connection.request("DELETE", f"/tasks/{task_id}")
 
     async def _drive(self, requests: int | None, seconds: float | None) -> None:
         before = len(self._latencies_s)
@@ -270,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.requests is None and options.seconds is None:
         options.requests = 20_000
-    pool_size = 10
+    pool_size = POOL_SIZE
     with postgresql() as cluster:
         url = new_database(cluster)
         database = url.rpartition("/")[2]
