@@ -144,13 +144,18 @@ class DatabaseSettings(Section):
     statement_timeout_s: Seconds | None = Field(
         60.0, description="PostgreSQL: longest a statement may run; none: no limit"
     )
+    # None: a wait for a lock ends with its request, or after statement_timeout_s. Set it where one should
+    # give up on a lock sooner than on a statement that works.
     lock_timeout_s: Seconds | None = Field(
         None, description="PostgreSQL: longest wait for a lock; none: no limit"
     )
+    # For a process that was stopped, or whose link is gone: it can end nothing by itself, and has its locks.
     idle_in_transaction_timeout_s: Seconds | None = Field(
         60.0, description="PostgreSQL: longest pause inside of a transaction; none: no limit"
     )
-    # A connection that its owner forgot, behind pool_idle_s. PostgreSQL 14 and newer know it.
+    # A connection that its owner forgot, behind pool_idle_s: on a machine that lost its network, say. None:
+    # the server's own keepalives find that out too, and a service at rest would connect anew each time.
+    # PostgreSQL 14 and newer know it; behind a pooler the sessions are the pooler's.
     idle_session_timeout_s: Seconds | None = Field(
         None, description="PostgreSQL: ends a connection idle for so long; none: no limit"
     )

@@ -38,6 +38,8 @@ _CONNECTION_EXCEPTION = "08"
 _INSUFFICIENT_RESOURCES = "53"
 _FEATURE_NOT_SUPPORTED = "0A"
 _OPERATOR_INTERVENTION = "57"
+_SYSTEM_ERROR = "58"  # its disk, say
+_OF_THE_SERVER = (_CONNECTION_EXCEPTION, _INSUFFICIENT_RESOURCES, _OPERATOR_INTERVENTION, _SYSTEM_ERROR)
 _RUN_AGAIN = {"40001": "serialization", "40P01": "deadlock"}
 _QUERY_CANCELED = "57014"
 _LOCK_NOT_AVAILABLE = "55P03"
@@ -131,7 +133,7 @@ class PostgreSQL(Dialect):
             _FEATURE_NOT_SUPPORTED,  # of a plan that is stale
         ):
             return ConnectionLost()
-        if code[:2] in (_CONNECTION_EXCEPTION, _INSUFFICIENT_RESOURCES, _OPERATOR_INTERVENTION):
+        if code[:2] in _OF_THE_SERVER:
             return Unreachable("the database cannot be worked with at the moment", retry_after_s=2)
         return StatementFailed(code)
 

@@ -219,6 +219,7 @@ def failing(statement: str) -> Callable[[Session], object]:
         ("DO $$ BEGIN RAISE lock_not_available; END $$", Unavailable, "lock"),
         ("DO $$ BEGIN RAISE query_canceled; END $$", DeadlinePassed, "time"),
         ("DO $$ BEGIN RAISE disk_full; END $$", Unreachable, "cannot be worked with"),
+        ("DO $$ BEGIN RAISE io_error; END $$", Unreachable, "cannot be worked with"),
         ("DO $$ BEGIN RAISE too_many_connections; END $$", Unreachable, "cannot be worked with"),
         ("DO $$ BEGIN RAISE crash_shutdown; END $$", Unreachable, "cannot be worked with"),
     ],
