@@ -15,7 +15,7 @@ from tests.handlers.conftest import Mount, Notes
 from tests.handlers.notes import add_note
 from tests.handlers.wire import Wire
 
-pytestmark = pytest.mark.gen_test
+pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver]
 
 TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
 
