@@ -215,7 +215,14 @@ def _stacks_in(error: BaseException) -> str:
     return "".join(textwrap.indent(stack, "  | ") for stack in stacks)
 
 
-_DRIVERS = ("psycopg2.", "pymysql.", "sqlite3.")
+_DRIVERS = (
+    "psycopg2.",
+    "psycopg.",
+    "asyncpg.",
+    "pymysql.",
+    "sqlite3.",
+    "sqlalchemy.dialects.",  # where its adapter for asyncpg has errors of its own, with asyncpg's messages
+)
 
 
 def _line_of(error: BaseException) -> str:
