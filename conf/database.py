@@ -130,7 +130,8 @@ class DatabaseSettings(Section):
         1_800, ge=-1, le=604_800, description="age at which connections are replaced; -1: never"
     )
     pool_pre_ping: bool = Field(True, description="ask an idle connection whether it lives before it is used")
-    # Asking is a round trip. A link that was used a moment ago is as good as one that has just answered.
+    # Asking is a round trip, and a request whose connection is gone runs again. What cannot run again asks
+    # always: a stream, a script, a job.
     pool_ping_after_s: float = Field(
         5.0, ge=0, le=86_400, allow_inf_nan=False, description="how long idle before it is asked; 0: always"
     )
@@ -152,13 +153,18 @@ class DatabaseSettings(Section):
     statement_timeout_s: Seconds | None = Field(
         60.0, description="PostgreSQL: longest a statement may run; none: no limit"
     )
+    # None: a wait for a lock ends with its request, or after statement_timeout_s. Set it where one should
+    # give up on a lock sooner than on a statement that works.
     lock_timeout_s: Seconds | None = Field(
         None, description="PostgreSQL: longest wait for a lock; none: no limit"
     )
+    # For a process that was stopped, or whose link is gone: it can end nothing by itself, and has its locks.
     idle_in_transaction_timeout_s: Seconds | None = Field(
         60.0, description="PostgreSQL: longest pause inside of a transaction; none: no limit"
     )
-    # A connection that its owner forgot, behind pool_idle_s. PostgreSQL 14 and newer know it.
+    # A connection that its owner forgot, behind pool_idle_s: on a machine that lost its network, say. None:
+    # the server's own keepalives find that out too, and a service at rest would connect anew each time.
+    # PostgreSQL 14 and newer know it; behind a pooler the sessions are the pooler's.
     idle_session_timeout_s: Seconds | None = Field(
         None, description="PostgreSQL: ends a connection idle for so long; none: no limit"
     )

@@ -60,6 +60,7 @@ class AsyncUnitOfWork:
         snapshot: bool,
         deadline_at: float | None,
         origin: object = None,
+        runs_again: bool = False,
     ) -> None:
         self.label = label
         self.origin = origin
@@ -80,6 +81,7 @@ class AsyncUnitOfWork:
             confined=True,
             witness=database.witness,
         )
+        self._unit.watch.runs_again = runs_again
         self.session: Session = self._unit.session
         self._seat = Seat(database, lane, label)
         self._running = False

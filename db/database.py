@@ -82,6 +82,7 @@ class Database:
         snapshot: bool = False,
         deadline_at: float | None = None,
         origin: object = None,
+        runs_again: bool = False,
     ) -> AsyncUnitOfWork:
         """A unit of work for code on the event loop; opens nothing yet.
 
@@ -96,10 +97,18 @@ class Database:
             snapshot: all its reads see the database as it was at the first of them.
             deadline_at: on the clock of `time.monotonic`; past it the unit is stopped and undone.
             origin: what it is done for, a request say; kept for whoever observes.
+            runs_again: the caller does its work again where its connection was lost (`ConnectionLost`). Else
+                a connection is asked whether it lives before it is used: that is a round trip.
         """
         lane = self.reader if read_only else self.writer
         return AsyncUnitOfWork(
-            self, lane, label=label, snapshot=snapshot, deadline_at=deadline_at, origin=origin
+            self,
+            lane,
+            label=label,
+            snapshot=snapshot,
+            deadline_at=deadline_at,
+            origin=origin,
+            runs_again=runs_again,
         )
 
     @contextlib.contextmanager

@@ -32,7 +32,8 @@ from db.witness import Testimony, bring_testimony
 
 KEPT_FOR = timedelta(hours=24)
 KEY_CHARS_MAX = 255
-_PATH = short_in_mysql(512, 480)
+PATH_CHARS_MAX = 480
+_PATH = short_in_mysql(512, PATH_CHARS_MAX)
 
 _DELETED_AT_ONCE = 1000
 """Rows a purge takes in one transaction, so that it stands in nobody's way for long."""
@@ -62,6 +63,13 @@ class Key(NamedTuple):
     method: str
     path: str
     key: str
+
+    @classmethod
+    def of(cls, method: str, path: str, key: str) -> Key:
+        """The key for any path: of one that is too long for its column the end is told by its hash."""
+        if len(path) > PATH_CHARS_MAX:
+            path = path[: PATH_CHARS_MAX - 65] + "#" + hashlib.sha256(path.encode()).hexdigest()
+        return cls(method, path, key)
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,9 @@ class RestingAsyncPool(RestingPool):
 def ask_after_rest(engine: Engine, settings: DatabaseSettings, dialect: Dialect) -> None:
     """Ask a connection whether it lives when it has rested, not at every checkout: it is a round trip.
 
+    Work that cannot be done again asks at every checkout: a stream, a job. A request that runs again where
+    its connection was gone needs no asking.
+
     SQLAlchemy's own pre-ping asks each time, and before anybody could stop it: on a link that is dead
     without a word it waits for ever. Here the unit of work that wants the connection knows of it, and
     its deadline cuts the link.
@@ -75,9 +78,12 @@ def ask_after_rest(engine: Engine, settings: DatabaseSettings, dialect: Dialect)
     @event.listens_for(engine, "checkout")
     def wakes(connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
         since = record.info.pop(_RESTING_SINCE, None)
-        if since is None or time.monotonic() - since < settings.pool_ping_after_s:
+        if since is None:
             return
-        watch = watch_at_work(dialect)
+        watch = watch_at_work(dialect)  # none for a script's
+        runs_again = watch is not None and watch.runs_again
+        if runs_again and time.monotonic() - since < settings.pool_ping_after_s:
+            return
         if watch is not None:
             watch.connected(connection)
         try:

@@ -37,6 +37,9 @@ class Watch:
             when a unit that stood in the queue has waited long enough for its transaction to begin.
         confined: statements are allowed between `enter` and `leave` only (a request's unit), or
             from wherever the owner likes (a script's).
+
+    ``runs_again``: whose work is done anew where its connection turns out to be gone. Any other's is asked
+    whether it lives before it is used, however short its rest.
     """
 
     __slots__ = (
@@ -51,6 +54,7 @@ class Watch:
         "interrupted",
         "met_error",
         "statement",
+        "runs_again",
         "_confined",
         "_worker",
         "_dialect",
@@ -71,6 +75,7 @@ class Watch:
         self.interrupted = False
         self.met_error = False
         self.statement: str | None = None
+        self.runs_again = False
         self._confined = confined
         self._worker: object = None if confined else _ANYBODY
         self._dialect = dialect

@@ -206,6 +206,7 @@ class SessionHandler(ProblemHandler):
             snapshot=self._reads and (self.snapshot or self.streams),
             deadline_at=exchange.deadline_at,
             origin=self.request,
+            runs_again=self._can_run_again,
         )
         self._sequel = Sequel()
         self._early = EarlyCommit()
@@ -340,9 +341,19 @@ class SessionHandler(ProblemHandler):
             response.drop()
             exchange.refuse(fault)
         else:
-            status = response.release({"Server-Timing": exchange.server_timing})
-            self.set_status(status)  # for the access line: the handler may have set another since
+            self._release(response, exchange)
             self._close()
+
+    def _release(self, response: HeldResponse | StreamedResponse, exchange: Exchange) -> None:
+        try:
+            status = response.release({"Server-Timing": exchange.server_timing})
+        except Exception:  # a header that was set after finish(), and that nobody can write
+            # The work is kept, so an error would be false, and how much has left is not known.
+            log.exception("%s: the answer could not be sent; its connection is closed", self._summary())
+            response.drop()
+            exchange.connection.close()
+            status = 500
+        self.set_status(status)  # for the access line: the handler may have set another since
 
     def _task_ended(self, task: asyncio.Task[Any]) -> None:
         """The request's task is over; where that was without an answer, undo the work and give one."""
@@ -439,11 +450,15 @@ class SessionHandler(ProblemHandler):
             timeout_s = self.settings.get("request_timeout_s", DEFAULT_TIMEOUT_S)
         return Exchange(self.application, self.request, timeout_s=timeout_s)
 
+    @property
+    def _can_run_again(self) -> bool:
+        return self.run_again and not (self.streams or _has_stream_request_body(type(self)))
+
     def _may_run_again(self) -> bool:
         exchange = self._exchanged()
         return (
-            self.run_again
-            and not (self.streams or self._settled_early or _has_stream_request_body(type(self)))
+            self._can_run_again
+            and not self._settled_early
             and exchange.attempt < self._database.settings.run_again_max
             and (exchange.deadline_at is None or time.monotonic() < exchange.deadline_at)
         )

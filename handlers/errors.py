@@ -44,6 +44,7 @@ _STATUS: Sequence[tuple[type[BaseException], int]] = (
 )
 
 _RETRY_AFTER_S = 1
+_WORDS_CHARS_MAX = 500
 
 CLOSED = ConfigDict(extra="forbid", strict=True)
 """Of an answer: a field that nobody has written down is a fault."""
@@ -214,7 +215,14 @@ def _stacks_in(error: BaseException) -> str:
     return "".join(textwrap.indent(stack, "  | ") for stack in stacks)
 
 
-_DRIVERS = ("psycopg2.", "pymysql.", "sqlite3.")
+_DRIVERS = (
+    "psycopg2.",
+    "psycopg.",
+    "asyncpg.",
+    "pymysql.",
+    "sqlite3.",
+    "sqlalchemy.dialects.",  # where its adapter for asyncpg has errors of its own, with asyncpg's messages
+)
 
 
 def _line_of(error: BaseException) -> str:
@@ -240,4 +248,16 @@ def log_error(summary: str, error: BaseException | None, traceback_: TracebackTy
     elif status >= 500 and not isinstance(error, db.RunAgain | db.Unavailable | db.DeadlinePassed):
         log.error("%s: %s\n%s", summary, _line_of(error), stack_of(error))
     elif status >= 500:
-        log.warning("%d %s: %s", status, summary, error)
+        log.warning("%d %s: %s%s", status, summary, error, _in_the_drivers_words(error))
+
+
+def _in_the_drivers_words(error: BaseException) -> str:
+    """Why the database cannot be reached, for whoever runs the service: a password, a port, a certificate.
+
+    For the log alone: it may name a host and a user. Of other errors the driver's words hold people's data.
+    """
+    cause = getattr(error.__cause__, "orig", None)
+    if cause is None or not isinstance(error, db.Unreachable):
+        return ""
+    words = "; ".join(line.strip() for line in str(cause).splitlines() if line.strip())
+    return f" ({words[:_WORDS_CHARS_MAX]})" if words else ""

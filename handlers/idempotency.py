@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Awaitable
 from typing import Any
@@ -20,7 +21,7 @@ REPLAYED = "Idempotency-Replayed"
 
 _KEY = re.compile(rf"[\x21-\x7e][\x20-\x7e]{{0,{KEY_CHARS_MAX - 1}}}")
 
-_KEPT_HEADERS = ("Content-Type", "Location", "ETag")
+_KEPT_HEADERS = ("Content-Type", "Content-Encoding", "Location", "ETag")
 """What belongs to the answer itself. The others belong to the moment it is given."""
 
 
@@ -44,7 +45,7 @@ class IdempotentHandler(SessionHandler):
         if not _KEY.fullmatch(given):
             raise Problem(400, f"{HEADER} has 1 to {KEY_CHARS_MAX} printable ASCII characters")
         self._claiming = True
-        return self._claim(Key("POST", self.request.path, given))
+        return self._claim(Key.of("POST", self.request.path, given))
 
     async def _claim(self, key: Key) -> None:
         body = self.request.body
@@ -73,7 +74,11 @@ class IdempotentHandler(SessionHandler):
         held = self.request.connection
         if self._key is not None and isinstance(held, HeldResponse) and held.headers is not None:
             kept = {name: held.headers[name] for name in _KEPT_HEADERS if name in held.headers}
-            answer = Answer(held.status, kept, held.body)
+            body = held.body
+            if kept.get("Content-Encoding") == "gzip":  # Tornado's doing: who asks again may not take it
+                body = gzip.decompress(body)
+                del kept["Content-Encoding"]
+            answer = Answer(held.status, kept, body)
             self.before_commit(idempotency.keep_answer, key=self._key, answer=answer)
         super().on_finish()
 

@@ -213,6 +213,7 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
             read_only=self.read_only,
             deadline_at=deadline_at,
             origin=self.request,
+            runs_again=self.run_again,
         )
         message = self._message = Message(unit, AfterCommit())
         token = current_message.set(message)

@@ -53,10 +53,18 @@ def serve(settings: Settings) -> int:
             database that the settings do not know of.
     """
     set_up_logs(settings.log)
+    settings = named_by_process(settings)
     try:
         return run_loop(Lifecycle(settings, Ops(settings)).run(), settings)
     except KeyboardInterrupt:  # a second one: it ends at once
         return EXIT_CUT_OFF
+
+
+def named_by_process(settings: Settings) -> Settings:
+    """The same settings, with a name in ``pg_stat_activity`` that tells which process a session is of."""
+    database = settings.database
+    name = f"{database.application_name[:50]} {os.getpid()}"  # PostgreSQL cuts it at 63
+    return settings.model_copy(update={"database": database.model_copy(update={"application_name": name})})
 
 
 class Parent(NamedTuple):

@@ -17,7 +17,15 @@ from db.dialects import dialect_for
 from db.engine import make_url
 from db.health import require_known_pooler
 from server.event_loop import run_loop
-from server.lifecycle import CLOSE_S, EXIT_CUT_OFF, EXIT_NO_PORT, Lifecycle, Parent, print_banner
+from server.lifecycle import (
+    CLOSE_S,
+    EXIT_CUT_OFF,
+    EXIT_NO_PORT,
+    Lifecycle,
+    Parent,
+    named_by_process,
+    print_banner,
+)
 from server.listening import CannotListen, listen
 from server.metrics import GAUGES
 from server.notify import READY, STOPPING, notify
@@ -168,11 +176,7 @@ class Supervisor:
         for other in self._children.values():
             other.link.close()  # else that process would not notice the parent's end while this one lives
         set_up_logs(self._settings.log, with_process=True)
-        database = self._settings.database
-        name = f"{database.application_name[:50]} {os.getpid()}"  # for pg_stat_activity
-        settings = self._settings.model_copy(
-            update={"database": database.model_copy(update={"application_name": name})}
-        )
+        settings = named_by_process(self._settings)
         ops = Ops(settings, tally=self._tally, peers=self._peers, index=index)
         lifecycle = Lifecycle(settings, ops, Parent(link, self._listening.shared(), first=index == 0))
         return run_loop(lifecycle.run(), settings)

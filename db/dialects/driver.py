@@ -83,6 +83,10 @@ class PostgresDriver:
         """The constraint that refused a statement."""
         return getattr(getattr(error, "diag", None), "constraint_name", None)
 
+    def has_stale_plan(self, error: Any) -> bool:
+        """Whether a statement failed since its plan was prepared before the schema was changed."""
+        return False
+
     def is_idle(self, connection: Any) -> bool:
         """Whether no transaction is open."""
         raise NotImplementedError

@@ -76,6 +76,9 @@ class Asyncpg(PostgresDriver):
     def constraint_of(self, error: Any) -> str | None:
         return getattr(error.__cause__, "constraint_name", None)
 
+    def has_stale_plan(self, error: Any) -> bool:
+        return type(error).__name__ == "InvalidCachedStatementError"
+
     def is_idle(self, connection: Any) -> bool:
         return not connection.driver_connection.is_in_transaction()
 

@@ -29,6 +29,10 @@ class Psycopg(LibpqDriver):
     def behind_pooler(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return super().behind_pooler(arguments) | {"prepare_threshold": None}
 
+    def has_stale_plan(self, error: Any) -> bool:
+        # The server's own name for the place, the same in every language: the code stands for much else.
+        return getattr(getattr(error, "diag", None), "source_function", None) == "RevalidateCachedQuery"
+
     def is_idle(self, connection: Any) -> bool:
         return bool(connection.driver_connection.pgconn.transaction_status == _IDLE)
 

@@ -39,5 +39,7 @@ def insert_unless_there(session: Session, entity: type[Any], values: Mapping[str
     row = select(*(literal(value, types[name].type).label(name) for name, value in values.items()))
     # SQLite takes ON CONFLICT after a SELECT for a join's, unless a WHERE stands between.
     unless_there = row.where(true()).suffix_with("ON CONFLICT DO NOTHING")
-    result: Any = session.execute(insert(entity).from_select([*values], unless_there))
-    return bool(result.rowcount)
+    # Else it is read of the cursor when that is closed already, and psycopg 3's says -1 then.
+    kept = {"preserve_rowcount": True}
+    result: Any = session.execute(insert(entity).from_select([*values], unless_there), execution_options=kept)
+    return int(result.rowcount) > 0

@@ -37,13 +37,21 @@ from db.watch import Watch
 _INTEGRITY_CONSTRAINT_VIOLATION = "23"
 _CONNECTION_EXCEPTION = "08"
 _INSUFFICIENT_RESOURCES = "53"
+_FEATURE_NOT_SUPPORTED = "0A"
 _OPERATOR_INTERVENTION = "57"
+_SYSTEM_ERROR = "58"  # its disk, say
+_OF_THE_SERVER = (_CONNECTION_EXCEPTION, _INSUFFICIENT_RESOURCES, _OPERATOR_INTERVENTION, _SYSTEM_ERROR)
 _RUN_AGAIN = {"40001": "serialization", "40P01": "deadlock"}
 _QUERY_CANCELED = "57014"
 _LOCK_NOT_AVAILABLE = "55P03"
 _READ_ONLY_SQL_TRANSACTION = "25006"
 _IN_FAILED_TRANSACTION = "25P02"
 _TERMINATED = ("57P01", "57P02", "57P05")  # admin_shutdown, crash_shutdown, idle_session_timeout
+
+_OF_THE_LINK = ("OperationalError", "InterfaceError", "InternalError", "DatabaseError", "InternalClientError")
+"""What the drivers raise of their own where a connection is not what it should be: the last three for one
+that broke off in an answer (psycopg: "got no result from the query"; psycopg2: "error with status … and no
+message"; asyncpg: "cannot switch to state 15; another operation (2) is in progress")."""
 
 READ_ONLY_DEFAULT = "default_transaction_read_only"
 
@@ -107,7 +115,7 @@ class PostgreSQL(Dialect):
                 return ConnectionLost()
             if _REFUSED_BY_POOLER in str(error.orig):
                 return PoolerInBetween("it refuses the options with which connections start")
-            if type(error.orig).__name__ in ("OperationalError", "InterfaceError"):
+            if type(error.orig).__name__ in _OF_THE_LINK:
                 return Unreachable("the database cannot be reached")
             return StatementFailed(type(error.orig).__name__)
         if code[:2] == _INTEGRITY_CONSTRAINT_VIOLATION:
@@ -120,9 +128,13 @@ class PostgreSQL(Dialect):
             return Unavailable("a lock was not to be had in time")
         if code == _READ_ONLY_SQL_TRANSACTION:
             return Unavailable("the database takes no writes at the moment", retry_after_s=5)
-        if error.connection_invalidated and code[:2] in (_CONNECTION_EXCEPTION, _OPERATOR_INTERVENTION):
+        if error.connection_invalidated and code[:2] in (
+            _CONNECTION_EXCEPTION,
+            _OPERATOR_INTERVENTION,
+            _FEATURE_NOT_SUPPORTED,  # of a plan that is stale
+        ):
             return ConnectionLost()
-        if code[:2] in (_CONNECTION_EXCEPTION, _INSUFFICIENT_RESOURCES, _OPERATOR_INTERVENTION):
+        if code[:2] in _OF_THE_SERVER:
             return Unreachable("the database cannot be worked with at the moment", retry_after_s=2)
         return StatementFailed(code)
 
@@ -141,6 +153,9 @@ class PostgreSQL(Dialect):
             code = sqlstate_of(context.original_exception)
             leaves = (_READ_ONLY_SQL_TRANSACTION,) if role == "writer" else ()
             if code in (leaves + _TERMINATED if self.is_async else leaves):
+                context.is_disconnect = True
+            # A connection keeps the plans that it has prepared; a fresh one makes new ones.
+            if self.driver.has_stale_plan(context.original_exception):
                 context.is_disconnect = True
 
         if role != "writer":

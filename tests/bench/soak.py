@@ -4,6 +4,7 @@
 
     python -m tests.bench.soak --requests 20000             # a table, then JSON with --json FILE
     python -m tests.bench.soak --seconds 600 --json FILE    # as many as ten minutes allow
+    python -m tests.bench.soak --requests 20000 --per-s 100 # slowly, beside other work
 
 Ends with 1 where a bound is passed: memory, descriptors, sessions, or an answer of 500. SIGTERM or SIGINT
 ends it early, with a result of what was sent until then.
@@ -13,6 +14,9 @@ without the pages of files, such as libraries, which come when they are first to
 not from leaks: caches fill up to their bound, each place of the pools gets a thread and a connection, each
 thread an arena of the allocator. So growth is the slope of ``heap_mib`` over the requests, by least squares,
 from a hundred samples, past a warm-up: the first tenth.
+
+Every connection is replaced each minute (``--recycle-s``), not each half an hour as in production: what that
+costs shows in a run of minutes as in one of days.
 """
 
 from __future__ import annotations
@@ -44,9 +48,15 @@ from tests.fixtures.waiting import wait_until
 CONNECTIONS = 8
 OWN_TASKS_MAX = 20
 PARTS = 10
+POOL_SIZE = 10
 WARM_UP_REQUESTS = 2_000
+CROWD = 4 * POOL_SIZE
+"""As many at once take every place of both pools, with its thread and its connection: else those come by and
+by, where more requests than before happen to meet, and look like growth."""
 
 SAMPLES = 100
+
+RECYCLE_S = 60
 
 GROWTH_MAX_MIB = 4.0
 """From the first tenth to the last: a heap goes up and down by as much; a leak of 1 KiB a request is seen
@@ -71,9 +81,18 @@ class Held(NamedTuple):
 
 
 class Soak:
-    """One run. Lives as long as it."""
+    """One run. Lives as long as it.
 
-    def __init__(self, server: ServerProcess, cluster: PostgresCluster, database: str) -> None:
+    Args:
+        server: what is sent requests.
+        cluster: where its database is.
+        database: that one's name.
+        per_s: how many requests at most in a second; None for as many as are answered.
+    """
+
+    def __init__(
+        self, server: ServerProcess, cluster: PostgresCluster, database: str, *, per_s: float | None = None
+    ) -> None:
         self._server = server
         self._process = psutil.Process(server.pid)
         self._cluster = cluster
@@ -84,6 +103,7 @@ class Soak:
         # Kept over all parts: the same requests again would not show what is held for each new id or key.
         self._chances = [random.Random(number) for number in range(CONNECTIONS)]
         self._own: list[list[str]] = [[] for _ in range(CONNECTIONS)]
+        self._pause_s = CONNECTIONS / per_s if per_s else 0.0
         self.parts: list[dict[str, Any]] = []
         self.samples: list[tuple[int, float]] = []
 
@@ -93,6 +113,7 @@ class Soak:
 
     async def run(self, *, requests: int | None, seconds: float | None) -> None:
         """Open what is opened once, then send requests and note each tenth, and memory at each hundredth."""
+        await asyncio.gather(*[self._crowd(number) for number in range(CROWD)])
         await self._drive(WARM_UP_REQUESTS, None)
         print(f"warmed up with {WARM_UP_REQUESTS} requests", flush=True)
         sent = 0
@@ -112,6 +133,14 @@ class Soak:
             if self._stopped:
                 break
 
+    async def _crowd(self, number: int) -> None:
+        chance, own = random.Random(-number), list[str]()
+        async with Connection(self._server.port, self._latencies_s, self._statuses) as connection:
+            for _ in range(WARM_UP_REQUESTS // CROWD):
+                await one_request(connection, chance, own)
+            for task_id in own:
+                await connection.request("DELETE", f"/tasks/{task_id}")
+
     async def _drive(self, requests: int | None, seconds: float | None) -> None:
         before = len(self._latencies_s)
         end_at = None if seconds is None else time.monotonic() + seconds
@@ -126,9 +155,12 @@ class Soak:
         async def work(chance: random.Random, own: list[str]) -> None:
             async with Connection(self._server.port, self._latencies_s, self._statuses) as connection:
                 while True:  # one at least, also when it is told to stop in this moment
+                    turn_ends_at = time.monotonic() + chance.uniform(0, 2 * self._pause_s)
                     await one_request(connection, chance, own)
                     if enough():
                         break
+                    if self._pause_s:
+                        await asyncio.sleep(max(0.0, turn_ends_at - time.monotonic()))
 
         await asyncio.gather(*map(work, self._chances, self._own))
 
@@ -240,16 +272,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.soak", description=__doc__)
     parser.add_argument("--requests", type=int, help="how many in all, beside the warm-up")
     parser.add_argument("--seconds", type=float, help="or for how long")
+    parser.add_argument("--per-s", type=float, help="at most so many in a second, or so; default: all it can")
+    parser.add_argument(
+        "--recycle-s",
+        type=int,
+        default=RECYCLE_S,
+        help="age at which connections are replaced (database.pool_recycle_s); default: %(default)s",
+    )
     parser.add_argument("--json", type=Path, help="where the result goes as JSON")
     options = parser.parse_args(arguments)
     if options.requests is None and options.seconds is None:
         options.requests = 20_000
-    pool_size = 10
+    pool_size = POOL_SIZE
     with postgresql() as cluster:
         url = new_database(cluster)
         database = url.rpartition("/")[2]
-        with serving(url, POOL_SIZE=str(pool_size)) as server:
-            soak = Soak(server, cluster, database)
+        recycled = {"POOL_RECYCLE_S": str(options.recycle_s)}
+        with serving(url, POOL_SIZE=str(pool_size), **recycled) as server:
+            soak = Soak(server, cluster, database, per_s=options.per_s)
             with ended_by_signals(soak):
                 asyncio.run(soak.run(requests=options.requests, seconds=options.seconds))
             server.send_signal(signal.SIGTERM)

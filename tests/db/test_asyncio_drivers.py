@@ -22,6 +22,7 @@ from tests.db.counters import add, create_counters, read, sleep, value
 from tests.fixtures.backends import ASYNC
 from tests.fixtures.databases import RawSql
 from tests.fixtures.pgbouncer import Bouncer
+from tests.fixtures.server import Client
 from tests.fixtures.waiting import wait_until
 
 pytestmark = pytest.mark.gen_test
@@ -241,3 +242,20 @@ def test_what_an_extra_brings_is_named_where_it_is_missing(monkeypatch: pytest.M
 def test_sqlite_in_memory_is_not_for_aiosqlite():
     with pytest.raises(ValueError, match="in memory is not supported"):
         Database(DatabaseSettings(url="sqlite+aiosqlite://"))
+
+
+@on_postgresql
+async def test_a_column_that_changes_its_type_under_way_costs_no_request(client: Client, sql: RawSql):
+    """A connection keeps plans that it prepared before: what meets a stale one runs again on a fresh one."""
+    task = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
+    created = (await client.post("/tasks", task)).json()
+    for number in range(12):  # psycopg prepares a statement when it has come five times
+        await client.get("/tasks")
+        await client.patch(f"/tasks/{created['id']}", {"change_id": number})
+    sql("ALTER TABLE tasks ALTER COLUMN bundle TYPE text")
+
+    listed = await client.get("/tasks")
+    changed = await client.patch(f"/tasks/{created['id']}", {"change_id": 99})
+
+    assert (listed.code, changed.code) == (200, 200)
+    assert changed.json()["change_id"] == 99

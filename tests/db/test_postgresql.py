@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import asyncpg  # type: ignore[import-untyped]  # it comes without types
+import psycopg
+import psycopg2
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url as parse_url, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from tornado.ioloop import IOLoop
 
 from conf import DatabaseSettings
 from db import Database, Outcome, UnitOfWork
+from db.dialects import dialect_for
 from db.errors import (
     Conflict,
     DatabaseError,
@@ -213,6 +219,7 @@ def failing(statement: str) -> Callable[[Session], object]:
         ("DO $$ BEGIN RAISE lock_not_available; END $$", Unavailable, "lock"),
         ("DO $$ BEGIN RAISE query_canceled; END $$", DeadlinePassed, "time"),
         ("DO $$ BEGIN RAISE disk_full; END $$", Unreachable, "cannot be worked with"),
+        ("DO $$ BEGIN RAISE io_error; END $$", Unreachable, "cannot be worked with"),
         ("DO $$ BEGIN RAISE too_many_connections; END $$", Unreachable, "cannot be worked with"),
         ("DO $$ BEGIN RAISE crash_shutdown; END $$", Unreachable, "cannot be worked with"),
     ],
@@ -226,6 +233,21 @@ def test_errors_are_told_apart_by_their_codes(
     assert "SELEC" not in str(caught.value)
     with database.session_scope() as session:
         assert session.scalar(text("SELECT 1")) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.InternalError("got no result from the query"),
+        psycopg2.DatabaseError("error with status PGRES_TUPLES_OK and no message from the libpq"),
+        asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress"),
+    ],
+)
+def test_an_answer_that_broke_off_is_the_links_fault_and_not_the_programs(error: Exception):
+    """What the drivers say then has no code; seen where backends were terminated under load."""
+    dialect = dialect_for(parse_url("postgresql+psycopg2://h/d"))
+
+    assert isinstance(dialect.translate(DBAPIError("SELECT 1", None, error)), Unreachable)
 
 
 def test_a_statement_has_a_limit_and_so_has_the_wait_for_a_lock(make_database: MakeDatabase, sql: RawSql):
@@ -404,26 +426,35 @@ def test_an_ended_connection_whose_error_was_caught_is_not_called_kept(
     assert value(sql) == 0
 
 
-@pytest.fixture
-def asks_always(database_settings: DatabaseSettings) -> DatabaseSettings:
-    """A pool that asks a connection at every checkout, as it does after a rest."""
-    return database_settings.model_copy(update={"pool_ping_after_s": 0})
-
-
+@pytest.mark.parametrize(("ping_after_s", "runs_again"), [(0.0, True), (60.0, False)])
 def test_connections_that_were_ended_while_idle_cost_no_unit_of_work(
-    asks_always: DatabaseSettings, sql: RawSql, io_loop: IOLoop
+    database_settings: DatabaseSettings,
+    sql: RawSql,
+    io_loop: IOLoop,
+    ping_after_s: float,
+    runs_again: bool,
 ):
-    """Pre-ping: a restart or a fail-over of the server is not the next unit's problem."""
-    database = Database(asks_always)
+    """Pre-ping, after a rest, or before work that nobody would do again: a restart is not its problem."""
+    database = Database(database_settings.model_copy(update={"pool_ping_after_s": ping_after_s}))
     create_counters(sql)
-    for read_only in (False, True):
-        with database.session_scope(read_only=read_only) as session:
-            read(session)
-    terminate_others(sql)
 
-    for read_only in (False, True):
+    async def read_all() -> None:
+        for read_only in (False, True):
+            async with database.unit_of_work(read_only=read_only, runs_again=runs_again) as unit:
+                await unit.run(read, unit.session)
+            await asyncio.to_thread(scope, read_only)
+
+    def scope(read_only: bool) -> None:
         with database.session_scope(read_only=read_only) as session:
             read(session)
+
+    io_loop.run_sync(read_all)
+    terminate_others(sql)
+    io_loop.run_sync(read_all)
+    terminate_others(sql)
+    for read_only in (False, True):
+        scope(read_only)
+
     io_loop.run_sync(database.close)
 
 

@@ -67,9 +67,16 @@ def proxy(make_proxy: MakeProxy, cluster: PostgresCluster) -> Proxy:
 
 
 @pytest.fixture
-def settings(cluster: PostgresCluster, database_name: str, proxy: Proxy) -> Settings:
+def drivername() -> str:
+    """The board's; a test may choose another."""
+    return "postgresql"
+
+
+@pytest.fixture
+def settings(cluster: PostgresCluster, database_name: str, proxy: Proxy, drivername: str) -> Settings:
     """Little patience, so that a test has not to wait long."""
     url = cluster.url_for(database_name).replace(f":{cluster.port}/", f":{proxy.port}/")
+    url = url.replace("postgresql:", f"{drivername}:", 1)
     return load_settings(
         {
             "environment": "testing",
@@ -138,6 +145,7 @@ def told_in_the_log(expect_log: ExpectLog) -> Iterator[None]:
     try:
         with (
             expect_log("onfinish", "", required=False),
+            expect_log("psycopg", "query cancellation", required=False),  # of a link that is dead
             expect_log("tornado.access", r"^50[34] ", required=False),
         ):
             yield

@@ -24,6 +24,12 @@ pytestmark = [pytest.mark.gen_test(timeout=60), pytest.mark.usefixtures("told_in
 
 NAME = "board"
 
+DRIVERS = [
+    "postgresql+psycopg2",
+    pytest.param("postgresql+asyncpg", marks=pytest.mark.slow),
+    pytest.param("postgresql+psycopg", marks=pytest.mark.slow),
+]
+
 
 @pytest.fixture
 def primary() -> Iterator[PostgresCluster]:
@@ -51,10 +57,10 @@ def standby(primary: PostgresCluster) -> Iterator[Standby]:
 
 
 @pytest.fixture
-def settings(primary: PostgresCluster, standby: Standby) -> Settings:
+def settings(primary: PostgresCluster, standby: Standby, drivername: str) -> Settings:
     """Both hosts, the standby named first: nothing may be taken for the primary by its place."""
     hosts = "&".join(f"host={one.host}:{one.port}" for one in (standby, primary))
-    url = f"postgresql://{primary.user}:{primary.password}@/{NAME}?{hosts}&target_session_attrs=read-write"
+    url = f"{drivername}://{primary.user}:{primary.password}@/{NAME}?{hosts}&target_session_attrs=read-write"
     return load_settings(
         {
             "environment": "testing",
@@ -81,6 +87,7 @@ def board_database(settings: Settings, io_loop: IOLoop) -> Iterator[Database]:
     io_loop.run_sync(database.close)
 
 
+@pytest.mark.parametrize("drivername", DRIVERS)
 async def test_the_primary_is_found_wherever_it_stands_in_the_url(
     board: Client, ledger: Ledger, primary: PostgresCluster
 ):
@@ -94,6 +101,7 @@ async def test_the_primary_is_found_wherever_it_stands_in_the_url(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("drivername", DRIVERS)
 async def test_a_synchronous_standby_promoted_under_load_loses_no_acknowledged_write(
     five_questions: FiveQuestions,
     load: Load,

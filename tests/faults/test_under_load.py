@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg2
 import pytest
@@ -197,9 +198,28 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+def through(driver: str, *faults: Fault, quick: bool) -> Iterator[Any]:
+    """Parameters for the same test by way of another driver."""
+    marks = () if quick else pytest.mark.slow
+    for fault in faults:
+        yield pytest.param(fault, f"postgresql+{driver}", id=f"{fault.__name__}-{driver}", marks=marks)
+
+
+ASYNCIO = [
+    *through("asyncpg", terminated, quick=True),
+    *through("psycopg", terminated, quick=True),
+    *through("asyncpg", *QUICK[1:], *SLOW, quick=False),
+    *through("psycopg", *QUICK[1:], *SLOW, quick=False),
+]
+
+
+@pytest.mark.parametrize(
+    ("fault", "drivername"),
+    [*(pytest.param(*each.values, "postgresql", id=each.id, marks=each.marks) for each in FAULTS), *ASYNCIO],
+)
 async def test_after_a_fault_all_is_as_the_clients_were_told(
     fault: Fault,
+    drivername: str,
     five_questions: FiveQuestions,
     load: Load,
     ledger: Ledger,
@@ -217,6 +237,6 @@ async def test_after_a_fault_all_is_as_the_clients_were_told(
         await fault(World(cluster, proxy, sql, database_name))
         await asyncio.sleep(0.1)
 
-    print(fault.__name__, dict(ledger.answers))
+    print(fault.__name__, drivername, dict(ledger.answers))
     assert before > 5, "there was no load"
     await five_questions.ask()

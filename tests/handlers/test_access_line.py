@@ -167,6 +167,7 @@ FAULTS: dict[str, tuple[Any, set[int]]] = {
 }
 
 
+@pytest.mark.every_driver
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_neither_log_nor_answer_show_sql_or_data(
     fault: str, mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog

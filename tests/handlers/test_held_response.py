@@ -10,6 +10,7 @@ import pytest
 
 from db import Database
 from handlers import SessionHandler
+from handlers.held_response import ResponseDropped
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
@@ -393,3 +394,32 @@ async def test_request_id_and_timing_are_on_every_answer(mount: Mount):
         assert timing is not None
         assert 0 < float(timing[1]) < 5000
         assert float(timing[2]) <= float(timing[1])
+
+
+async def test_an_answer_that_cannot_be_sent_closes_the_connection(
+    mount: Mount, notes: Notes, expect_log: ExpectLog
+):
+    """The work is kept, so nothing false is told; the client does not wait, and whoever awaits it is told."""
+    told: list[Exception] = []
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="written")
+            sent = self.finish("done")
+            self._headers["X-Name"] = "\u7532"  # past Tornado's look at it, and past that of what is held
+            try:
+                await sent
+            except ResponseDropped as error:
+                told.append(error)
+
+    client = mount(Handler)
+    with (
+        expect_log("onfinish.handlers", r"POST Handler \[r1\]: the answer could not be sent"),
+        expect_log("tornado.access", "500 POST / .* kept"),
+    ):
+        async with Wire(client.port) as wire:
+            wire.send("POST / HTTP/1.1", "Content-Length: 0", "X-Request-Id: r1")
+            assert await wire.rest() == b""
+
+    assert notes() == ["written"]
+    assert len(told) == 1

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 
 import pytest
 
+from handlers.idempotency import IdempotentHandler
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Client
+from tests.handlers.conftest import Mount, Notes
+from tests.handlers.notes import add_note
+from tests.handlers.wire import Wire
 
-pytestmark = pytest.mark.gen_test
+pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver]
 
 TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
 
@@ -112,3 +117,41 @@ async def test_a_key_is_free_again_after_a_day(client: Client, sql: RawSql):
     response = await client.post("/tasks", TASK | {"change_id": 9}, **keyed("a"))
 
     assert (response.code, "Idempotency-Replayed" in response.headers) == (201, False)
+
+
+class Written(IdempotentHandler):
+    """Writes a note, and answers at length."""
+
+    async def post(self, path: str = "") -> None:
+        await self.run(add_note, self.session, text=path[-1:] or "written")
+        self.write("12345" * 1000)
+
+
+async def test_an_answer_that_left_compressed_is_given_again_to_whoever_takes_it_plain(
+    mount: Mount, notes: Notes
+):
+    async with Wire(mount(Written, compress_response=True).port) as wire:
+        bodies = []
+        for accepted in ("gzip", "gzip", "identity"):
+            wire.send(
+                "POST / HTTP/1.1", "Content-Length: 0", "Idempotency-Key: a", f"Accept-Encoding: {accepted}"
+            )
+            answer = await wire.answer()
+            is_compressed = answer.headers.get("Content-Encoding") == "gzip"
+            assert is_compressed == (accepted == "gzip")
+            bodies.append(gzip.decompress(answer.body) if is_compressed else answer.body)
+
+    assert bodies == [b"12345" * 1000] * 3
+    assert notes() == ["written"]
+
+
+async def test_a_path_may_be_longer_than_what_is_kept_of_it(mount: Mount, notes: Notes):
+    """Two long paths that differ at their ends are two requests, and each is replayed."""
+    client = mount(Written, path="/(.*)")
+    codes = [
+        (await client.post("/" + "a" * 2_000 + end, {}, **keyed("a"))).headers.get("Idempotency-Replayed")
+        for end in "xyx"
+    ]
+
+    assert codes == [None, None, "true"]
+    assert notes() == ["x", "y"]

@@ -465,6 +465,28 @@ def test_a_write_whose_client_has_left_is_waited_for(database_url, start_server,
 
 
 @on_postgresql
+def test_a_session_at_the_database_tells_its_process(database_url, start_server, sql):
+    server = start_server("--grace-s", "0", url=database_url)
+    assert server.request("GET", "/teams").status == 200
+
+    names = sql("SELECT application_name FROM pg_stat_activity WHERE application_name LIKE 'onfinish%'")
+
+    assert [row["application_name"] for row in names] == [f"onfinish {server.pid}"]
+
+
+@on_postgresql
+def test_the_log_says_in_the_drivers_words_why_the_database_cannot_be_reached(database_url, start_server):
+    """An answer does not: it would show a host and a user to strangers."""
+    server = start_server("--grace-s", "0", url=database_url.replace("onfinish:", "somebody:", 1))
+
+    reply = server.request("GET", "/teams")
+
+    assert (reply.status, reply.body["detail"]) == (503, "the database cannot be reached")
+    assert 'the database cannot be reached (connection to server at "127.0.0.1"' in server.err
+    assert "somebody" in server.err
+
+
+@on_postgresql
 def test_nobody_is_left_on_the_database(database_url, start_server, postgres_cluster: PostgresCluster):
     """The connections are closed with a word, before the process ends."""
     before = len(postgres_cluster.log_text())
