@@ -107,7 +107,7 @@ def load(
             place = place.model_copy(
                 update={
                     "pool_size": PLACES,
-                    "pool_timeout_s": 1.5 if quick else 5.0,  # longer than `CUT_OFF_S`
+                    "pool_timeout_s": 1.1 if quick else 5.0,  # longer than `CUT_OFF_S`
                     "busy_timeout_s": 0.5,
                 }
             )

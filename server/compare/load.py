@@ -63,7 +63,7 @@ async def _drive(
 ) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     paths: dict[str, str] = {}
-    broken: set[tuple[str, str]] = set()
+    broken: set[str] = set()  # by now without a connection
     for subject in subjects:
         paths[subject.name] = await _warm_up(subject)
         before = await _usage(subject, everything=True)
@@ -71,28 +71,29 @@ async def _drive(
     for number in range(rounds):
         # Another one begins each time: who comes first finds another machine than who comes last.
         first = number % len(subjects)
-        order = [*subjects[first:], *subjects[:first]]
+        order = [each for each in [*subjects[first:], *subjects[:first]] if each.name not in broken]
         for kind in ("read", "write"):
             for subject in order:
-                if (subject.name, kind) in broken:
-                    continue
                 tell(f"round {number + 1} of {rounds}: {kind}s, {subject.name}")
                 path = paths[subject.name] if kind == "read" else f"{prefix(subject.scope)}/tasks"
                 requests = turn.reads if kind == "read" else turn.writes
                 result = await _turn(subject, kind, path, requests)
                 measured[subject.name]["turns"].append({"round": number, "kind": kind, **result})
                 if result["cut_off"]:
-                    broken.add((subject.name, kind))
+                    broken.add(subject.name)
         # All at once: nothing is measured meanwhile, and who has no connection left takes his time.
         await asyncio.gather(*(_bad_ends(subject, BAD_ENDS, turn.bad) for subject in order))
     tell("what stays behind")
     # Last, for whoever loses a connection by them has none for the next round.
     await asyncio.gather(*(_bad_ends(subject, BROKEN_UPLOADS, turn.bad) for subject in subjects))
-    for subject in subjects:
-        measured[subject.name]["after"] = await _usage(subject, everything=True)
-        path = f"{prefix(subject.scope)}/tasks"
-        measured[subject.name]["afterwards"] = await _turn(subject, "write", path, AFTERWARDS)
+    # Nor is anything measured here: it is looked who answers at all.
+    await asyncio.gather(*(_afterwards(subject, measured[subject.name]) for subject in subjects))
     return measured
+
+
+async def _afterwards(subject: Subject, measured: dict[str, Any]) -> None:
+    measured["after"] = await _usage(subject, everything=True)
+    measured["afterwards"] = await _turn(subject, "write", f"{prefix(subject.scope)}/tasks", AFTERWARDS)
 
 
 async def _bad_ends(subject: Subject, kinds: Sequence[str], number: int) -> None:
