@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, event
 from conf import DatabaseSettings
 from db.dialects.base import Role
 from db.dialects.postgresql import READ_ONLY_DEFAULT, PostgreSQL
+from db.watch import watch_of
 
 _OPTION = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.-]*)=((?:\\.|[^\s\\])*)(?:\s+|$)", re.DOTALL)
 """One server setting as a command line has it: ``-c name=value``, a backslash before a blank in the value.
@@ -60,6 +61,9 @@ class PgBouncer(PostgreSQL):
         def put_before_first_statement(
             connection: Connection, cursor: Any, statement: str, parameters: Any, context: object, many: bool
         ) -> tuple[str, Any]:
+            watch = watch_of(connection)
+            if watch is not None:
+                watch.check()  # what comes before a statement is sent only where the statement may be
             # The driver says BEGIN with the first statement, so before that one there is no transaction yet.
             if not self.driver.is_idle(connection.connection.dbapi_connection):
                 return statement, parameters
