@@ -38,7 +38,7 @@ CLOSE_S = 10.0
 parent's patience is longer, and systemd's has to be."""
 
 _YOUNG_MAX = 10_000
-"""New objects between two looks of the collector. At Python's own 700 they took 2 to 3 % of a request's CPU."""
+"""New objects between two looks of the collector; at Python's own 700 they are 2 to 3 % of a request."""
 
 _SAME_SIGNAL_S = 0.2
 """One Ctrl-C comes twice where a wrapper passes it on to a process that the terminal told already."""
