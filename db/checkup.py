@@ -95,7 +95,7 @@ def _replica(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
             if at != expected:
                 fix = "wait until it has caught up, or see what keeps it from that"
                 yield error("replica", f"its schema is at {at}, the code expects {expected}", fix)
-            yield from dialect.examine_replica(connection, plan)
+            yield from dialect.examine_replica(connection, settings, plan)
     except DBAPIError as fault:
         refused = _refused(dialect, fault)
         yield error("replica", refused.message, refused.fix)

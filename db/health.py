@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -26,11 +29,20 @@ async def why_not_ready(database: Database, *, revision: str | None) -> str | No
     """
     if database.settings.reader_url is None:
         return await _why_not(database, revision=revision, read_only=True)
-    for name, read_only in (("primary", False), ("replica", True)):
-        fault = await _why_not(database, revision=revision, read_only=read_only)
-        if fault is not None:
-            return f"{name}: {fault}"
-    return None
+    lanes = {"primary": False, "replica": True}
+    # At once, for a probe has no patience for one after the other.
+    asked = [_why_not(database, revision=revision, read_only=read_only) for read_only in lanes.values()]
+    faults = [
+        f"{name}: {fault}" for name, fault in zip(lanes, await _all(asked), strict=True) if fault is not None
+    ]
+    return "; ".join(faults) or None
+
+
+async def _all(asked: Iterable[Coroutine[Any, Any, str | None]]) -> list[str | None]:
+    """Each in a task of its own, which may have a place of its own."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one) for one in asked]
+    return [task.result() for task in tasks]
 
 
 async def _why_not(database: Database, *, revision: str | None, read_only: bool) -> str | None:

@@ -151,7 +151,9 @@ class Dialect:
         """What there is to say of the database, asked over a connection of the reader."""
         raise NotImplementedError
 
-    def examine_replica(self, connection: Connection, plan: Plan) -> Iterator[Finding]:
+    def examine_replica(
+        self, connection: Connection, settings: DatabaseSettings, plan: Plan
+    ) -> Iterator[Finding]:
         """What there is to say of a replica that reads go to, asked over a connection of the reader."""
         yield ok("replica", "it answers")
 

@@ -229,8 +229,10 @@ class PostgreSQL(Dialect):
     def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
         return postgresql_checkup.examine(connection, settings, plan)
 
-    def examine_replica(self, connection: Connection, plan: Plan) -> Iterator[Finding]:
-        return postgresql_checkup.examine_replica(connection)
+    def examine_replica(
+        self, connection: Connection, settings: DatabaseSettings, plan: Plan
+    ) -> Iterator[Finding]:
+        return postgresql_checkup.examine_replica(connection, settings, plan)
 
     def interrupt(self, connection: Any) -> bool | Awaitable[bool] | None:
         return self.driver.interrupt(connection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -43,13 +44,12 @@ _LOOK = text("""
 
 
 _LOOK_AT_REPLICA = text("""
-    SELECT pg_is_in_recovery() AS standby,
-           CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
-                ELSE coalesce(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0)
-           END::float AS behind_s,
+    SELECT EXISTS (SELECT FROM pg_stat_wal_receiver) AS streams,
+           coalesce(pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn(), false) AS all_applied,
+           coalesce(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0)::float
+             AS age_s,
            current_setting('hot_standby_feedback') AS feedback,
-           current_setting('max_standby_streaming_delay') AS delay,
-           current_setting('transaction_read_only') AS read_only
+           current_setting('max_standby_streaming_delay') AS delay
 """)
 
 
@@ -64,23 +64,45 @@ def examine(connection: Connection, settings: DatabaseSettings, plan: Plan) -> I
     yield from _durability(found, plan)
 
 
-def examine_replica(connection: Connection) -> Iterator[Finding]:
+def examine_replica(connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     """Look at the server that reads go to, where it is another one."""
-    found = connection.execute(_LOOK_AT_REPLICA).mappings().one()
-    if not found["standby"]:
+    found = connection.execute(_LOOK, {"ours": settings.application_name}).mappings().one()
+    if found["standby"]:
+        yield from _standby(connection.execute(_LOOK_AT_REPLICA).mappings().one())
+    else:
         fix = "name a standby of the database, or leave database.reader_url out"
         yield warning("replica", "it is no standby: nothing here tells whether it has the same rows", fix)
-    elif found["behind_s"] > _BEHIND_S:
+    if found["read_only"] != "on":
+        yield error("replica", "reads could write there", "let start-up options through to the server")
+    reader = _readers(settings)
+    others = [
+        *_connections(found, settings, plan, reader, f"reader {reader}"),
+        *_tls(connection, found, plan),
+    ]
+    for finding in others:
+        if finding.level != "ok":
+            yield dataclasses.replace(
+                finding, subject="replica", message=f"{finding.subject}: {finding.message}"
+            )
+
+
+def _standby(found: Any) -> Iterator[Finding]:
+    behind_s = 0.0 if found["all_applied"] else found["age_s"]
+    if not found["streams"]:  # all that it has received may be applied, and be old
+        fix = (
+            "see in its log why it has no connection to the primary; from an archive alone it is always late"
+        )
+        told = f"a standby to which nothing is streamed; its last change is {found['age_s']:.0f} s old"
+        yield warning("replica", told, fix)
+    elif behind_s > _BEHIND_S:
         fix = "see what holds it up: pg_stat_replication on the primary, and long reads on the replica"
-        yield warning("replica", f"a standby, {found['behind_s']:.0f} s behind", fix)
+        yield warning("replica", f"a standby, {behind_s:.0f} s behind", fix)
     else:
-        yield ok("replica", f"a standby, {found['behind_s']:.1f} s behind")
-    if found["standby"] and found["feedback"] != "on":
+        yield ok("replica", f"a standby, {behind_s:.1f} s behind")
+    if found["feedback"] != "on":
         fix = "set hot_standby_feedback = on there, or a larger max_standby_streaming_delay"
         told = f"long reads are cancelled there after {found['delay']} (max_standby_streaming_delay)"
         yield warning("replica", told, fix)
-    if found["read_only"] != "on":
-        yield error("replica", "reads could write there", "let start-up options through to the server")
 
 
 def _server(found: Any) -> Iterator[Finding]:
@@ -103,13 +125,31 @@ def _server(found: Any) -> Iterator[Finding]:
 
 
 def _places(found: Any, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
-    """What the processes want at most, against what the server has for them."""
+    """What the processes want of the database's own server at most."""
     writer = settings.pool_size + settings.max_overflow
-    reader = settings.reader_pool_size if settings.reader_pool_size is not None else writer
-    if settings.reader_url is not None:  # they go elsewhere
-        reader = 0
+    reader = _readers(settings) if settings.reader_url is None else 0  # else they go elsewhere
     witness = 1 if settings.commit_witness else 0
-    wanted = (writer + reader + witness) * plan.processes
+    parts = {"writer": writer, "reader": reader, "witness": witness}
+    told = " + ".join(f"{name} {number}" for name, number in parts.items() if number)
+    return _connections(found, settings, plan, sum(parts.values()), told)
+
+
+def _readers(settings: DatabaseSettings) -> int:
+    if settings.reader_pool_size is not None:
+        return settings.reader_pool_size
+    return settings.pool_size + settings.max_overflow
+
+
+def _connections(
+    found: Any, settings: DatabaseSettings, plan: Plan, of_each: int, parts: str
+) -> Iterator[Finding]:
+    """What the processes want at most, against what the server has for them.
+
+    Args:
+        of_each: connections that one process may open there.
+        parts: what for.
+    """
+    wanted = of_each * plan.processes
     limits = {
         f"max_connections {found['max_connections']} less {found['reserved']} reserved": (
             found["max_connections"] - found["reserved"]
@@ -120,13 +160,13 @@ def _places(found: Any, settings: DatabaseSettings, plan: Plan) -> Iterator[Find
     which, most = min(
         ((name, limit) for name, limit in limits.items() if limit >= 0), key=lambda each: each[1]
     )
-    parts = f"writer {writer} + reader {reader}{f' + witness {witness}' if witness else ''}"
     count = "1 process" if plan.processes == 1 else f"{plan.processes} processes"
     if settings.pooler is not None:
         told = f"{wanted} connections at most ({parts}, {count}), to {settings.pooler}"
         yield ok("pool", f"{told}: its max_client_conn has to be as many, and is not to be seen from here")
         return
     told = f"{wanted} connections at most ({parts}, {count}) of {most} ({which})"
+    witness = 1 if settings.commit_witness else 0
     fits = max(1, (most // plan.processes - witness) // 2)
     fix = f"set database.pool_size to {fits} or less (--pool-size), or raise the limit on the server"
     if wanted > most:

@@ -24,6 +24,7 @@ from tests.fixtures.logs import ExpectLog
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.server import Client, Serve
 from tests.fixtures.standby import Standby
+from tests.fixtures.waiting import wait_until
 from tests.handlers.waiting import until as has_happened
 
 pytestmark = pytest.mark.gen_test(timeout=60)
@@ -84,6 +85,20 @@ def board_database(settings: Settings, io_loop: IOLoop) -> Iterator[Database]:
 @pytest.fixture
 def application(settings: Settings, board_database: Database) -> Application:
     return make_app(settings, board_database)
+
+
+@pytest.fixture
+def impatient(standby: Standby) -> Iterator[None]:
+    """The standby cancels at once what is in the way of its replay."""
+
+    def alter(how: str) -> None:
+        with standby.admin_connection() as connection, connection.cursor() as cursor:
+            cursor.execute(f"ALTER SYSTEM {how}")
+            cursor.execute("SELECT pg_reload_conf()")
+
+    alter("SET max_standby_streaming_delay = '50ms'")
+    yield
+    alter("RESET max_standby_streaming_delay")
 
 
 @pytest.fixture
@@ -156,6 +171,7 @@ async def test_a_client_may_not_read_its_own_last_write(board: Client, standby: 
     with Replay(standby):
         made = (await board.post("/tasks", TASK)).json()
         read = await board.get(f"/tasks/{made['id']}")
+        exported = (await board.get("/tasks/export")).body
         changed = await board.patch(f"/tasks/{made['id']}", {"change_id": 7})
 
     async def there() -> bool:
@@ -163,6 +179,7 @@ async def test_a_client_may_not_read_its_own_last_write(board: Client, standby: 
         return answer.code == 200 and answer.json()["change_id"] == 7
 
     assert read.code == 404
+    assert made["id"].encode() not in exported
     assert changed.json()["version"] == 2
     await until(there)
 
@@ -184,8 +201,9 @@ async def test_a_write_from_a_get_is_refused_there_too(
     assert (answer.code, answer.json()["outcome"]) == (500, "not_applied")
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_read_that_is_in_the_way_of_the_replay_runs_again(
-    board_database: Database, board: Client, primary: PostgresCluster, standby: Standby, serve: Serve
+    board_database: Database, board: Client, primary: PostgresCluster, serve: Serve
 ):
     """The standby cancels it (40001); the next attempt is answered."""
     made = (await board.post("/tasks", TASK)).json()
@@ -204,9 +222,6 @@ async def test_a_read_that_is_in_the_way_of_the_replay_runs_again(
         async def get(self) -> None:
             self.write_json({"count": await self.run(reads_slowly, self.session)})
 
-    with standby.admin_connection() as connection, connection.cursor() as cursor:
-        cursor.execute("ALTER SYSTEM SET max_standby_streaming_delay = '50ms'")
-        cursor.execute("SELECT pg_reload_conf()")
     client = serve(Application([("/", Slow)], database=board_database))
     asked = asyncio.ensure_future(client.get("/"))
     await has_happened(lambda: attempts)
@@ -250,6 +265,7 @@ async def test_without_the_replica_reads_are_refused_and_writes_go_on(
     assert written.code == 201
     assert ready.code == 503
     assert ready.json()["reason"].startswith("replica: ")
+    assert "primary" not in ready.json()["reason"]
     assert (await board.get("/readyz")).code == 200
 
 
@@ -268,3 +284,35 @@ def test_the_doctor_notices_a_replica_that_is_none(settings: Settings, primary: 
     (finding,) = [each for each in checkup.examine(same, PLAN) if each.subject == "replica"]
 
     assert (finding.level, "no standby" in finding.message) == ("warning", True)
+
+
+def test_the_doctor_counts_connections_on_each_server(settings: Settings):
+    many = settings.database.model_copy(update={"reader_pool_size": 500})
+
+    found = [each for each in checkup.examine(many, PLAN) if each.level == "error"]
+
+    assert [(each.subject, "reader 500" in each.message) for each in found] == [("replica", True)]
+
+
+def test_a_standby_that_is_cut_off_is_not_up_to_date(settings: Settings, standby: Standby):
+    """All that it has received is applied: that says nothing while nothing arrives."""
+    with standby.admin_connection() as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW primary_conninfo")
+        (conninfo,) = cursor.fetchone() or ("",)
+        try:
+            cursor.execute("ALTER SYSTEM SET primary_conninfo = ''")
+            cursor.execute("SELECT pg_reload_conf()")
+
+            def streams() -> bool:
+                cursor.execute("SELECT EXISTS (SELECT FROM pg_stat_wal_receiver)")
+                return cursor.fetchone() == (True,)
+
+            assert wait_until(lambda: not streams(), timeout_s=CAUGHT_UP_S)
+            found = [each for each in checkup.examine(settings.database, PLAN) if each.subject == "replica"]
+        finally:
+            cursor.execute("ALTER SYSTEM SET primary_conninfo = %s", (conninfo,))
+            cursor.execute("SELECT pg_reload_conf()")
+        assert wait_until(streams, timeout_s=CAUGHT_UP_S)
+
+    assert found[0].level == "warning"
+    assert "nothing is streamed" in found[0].message
