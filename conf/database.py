@@ -31,6 +31,9 @@ DRIVERS = (
     "mysql+pymysql",
     "mariadb+pymysql",
 )
+_PLACE = {"host", "hostaddr", "port", "dbname", "database", "target_session_attrs"}
+"""What of a driver's arguments says where the database is."""
+
 URLS = ("url", "reader_url")
 """Secrets that are shown without their password."""
 
@@ -330,6 +333,9 @@ def _reader_faults(given: Mapping[str, Any]) -> dict[str, str]:
         return {"reader_url": "SQLite is one file, which has no replica: leave it out"}
     if _driver_of(reader) != own:
         return {"reader_url": f"its driver has to be the database's own, {own}"}
+    for name in ("query", "connect_args"):  # which are for both places, and may win over what a URL says
+        if places := sorted(_PLACE & {*(given.get(name) or {})}):
+            return {name: f"{', '.join(places)} would be the replica's too: say it in url and reader_url"}
     return {}
 
 

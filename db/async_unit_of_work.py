@@ -317,6 +317,10 @@ class AsyncUnitOfWork:
                     raise
             try:
                 await self._start(self._unit.settle, keep=keep, last=last)
+            except asyncio.CancelledError:
+                # Nobody waits for the hop any more, which runs on: where COMMIT is not sent yet, it never is.
+                self._unit.watch.mark(Cancelled(f"{self.label}: its task was cancelled; nothing is kept"))
+                raise
             except DatabaseError:
                 if keep:
                     raise  # else it was given up on, and the database undoes it

@@ -159,12 +159,12 @@ def _install_watch(engine: Engine, dialect: Dialect) -> None:
 
     def take_up(connection: Connection, opts: Mapping[str, Any]) -> None:
         """The session of a unit of work has got a connection, and names that unit, before it begins."""
-        set_options(connection, opts)
         watch: Watch | None = opts.get(OPTION)
         if watch is not None:
             lent = connection.connection
             lent.info[OPTION] = watch
             watch.connected(lent.dbapi_connection)
+        set_options(connection, opts)  # which may ask the server
 
     def do_commit(dbapi_connection: PoolProxiedConnection) -> None:
         watch = _taken_up(dbapi_connection)

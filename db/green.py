@@ -34,7 +34,8 @@ class Worker(greenlet):
         work, self.work = self.work, None
         try:
             self.result = work() if work is not None else None
-        except GreenletExit:
+        except GreenletExit as error:  # the collector's, of a worker whose loop is gone; or the work's own
+            self.raised, self.is_done = error, True
             raise
         except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits
             self.raised = error
@@ -65,5 +66,6 @@ class Workers:
                 awaited = worker.switch(value)
         outcome = worker.result, worker.raised
         worker.result = worker.raised = worker.gr_context = None
-        self._resting.append(worker)
+        if not worker.dead:
+            self._resting.append(worker)
         return outcome

@@ -158,12 +158,12 @@ class GreenletHops(Hops):
         self._workers: Workers | None = None
 
     def start(self, work: Work, ended: Callable[[Hop], None]) -> Hop:
-        loop = asyncio.get_running_loop()
-        if self._workers is None or self._loop is not loop:
+        loop, workers = asyncio.get_running_loop(), self._workers
+        if workers is None or self._loop is not loop:
             from db.green import Workers  # needs an extra
 
-            self._loop, self._workers = loop, Workers()
-        return GreenletHop(self._workers, work, ended)
+            self._loop, self._workers = loop, workers = loop, Workers()
+        return GreenletHop(workers, work, ended)
 
     def detach(self, work: Work) -> None:
         task = asyncio.get_running_loop().create_task(greenlet_spawn(work))
@@ -237,8 +237,14 @@ class GreenletHop(Hop):
         self._begun = True
         if self._cancelled:
             self._arrive(None, asyncio.CancelledError())
-        else:
-            self._arrive(*await workers.do(work))
+            return
+        try:
+            result, error = await workers.do(work)
+        except GeneratorExit:  # the loop is closed, and nobody waits
+            raise
+        except BaseException as raised:  # noqa: BLE001  # whatever it is, those who wait are told
+            result, error = None, raised
+        self._arrive(result, error)
 
 
 def pause(seconds: float) -> None:

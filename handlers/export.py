@@ -57,4 +57,4 @@ class ExportHandler(SessionHandler):
 def _lines(session: Session, where: TaskFilter) -> Iterator[bytes]:
     """The export's body, a page of lines at a time."""
     for page in tasks.stream_tasks(session, where=where, page_size=PAGE_SIZE):
-        yield b"".join([to_json(task_json(row)) + b"\n" for row in page])
+        yield b"".join([to_json(task_json(row), inf_nan_mode="null") + b"\n" for row in page])

@@ -25,9 +25,6 @@ Refuse = Callable[[Problem, Head | None], bytes]
 _BARE = re.compile(rb"HTTP/1\.1 ([0-9])[^\r\n]*\r\n\r\n")
 _BARE_MAX_BYTES = 64
 
-_TURNS_MAX = 4
-"""How often the loop turns from an answer to the question for the next request, and one more."""
-
 _TOO_LARGE = ("Content-Length too long", "chunked body too large")
 """What Tornado raises where a body goes on beyond a handler's own limit, and answers with its bare 400."""
 
@@ -76,7 +73,6 @@ class ClientStream(IOStream):
         self._answered = False  # part of an answer to this request has been written
         self._read_whole = False  # the request has
         self._no_delay = False
-        self._turns = 0  # of the loop, that the next request has been left for
         self.is_new = True
         """No request has come yet."""
         self._enter(Phase.IDLE)
@@ -185,15 +181,7 @@ class ClientStream(IOStream):
             super().set_nodelay(True)
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
-        """As `IOStream`'s; notices a request's first byte, and that the client sends.
-
-        A fast client's next request comes before Tornado asks for one. Read then, it has Tornado stop
-        listening, and listen again at once: two calls of the kernel. So it is left for a few turns.
-        """
-        if not self.reading() and self._turns < _TURNS_MAX:
-            self._turns += 1
-            return None
-        self._turns = 0
+        """As `IOStream`'s; notices a request's first byte, and that the client sends."""
         size = super().read_from_fd(buf)
         if size and self._phase is Phase.IDLE:
             self._enter(Phase.HEAD)

@@ -181,3 +181,11 @@ def test_a_replica_that_cannot_be_one_is_refused(url: str, reader_url: str, says
 
 def test_two_names_of_one_driver_are_one() -> None:
     DatabaseSettings(url="postgres://db/board", reader_url="postgresql+psycopg2://replica/board")
+
+
+@pytest.mark.parametrize(
+    "given", [{"query": {"target_session_attrs": "read-write"}}, {"connect_args": {"host": "db"}}]
+)
+def test_what_would_send_the_replicas_reads_elsewhere_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="would be the replica's too"):
+        DatabaseSettings(url="postgresql://db/board", reader_url="postgresql://replica/board", **given)

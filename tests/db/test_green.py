@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from greenlet import GreenletExit
 from sqlalchemy.util.concurrency import await_
 
 from db.green import Workers
@@ -52,6 +53,20 @@ async def test_what_is_raised_is_handed_over_and_the_worker_goes_on():
         raise fault
 
     assert await workers.do(fails) == (None, fault)
+    assert await workers.do(waits_for(1)) == (1, None)
+
+
+@pytest.mark.gen_test
+async def test_work_that_ends_its_greenlet_ends_as_any_other():
+    workers = Workers()
+
+    def ends() -> None:
+        raise GreenletExit
+
+    result, error = await workers.do(ends)
+
+    assert result is None
+    assert isinstance(error, GreenletExit)
     assert await workers.do(waits_for(1)) == (1, None)
 
 

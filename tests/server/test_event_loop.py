@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import signal
+import socket
+import struct
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +15,11 @@ import pytest
 from conf import Settings, SettingsError
 from conf.settings import HttpSettings
 from server.event_loop import check_event_loop, run_loop
+from tests.fixtures.databases import RawSql
 from tests.fixtures.process import StartServer
+from tests.fixtures.waiting import wait_until
 
+on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
 
@@ -52,6 +57,29 @@ def test_uvloop_that_is_not_installed_is_one_line_that_names_the_extra(no_uvloop
     (fault,) = told.value.faults
     assert fault.setting == "http.event_loop"
     assert "onfinish[fast]" in fault.message
+
+
+@on_postgresql
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("end", ["closed", "reset"])
+def test_a_client_that_leaves_is_noticed_while_its_request_runs(
+    loop: str, end: str, database_url: str, start_server: StartServer, sql: RawSql
+):
+    """Closed or reset: the statement of a read that nobody waits for is ended, on either loop."""
+    server = start_server("--event-loop", loop, url=database_url)
+    waiting = "SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with sql.connect() as lock:
+        cursor = lock.cursor()
+        cursor.execute("BEGIN")
+        cursor.execute("LOCK TABLE tasks")
+        client = server.connect()
+        client.request("GET", "/tasks")
+        assert wait_until(lambda: sql(waiting) == [{"n": 1}], timeout_s=10)
+        if end == "reset":
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+
+        assert wait_until(lambda: sql(waiting) == [{"n": 0}], timeout_s=10)
 
 
 @on_sqlite
