@@ -88,7 +88,7 @@ class DatabaseSettings(Section):
     url: SecretStr | None = Field(
         None, description="where the database is: postgresql://user:password@host/name"
     )
-    # What was written arrives there a moment later; whoever needs to read it at once asks with a POST.
+    # What was written arrives there a moment later; the answer to a write has what it wrote at once.
     reader_url: SecretStr | None = Field(
         None,
         description="a replica that reads go to, which may not have a client's own last write yet; "

@@ -68,7 +68,7 @@ class HttpSettings(Section):
     address: str = Field("127.0.0.1", min_length=1, description="the address that is listened on")
     port: int = Field(8888, ge=0, le=65_535, description="the port; 0 takes a free one")
     processes: int = Field(1, ge=1, le=256, description="processes that share the port")
-    # uvloop, where it is installed, takes some 15 % less CPU for a request: docs/performance.md.
+    # uvloop took 3 to 9 % less CPU for a request, when it came: docs/performance.md.
     event_loop: Annotated[Literal["auto", "asyncio", "uvloop"], BeforeValidator(_lower)] = Field(
         "auto", description="asyncio's own loop, or uvloop; auto: uvloop where it is installed"
     )
