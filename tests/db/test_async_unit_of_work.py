@@ -425,6 +425,32 @@ async def test_a_task_that_is_cancelled_in_its_commit_leaves_a_whole_pool(databa
         await unit.run(add, unit.session)
 
 
+async def test_a_task_that_is_cancelled_before_its_commit_is_undone_as_its_unit_says(
+    database: Database, sql: RawSql
+):
+    """The hop that was to commit runs on, and nobody waits for it: it sends no COMMIT any more."""
+    create_counters(sql)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def last(session: Session) -> None:
+        begun.set()
+        go_on.wait(10)
+
+    unit = database.unit_of_work()
+    await unit.run(add, unit.session)
+    ending = asyncio.ensure_future(unit.settle(keep=True, last=last))
+    assert await asyncio.to_thread(begun.wait, 10)
+    ending.cancel()
+    await asyncio.wait([ending])
+    said = unit.outcome
+    go_on.set()
+    while places_of(database) != (0, 0):  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0.01)
+
+    assert said is Outcome.UNDONE
+    assert value(sql) == 0
+
+
 async def test_what_follows_is_done_whatever_became_of_the_unit(
     database: Database, sql: RawSql, expect_log: ExpectLog
 ):
