@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import sys
 import time
-from collections.abc import Callable, Iterable
-from types import TracebackType
+from collections.abc import Callable, Coroutine, Iterable
+from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from sqlalchemy.orm import Session
@@ -16,6 +18,7 @@ from db.errors import (
     ConcurrentUse,
     DatabaseError,
     DeadlinePassed,
+    Misuse,
     OutcomeUnknown,
     SessionSettled,
     Unavailable,
@@ -23,7 +26,7 @@ from db.errors import (
 from db.hop import Hop
 from db.lane import Lane
 from db.seat import Seat
-from db.unit_of_work import Outcome, UnitOfWork
+from db.unit_of_work import Outcome, UnitOfWork, name_of
 
 if TYPE_CHECKING:
     from db.database import Database
@@ -38,6 +41,23 @@ Work = Callable[[Session], object]
 
 QUEUED_S = 0.01
 """Who waited longer than this for a place stood in the queue, and what it waits for next counts as well."""
+
+FOLLOW_UP_S = 2.0
+"""What the follow-ups of a unit have together where its deadline is closer than that, or has passed."""
+
+_PASSES_ON: set[CodeType] = set()
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def passes_on(method: Method) -> Method:
+    """Mark a method that passes its call on to `AsyncUnitOfWork.run`: messages name its caller's line."""
+    _PASSES_ON.add(method.__code__)
+    return method
+
+
+_Run = tuple[Coroutine[Any, Any, Any], str, str, int]
+"""A call of `run` that was made: its coroutine, the function's name, and file and line of the caller."""
 
 
 class AsyncUnitOfWork:
@@ -84,7 +104,10 @@ class AsyncUnitOfWork:
         self._unit.watch.runs_again = runs_again
         self.session: Session = self._unit.session
         self._seat = Seat(database, lane, label)
+        self._seat_is_lent = False
         self._running = False
+        self._calls = itertools.count()
+        self._not_begun: dict[int, _Run] = {}
         self._hop: Hop | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -96,9 +119,11 @@ class AsyncUnitOfWork:
     @property
     def outcome(self) -> Outcome:
         """What has become of the work."""
-        if self._abandoned:  # it cannot be committed any more, but where COMMIT itself hangs
-            return Outcome.UNKNOWN if self._unit.watch.committing else Outcome.UNDONE
-        return self._unit.outcome
+        unit = self._unit
+        if self._abandoned and not unit.watch.committed:
+            # It cannot be committed any more, but where COMMIT itself hangs.
+            return Outcome.UNKNOWN if unit.watch.committing else Outcome.UNDONE
+        return unit.outcome
 
     @property
     def commit_s(self) -> float:
@@ -135,11 +160,12 @@ class AsyncUnitOfWork:
         """Whether the decision is made, or is being made."""
         return self._settling
 
-    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Call a plain function where it may wait for the database, and return what it returns.
 
-        The first call takes a place, which may take up to ``database.pool_timeout_s``. The function
-        sees the context variables of the caller.
+        To be awaited: a unit with a call that was made and has not begun is not kept. The first call takes
+        a place, which may take up to ``database.pool_timeout_s``. The function sees the context variables
+        of the caller.
 
         Raises:
             NoPlace: all places stayed taken. Nothing has run; the unit stays usable.
@@ -147,16 +173,32 @@ class AsyncUnitOfWork:
             SessionSettled: the unit's work is over.
             Cancelled: the unit was stopped; it can only be undone.
             DatabaseError: what the driver reported, translated.
+            Misuse: the function is async, or raised what would have ended the process or its thread.
             Exception: whatever the function raises.
         """
-        self._check_usable()
-        self._running = True
+        number = next(self._calls)
+        coroutine = self._run(number, function, args, kwargs)
+        frame = sys._getframe(1)
+        while frame.f_code in _PASSES_ON and frame.f_back is not None:
+            frame = frame.f_back
+        self._not_begun[number] = coroutine, name_of(function), frame.f_code.co_filename, frame.f_lineno
+        return coroutine
+
+    async def _run(self, number: int, function: Callable[..., R], args: Any, kwargs: Any) -> R:
         try:
-            if not self._seat.taken:
-                await self._take_place()
-            return await self._start(self._unit.call, function, *args, **kwargs)  # type: ignore[no-any-return]
-        finally:
-            self._running = False
+            self._check_usable()
+            self._running = True
+            try:
+                if not self._seat.taken:
+                    await self._take_place()
+                answer = self._start(self._unit.call, function, *args, **kwargs)
+                del self._not_begun[number]
+                return await self._result(answer, function)  # type: ignore[no-any-return]
+            finally:
+                self._running = False
+        except BaseException:
+            self._not_begun.pop(number, None)
+            raise
 
     async def settle(
         self,
@@ -172,33 +214,38 @@ class AsyncUnitOfWork:
             last: called with the session just before COMMIT, in the same hop.
             afterwards: asked for what is to follow, with the error that kept the work from being kept if
                 there was one. Each function is called with a new session, in a unit of work of its own;
-                what they raise is logged.
+                what they raise is logged. They have until the deadline, or `FOLLOW_UP_S` where that is later.
 
         Raises:
             DatabaseError: ``keep`` was asked for, and the work was not kept, or nobody knows.
         """
         first, self._settling = not self._settling, True
-        fault: Exception | None = None
+        fault: Exception | None = self._forgotten() if first and keep else None
         try:
             if first:
-                await self._settle(keep, last)
+                await self._settle(keep and fault is None, last)
             else:
                 await self._settled_by_another()
         except Exception as error:
-            fault = error
+            fault = fault or error
             raise
         finally:
             try:
-                for function in afterwards(fault) if afterwards is not None else ():
-                    await self._follow_up(function)
+                await self._follow_up(afterwards(fault) if afterwards is not None else ())
             finally:
                 self._end()
+        if fault is not None:
+            raise fault
+        if keep and self.outcome is Outcome.UNKNOWN:
+            raise OutcomeUnknown
         if keep and self.outcome is Outcome.UNDONE:
             raise self.reason or SessionSettled(f"{self.label}: the unit of work was undone already")
 
     def settle_at_once(self, *, keep: bool) -> bool:
         """Settle without a hop, where that sends nothing to the database. Returns whether it was so."""
         if self._settling or self._running or self._hop is not None or not self._unit.settles_at_once:
+            return False
+        if keep and self._not_begun:
             return False
         self._settling = True
         self._unit.settle_at_once(keep=keep and self.reason is None)
@@ -262,6 +309,36 @@ class AsyncUnitOfWork:
             "are `self.afterwards(…)` and `database.unit_of_work()`"
         )
 
+    def _forgotten(self) -> Misuse | None:
+        for _, name, filename, line in self._not_begun.values():
+            return Misuse(
+                f"{self.label}: `run({name}, …)` in {filename}, line {line}, was not awaited and has not "
+                "run; nothing is kept. Write `await self.run(…)`"
+            )
+        return None
+
+    def _close_not_begun(self) -> None:
+        for coroutine, *_ in self._not_begun.values():
+            coroutine.close()
+        self._not_begun.clear()
+
+    async def _result(self, answer: asyncio.Future[Any], function: Callable[..., Any]) -> Any:
+        """What a hop returns; what it raises that is no `Exception`, as one.
+
+        On the event loop, where it would go next, such an error ends the request's task without an answer, or
+        the whole process, and with it all other requests.
+        """
+        try:
+            return await answer
+        except (Exception, asyncio.CancelledError):
+            raise
+        except BaseException as error:
+            raise Misuse(
+                f"{self.label}: {name_of(function)} raised {type(error).__name__}, which would have ended "
+                "the whole process, or this task without an answer; what works with the session raises an "
+                "`Exception`"
+            ) from error
+
     async def _take_place(self) -> None:
         waited_s = await self._seat.take(self._seconds_to_wait())
         if waited_s > QUEUED_S:
@@ -316,13 +393,13 @@ class AsyncUnitOfWork:
                     self._unit.settle(keep=False)
                     raise
             try:
-                await self._start(self._unit.settle, keep=keep, last=last)
+                await self._result(self._start(self._unit.settle, keep=keep, last=last), self._unit.settle)
             except asyncio.CancelledError:
                 # Nobody waits for the hop any more, which runs on: where COMMIT is not sent yet, it never is.
                 self._unit.watch.mark(Cancelled(f"{self.label}: its task was cancelled; nothing is kept"))
                 raise
             except DatabaseError:
-                if keep:
+                if keep and not self._unit.watch.committed:
                     raise  # else it was given up on, and the database undoes it
 
     async def _stop(self) -> None:
@@ -343,30 +420,39 @@ class AsyncUnitOfWork:
                 self._settled = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._settled)
 
-    async def _follow_up(self, function: Work) -> None:
-        """Do a piece of work of its own, on this unit's place where that is a writer's."""
-        label = f"{self.label} afterwards"
-        try:
+    async def _follow_up(self, functions: Iterable[Work]) -> None:
+        """Do each piece of work in a unit of its own, on this unit's place where that is a writer's."""
+        give_up_at = None
+        if self.deadline_at is not None:
+            give_up_at = max(self.deadline_at, time.monotonic() + FOLLOW_UP_S)
+        for function in functions:
+            unit = self._database.unit_of_work(label=f"{self.label} afterwards", deadline_at=give_up_at)
             if self._seat.taken and self._hop is None and self._lane is self._database.writer:
-                await self._start(self._database.do, function, label=label)
+                unit._seat, unit._seat_is_lent = self._seat, True
             else:
                 self._end()  # a reader's place is of no use to a write, and is not kept while it waits
-                async with self._database.unit_of_work(label=label) as unit:
+            try:
+                async with unit:
                     await unit.run(function, unit.session)
-        except Exception:
-            log.exception("%s: failed", label)
+            except Exception:
+                log.exception("%s: failed", unit.label)
+            if unit._seat_is_lent and unit._abandoned:  # it comes back when the work that hangs in it ends
+                self._seat = Seat(self._database, self._lane, self.label)
 
     def _end(self) -> None:
         first, self._ended = not self._ended, True
         if self.reason is not None:  # it holds the frames that it came through, and with them a cursor
             self.reason.__traceback__ = self.reason.__cause__ = self.reason.__context__ = None
         if self._hop is None:
-            self._seat.leave()
+            if not self._seat_is_lent:
+                self._seat.leave()
         elif not self._abandoned:  # given up on: its owner may go on meanwhile
             self._abandoned = self._unit.abandoned = True
             self._seat.let_go()
         if first:
             self._database.ended(self)
+            if self._not_begun:  # a task that was made for one takes its first step, and is told, before this
+                asyncio.get_running_loop().call_soon(self._close_not_begun)
         if self._settled is not None and not self._settled.done():
             self._settled.set_result(None)
 

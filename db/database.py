@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -162,21 +162,6 @@ class Database:
                 lane.places.give_back()
         finally:
             self.unclaim(worker)
-
-    def do(self, function: Callable[[Session], Any], *, label: str) -> Any:
-        """Call a function with the session of a unit of work of its own, for a caller who holds a place."""
-        unit = UnitOfWork(self.writer.engine, self.dialect, label=label, witness=self.witness)
-        self.observer.opened(unit)
-        try:
-            try:
-                result = unit.call(function, unit.session)
-            except BaseException:
-                unit.settle(keep=False)
-                raise
-            unit.settle(keep=True)
-        finally:
-            self.observer.ended(unit)
-        return result
 
     async def close(self, *, grace_s: float = 5.0) -> None:
         """Stop what is still open, and close all connections. Call it on the event loop that used them.

@@ -168,9 +168,12 @@ def _install_watch(engine: Engine, dialect: Dialect) -> None:
 
     def do_commit(dbapi_connection: PoolProxiedConnection) -> None:
         watch = _taken_up(dbapi_connection)
-        if watch is not None:
-            watch.commit_begins()
+        if watch is None:
+            commit(dbapi_connection)
+            return
+        watch.commit_begins()
         commit(dbapi_connection)
+        watch.commit_ended()
 
     def do_rollback(dbapi_connection: PoolProxiedConnection) -> None:
         watch = _taken_up(dbapi_connection)

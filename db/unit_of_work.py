@@ -40,6 +40,8 @@ class Outcome(enum.Enum):
     OPEN = "open"
     KEPT = "kept"
     UNDONE = "undone"
+    READ = "read"
+    """As kept, of a unit that is read-only: it had nothing to commit."""
     UNKNOWN = "unknown"
 
 
@@ -141,8 +143,8 @@ class UnitOfWork:
         Raises:
             DatabaseError: a driver's error, translated. The unit can only be undone then, except
                 where the function guarded the statement with a savepoint.
-            Misuse: it was an async function, or it called `sys.exit`.
-            Exception: whatever else the function raises.
+            Misuse: it was an async function.
+            BaseException: whatever else the function raises.
         """
         self.watch.enter()
         try:
@@ -158,23 +160,14 @@ class UnitOfWork:
         return self.watch.reason or Cancelled(f"{self.label}: was cancelled; nothing is kept")
 
     def _plain(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call a function as one that is to return a value, and to leave the process alone."""
-        name = getattr(function, "__qualname__", function)
-        try:
-            result = function(*args, **kwargs)
-        except (SystemExit, KeyboardInterrupt) as error:
-            # In a thread it could end nothing; on the event loop, where it would go next, it ends everybody's
-            # requests in the middle. In a script it is the caller's, and does not come through here.
-            raise Misuse(
-                f"{self.label}: {name} raised {type(error).__name__}, which would have ended the whole "
-                "process; what works with the session raises an error of its own"
-            ) from error
+        """Call a function as one that is to return a value."""
+        result = function(*args, **kwargs)
         if not inspect.iscoroutine(result):
             return result
         result.close()  # it would never run
         raise Misuse(
-            f"{self.label}: {name} is an async function; what works with the session is a plain one, "
-            "called in a thread"
+            f"{self.label}: {name_of(function)} is an async function; what works with the session is a plain "
+            "one, called in a thread"
         )
 
     def settle(self, *, keep: bool, last: Callable[[Session], object] | None = None) -> None:
@@ -212,16 +205,14 @@ class UnitOfWork:
 
     def _decide(self, keep: bool, last: Callable[[Session], object] | None) -> None:
         try:
+            self.outcome = Outcome.UNDONE  # what is true if the next line raises
             if keep:
                 self._keep(last)
-            else:
-                self.outcome = Outcome.UNDONE
         finally:
             self._release()
 
     def _keep(self, last: Callable[[Session], object] | None) -> None:
         session = self.session
-        self.outcome = Outcome.UNDONE  # what is true if the next line raises
         try:
             if last is not None:
                 self._plain(last, session)
@@ -239,18 +230,17 @@ class UnitOfWork:
                     self._commit()
                 finally:
                     self.commit_s = time.perf_counter() - began
-            self.outcome = Outcome.KEPT
+            self.outcome = Outcome.READ if self.read_only else Outcome.KEPT
         except asyncio.CancelledError as error:
             if self.watch.committing:
-                self.outcome = Outcome.UNKNOWN
                 raise OutcomeUnknown from error
             raise self._cancelled() from error
         except PendingRollbackError as error:  # a flush failed, and the program went on
             raise self.watch.lost() from error
         except DBAPIError as error:
             if self.watch.committing and self._dialect.commit_may_have_been_applied(error):
-                self.outcome = Outcome.UNKNOWN
                 raise OutcomeUnknown from error
+            self.outcome = Outcome.UNDONE
             if self._dialect.says_transaction_is_lost(error):
                 raise self.watch.lost() from error
             raise self.translated(error) from error
@@ -258,13 +248,18 @@ class UnitOfWork:
     def _commit(self) -> None:
         try:
             Session.commit(self.session)
-        except DBAPIError:
-            raise
-        except Exception:
-            if not self.watch.committing:
+        except BaseException as error:
+            if not self.watch.committed:
+                if self.watch.committing:
+                    self.outcome = Outcome.UNKNOWN
+                    if isinstance(error, Exception) and not isinstance(error, DBAPIError):
+                        raise OutcomeUnknown from error
                 raise
-            # Every failure of COMMIT itself is the driver's: this comes from a hook behind it, too late.
+            # It comes from a hook of the session behind COMMIT, too late to undo anything.
             log.exception("%s: a hook after the commit failed; the work is kept", self.label)
+            if isinstance(error, SystemExit | KeyboardInterrupt):  # in a script they are the caller's
+                self.outcome = Outcome.KEPT
+                raise
 
     def _resolve(self, doubt: OutcomeUnknown) -> None:
         """Ask what became of a COMMIT that was sent and not answered."""
@@ -295,7 +290,7 @@ class UnitOfWork:
                 Session.invalidate(session)
             else:
                 Session.close(session)
-        except Exception as error:  # noqa: BLE001  # whatever the reason, the connection is of no use now
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # it is of no use now
             log.warning(
                 "%s: a connection was thrown away, it could not be rolled back (%s)",
                 self.label,
@@ -408,6 +403,11 @@ class SettledSession(Session):
 
     def __setattr__(self, attribute: str, value: object) -> None:
         getattr(self, attribute)
+
+
+def name_of(function: object) -> str:
+    """How messages name a function."""
+    return str(getattr(function, "__qualname__", function))
 
 
 def code_of(error: BaseException) -> str:

@@ -48,6 +48,7 @@ class Watch:
         "begin_by",
         "reason",
         "committing",
+        "committed",
         "closing",
         "settling",
         "was_rolled_back",
@@ -69,6 +70,7 @@ class Watch:
         self.begin_by: float | None = None
         self.reason: Cancelled | None = None
         self.committing = False
+        self.committed = False
         self.closing = False
         self.settling = False
         self.was_rolled_back = False
@@ -168,6 +170,10 @@ class Watch:
             if self.reason is not None:
                 raise self.reason
             self.committing = True
+
+    def commit_ended(self) -> None:
+        """COMMIT was sent, and has succeeded."""
+        self.committed = True
 
     def check_transaction(self) -> None:
         """Raise where the transaction must not, or cannot, be committed; as `commit_begins` does."""

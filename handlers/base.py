@@ -24,15 +24,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from sqlalchemy.orm import Session
-from tornado.web import _has_stream_request_body
+from tornado.httputil import HTTPServerRequest
+from tornado.web import Application, HTTPError, _has_stream_request_body
 from tornado.websocket import WebSocketHandler
 
-from db import AsyncUnitOfWork, Database, Outcome
+from db import AsyncUnitOfWork, Database, Outcome, passes_on
 from db.errors import (
     Cancelled,
     ClientGone,
@@ -62,7 +63,8 @@ _SWALLOWED_CANCEL_S = 1.0
 
 _TOO_LATE = "the time for this request ran out after its work had been applied"
 
-_WORK = {"applied": Outcome.KEPT, "unknown": Outcome.UNKNOWN}
+_OUTCOMES = {Outcome.KEPT: "applied", Outcome.UNKNOWN: "unknown"}
+"""What a client is told has become of the work; of any other outcome, that it is not applied."""
 
 
 class SessionHandler(ProblemHandler):
@@ -98,7 +100,8 @@ class SessionHandler(ProblemHandler):
     cancel_on_disconnect: ClassVar[bool | None] = None
     """Whether a client that leaves takes its request along. None: reads, and not writes."""
 
-    _exchange: Exchange | None = None
+    _sequel: Sequel
+    _early: EarlyCommit
     _unit: AsyncUnitOfWork | None = None
     _response: HeldResponse | StreamedResponse | None = None
     _task: asyncio.Task[Any] | None = None
@@ -117,6 +120,13 @@ class SessionHandler(ProblemHandler):
             )
         check_overrides(cls, SessionHandler)
 
+    def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
+        exchange = self._exchange = exchange_of(request)
+        if exchange is not None and exchange.refusal is not None:
+            # A subclass's `prepare` may count, log in, or use up a nonce: it has had its turn.
+            self.prepare = self._refuse  # type: ignore[method-assign]
+        super().__init__(application, request, **kwargs)
+
     # -- what a handler uses
 
     @property
@@ -124,35 +134,47 @@ class SessionHandler(ProblemHandler):
         """The request's own session, to be passed on to model functions. Sends SQL only inside of `run`."""
         return self._begun().session
 
-    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    @passes_on
+    def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Call a plain function that works with the session, off the event loop.
+
+        To be awaited: a call that was made and has not begun when the request ends fails it.
 
         Raises:
             DatabaseError: see `AsyncUnitOfWork.run`. What is not caught answers the request.
             Exception: whatever the function raises.
         """
-        return await self._begun().run(function, *args, **kwargs)
+        return self._begun().run(function, *args, **kwargs)
 
     async def commit(self) -> None:
         """Settle early, and give the connection back: for slow work outside of the database that follows.
 
-        The session cannot be used afterwards, and the request is not run again. An error that
-        comes later is answered with ``"outcome": "applied"``.
+        What `before_commit` was given is called now. The session cannot be used afterwards, and the request
+        is not run again. An error that comes later is answered with ``"outcome": "applied"``. A caller that
+        is cancelled does not cancel the commit: the answer waits for it.
 
         Raises:
             DatabaseError: nothing was kept, or (`OutcomeUnknown`) nobody knows.
         """
-        await self._early.make(self._begun())
-        self.outcome = "applied"
+        unit = self._begun()
+        await self._early.make(unit, self._sequel.last_work)
         await self._sequel.after_commit.call(self._summary())
 
     def before_commit(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
         """Call ``function(session, …)`` as the last work of this unit, just before COMMIT.
 
-        It runs off the loop, after ``finish()``: for what needs the finished answer. What it raises
-        undoes the request, and is answered in place of the success.
+        It runs off the loop, after ``finish()``: for what needs the finished answer; or in `commit`. What it
+        raises undoes the request, and is answered in place of the success.
+
+        Raises:
+            Misuse: `commit` was called before; nothing is registered.
         """
         self._begun()
+        if self._early.begun:
+            raise Misuse(
+                f"{self._summary()}: before_commit() was called after commit(), and would never be run: "
+                "register the function first"
+            )
         self._sequel.before_commit(function, args, kwargs)
 
     def after_commit(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -175,11 +197,18 @@ class SessionHandler(ProblemHandler):
     @property
     def work_outcome(self) -> str:
         """What has become of the request's work, for the access line: read, kept, undone or unknown."""
-        if self._settled_early:
-            return Outcome.KEPT.value
+        return self._work.value
+
+    @property
+    def outcome(self) -> str:
+        """What an error answer says of it: not_applied, applied or unknown."""
+        return _OUTCOMES.get(self._work, "not_applied")
+
+    @property
+    def _work(self) -> Outcome:
         if self._unit is not None:
-            return "read" if self._reads and not self._failed else self._unit.outcome.value
-        return _WORK.get(self.outcome, Outcome.UNDONE).value
+            return self._unit.outcome
+        return Outcome.UNDONE if self._exchange is None else self._exchange.work
 
     # -- Tornado's hooks, in the order of their calls
 
@@ -194,10 +223,7 @@ class SessionHandler(ProblemHandler):
                 f"{self._summary()}: prepare() is to be reached once, before anything is awaited or yielded: "
                 "call `super().prepare()` first"
             )
-        exchange = self._exchange = exchange_of(self.request) or self._first_attempt()
-        self.outcome = exchange.outcome
-        if exchange.refusal is not None:
-            raise exchange.refusal
+        exchange = self._exchange = self._exchange or self._first_attempt()
         if exchange.attempt == 1 and self._comes_too_late:
             raise Unavailable("the service is shutting down", retry_after_s=5)
         self._unit = self._database.unit_of_work(
@@ -220,6 +246,12 @@ class SessionHandler(ProblemHandler):
             left_s = exchange.deadline_at - time.monotonic()
             self._timer = asyncio.get_running_loop().call_later(left_s, self._deadline_passed)
         return _Done()  # so that it can be awaited, or not
+
+    def _refuse(self) -> None:
+        """In the place of `prepare`, where the answer is an error that another handler has come to."""
+        refusal = self._exchanged().refusal
+        if refusal is not None:
+            raise refusal
 
     def flush(self, include_footers: bool = False) -> Any:
         """As Tornado's, for a handler that `streams`.
@@ -251,14 +283,14 @@ class SessionHandler(ProblemHandler):
     ) -> None:
         """Note what was raised, since it undoes the work; log it, unless nobody is to be told of it.
 
-        That is so where the request runs again for it, and where it was stopped: what a handler meets
-        whose session was taken away is no fault of its own.
+        That is so where the request runs again for it, or is answered again when its commit has ended, and
+        where it was stopped: what a handler meets whose session was taken away is no fault of its own.
         """
         self._fail(value)
         if (
             self._stopped is None
             and not isinstance(value, ResponseDropped)
-            and not (isinstance(meant(value), CONFLICTS) and self._may_run_again())
+            and not (isinstance(meant(value), CONFLICTS) and (self._commits or self._may_run_again()))
         ):
             super().log_exception(typ, value, tb)
 
@@ -285,8 +317,8 @@ class SessionHandler(ProblemHandler):
             self.data_received = _ignore  # type: ignore[method-assign]  # the answer is held, so the body goes on
         fault = None if self._response is None else self._response.fault
         keep = not self._failed and fault is None and self.get_status() < 400
-        self._note_conflict(fault or self._raised)
-        if not (self._sequel or self._early.is_under_way) and self._unit.settle_at_once(keep=keep):
+        if not (self._sequel or self._commits) and self._unit.settle_at_once(keep=keep):
+            self._note_conflict(fault or self._raised)
             self._conclude(fault)
         else:
             self._database.start(self._settle(keep, fault))
@@ -294,27 +326,36 @@ class SessionHandler(ProblemHandler):
     # -- the end of a request
 
     async def _settle(self, keep: bool, fault: Exception | None) -> None:
-        if self._early.is_under_way:
-            fault = await self._end_of_commit()
+        if self._commits:
+            fault = await self._end_of_commit() or fault
+        self._note_conflict(fault or self._raised)
         try:
-            last = self._sequel.last_work
+            last = None if self._early.begun else self._sequel.last_work
             await self._begun().settle(keep=keep, last=last, afterwards=self._due_afterwards)
         except Exception as error:  # noqa: BLE001
-            fault = error  # whatever kept the work from being kept is what the client is told
+            fault = fault or error  # whatever kept the work from being kept is what the client is told
         if self._again is not None:
             await asyncio.sleep(backoff_s(self._exchanged().attempt))
         self._conclude(fault)
         if self._settled_early or (keep and fault is None):
             await self._sequel.after_commit.call(self._summary())
 
-    async def _end_of_commit(self) -> Exception:
-        """How a `commit` ended whose caller was cancelled: the answer given meanwhile could not know."""
-        try:
-            await self._early.end()
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is what the client is told
+    async def _end_of_commit(self) -> Exception | None:
+        """Wait for a `commit` whose caller is gone. Returns what is told now in place of an error answer.
+
+        What the handler has raised meanwhile is answered again: it could not know how the commit ended.
+        """
+        error = await self._early.end()
+        if error is not None:
             return error
-        self.outcome = "applied"
-        return DeadlinePassed(_TOO_LATE) if self._stopped else Misuse(f"{self._summary()}: was cancelled")
+        if self._stopped is not None:
+            return DeadlinePassed(_TOO_LATE)
+        if not self._failed:
+            return None
+        raised = self._raised
+        if raised is None:  # send_error() with a status alone
+            return HTTPError(self.get_status())
+        return raised if isinstance(raised, Exception) else Misuse(f"{self._summary()}: was cancelled")
 
     def _note_conflict(self, error: BaseException | None) -> None:
         told = meant(error)  # a conflict in a task of a TaskGroup is one, too
@@ -330,7 +371,7 @@ class SessionHandler(ProblemHandler):
         """The unit is settled: let the response leave, or have another handler give another one."""
         exchange, response = self._exchanged(), self._response
         exchange.add(self._begun())
-        exchange.outcome = "unknown" if leaves_unknown(fault) else self.outcome
+        exchange.work = Outcome.UNKNOWN if leaves_unknown(fault) else self._work
         self._forget()
         if response is None or response.has_left:
             self._close()
@@ -368,6 +409,7 @@ class SessionHandler(ProblemHandler):
         self._database.start(self._settle_unanswered(fault))
 
     async def _settle_unanswered(self, fault: Exception) -> None:
+        await self._early.end()
         await self._begun().settle(keep=False, afterwards=self._due_afterwards)
         if self._client_gone:  # a streamed upload that was broken off
             self.set_status(status_of(ClientGone()), "Client Closed Request")
@@ -433,6 +475,11 @@ class SessionHandler(ProblemHandler):
         return self._unit is not None and self._early.done
 
     @property
+    def _commits(self) -> bool:
+        """Whether a `commit` is under way."""
+        return self._unit is not None and self._early.under_way
+
+    @property
     def _database(self) -> Database:
         self.require_setting("database", "sessions")
         database: Database = self.settings["database"]
@@ -458,7 +505,8 @@ class SessionHandler(ProblemHandler):
         exchange = self._exchanged()
         return (
             self._can_run_again
-            and not self._settled_early
+            and exchange.refusal is None
+            and not (self._commits or self._settled_early)
             and exchange.attempt < self._database.settings.run_again_max
             and (exchange.deadline_at is None or time.monotonic() < exchange.deadline_at)
         )

@@ -14,7 +14,7 @@ from tornado.httputil import (
 )
 from tornado.web import Application
 
-from db import AsyncUnitOfWork, Database
+from db import AsyncUnitOfWork, Database, Outcome
 from handlers.request_id import request_id_of
 
 log = logging.getLogger("onfinish.handlers")
@@ -35,7 +35,8 @@ class Exchange:
         self.connection: Any = request.connection  # HTTPConnection lacks what HTTP1Connection has
         self.attempt = 1
         self.refusal: Exception | None = None
-        self.outcome = "not_applied"
+        self.work = Outcome.OPEN
+        """What has become of the work of the attempt before."""
         self.began_at = time.monotonic()
         self.deadline_at = None if timeout_s is None else self.began_at + timeout_s
         self._db_s = 0.0
@@ -60,7 +61,7 @@ class Exchange:
         self._dispatch()
 
     def refuse(self, error: Exception) -> None:
-        """Have a fresh handler of the same class answer an error in its own way: its `prepare` raises it."""
+        """Have a fresh handler of the same class answer an error in its own way, in place of `prepare`."""
         self.refusal = error
         self._dispatch()
 

@@ -24,13 +24,15 @@ class ProblemHandler(RequestHandler):
     handler, and refuses a GET too for a malformed one, which nobody has asked for.
     """
 
-    outcome = "not_applied"
-    """What an error answer says of the request's work: ``not_applied``, ``applied`` or ``unknown``."""
-
     def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
         if not application.settings.get("forms", True):
             request._parse_body = _leave_unread  # type: ignore[method-assign]  # there is no public way
         super().__init__(application, request, **kwargs)
+
+    @property
+    def outcome(self) -> str:
+        """What an error answer says of the request's work: ``not_applied``, ``applied`` or ``unknown``."""
+        return "not_applied"
 
     @property
     def request_id(self) -> str:

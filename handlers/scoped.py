@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from sqlalchemy.orm import Session
 from tornado.routing import URLSpec
 
+from db import passes_on
 from db.scope import Scope
 from handlers.base import SessionHandler
 
@@ -39,13 +40,14 @@ class ScopedHandler(SessionHandler):
             self.scope.leave(self._entered)
         super().on_finish()
 
-    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    @passes_on
+    def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """As `SessionHandler.run`; a model function is called without the session, and looks for it."""
         session = self.session
         if args and args[0] is session:
             bound: Callable[..., R] = self.scope.bind(function, session)  # type: ignore[arg-type]
-            return await super().run(self.scope.carry(bound, session), *args[1:], **kwargs)
-        return await super().run(self.scope.carry(function, session), *args, **kwargs)
+            return super().run(self.scope.carry(bound, session), *args[1:], **kwargs)
+        return super().run(self.scope.carry(function, session), *args, **kwargs)
 
     def afterwards(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
         """As `SessionHandler.afterwards`; the scope is entered for the session of that unit of work."""

@@ -36,8 +36,19 @@ class AfterCommit:
                 result = call()
                 if isinstance(result, Awaitable):
                     await result
-            except Exception:
+            except (SystemExit, KeyboardInterrupt):  # as signal handlers raise them, which end the process
+                raise
+            except BaseException as error:
+                # A cancel of the running task goes on; one of what the function waited for does not.
+                if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                    raise
                 log.exception("%s: a function for after the commit failed; the work is kept", summary)
+
+
+def is_being_cancelled() -> bool:
+    """Whether the running task is: else a `CancelledError` comes from something that it has waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class Sequel:
@@ -78,30 +89,38 @@ class EarlyCommit:
     """A handler's own `commit`, before the end of its request. Lives as long as that handler."""
 
     def __init__(self) -> None:
-        self.done = False
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def is_under_way(self) -> bool:
-        """Whether it was begun, and whoever waited for it is gone."""
+    def begun(self) -> bool:
+        """Whether it was asked for, however it ended."""
         return self._task is not None
 
-    async def make(self, unit: AsyncUnitOfWork) -> None:
-        """Commit. Whoever cancels the caller does not cancel that.
+    @property
+    def under_way(self) -> bool:
+        """Whether it has begun and not ended: a caller that is cancelled does not cancel it."""
+        return self._task is not None and not self._task.done()
+
+    @property
+    def done(self) -> bool:
+        """Whether it has succeeded."""
+        task = self._task
+        return task is not None and task.done() and not task.cancelled() and task.exception() is None
+
+    async def make(self, unit: AsyncUnitOfWork, last: Work | None) -> None:
+        """Commit, or wait for the commit that is under way.
 
         Raises:
             DatabaseError: nothing was kept, or nobody knows.
         """
-        self._task = asyncio.get_running_loop().create_task(unit.settle(keep=True))
-        await self.end()
-
-    async def end(self) -> None:
-        """Wait until it is over. Raises as `make` does."""
         if self._task is None:
-            return
-        try:
-            await asyncio.shield(self._task)
-        except Exception:
-            self._task = None
-            raise
-        self._task, self.done = None, True
+            self._task = asyncio.get_running_loop().create_task(unit.settle(keep=True, last=last))
+        await asyncio.shield(self._task)
+
+    async def end(self) -> Exception | None:
+        """Wait until it is over, in the place of a caller that is gone. Returns what it has raised."""
+        if self._task is None:
+            return None
+        await asyncio.wait([self._task])
+        error = None if self._task.cancelled() else self._task.exception()
+        return error if isinstance(error, Exception) else None

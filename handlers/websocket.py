@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, ParamSpec, TypeVar
@@ -16,14 +16,14 @@ from tornado.escape import json_encode, utf8
 from tornado.iostream import IOStream
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
-from db import Database
+from db import Database, passes_on
 from db.errors import ClientGone, DeadlinePassed, Misuse, Unavailable
 from handlers.base import DEFAULT_TIMEOUT_S
 from handlers.conflicts import CONFLICTS, backoff_s
 from handlers.errors import Problem, body_of, leaves_unknown, log_error, meant, problem_of, status_of
 from handlers.message import Message, current_message
 from handlers.problem import ProblemHandler
-from handlers.sequel import AfterCommit
+from handlers.sequel import AfterCommit, is_being_cancelled
 
 log = logging.getLogger("onfinish.handlers")
 
@@ -88,14 +88,17 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
         """The message's own session, to be passed on to model functions. Sends SQL only inside of `run`."""
         return self._begun().unit.session
 
-    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    @passes_on
+    def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Call a plain function that works with the session, off the event loop.
+
+        To be awaited: a call that was made and has not begun when the message is done fails it.
 
         Raises:
             DatabaseError: see `AsyncUnitOfWork.run`. What is not caught is what the client is told.
             Exception: whatever the function raises.
         """
-        return await self._begun().unit.run(function, *args, **kwargs)
+        return self._begun().unit.run(function, *args, **kwargs)
 
     def after_commit(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call a function, plain or async, once the message's work is committed; never if it is undone.
@@ -223,6 +226,15 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
         except Exception as error:  # noqa: BLE001  # whatever it is, it is what the client is told
             message.release(keep=False)
             return unit.reason or meant(error)  # of one that was stopped, that is what is told
+        except (SystemExit, KeyboardInterrupt):  # as signal handlers raise them, which end the process
+            raise
+        except BaseException as error:
+            message.release(keep=False)
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                raise
+            escaped = Misuse(f"{summary}: handle_message() raised {type(error).__name__}")
+            escaped.__cause__ = error
+            return unit.reason or escaped
         finally:
             current_message.reset(token)
             self._message = None

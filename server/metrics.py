@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from tornado.web import RequestHandler
 
-from db import AsyncUnitOfWork, Outcome, UnitOfWork
+from db import AsyncUnitOfWork, UnitOfWork
 from db.observer import Observer
 from server.route_names import UNMATCHED, RouteNames
 from server.stacks import origin_here
@@ -227,8 +227,7 @@ class Metrics(Observer):
 
     def ended(self, unit: AsyncUnitOfWork | UnitOfWork) -> None:
         """See `Observer`."""
-        kept = unit.outcome is Outcome.KEPT
-        self._add(UNITS, unit.pool, "read" if kept and unit.read_only else unit.outcome.value)
+        self._add(UNITS, unit.pool, unit.outcome.value)
 
     def runs_again(self, reason: str) -> None:
         """See `Observer`."""
