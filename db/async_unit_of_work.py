@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import logging
 import sys
@@ -319,7 +320,8 @@ class AsyncUnitOfWork:
 
     def _close_not_begun(self) -> None:
         for coroutine, *_ in self._not_begun.values():
-            coroutine.close()
+            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                coroutine.close()
         self._not_begun.clear()
 
     async def _result(self, answer: asyncio.Future[Any], function: Callable[..., Any]) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +17,6 @@ from db import Database, Outcome, UnitOfWork
 from db.errors import (
     Conflict,
     DeadlinePassed,
-    Misuse,
     NotYours,
     OutsideRun,
     SessionSettled,
@@ -41,10 +39,6 @@ def unit_of(database: Database) -> MakeUnit:
         return UnitOfWork(lane.engine, database.dialect, label="POST Some", **options)
 
     return make
-
-
-def _interrupt(session: Session) -> None:
-    raise KeyboardInterrupt
 
 
 def parent(session: Session) -> None:
@@ -206,28 +200,6 @@ def test_all_sessions_may_not_be_closed_while_a_unit_is_open(unit_of: MakeUnit, 
     assert value(sql) == 1
 
 
-@pytest.mark.parametrize("end", [lambda session: sys.exit(3), _interrupt], ids=["exit", "interrupt"])
-@pytest.mark.parametrize("at", ["in a call", "before the commit"])
-def test_a_function_does_not_end_the_process(
-    unit_of: MakeUnit, sql: RawSql, end: Callable[[Session], object], at: str
-):
-    """On the event loop it would end everybody else's requests in the middle."""
-    create_counters(sql)
-    unit = unit_of()
-    unit.call(add, unit.session)
-
-    with pytest.raises(Misuse, match=r"^POST Some: .* raised (SystemExit|KeyboardInterrupt)"):
-        if at == "in a call":
-            unit.call(end, unit.session)
-        else:
-            unit.settle(keep=True, last=end)
-
-    if not unit.settled:
-        unit.settle(keep=False)
-    assert unit.outcome is Outcome.UNDONE
-    assert value(sql) == 0
-
-
 def test_rows_are_readable_after_the_commit_without_another_select(unit_of: MakeUnit):
     """expire_on_commit is off: the answer is built from rows, and rows end with the unit of work."""
     unit = unit_of()
@@ -365,7 +337,7 @@ def test_a_read_only_unit_commits_nothing_and_gives_its_connection_back(
 
     unit.settle(keep=True)
 
-    assert (unit.outcome, commits) == (Outcome.KEPT, [])
+    assert (unit.outcome, commits) == (Outcome.READ, [])
     assert checked_out(database) == 0
 
 

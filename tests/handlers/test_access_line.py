@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text as sql_text
-from tornado.web import RequestHandler
+from tornado.web import HTTPError, RequestHandler
 
 from db import Database
 from db.errors import RunAgain
@@ -90,6 +90,45 @@ async def test_the_log_function_is_given_the_real_status_once(
     assert [call[:3] for call in calls] == [(status, work, {})]
     assert calls[0][3] >= (0.3 if end == "sleep" else 0)
     assert notes() == (["written"] if work == "kept" else [])
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("end", ["200", "set 404", "raise 404", "raise 500", "set 404, with more to do"])
+async def test_the_access_line_and_the_observer_are_told_the_same(
+    end: str,
+    method: str,
+    mount: Mount,
+    database: Database,
+    notes: Notes,
+    expect_log: ExpectLog,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """It is decided in one place: what a unit of work has come to."""
+    counted: list[str] = []
+    monkeypatch.setattr(database.observer, "ended", lambda unit: counted.append(unit.outcome.value))
+
+    class Handler(SessionHandler):
+        async def get(self) -> None:
+            await self.run(list_texts, self.session)
+            if end.startswith("set 404"):
+                self.set_status(404)
+            if end.endswith("more to do"):
+                self.before_commit(list_texts)
+            if end.startswith("raise"):
+                raise HTTPError(int(end[-3:]), "on purpose")
+
+        post = get
+
+    client = mount(Handler)
+    with (
+        expect_log("onfinish.handlers", r"on purpose", required=end == "raise 500"),
+        expect_log("tornado.access", r"^\d+ ", level=logging.INFO) as lines,
+    ):
+        await client.request(method, "/", b"" if method == "POST" else None)
+
+    logged = lines[0].getMessage().split()[-2]
+    assert counted == [logged]
+    assert logged == (("read" if method == "GET" else "kept") if end == "200" else "undone")
 
 
 async def test_the_access_line(mount: Mount, expect_log: ExpectLog):

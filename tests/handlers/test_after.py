@@ -10,14 +10,16 @@ from sqlalchemy.orm import Session
 from tornado.web import HTTPError
 
 from conf import DatabaseSettings
-from db import Database
+from db import AsyncUnitOfWork, Database
 from db.errors import Conflict, RunAgain, SessionSettled
 from handlers import SessionHandler
+from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import all_back, lent
-from tests.handlers.notes import NOBODY, add_note, list_texts
+from tests.handlers.notes import NOBODY, add_note, list_texts, take_long
+from tests.handlers.waiting import until
 
 pytestmark = pytest.mark.gen_test
 
@@ -300,12 +302,97 @@ async def test_around_an_early_commit_functions_are_called_too(
     assert calls == ["before", "committed", "after"]
 
 
+@pytest.mark.parametrize("early", [True, False])
+async def test_a_function_whose_own_wait_was_cancelled_keeps_the_others_from_nothing(
+    early: bool, mount: Mount, notes: Notes, expect_log: ExpectLog
+):
+    """Something that it awaited was cancelled, and not the request: logged, and the next one is called."""
+    calls: list[str] = []
+
+    async def wait_for_what_is_cancelled() -> None:
+        waiting = asyncio.ensure_future(asyncio.sleep(5))
+        asyncio.get_running_loop().call_soon(waiting.cancel)
+        await waiting
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            self.after_commit(wait_for_what_is_cancelled)
+            self.after_commit(calls.append, "the next one")
+            await self.run(add_note, self.session, text="written")
+            if early:
+                await self.commit()
+
+    client = mount(Handler)
+    with expect_log("onfinish.handlers", r"a function for after the commit failed; the work is kept"):
+        answer = await client.post("/")
+        await until(lambda: calls)
+
+    assert answer.code == 200
+    assert calls == ["the next one"]
+
+
 # -- afterwards()
 
 
 def add_audit(session: Session, *, text: str) -> None:
     """The row that must survive a rollback."""
     add_note(session, text=text)
+
+
+@pytest.mark.every_driver
+@pytest.mark.parametrize(("status", "kept"), [(201, True), (404, False)])
+async def test_what_hangs_afterwards_is_cancelled_and_the_request_is_told_as_it_ended(
+    status: int,
+    kept: bool,
+    mount: Mount,
+    database: Database,
+    notes: Notes,
+    sql: RawSql,
+    backend: str,
+    expect_log: ExpectLog,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """At the deadline its statement ends in the database; the work before it is what the answer tells of.
+
+    The access line says the same, and so does what the observer counts.
+    """
+    monkeypatch.setattr("db.async_unit_of_work.FOLLOW_UP_S", 0.2)
+    outcomes: list[tuple[str, str]] = []
+    ended = database.observer.ended
+
+    def note(unit: AsyncUnitOfWork) -> None:
+        outcomes.append((unit.label, unit.outcome.value))
+        ended(unit)
+
+    monkeypatch.setattr(database.observer, "ended", note)
+
+    class Handler(SessionHandler):
+        timeout_s = 1.0
+
+        async def post(self) -> None:
+            self.afterwards(take_long)
+            self.afterwards(add_audit, text="has had no time left")
+            await self.run(add_note, self.session, text="written")
+            self.set_status(status)
+
+    client = mount(Handler)
+    word = "kept" if kept else "undone"
+    began = own_time()
+    with (
+        expect_log("onfinish.db", r"POST Handler afterwards: failed"),
+        expect_log("onfinish.db", r"thrown away|cut", required=False),
+        expect_log("tornado.access", rf"^{status} POST / .* {word} ", level=logging.INFO),
+    ):
+        answer = await client.post("/")
+        assert await all_back(database) == {}
+
+    assert answer.code == status
+    assert own_time() - began < 5
+    assert notes() == (["written"] if kept else [])
+    assert outcomes == [("POST Handler afterwards", "undone")] * 2 + [("POST Handler", word)]
+    if backend == "postgresql":
+        sleeping = "state = 'active' AND pid <> pg_backend_pid() AND query LIKE '%pg_sleep(60)%'"
+        assert sql(f"SELECT count(*) AS n FROM pg_stat_activity WHERE {sleeping}") == [{"n": 0}]
 
 
 @pytest.mark.parametrize(("end", "kept"), [("kept", True), ("raises", False), ("commit fails", False)])

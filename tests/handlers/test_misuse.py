@@ -336,12 +336,12 @@ async def hold_all_writers(database: Database, taken: asyncio.Event, hold: async
     await asyncio.gather(*(hold_one() for _ in range(database.writer.places.size)))
 
 
-async def test_a_run_that_is_left_behind_in_the_queue_takes_no_place(
-    mount: Mount, database: Database, notes: Notes
+async def test_a_run_that_is_left_behind_in_the_queue_takes_no_place_and_fails_the_request(
+    mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
-    """A task that nobody awaited stands in the queue for a place when its request ends: it must not get one.
+    """A task that was not awaited waits for a place when its request ends: it must not get one.
 
-    Nobody would ever give it back.
+    It would never be given back. Nothing of it has run, so no success is told.
     """
     taken, hold = asyncio.Event(), asyncio.Event()
     left_behind: list[asyncio.Future[int]] = []
@@ -353,14 +353,62 @@ async def test_a_run_that_is_left_behind_in_the_queue_takes_no_place(
     client = mount(handler_of(body))
     holders = asyncio.ensure_future(hold_all_writers(database, taken, hold))
     await taken.wait()
-    answer = await client.post("/", request_timeout=5)
+    with (
+        expect_log("onfinish.handlers", r"`run\(add_note, …\)` in .*misuse.py, line \d+, was not awaited"),
+        expect_log("tornado.access", r"^500 POST / .* undone "),
+    ):
+        answer = await client.post("/", request_timeout=5)
     hold.set()
     await holders
     with pytest.raises(SessionSettled, match="POST Handler"):
         await left_behind[0]
 
-    assert answer.code == 200
+    assert (answer.code, answer.json()["outcome"]) == (500, "not_applied")
     assert await all_back(database, within_s=0.5) == {}
+    assert notes() == []
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_run_that_is_not_awaited_fails_the_request_and_names_the_line(
+    first: bool, method: str, mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    """The forgotten ``await``: nothing of it has run, so a 201 would be a lie."""
+
+    async def body(handler: SessionHandler) -> None:
+        if not first:
+            await handler.run(list_texts, handler.session)
+        handler.run(add_note, handler.session, text="forgotten")  # type: ignore[unused-coroutine]
+        handler.set_status(201)
+
+    line = body.__code__.co_firstlineno + 3
+    client = mount(handler_of(body))
+    told = rf"{method} Handler: `run\(add_note, …\)` in .*test_misuse.py, line {line}, was not awaited"
+    with (
+        expect_log("onfinish.handlers", told),
+        expect_log("tornado.access", rf"^500 {method} / .* undone "),
+    ):
+        answer = await client.request(method, "/", b"" if method == "POST" else None)
+
+    assert (answer.code, answer.json()["outcome"]) == (500, "not_applied")
+    assert "add_note" not in answer.body.decode()
+    assert lent(database) == {}
+    assert notes() == []
+
+
+async def test_a_run_that_is_not_awaited_fails_an_early_commit(
+    mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    async def body(handler: SessionHandler) -> None:
+        await handler.run(add_note, handler.session, text="written")
+        handler.run(add_note, handler.session, text="forgotten")  # type: ignore[unused-coroutine]
+        await handler.commit()
+
+    client = mount(handler_of(body))
+    with expect_log("onfinish.handlers", r"was not awaited"), expect_log("tornado.access", r"^500 "):
+        answer = await client.post("/")
+
+    assert (answer.code, answer.json()["outcome"]) == (500, "not_applied")
     assert notes() == []
 
 

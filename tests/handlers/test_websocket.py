@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from tornado.web import Application
 from tornado.websocket import WebSocketClientConnection, WebSocketHandler, websocket_connect
 
@@ -91,6 +91,44 @@ async def test_each_message_is_a_transaction_and_its_reply_follows_its_commit(po
         for word in ("one", "two", "three"):
             assert await ask(socket, word) == {"done": word}
             assert word in words()
+
+
+@pytest.mark.every_driver
+@pytest.mark.parametrize("where", ["in run", "in the handler", "before the commit", "a cancelled wait"])
+async def test_what_is_raised_that_is_no_exception_is_answered_and_the_socket_stays(
+    where: str, port_of, words, expect_log
+):
+    """As PyO3 raises it where Rust code panics. A wait of its own that was cancelled is a fault like that."""
+
+    class Panic(BaseException):
+        pass
+
+    def panic(*args: object) -> None:
+        raise Panic
+
+    class Panicking(Handler):
+        async def handle_message(self, message: str | bytes) -> None:
+            await super().handle_message(message)
+            if message != "panic":
+                return
+            if where == "in run":
+                await self.run(panic)
+            elif where == "before the commit":
+                event.listen(self.session, "before_commit", panic)
+            elif where == "in the handler":
+                panic()
+            else:
+                waiting = asyncio.ensure_future(asyncio.sleep(5))
+                asyncio.get_running_loop().call_soon(waiting.cancel)
+                await waiting
+
+    async with connected(port_of(Panicking)) as socket:
+        with expect_log("onfinish.handlers", r"raised (Panic|CancelledError)"):
+            problem = await ask(socket, "panic")
+
+        assert (problem["status"], problem["outcome"]) == (500, "not_applied")
+        assert await ask(socket, "one") == {"done": "one"}
+    assert words() == ["one"]
 
 
 async def test_a_refusal_undoes_its_message_alone_and_the_socket_stays(port_of, words):
