@@ -222,7 +222,7 @@ async def test_a_peer_that_accepts_and_says_nothing_is_given_up(
 async def test_however_many_stop_at_once_on_a_dead_link_each_ends_in_time(
     database_url: str, proxy: Proxy, sql: RawSql, expect_log: ExpectLog
 ):
-    """A cancel waits for a server that says nothing, and few can wait at once: the others are cut without one."""
+    """A cancel waits for a server that says nothing, few at a time: the others are cut without one."""
     create_counters(sql)
     many = 48
     url = make_url(database_url).set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
