@@ -429,7 +429,8 @@ class AsyncUnitOfWork:
             give_up_at = max(self.deadline_at, time.monotonic() + FOLLOW_UP_S)
         for function in functions:
             unit = self._database.unit_of_work(label=f"{self.label} afterwards", deadline_at=give_up_at)
-            if self._seat.taken and self._hop is None and self._lane is self._database.writer:
+            is_whole = self._hop is None and self._unit.settled and not self._abandoned
+            if self._seat.taken and is_whole and self._lane is self._database.writer:
                 unit._seat, unit._seat_is_lent = self._seat, True
             else:
                 self._end()  # a reader's place is of no use to a write, and is not kept while it waits
@@ -445,12 +446,18 @@ class AsyncUnitOfWork:
         first, self._ended = not self._ended, True
         if self.reason is not None:  # it holds the frames that it came through, and with them a cursor
             self.reason.__traceback__ = self.reason.__cause__ = self.reason.__context__ = None
-        if self._hop is None:
+        if self._abandoned:
+            pass
+        elif self._hop is None and (self._unit.settled or not self.has_connection):
+            if not self._unit.settled:  # no thread began its end, which sends nothing
+                self._unit.settle(keep=False)
             if not self._seat_is_lent:
                 self._seat.leave()
-        elif not self._abandoned:  # given up on: its owner may go on meanwhile
+        else:  # given up on, or not begun by any thread: its owner may go on meanwhile
             self._abandoned = self._unit.abandoned = True
             self._seat.let_go()
+            if self._hop is None:
+                self._lane.hops.detach(self._clean_up)
         if first:
             self._database.ended(self)
             if self._not_begun:  # a task that was made for one takes its first step, and is told, before this

@@ -7,7 +7,6 @@ import contextlib
 import time
 import weakref
 from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
@@ -23,11 +22,13 @@ from db.lane import Lane
 from db.observer import Observer
 from db.places import Places
 from db.pool import observe_pool
+from db.threads import Threads
 from db.unit_of_work import UnitOfWork
 from db.witness import Witness
 
 _STOPPERS = 4
-"""Threads that cancel statements, each within a second: four stop a full pool of ten in three."""
+"""Threads that cancel statements, each within half a second. A unit whose turn does not come in that time is
+stopped by a cut of its link, which needs no thread."""
 
 
 class Database:
@@ -46,7 +47,7 @@ class Database:
     def __init__(self, settings: DatabaseSettings, observer: Observer | None = None) -> None:
         self.settings = settings
         self.observer = observer or Observer()
-        self._stoppers = ThreadPoolExecutor(_STOPPERS, thread_name_prefix="onfinish-stopper")
+        self._stoppers = Threads(_STOPPERS, name="onfinish-stopper")
         self.writer = self._lane("writer", settings, dialect_for(make_url(settings), settings.pooler))
         self.dialect = dialect = self.writer.dialect
         if dialect.shares_one_connection:
@@ -179,7 +180,7 @@ class Database:
         """Close all connections and end the threads, from a script that has no event loop."""
         for lane in {self.writer, self.reader}:
             lane.close()
-        self._stoppers.shutdown(wait=not self.units)
+        self._stoppers.close(wait=not self.units)
         if self.witness is not None:
             self.witness.close()
 
@@ -291,5 +292,4 @@ class Database:
         if dialect.is_async:
             return GreenletHops()
         # As many threads as places: a unit of work that has a place runs at once.
-        threads = ThreadPoolExecutor(places.size, thread_name_prefix=f"onfinish-{places.name}")
-        return ThreadHops(threads, self._stoppers)
+        return ThreadHops(Threads(places.size, name=f"onfinish-{places.name}"), self._stoppers)

@@ -86,7 +86,7 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dial
             "poolclass": RestingAsyncPool if dialect.is_async else RestingPool,
             "pool_size": size,
             "max_overflow": overflow,
-            # Never waited for: a unit of work has a place before it asks for a connection.
+            # For a function that opens a connection beside its session's, which has a place before it asks.
             "pool_timeout": settings.pool_timeout_s,
             "pool_recycle": settings.pool_recycle_s,
             "pool_use_lifo": settings.pool_use_lifo,

@@ -11,11 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.util.concurrency import await_, greenlet_spawn
 
+from db.errors import DeadlinePassed, Unavailable
+from db.threads import Threads
 from db.watch import Watch
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ INTERRUPT_EVERY_S = 0.2
 
 SEVER_AFTER_S = 0.5
 """How long a cancelled statement, or a COMMIT at the deadline, may still take before its link is cut."""
+
+SEVER_EVERY_S = 0.05
+"""How soon it is tried again where that link could not be cut, since a cancel was on its way."""
 
 GIVE_UP_AFTER_S = 1.0
 """How long the work may take to notice that; then the answer no longer waits for it."""
@@ -64,16 +68,22 @@ class Hop:
         return self.is_over
 
     async def end(self, watch: Watch) -> bool:
-        """End the work by stronger and stronger means. Returns whether it is over."""
+        """End the work by stronger and stronger means, in a limited time. Returns whether it is over."""
+        if self._withdraw():
+            self._arrive(None, watch.reason or DeadlinePassed())
+            return True
         cut_at = self.loop.time() + SEVER_AFTER_S
-        while not self.is_over and self.loop.time() < cut_at:
-            heard = await self._interrupt(watch)
+        while not self.is_over and (left_s := cut_at - self.loop.time()) > 0:
+            heard = await self._interrupt(watch, left_s)
             if await self.over(INTERRUPT_EVERY_S) or not heard:
                 break
+        give_up_at = self.loop.time() + GIVE_UP_AFTER_S
         if not self.is_over:
             log.warning("%s: the database did not end it in time; its connection is cut", watch.label)
-            await self._sever(watch)
-        if not await self.over(GIVE_UP_AFTER_S):
+            while not self._sever(watch) and self.loop.time() < give_up_at:
+                if await self.over(SEVER_EVERY_S):
+                    break
+        if not await self.over(max(0.0, give_up_at - self.loop.time())):
             log.error("%s: its work hangs, and keeps its place until it ends", watch.label)
         return self.is_over
 
@@ -84,11 +94,19 @@ class Hop:
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
 
-    async def _interrupt(self, watch: Watch) -> bool:
-        """Have the database cancel the statement that runs, see `Watch.interrupt`."""
+    def _withdraw(self) -> bool:
+        """Take back work that has not begun. Returns whether it was so: then it never begins."""
+        return False
+
+    async def _interrupt(self, watch: Watch, timeout_s: float) -> bool:
+        """Have the database cancel the statement that runs, see `Watch.interrupt`.
+
+        Returns:
+            Whether the database has heard of it in that time.
+        """
         raise NotImplementedError
 
-    async def _sever(self, watch: Watch) -> None:
+    def _sever(self, watch: Watch) -> bool:
         """Break the connection under the work, see `Watch.sever`."""
         raise NotImplementedError
 
@@ -112,7 +130,11 @@ class Hops:
     """Where a lane's work is done. Lives as long as its lane, which closes it."""
 
     def start(self, work: Work, ended: Callable[[Hop], None]) -> Hop:
-        """Start a hop, from the event loop."""
+        """Start a hop, from the event loop.
+
+        Raises:
+            Unavailable: there is no thread for it; it is not done.
+        """
         raise NotImplementedError
 
     def detach(self, work: Work) -> None:
@@ -132,10 +154,10 @@ class ThreadHops(Hops):
 
     Args:
         threads: as many as there are places, so that one is free.
-        stoppers: where statements are cancelled, which may take a second.
+        stoppers: where statements are cancelled, which may take half a second each.
     """
 
-    def __init__(self, threads: Executor, stoppers: Executor) -> None:
+    def __init__(self, threads: Threads, stoppers: Threads) -> None:
         self.threads = threads
         self._stoppers = stoppers
 
@@ -143,10 +165,13 @@ class ThreadHops(Hops):
         return ThreadHop(self.threads, self._stoppers, work, ended)
 
     def detach(self, work: Work) -> None:
-        threading.Thread(target=work, daemon=True).start()
+        try:
+            self.threads.submit(work)
+        except Unavailable:  # they are closed
+            threading.Thread(target=work, daemon=True).start()
 
     def close(self, *, wait: bool) -> None:
-        self.threads.shutdown(wait=wait, cancel_futures=True)
+        self.threads.close(wait=wait)
 
 
 class GreenletHops(Hops):
@@ -179,27 +204,47 @@ class GreenletHops(Hops):
 class ThreadHop(Hop):
     """A hop to a thread, which cannot be stopped: it ends when its driver lets it go on."""
 
-    def __init__(
-        self, threads: Executor, stoppers: Executor, work: Work, ended: Callable[[Hop], None]
-    ) -> None:
+    def __init__(self, threads: Threads, stoppers: Threads, work: Work, ended: Callable[[Hop], None]) -> None:
         super().__init__(ended)
-        self._work = work
+        self._threads = threads
         self._stoppers = stoppers
-        threads.submit(contextvars.copy_context().run, self._run)
+        self._work = work
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._context = contextvars.copy_context()
+        threads.submit(self._begin)
 
-    async def _interrupt(self, watch: Watch) -> bool:
-        heard = await self.loop.run_in_executor(self._stoppers, watch.interrupt)
-        return heard is not False
+    def _withdraw(self) -> bool:
+        return self._threads.withdraw(self._begin)
 
-    async def _sever(self, watch: Watch) -> None:
-        await self.loop.run_in_executor(self._stoppers, watch.sever)
+    async def _interrupt(self, watch: Watch, timeout_s: float) -> bool:
+        try:
+            stop = ThreadHop(self._stoppers, self._stoppers, watch.interrupt, _ignore)
+        except Unavailable:
+            return False
+        await asyncio.wait([stop.answer], timeout=timeout_s)
+        if not stop.answer.done():
+            stop._withdraw()
+            stop.answer.cancel()
+            return False
+        return stop.answer.result() is not False
+
+    def _sever(self, watch: Watch) -> bool:
+        return watch.sever()
+
+    def _begin(self) -> Callable[[], None]:
+        self._context.run(self._run)
+        return self._report
 
     def _run(self) -> None:
-        result, error = None, None
         try:
-            result = self._work()
+            self._result = self._work()
         except BaseException as raised:  # noqa: BLE001  # it belongs to whoever waits
-            error = raised
+            self._error = raised
+
+    def _report(self) -> None:
+        result, error = self._result, self._error
+        self._result = self._error = None  # an error holds the frames that it came through, and they this hop
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
             self.loop.call_soon_threadsafe(self._arrive, result, error)
 
@@ -215,17 +260,18 @@ class GreenletHop(Hop):
         self._begun = self._cancelled = False
         self._task = self.loop.create_task(self._run(workers, work))
 
-    async def _interrupt(self, watch: Watch) -> bool:
+    async def _interrupt(self, watch: Watch, timeout_s: float) -> bool:
         heard = watch.interrupt()
         if heard is None:  # the driver cancels a statement whose task is cancelled
             self._cancel()
             return True
         return heard if isinstance(heard, bool) else await heard
 
-    async def _sever(self, watch: Watch) -> None:
-        watch.sever()
+    def _sever(self, watch: Watch) -> bool:
+        severed = watch.sever()
         if not watch.committing:  # how a COMMIT ended is found out behind it
             self._cancel()
+        return severed
 
     def _cancel(self) -> None:
         if self._begun:
@@ -247,6 +293,10 @@ class GreenletHop(Hop):
         self._arrive(result, error)
 
 
+def _ignore(hop: Hop) -> None:
+    """Nothing follows from its end."""
+
+
 def pause(seconds: float) -> None:
     """Wait, inside of a hop or in a thread of one's own: on the loop's thread without stopping the loop."""
     if _in_greenlet():
@@ -256,11 +306,19 @@ def pause(seconds: float) -> None:
 
 
 def off_loop(function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
-    """Call a function that blocks, inside of a hop or in a thread of one's own: never on the loop."""
+    """Call a function that blocks, inside of a hop or in a thread of one's own: never on the loop.
+
+    Raises:
+        Unavailable: there is no thread for it. It may be called later all the same.
+    """
     if not _in_greenlet():
         return function(*args, **kwargs)
     loop = asyncio.get_running_loop()
-    return await_(loop.run_in_executor(None, functools.partial(function, *args, **kwargs)))
+    try:
+        result = loop.run_in_executor(None, functools.partial(function, *args, **kwargs))
+    except RuntimeError as error:
+        raise Unavailable("the server could start no thread for this") from error
+    return await_(result)
 
 
 def _in_greenlet() -> bool:

@@ -7,11 +7,12 @@ import time
 from typing import Any
 
 from sqlalchemy import Engine, event
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DisconnectionError, TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from conf import DatabaseSettings
 from db.dialects import Dialect
+from db.errors import NoPlace
 from db.observer import Observer
 from db.watch import watch_at_work
 
@@ -50,11 +51,24 @@ class RestingPool(QueuePool):
             self._dec_overflow()
         return len(closing)
 
+    def _do_get(self) -> ConnectionPoolEntry:
+        # A unit of work has a place before it asks, and finds one: unless a function took one beside its own.
+        try:
+            return super()._do_get()
+        except PoolTimeout:
+            size = self.size() + self._max_overflow
+            raise NoPlace(
+                f"all {size} connections are in use, by sessions, or by functions that open one beside theirs"
+            ) from None
+
 
 class RestingAsyncPool(RestingPool):
-    """The same, for an asyncio driver. It need not wait on the loop: who has a place finds a connection."""
+    """The same, for an asyncio driver. It never waits, which would stop the loop."""
 
     _is_asyncio = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **(kwargs | {"timeout": 0}))
 
 
 def ask_after_rest(engine: Engine, settings: DatabaseSettings, dialect: Dialect) -> None:

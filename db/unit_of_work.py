@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import inspect
 import logging
@@ -26,6 +27,7 @@ from db.errors import (
     OutcomeUnknown,
     ReadOnlyViolation,
     SessionSettled,
+    Unavailable,
 )
 from db.hop import off_loop
 from db.watch import OPTION, Watch
@@ -265,9 +267,10 @@ class UnitOfWork:
         """Ask what became of a COMMIT that was sent and not answered."""
         committed = None
         if self._witness is not None and self._testimony is not None:
-            committed = off_loop(
-                self._witness.was_committed, self._testimony, deadline_at=self.watch.deadline_at
-            )
+            with contextlib.suppress(Unavailable):  # no thread is to be had: nobody is asked
+                committed = off_loop(
+                    self._witness.was_committed, self._testimony, deadline_at=self.watch.deadline_at
+                )
         if committed is None:
             raise doubt
         log.warning(

@@ -96,9 +96,10 @@ class Watch:
 
     def mark(self, reason: Cancelled) -> None:
         """From now on no statement starts, and no COMMIT is sent. The first reason stays."""
-        with self._lock:
-            if self.reason is None:
-                self.reason = reason
+        if self.reason is None:  # else a cancel may be on its way, which has the lock while it lasts
+            with self._lock:
+                if self.reason is None:
+                    self.reason = reason
 
     def enter(self) -> None:
         """The calling thread or greenlet may send statements until `leave`."""
@@ -220,12 +221,21 @@ class Watch:
             self.interrupted = True
             return self._dialect.interrupt(self._connection)
 
-    def sever(self) -> None:
-        """Shut the connection's socket down, which wakes whoever waits for its answer."""
-        with self._lock:
+    def sever(self) -> bool:
+        """Shut the connection's socket down, which wakes the work that waits for its answer. Does not wait.
+
+        Returns:
+            Whether that is done, or needless; False where a cancel of the same connection is on its way.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
             if self._connection is not None and self._worker is not None:
                 self.interrupted = True
                 self._dialect.sever(self._connection)
+        finally:
+            self._lock.release()
+        return True
 
 
 def watch_of(connection: Connection) -> Watch | None:

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,8 +43,7 @@ def test_there_are_as_many_places_as_connections(database_url: str):
         assert (database.writer.places.size, database.reader.places.size) == (writers, 4)
         for lane in (database.writer, database.reader):
             assert isinstance(lane.hops, ThreadHops)
-            assert isinstance(lane.hops.threads, ThreadPoolExecutor)
-            assert lane.hops.threads._max_workers == lane.places.size
+            assert lane.hops.threads.size == lane.places.size
     finally:
         database.dispose()
 

@@ -219,6 +219,47 @@ async def test_a_peer_that_accepts_and_says_nothing_is_given_up(
     await whole_again(database, sql)
 
 
+async def test_however_many_stop_at_once_on_a_dead_link_each_ends_in_time(
+    database_url: str, proxy: Proxy, sql: RawSql, expect_log: ExpectLog
+):
+    """A cancel waits for a server that says nothing, few at a time: the others are cut without one."""
+    create_counters(sql)
+    many = 48
+    url = make_url(database_url).set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+    database = Database(DatabaseSettings(url=url, pool_size=many, pool_ping_after_s=60))
+    frozen = asyncio.Event()
+    ready = asyncio.Semaphore(0)
+
+    async def one() -> float:
+        unit = database.unit_of_work(label="POST Some", read_only=True)
+        await unit.run(read, unit.session)
+        ready.release()
+        await frozen.wait()
+        running = asyncio.ensure_future(unit.run(read, unit.session))
+        await asyncio.sleep(DEADLINE_S)
+        began = own_time()
+        unit.cancel(DeadlinePassed())
+        with pytest.raises(DeadlinePassed):
+            await running
+        took_s = own_time() - began
+        await unit.settle(keep=False)
+        return took_s
+
+    async with Heart() as heart:
+        stopping = [asyncio.create_task(one()) for _ in range(many)]
+        for _ in range(many):
+            await ready.acquire()
+        proxy.freeze()
+        frozen.set()
+        with expect_log("onfinish.db", CUT):
+            took_s = await asyncio.gather(*stopping)
+    proxy.thaw()
+    await database.close()
+
+    assert max(took_s) < SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
+    assert max(heart.longest_s.values()) < 0.4
+
+
 async def test_a_peer_that_says_nothing_is_unreachable_when_there_is_time_to_find_out(
     database: Database, proxy: Proxy, sql: RawSql
 ):
