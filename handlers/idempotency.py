@@ -242,8 +242,8 @@ def _refuse_late_checks(cls: type[IdempotentHandler]) -> None:
     """Refuse a class whose decorator of ``post`` could check only behind a replay.
 
     A plain decorator checks while it is called, and the ``async def`` below it begins later, with ``await``:
-    the key is taken between the two. What Tornado's own `authenticated` checks is the principal. A decorator
-    without ``__wrapped__`` is not seen.
+    the key is taken between the two. What Tornado's own `authenticated` checks is the default principal. A
+    decorator without ``__wrapped__`` is not seen.
 
     Raises:
         TypeError: names the class, and the way out.
@@ -257,8 +257,10 @@ def _refuse_late_checks(cls: type[IdempotentHandler]) -> None:
             break  # Tornado's `gen.coroutine`
         decorators.append(method)
         method = below
-    in_time = inspect.iscoroutinefunction(method) and not any(map(inspect.iscoroutinefunction, decorators))
-    if not in_time and any(getattr(each, "__code__", None) is not _AUTHENTICATED for each in decorators):
+    if inspect.iscoroutinefunction(method) and not any(map(inspect.iscoroutinefunction, decorators)):
+        return
+    by_principal = cls.idempotency_principal is IdempotentHandler.idempotency_principal
+    if any(getattr(each, "__code__", None) is not _AUTHENTICATED or not by_principal for each in decorators):
         raise TypeError(
             f"{cls.__module__}.{cls.__qualname__}.post has a decorator whose check would come behind the "
             f"replay of an {HEADER}: check in `prepare`, or write `async def post`, and the decorator as a "
