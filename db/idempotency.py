@@ -70,7 +70,7 @@ class Key(NamedTuple):
         """The key for any path: of one that is too long for its column the end is told by its hash.
 
         Args:
-            principal: who is calling; "" where callers are not told apart.
+            principal: the caller, as text; "" where callers are not told apart.
         """
         if principal:
             # A column of its own would have to be part of the primary key, which is as long as InnoDB allows.

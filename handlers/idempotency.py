@@ -71,7 +71,7 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
         _refuse_late_checks(cls)
 
     def idempotency_principal(self) -> str:
-        """Who is calling: a key is one caller's own. Callers with the same text share their answers.
+        """The caller that a key belongs to, as text. Callers with the same text share their answers.
 
         By default `current_user`: "" where there is none, a mapped object by its primary key, what JSON has
         by its value. Override it where a user is another kind of object or has fields that change, or where
@@ -90,7 +90,7 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
         if text is None:
             raise Misuse(
                 f"{type(self).__name__}: current_user is a {type(user).__name__}, which has no text that is "
-                "the same in every process: override `idempotency_principal()`, which returns who is calling"
+                "the same in every process: override `idempotency_principal()`, which returns the caller as text"
             )
         return f"{type(user).__name__} {text}"
 
@@ -141,7 +141,7 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
 
     async def _run_in_turn(self, run: Callable[..., Awaitable[Any]], /, *args: Any, **kwargs: Any) -> Any:
         """As `run`, for what comes before the method: the turn first, since `run` takes a place."""
-        # Who is calling may be what this is to find out, so here the credentials stand for the caller.
+        # The caller may be what this call is to look up, so here the credentials stand for it.
         headers = self.request.headers
         await self._take_turn((headers.get("Authorization"), headers.get("Cookie")))
         return await run(*args, **kwargs)
