@@ -90,7 +90,7 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
         if text is None:
             raise Misuse(
                 f"{type(self).__name__}: current_user is a {type(user).__name__}, which has no text that is "
-                "the same in every process: override `idempotency_principal()`, which returns the caller as text"
+                "the same in every process: override `idempotency_principal()`, which returns the caller's"
             )
         return f"{type(user).__name__} {text}"
 
