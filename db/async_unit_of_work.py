@@ -115,6 +115,7 @@ class AsyncUnitOfWork:
         self._settling = False
         self._abandoned = self._ended = False
         self._settled: asyncio.Future[None] | None = None
+        self._callbacks: tuple[Callable[[], object], ...] = ()
         database.opened(self)
 
     @property
@@ -252,6 +253,13 @@ class AsyncUnitOfWork:
         self._unit.settle_at_once(keep=keep and self.reason is None)
         self._end()
         return True
+
+    def add_done_callback(self, callback: Callable[[], object]) -> None:
+        """Call a function, on the event loop, when the unit has ended; at once where it has ended already."""
+        if self._ended:
+            callback()
+        else:
+            self._callbacks += (callback,)
 
     def cancel(self, reason: Cancelled) -> None:
         """Stop the unit: nothing more of it starts, its running statement is cancelled, nothing is kept.
@@ -462,6 +470,8 @@ class AsyncUnitOfWork:
             self._database.ended(self)
             if self._not_begun:  # a task that was made for one takes its first step, and is told, before this
                 asyncio.get_running_loop().call_soon(self._close_not_begun)
+            for callback in self._callbacks:
+                callback()
         if self._settled is not None and not self._settled.done():
             self._settled.set_result(None)
 

@@ -30,8 +30,11 @@ NAMING_CONVENTION = {
 refusals: dict[str, str] = {}
 """What a constraint's refusal means, as a sentence for a client.
 
-Filled beside each table. Keys are constraint names and, for SQLite, which names the columns of a
-unique constraint instead, ``table.column``. Neither holds anybody's data.
+Filled beside each table. Keys are constraint names; ``NOT NULL table.column``; and, for SQLite, which names
+the columns of a unique constraint instead, ``table.column``. None holds any data.
+
+A unique, exclusion or foreign key constraint without a sentence is a conflict in general words. A NOT NULL or
+a CHECK without one is a fault of the program (`ConstraintFailed`): no client can do anything about it.
 """
 
 

@@ -23,6 +23,7 @@ from db.observer import Observer
 from db.places import Places
 from db.pool import observe_pool
 from db.threads import Threads
+from db.turns import Turns
 from db.unit_of_work import UnitOfWork
 from db.witness import Witness
 
@@ -70,6 +71,7 @@ class Database:
         with_witness = self.dialect.has_witness and settings.commit_witness
         self.witness = Witness(settings) if with_witness else None
         self.units: weakref.WeakSet[AsyncUnitOfWork] = weakref.WeakSet()
+        self.turns = Turns()
         self._scopes: set[UnitOfWork] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()

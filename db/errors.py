@@ -24,6 +24,7 @@
     │   └── TransactionLost
     ├── SchemaError             the schema is not where it would have to be
     └── StatementFailed         the database refused a statement for a reason that is no client's
+        └── ConstraintFailed    a NOT NULL or a CHECK, for which no sentence is written
 
 Driver errors are turned into these where the driver is called (`db.dialects`), told apart by
 SQLSTATE or SQLite's result code, never by message text. No message here holds SQL, parameters or
@@ -63,11 +64,13 @@ class Conflict(Refused):
     Args:
         message: a sentence for the client.
         constraint: the constraint that refused it, where the database named one.
+        table: the table of that constraint, where it is known.
     """
 
-    def __init__(self, message: str, *, constraint: str | None = None) -> None:
+    def __init__(self, message: str, *, constraint: str | None = None, table: str | None = None) -> None:
         super().__init__(message)
         self.constraint = constraint
+        self.table = table
 
 
 class Invalid(Refused):
@@ -225,6 +228,29 @@ class StatementFailed(DatabaseError):
     def __init__(self, code: str) -> None:
         super().__init__(f"the database refused a statement ({code})")
         self.code = code
+
+
+class ConstraintFailed(StatementFailed):
+    """A NOT NULL or a CHECK refused a row, and no sentence is written for it: the program let a value pass.
+
+    Args:
+        code: as of `StatementFailed`.
+        constraint: its name; ``NOT NULL table.column``.
+        table: the table, or the domain, where it is known.
+    """
+
+    def __init__(self, code: str, *, constraint: str | None, table: str | None) -> None:
+        super().__init__(code)
+        self.constraint = constraint
+        self.table = table
+
+    def __str__(self) -> str:
+        where = f" of {self.table}" if self.table else ""
+        named = self.constraint or "a constraint without a name"
+        return (
+            f"the database refused a row{where}: {named} ({self.code}); check the value before it is "
+            "written, or say in `refusals` beside the table what it means to a client"
+        )
 
 
 class SchemaError(DatabaseError):

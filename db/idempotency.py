@@ -47,6 +47,7 @@ class IdempotencyKey(Base):
     method: Mapped[str] = mapped_column(String(16), primary_key=True)
     path: Mapped[str] = mapped_column(_PATH, primary_key=True)
     key: Mapped[str] = mapped_column(String(KEY_CHARS_MAX), primary_key=True)
+    """As the client sent it; of a caller with a principal, what `Key.of` makes of the two."""
     fingerprint: Mapped[str] = mapped_column(String(64))
     status: Mapped[int | None] = mapped_column(SmallInteger)
     headers: Mapped[dict[str, str] | None] = mapped_column(Json)
@@ -58,15 +59,24 @@ class IdempotencyKey(Base):
 
 
 class Key(NamedTuple):
-    """A client's key, which counts for one method and path."""
+    """A client's key, which counts for one method, path and caller."""
 
     method: str
     path: str
     key: str
 
     @classmethod
-    def of(cls, method: str, path: str, key: str) -> Key:
-        """The key for any path: of one that is too long for its column the end is told by its hash."""
+    def of(cls, method: str, path: str, key: str, *, principal: str = "") -> Key:
+        """The key for any path: of one that is too long for its column the end is told by its hash.
+
+        Args:
+            principal: the caller, as text; "" where callers are not told apart.
+        """
+        if principal:
+            # A column of its own would have to be part of the primary key, which is as long as InnoDB allows.
+            # A client's key has no line break and no space in front: none is taken for another's.
+            told = f"{key}\n{principal}".encode(errors="surrogatepass")
+            key = " " + hashlib.sha256(told).hexdigest()
         if len(path) > PATH_CHARS_MAX:
             path = path[: PATH_CHARS_MAX - 65] + "#" + hashlib.sha256(path.encode()).hexdigest()
         return cls(method, path, key)
@@ -81,8 +91,11 @@ class Answer:
     body: bytes
 
 
-def claim_key(session: Session, *, key: Key, request_body: bytes) -> Answer | None:
+def claim_key(session: Session, *, key: Key, request_body: bytes, query: str = "") -> Answer | None:
     """Take a key for this transaction, or find the answer that it stands for.
+
+    The content type is no part of what tells requests apart: a proxy may word it anew, and where the bytes of
+    the body are the same, so is the request.
 
     A twin that is under way is waited for: it holds the row until it has ended. If it is undone, the
     key is free again.
@@ -91,10 +104,10 @@ def claim_key(session: Session, *, key: Key, request_body: bytes) -> Answer | No
         None where the key is the caller's now, who ends with `keep_answer`.
 
     Raises:
-        Invalid: the key was used with another body. The session stays usable.
+        Invalid: the key was used with another body or query. The session stays usable.
         Conflict: it was used, and its answer was not kept. The session stays usable.
     """
-    fingerprint = hashlib.sha256(request_body).hexdigest()
+    fingerprint = _fingerprint(request_body, query)
     if _insert(session, key, fingerprint):
         return None
     row = session.execute(_of(key)).scalar_one_or_none()
@@ -107,7 +120,7 @@ def claim_key(session: Session, *, key: Key, request_body: bytes) -> Answer | No
             return None
         row = session.execute(_of(key)).scalar_one()
     if row.fingerprint != fingerprint:
-        raise Invalid("this Idempotency-Key was used with another body")
+        raise Invalid("this Idempotency-Key was used with another body or query")
     if row.status is None or row.body is None:
         raise Conflict("the request with this Idempotency-Key was applied, but its answer was not kept")
     return Answer(row.status, row.headers or {}, row.body)
@@ -157,6 +170,11 @@ def _insert(session: Session, key: Key, fingerprint: str) -> bool:
     """Insert the key unless it is there. Waits for a transaction that has inserted it and not ended."""
     values = {**key._asdict(), "fingerprint": fingerprint, "create_time": utc_now()}
     return insert_unless_there(session, IdempotencyKey, values)
+
+
+def _fingerprint(request_body: bytes, query: str) -> str:
+    of_body = hashlib.sha256(request_body).hexdigest()
+    return hashlib.sha256(f"{of_body}?{query}".encode()).hexdigest() if query else of_body
 
 
 def _attempt_of(key: Key, connection: Connection) -> str | None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from urllib.parse import quote
 
 from pydantic import ConfigDict, Field, with_config
-from sqlalchemy.exc import PendingRollbackError, StatementError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError, StatementError
 from tornado.httputil import HTTPInputError
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
@@ -234,7 +234,10 @@ def _line_of(error: BaseException) -> str:
 
 
 def log_error(summary: str, error: BaseException | None, traceback_: TracebackType | None = None) -> None:
-    """Log what a handler raised: with its stack where it is a fault of ours, else by a line or not at all."""
+    """Log what a handler raised: with its stack where it is a fault of ours, else by a line or not at all.
+
+    A constraint that refused a row has a line with its name, since the answer may have general words only.
+    """
     error = meant(error)
     status = status_of(error)
     if error is None:
@@ -247,6 +250,9 @@ def log_error(summary: str, error: BaseException | None, traceback_: TracebackTy
             log.log(level, "%d %s: %s", status, summary, error.get_message())
     elif status >= 500 and not isinstance(error, db.RunAgain | db.Unavailable | db.DeadlinePassed):
         log.error("%s: %s\n%s", summary, _line_of(error), stack_of(error))
+    elif isinstance(error, db.Conflict) and isinstance(error.__cause__, DBAPIError):
+        named = error.constraint or error.table or "a constraint"
+        log.info("%d %s: refused by %s (%s)", status, summary, named, code_of(error.__cause__))
     elif status >= 500:
         log.warning("%d %s: %s%s", status, summary, error, _in_the_drivers_words(error))
 

@@ -35,7 +35,7 @@ SESSION: tuple[Exception, ...] = (
 KEYED: tuple[Exception, ...] = (
     Problem(400, "Idempotency-Key has 1 to 255 printable ASCII characters"),
     Conflict("the request with this Idempotency-Key was applied, but its answer was not kept"),
-    Invalid("this Idempotency-Key was used with another body"),
+    Invalid("this Idempotency-Key was used with another body or query"),
     Unavailable("the request with this Idempotency-Key is still under way"),
 )
 CONDITIONAL: tuple[Exception, ...] = (

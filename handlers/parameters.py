@@ -40,8 +40,9 @@ PARAMETERS: dict[str, Any] = {
     "Idempotency-Key": {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "Makes it safe to send the request again: within 24 hours the same key, path and body "
-        "are answered with the first answer that was kept, byte for byte, and nothing is done twice.",
+        "description": "Makes it safe to send the request again: within 24 hours the same key, path, "
+        "query and body of the same caller are answered with the first answer that was kept, byte for byte, "
+        "and nothing is done twice.",
         "schema": {
             "type": "string",
             "pattern": f"^[!-~]([ -~]{{0,{KEY_CHARS_MAX - 2}}}[!-~])?$",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -11,7 +12,7 @@ from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from conf import DatabaseSettings
-from db.errors import Conflict, DatabaseError
+from db.errors import Conflict, ConstraintFailed, DatabaseError
 from db.findings import Finding, Plan, ok
 
 Role = Literal["writer", "reader", "migration"]
@@ -173,9 +174,35 @@ class Dialect:
 
 
 def refused_by(
-    constraint: str | None, fallback: str = "the data as it stands does not allow this"
-) -> Conflict:
-    """The refusal of a constraint, in the words its table has for it."""
+    constraint: str | None, *, table: str | None = None, fault: str | None = None
+) -> DatabaseError:
+    """The refusal of a constraint, in the words its table has for it.
+
+    Args:
+        constraint: its name; ``NOT NULL table.column``.
+        table: the table that it belongs to, where that is known.
+        fault: the driver's code, where it is a fault of the program unless a sentence is written.
+    """
     from db.base import refusals
 
-    return Conflict(refusals.get(constraint or "", fallback), constraint=constraint)
+    sentence = refusals.get(constraint or "")
+    if sentence is None and fault is not None:
+        return ConstraintFailed(fault, constraint=constraint, table=table)
+    general = "the data as it stands does not allow this"
+    return Conflict(sentence or general, constraint=constraint, table=table)
+
+
+_TABLE = re.compile(
+    r"\s*(?:(?:INSERT|REPLACE)(?: OR \w+| IGNORE)? INTO|UPDATE(?: OR \w+)?|DELETE FROM)\s+"
+    r"(?:[`\"]?\w+[`\"]?\.)?[`\"]?(\w+)",
+    re.IGNORECASE,
+)
+
+
+def table_of(error: DBAPIError) -> str | None:
+    """The table that a statement writes to, for a database whose errors have no field for it.
+
+    It is read off the beginning of the statement, where there can be no data. None at COMMIT.
+    """
+    found = _TABLE.match(error.statement or "")
+    return found and found[1]

@@ -79,9 +79,9 @@ class PostgresDriver:
         """What ``connect`` raises beside the driver's own errors."""
         return ()
 
-    def constraint_of(self, error: Any) -> str | None:
-        """The constraint that refused a statement."""
-        return getattr(getattr(error, "diag", None), "constraint_name", None)
+    def field_of(self, error: Any, name: str) -> str | None:
+        """What the server says of an error: constraint_name, table_name, column_name, datatype_name."""
+        return getattr(getattr(error, "diag", None), name, None)
 
     def has_stale_plan(self, error: Any) -> bool:
         """Whether a statement failed since its plan was prepared before the schema was changed."""

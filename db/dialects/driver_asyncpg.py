@@ -73,8 +73,8 @@ class Asyncpg(PostgresDriver):
     def connection_errors(self) -> tuple[type[Exception], ...]:
         return (OSError, TimeoutError)
 
-    def constraint_of(self, error: Any) -> str | None:
-        return getattr(error.__cause__, "constraint_name", None)
+    def field_of(self, error: Any, name: str) -> str | None:
+        return getattr(error.__cause__, "data_type_name" if name == "datatype_name" else name, None)
 
     def has_stale_plan(self, error: Any) -> bool:
         return type(error).__name__ == "InvalidCachedStatementError"

@@ -18,7 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
 from db.dialects import mysql_checkup
-from db.dialects.base import Dialect, Role, refused_by
+from db.dialects.base import Dialect, Role, refused_by, table_of
 from db.dialects.migration import STATEMENT_TIMEOUT_S
 from db.errors import (
     ConnectionLost,
@@ -36,14 +36,20 @@ from db.watch import watch_of
 # Most numbers mean the same on both: https://mariadb.com/docs/server/reference/error-codes
 # https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
 DUPLICATE = 1062
-_CONSTRAINT = {
-    DUPLICATE,
+_NOT_NULL = {
     1048,  # NULL where there must be a value
     1364,  # no value, and no default
+}
+_CHECK = {
+    4025,  # MariaDB
+    3819,  # MySQL
+}
+_CONSTRAINT = {
+    DUPLICATE,
+    *_NOT_NULL,
     1451,  # a row that is referred to
     1452,  # a row that refers to nothing
-    4025,  # MariaDB: CHECK
-    3819,  # MySQL: CHECK
+    *_CHECK,
 }
 _ROLLED_BACK = {
     1213: "deadlock",
@@ -186,7 +192,8 @@ class MySQL(Dialect):
     def translate(self, error: DBAPIError) -> DatabaseError:
         code = _code(error.orig)
         if code in _CONSTRAINT:
-            return refused_by(_constraint_of(error))
+            fault = str(code) if code in _NOT_NULL | _CHECK else None
+            return refused_by(_constraint_of(error), table=table_of(error), fault=fault)
         if code in _ROLLED_BACK:
             return RunAgain(_ROLLED_BACK[code])
         if code in _LOCK_WAIT_TIMEOUT:
@@ -346,7 +353,7 @@ def _tls(query: Mapping[str, Any]) -> dict[str, Any]:
 
 _KEY = re.compile(r" for key '(?:(?P<table>[^'.]+)\.)?(?P<name>[^']+)'$")
 _NAMED = re.compile(r"CONSTRAINT `(?:[^`]*`\.`)*([^`]+)`|[Cc]heck constraint '([^']+)'")
-_TABLE = re.compile(r"\s*(?:INSERT(?: IGNORE)? INTO|UPDATE)\s+`?(\w+)`?", re.IGNORECASE)
+_COLUMN = re.compile(r"^(?:Column|Field) '([^']+)'")
 
 
 def _constraint_of(error: DBAPIError) -> str | None:
@@ -358,11 +365,14 @@ def _constraint_of(error: DBAPIError) -> str | None:
     Data stands before the name, so the end is what counts. A primary key has no name of its own.
     """
     message = str(error.orig.args[1]) if error.orig is not None and len(error.orig.args) > 1 else ""
+    if _code(error.orig) in _NOT_NULL:
+        column = _COLUMN.match(message)
+        return "NOT NULL " + ".".join(filter(None, (table_of(error), column and column[1])))
     if _code(error.orig) != DUPLICATE:
         named = _NAMED.search(message)
         return named and (named[1] or named[2])
     key = _KEY.search(message)
     if key is None or key["name"] != "PRIMARY":
         return key and key["name"]
-    table = key["table"] or ((found := _TABLE.match(error.statement or "")) and found[1])
+    table = key["table"] or table_of(error)
     return f"pk_{table}" if table else None

@@ -35,6 +35,8 @@ from db.statements import watch_statements
 from db.watch import Watch
 
 _INTEGRITY_CONSTRAINT_VIOLATION = "23"
+_NOT_NULL_VIOLATION = "23502"
+_CHECK_VIOLATION = "23514"
 _CONNECTION_EXCEPTION = "08"
 _INSUFFICIENT_RESOURCES = "53"
 _FEATURE_NOT_SUPPORTED = "0A"
@@ -119,7 +121,7 @@ class PostgreSQL(Dialect):
                 return Unreachable("the database cannot be reached")
             return StatementFailed(type(error.orig).__name__)
         if code[:2] == _INTEGRITY_CONSTRAINT_VIOLATION:
-            return refused_by(self.driver.constraint_of(error.orig))
+            return self._refused_by_constraint(code, error.orig)
         if code in _RUN_AGAIN:
             return RunAgain(_RUN_AGAIN[code])
         if code == _QUERY_CANCELED:
@@ -137,6 +139,17 @@ class PostgreSQL(Dialect):
         if code[:2] in _OF_THE_SERVER:
             return Unreachable("the database cannot be worked with at the moment", retry_after_s=2)
         return StatementFailed(code)
+
+    def _refused_by_constraint(self, code: str, error: object) -> DatabaseError:
+        def field(name: str) -> str | None:
+            return self.driver.field_of(error, name)
+
+        constraint, table = field("constraint_name"), field("table_name") or field("datatype_name")
+        # What a function raises under such a code, as a rule of the data, names no table.
+        is_fault = code in (_NOT_NULL_VIOLATION, _CHECK_VIOLATION) and table is not None
+        if is_fault and code == _NOT_NULL_VIOLATION:
+            constraint = "NOT NULL " + ".".join(filter(None, (table, field("column_name"))))
+        return refused_by(constraint, table=table, fault=code if is_fault else None)
 
     def refuses_write(self, error: DBAPIError) -> bool:
         return sqlstate_of(error.orig) == _READ_ONLY_SQL_TRANSACTION

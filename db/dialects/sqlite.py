@@ -15,7 +15,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool, StaticPool
 
 from conf import DatabaseSettings
 from db.dialects import sqlite_checkup
-from db.dialects.base import Dialect, Role, refused_by
+from db.dialects.base import Dialect, Role, refused_by, table_of
 from db.errors import DatabaseError, DeadlinePassed, RunAgain, StatementFailed, Unavailable, Unreachable
 from db.findings import Finding, Plan
 from db.hop import pause
@@ -139,7 +139,10 @@ class SQLite(Dialect):
         primary = code & 0xFF  # the extended codes carry their primary in the low byte
         name = str(getattr(error.orig, "sqlite_errorname", code))
         if primary == sqlite3.SQLITE_CONSTRAINT:
-            return refused_by(_constraint_of(error.orig))
+            is_fault = code in (sqlite3.SQLITE_CONSTRAINT_NOTNULL, sqlite3.SQLITE_CONSTRAINT_CHECK)
+            return refused_by(
+                _constraint_of(error.orig, code), table=table_of(error), fault=name if is_fault else None
+            )
         if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return RunAgain("busy")
         if primary == sqlite3.SQLITE_INTERRUPT:
@@ -251,11 +254,22 @@ def _begin_immediate(connection: Connection, busy_timeout_s: float) -> None:
         driver.execute(f"PRAGMA busy_timeout = {busy_timeout_s * 1000:.0f}")
 
 
-def _constraint_of(error: BaseException | None) -> str | None:
+_NAMED = {
+    sqlite3.SQLITE_CONSTRAINT_CHECK: "",
+    sqlite3.SQLITE_CONSTRAINT_NOTNULL: "NOT NULL ",
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: "",
+    sqlite3.SQLITE_CONSTRAINT_ROWID: "",
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE: "",
+}
+"""The kinds whose message ends with names of the schema, and what is put before those."""
+
+
+def _constraint_of(error: BaseException | None, code: int) -> str | None:
     """The name SQLite gives a constraint: "UNIQUE constraint failed: teams.name" is "teams.name".
 
     It has no field for it. The text before the colon is fixed in SQLite's source (sqlite3VdbeHalt and
-    sqlite3UniqueConstraint); where it ever changes, the message falls back to the general one.
+    sqlite3UniqueConstraint); where it ever changes, the message falls back to the general one. Of other kinds
+    (a trigger's RAISE) the message may hold anything, and of a foreign key nothing.
     """
     _, colon, name = str(error).partition(" constraint failed: ")
-    return name if colon else None
+    return _NAMED[code] + name if colon and code in _NAMED else None

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db import Database, errors, teams
-from db.errors import Conflict, DatabaseError, ReadOnlyViolation, StatementFailed
+from db.errors import Conflict, ConstraintFailed, DatabaseError, ReadOnlyViolation, StatementFailed
 from db.tasks import create_task
 from db.teams import create_team
 from db.unit_of_work import code_of
@@ -71,7 +71,7 @@ def out_of_range(session: Session) -> None:
     [
         (twice, Conflict),
         (empty, Conflict),
-        (nothing, Conflict),
+        (nothing, ConstraintFailed),
         (nowhere, StatementFailed),
         (nonsense, StatementFailed),
     ],
@@ -100,13 +100,26 @@ def test_a_refusals_sentence_is_the_one_beside_its_table(database: Database):
     assert by_name.value.constraint in ("uq_teams_name", "teams.name")
 
 
-def test_a_constraint_that_nobody_described_is_refused_in_general_words(database: Database, sql: RawSql):
-    sql("CREATE TABLE plain (n integer CONSTRAINT positive CHECK (n > 0))")
+def test_a_unique_constraint_without_a_sentence_is_refused_in_general_words(database: Database, sql: RawSql):
+    sql("CREATE TABLE plain (n integer CONSTRAINT one_of_each UNIQUE)")
 
     with pytest.raises(Conflict, match="does not allow this") as caught, database.session_scope() as session:
+        session.execute(text("INSERT INTO plain VALUES (1), (1)"))
+
+    assert caught.value.constraint in ("one_of_each", "plain.n")
+    assert caught.value.table == "plain"
+
+
+def test_a_check_without_a_sentence_is_a_fault_that_names_it(database: Database, sql: RawSql):
+    sql("CREATE TABLE plain (n integer CONSTRAINT positive CHECK (n > 0))")
+
+    with (
+        pytest.raises(ConstraintFailed, match="plain: positive") as caught,
+        database.session_scope() as session,
+    ):
         session.execute(text("INSERT INTO plain VALUES (-1)"))
 
-    assert caught.value.constraint == "positive"
+    assert (caught.value.constraint, caught.value.table) == ("positive", "plain")
 
 
 def test_a_team_that_tasks_name_cannot_be_deleted_behind_its_functions_back(database: Database, sql: RawSql):

@@ -28,6 +28,7 @@ from db.dialects.mysql import _tls
 from db.errors import (
     Conflict,
     ConnectionLost,
+    ConstraintFailed,
     DatabaseError,
     DeadlinePassed,
     OutcomeUnknown,
@@ -281,12 +282,9 @@ def refusal(database: Database, statement: str, **parameters: object) -> Conflic
         ({"id": "b" * 32, "team_id": 404}, "fk_tasks_team_id_teams"),
         ({"id": "b" * 32, "granularity": "yearly"}, "ck_tasks_granularity"),
         ({"id": "b" * 32, "bundle": ""}, "ck_tasks_bundle"),
-        ({"id": "b" * 32, "bundle": None}, None),
     ],
 )
-def test_a_refusal_names_its_constraint(
-    database: Database, change: dict[str, Any], constraint: str | None
-) -> None:
+def test_a_refusal_names_its_constraint(database: Database, change: dict[str, Any], constraint: str) -> None:
     add_task(database, id="a" * 32)
     row = {"id": "a" * 32, "bundle": "store", "granularity": "daily", "team_id": None} | change
 
@@ -298,6 +296,19 @@ def test_a_refusal_names_its_constraint(
     )
 
     assert error.constraint == constraint
+
+
+@pytest.mark.parametrize("columns", ["id, name", "id"])
+def test_a_null_without_a_sentence_is_a_fault_that_names_table_and_column(
+    database: Database, columns: str
+) -> None:
+    """The table is the statement's, the column the message's."""
+    values = "1, NULL" if "name" in columns else "1"
+
+    with pytest.raises(ConstraintFailed) as caught, database.session_scope() as session:
+        session.execute(text(f"INSERT INTO teams ({columns}) VALUES ({values})"))
+
+    assert (caught.value.constraint, caught.value.table) == ("NOT NULL teams.name", "teams")
 
 
 def test_a_row_that_is_referred_to_stays(database: Database) -> None:

@@ -29,7 +29,7 @@ _CURSORS = (
     "the cursor cannot be read: take next_cursor of the page before, as it is",
 )
 _NO_INTEGER = "should be a valid integer"
-_KEY_USED = "this Idempotency-Key was used with another body"
+_KEY_USED = "this Idempotency-Key was used with another body or query"
 
 
 def makes_sense(problem: Mapping[str, Any], *, headers: Mapping[str, str], body: Any = None) -> bool:

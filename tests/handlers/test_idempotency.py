@@ -53,6 +53,30 @@ async def test_a_key_used_with_another_body_is_refused(client: Client, sql: RawS
     assert len(sql("SELECT id FROM tasks")) == 1
 
 
+async def test_a_key_used_with_another_query_is_refused(client: Client, sql: RawSql):
+    """What the query asks for is as much of the request as its body."""
+    assert (await client.post("/tasks?notify=yes", TASK, **keyed("a"))).code == 201
+
+    other = await client.post("/tasks?notify=no", TASK, **keyed("a"))
+    none = await client.post("/tasks", TASK, **keyed("a"))
+    again = await client.post("/tasks?notify=yes", TASK, **keyed("a"))
+
+    assert [other.code, none.code] == [422, 422]
+    assert "body or query" in other.json()["detail"]
+    assert (again.code, again.headers["Idempotency-Replayed"]) == (201, "true")
+    assert len(sql("SELECT id FROM tasks")) == 1
+
+
+async def test_a_content_type_in_other_words_is_the_same_request(client: Client, sql: RawSql):
+    headers = {"Idempotency-Key": "a", "Content-Type": "application/json"}
+    assert (await client.post("/tasks", TASK, headers=headers)).code == 201
+
+    headers["Content-Type"] = "application/json; charset=utf-8"
+    again = await client.post("/tasks", TASK, headers=headers)
+
+    assert (again.code, again.headers["Idempotency-Replayed"]) == (201, "true")
+
+
 async def test_a_refused_request_leaves_no_key(client: Client, sql: RawSql):
     """It did nothing, so its key stores nothing and the call runs again, with another body if need be."""
     assert (await client.post("/tasks", TASK | {"change_id": -1}, **keyed("a"))).code == 422

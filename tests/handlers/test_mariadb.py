@@ -8,11 +8,13 @@ from tests.again import again
 from tests.handlers import (
     test_bulk,
     test_claim,
+    test_constraints,
     test_export,
     test_held_response,
     test_idempotency,
     test_outcome,
     test_preconditions,
+    test_principals,
     test_tasks,
     test_teams,
 )
@@ -29,11 +31,13 @@ globals().update(
     again(
         test_bulk,
         test_claim,
+        test_constraints,
         test_export,
         test_held_response,
         test_idempotency,
         test_outcome,
         test_preconditions,
+        test_principals,
         test_tasks,
         test_teams,
         but=OTHERS_SQL,
