@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from db.errors import (
     DeadlinePassed,
     OutcomeUnknown,
     SessionSettled,
+    TransactionEnded,
     Unavailable,
 )
 from db.hop import Hop
@@ -321,8 +323,8 @@ class AsyncUnitOfWork:
                 # Nobody waits for the hop any more, which runs on: where COMMIT is not sent yet, it never is.
                 self._unit.watch.mark(Cancelled(f"{self.label}: its task was cancelled; nothing is kept"))
                 raise
-            except DatabaseError:
-                if keep:
+            except DatabaseError as error:
+                if keep or isinstance(error, TransactionEnded):
                     raise  # else it was given up on, and the database undoes it
 
     async def _stop(self) -> None:
@@ -330,7 +332,8 @@ class AsyncUnitOfWork:
         if self._hop is not None:
             await self._end_hop(self._hop)
         if not self._settling:
-            await self.settle(keep=False)
+            with contextlib.suppress(TransactionEnded):  # the owner, who settles too, is told
+                await self.settle(keep=False)
 
     async def _end_hop(self, hop: Hop) -> None:
         watch = self._unit.watch
@@ -342,6 +345,8 @@ class AsyncUnitOfWork:
             if self._settled is None:
                 self._settled = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._settled)
+        if self._unit.watch.ended:
+            raise self._unit.watch.ended_by()
 
     async def _follow_up(self, function: Work) -> None:
         """Do a piece of work of its own, on this unit's place where that is a writer's."""
@@ -372,5 +377,6 @@ class AsyncUnitOfWork:
 
     def _clean_up(self) -> None:
         if not self._unit.settled:
-            self._unit.settle(keep=False)
+            with contextlib.suppress(TransactionEnded):  # nobody is left to be told
+                self._unit.settle(keep=False)
         self._seat.leave()

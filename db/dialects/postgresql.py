@@ -19,6 +19,7 @@ from db.dialects.driver import PostgresDriver
 from db.dialects.driver_asyncpg import Asyncpg
 from db.dialects.driver_psycopg import Psycopg
 from db.dialects.driver_psycopg2 import Psycopg2
+from db.dialects.effects import POSTGRESQL
 from db.errors import (
     ConnectionLost,
     DatabaseError,
@@ -26,7 +27,6 @@ from db.errors import (
     PoolerInBetween,
     RunAgain,
     StatementFailed,
-    TransactionLost,
     Unavailable,
     Unreachable,
 )
@@ -76,6 +76,7 @@ class PostgreSQL(Dialect):
     has_witness = True
     witness_key = "onfinish_witness"
     snapshot_options = MappingProxyType({"isolation_level": "REPEATABLE READ"})
+    isolation_is_a_transactions = True
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
@@ -160,7 +161,7 @@ class PostgreSQL(Dialect):
 
         if role != "writer":
             return
-        _keep_to_one_transaction(engine, self.driver)
+        watch_statements(engine, after=_began)  # the driver begins with the first statement
         if not settings.commit_witness:
             return
         before = self._before_first_statement(settings, role)
@@ -179,6 +180,12 @@ class PostgreSQL(Dialect):
             except BaseException:
                 connection.close()  # the pool does not, and the collector takes its time
                 raise
+
+    def effect_of(self, sql: str) -> int:
+        return POSTGRESQL.effect_of(sql)
+
+    def is_idle(self, connection: Any) -> bool:
+        return self.driver.is_idle(connection)
 
     def limit_statements(self, connection: Connection, timeout_s: float) -> None:
         milliseconds = max(1, int(timeout_s * 1000))
@@ -296,17 +303,5 @@ def _discard_changed(engine: Engine, driver: PostgresDriver) -> None:
             record.invalidate()
 
 
-def _keep_to_one_transaction(engine: Engine, driver: PostgresDriver) -> None:
-    """Notice a statement that has ended the transaction, such as COMMIT as text: the next begins another.
-
-    What comes after it would be kept without what came before, and nobody would be told.
-    """
-
-    def after(watch: Watch, context: ExecutionContext) -> None:
-        if driver.is_idle(context.root_connection.connection.dbapi_connection):
-            raise TransactionLost(
-                f"{watch.label}: a statement ended the transaction, which its unit of work alone may end; "
-                "what came before it is kept or undone already. Guard a part with `session.begin_nested()`"
-            )
-
-    watch_statements(engine, after=after)
+def _began(watch: Watch, context: ExecutionContext) -> None:
+    watch.began = True
