@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
@@ -178,6 +178,7 @@ class AsyncUnitOfWork:
 
         Raises:
             DatabaseError: ``keep`` was asked for, and the work was not kept, or nobody knows.
+            TransactionEnded: whatever was asked for; a part of it may be kept.
         """
         first, self._settling = not self._settling, True
         fault: Exception | None = None
@@ -186,6 +187,8 @@ class AsyncUnitOfWork:
                 await self._settle(keep, last)
             else:
                 await self._settled_by_another()
+            if self._unit.watch.ended:
+                raise self._unit.watch.ended_by()
         except Exception as error:
             fault = error
             raise
@@ -323,8 +326,8 @@ class AsyncUnitOfWork:
                 # Nobody waits for the hop any more, which runs on: where COMMIT is not sent yet, it never is.
                 self._unit.watch.mark(Cancelled(f"{self.label}: its task was cancelled; nothing is kept"))
                 raise
-            except DatabaseError as error:
-                if keep or isinstance(error, TransactionEnded):
+            except DatabaseError:
+                if keep:
                     raise  # else it was given up on, and the database undoes it
 
     async def _stop(self) -> None:
@@ -332,7 +335,7 @@ class AsyncUnitOfWork:
         if self._hop is not None:
             await self._end_hop(self._hop)
         if not self._settling:
-            with contextlib.suppress(TransactionEnded):  # the owner, who settles too, is told
+            with suppress(TransactionEnded):  # the owner, who settles too, is told
                 await self.settle(keep=False)
 
     async def _end_hop(self, hop: Hop) -> None:
@@ -345,8 +348,6 @@ class AsyncUnitOfWork:
             if self._settled is None:
                 self._settled = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._settled)
-        if self._unit.watch.ended:
-            raise self._unit.watch.ended_by()
 
     async def _follow_up(self, function: Work) -> None:
         """Do a piece of work of its own, on this unit's place where that is a writer's."""
@@ -377,6 +378,6 @@ class AsyncUnitOfWork:
 
     def _clean_up(self) -> None:
         if not self._unit.settled:
-            with contextlib.suppress(TransactionEnded):  # nobody is left to be told
+            with suppress(TransactionEnded):  # nobody is left to be told
                 self._unit.settle(keep=False)
         self._seat.leave()
