@@ -188,7 +188,7 @@ class AsyncUnitOfWork:
             else:
                 await self._settled_by_another()
             if self._unit.watch.ended:
-                raise self._unit.watch.ended_by()
+                raise self._unit.watch.ended_error()
         except Exception as error:
             fault = error
             raise

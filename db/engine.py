@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,9 @@ from db.dialects.sqlite import READ_ONLY
 from db.pool import RestingAsyncPool, RestingPool, ask_after_rest
 from db.statements import watch_statements
 from db.watch import OPTION, OWN, Watch, watch_at_work, watch_of
+
+_INSIDE = ("sqlalchemy.", "db.dialects.", "db.engine")
+"""The modules that may work with the driver's connection."""
 
 _DRIVERS = {"postgres": "postgresql+psycopg2", "postgresql": "postgresql+psycopg2"}
 """Bare names that SQLAlchemy 2.1 refuses, or takes for psycopg 3."""
@@ -153,6 +157,9 @@ def _install_watch(engine: Engine, dialect: Dialect, role: Role) -> None:
             watch.connected(connection)
         return connection
 
+    if role == "writer":
+        engine._connection_cls = WatchedConnection  # there is no public way to it
+
     own = engine.dialect
     own.connect = connect_watched  # type: ignore[method-assign]  # do_connect is the application's
     set_options, commit, rollback = own.set_connection_execution_options, own.do_commit, own.do_rollback
@@ -214,6 +221,24 @@ def _install_watch(engine: Engine, dialect: Dialect, role: Role) -> None:
         parted(connection, record)
         if watch is not None and watch.changed_session:
             record.invalidate()
+
+
+class WatchedConnection(Connection):
+    """A connection of the writer, whose watch is told where the program takes the driver's from it.
+
+    Lives as long as the transaction of a unit of work.
+    """
+
+    @property
+    def connection(self) -> PoolProxiedConnection:
+        """As `Connection.connection`, which SQLAlchemy and this package use as well."""
+        lent = super().connection
+        if not sys._getframe(1).f_globals.get("__name__", "").startswith(_INSIDE):
+            watch = watch_of(self)
+            if watch is not None:
+                watch.check()
+                watch.hand_over(self)
+        return lent
 
 
 def _taken_up(connection: PoolProxiedConnection) -> Watch | None:

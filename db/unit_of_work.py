@@ -206,7 +206,7 @@ class UnitOfWork:
         if doubt is not None:
             self._resolve(doubt)
         elif self.watch.ended:
-            raise self.watch.ended_by()
+            raise self.watch.ended_error()
 
     def settle_at_once(self, *, keep: bool) -> None:
         """As `settle`, on the event loop, where `settles_at_once` has said that nothing is sent."""

@@ -56,8 +56,10 @@ class Watch:
         confined: statements are allowed between `enter` and `leave` only (a request's unit), or
             from wherever the owner likes (a script's).
 
-    ``began``: the transaction is there, as far as the driver was told; never for a reader. ``ended``: another
-    than the unit of work has ended it. ``changed_session``: its connection is closed, not given back.
+    ``began``: the transaction is there, as far as the driver was told; never for a reader. ``ended``: what
+    has ended it, where that was another than the unit of work. ``marked``: how to tell the transaction
+    from another, once the program has had the driver's connection. ``changed_session``: its connection is
+    closed, not given back.
     ``isolation_level``: the one that the unit was made with, None for the engine's.
 
     ``runs_again``: whose work is done anew where its connection turns out to be gone. Any other's is asked
@@ -77,6 +79,7 @@ class Watch:
         "met_error",
         "began",
         "ended",
+        "marked",
         "changed_session",
         "isolation_level",
         "statement",
@@ -101,7 +104,8 @@ class Watch:
         self.interrupted = False
         self.met_error = False
         self.began = False
-        self.ended = False
+        self.ended = ""
+        self.marked: object = None
         self.changed_session = False
         self.isolation_level: str | None = None
         self.statement: str | None = None
@@ -241,6 +245,7 @@ class Watch:
             self.reason = DeadlinePassed()
         if self.reason is not None:
             raise self.reason
+        self._look_back()
         self.check_same_transaction()
         if self.was_rolled_back or self._connection is None:
             raise self.lost()
@@ -262,43 +267,69 @@ class Watch:
         Asked before each statement: what comes after would be kept without what came before.
         """
         if self._has_ended():
-            raise self.ended_by()
+            raise self.ended_error()
         if self.was_rolled_back and self.began and self._dialect.is_idle(self._connection):
             raise self.lost()
 
-    def ended_by(self, what: str = "a call of the driver, or a procedure,") -> TransactionEnded:
+    def ended_error(self) -> TransactionEnded:
         """The error for a transaction that another than its unit of work has ended."""
         return TransactionEnded(
-            f"{self.label}: {what} ended the transaction, which its unit of work alone may end; what came "
-            "before it is kept or undone already. Guard a part with `session.begin_nested()`; "
+            f"{self.label}: {self.ended} ended the transaction, which its unit of work alone may end; what "
+            "came before it is kept or undone already. Guard a part with `session.begin_nested()`; "
             "`await self.commit()` in a handler settles early"
         )
 
     def rolled_back(self) -> None:
         """The transaction was rolled back: by its unit of work, or there is nothing left to keep."""
         if not self.closing:
-            self._has_ended()
+            self._look_back()
             self.was_rolled_back = True
 
     def release_begins(self) -> None:
         """The connection is about to be rolled back: there is nothing left to cancel."""
-        self._has_ended()
+        self._look_back()
         with self._lock:
             self.closing = True
 
-    def _has_ended(self) -> bool:
-        """Whether another than the unit of work has ended its transaction, as the driver knows by itself.
+    def hand_over(self, connection: Connection) -> None:
+        """The program takes the driver's connection, where what it does is not seen: mark the transaction.
 
-        Not after a rollback or an interrupt: the database may have ended it then, and has undone all of it.
+        Costs round trips, here and at the end, to the units alone whose program does so.
+
+        Raises:
+            DBAPIError: the transaction has failed already, or the connection.
         """
+        if self.marked is None and self._knows_its_transaction:
+            self.marked = self._dialect.mark_transaction(connection)
+            self.began = True
+
+    @property
+    def _knows_its_transaction(self) -> bool:
+        # After a rollback or an interrupt the database may have ended it, and has undone all of it.
+        return self._connection is not None and not (
+            self.was_rolled_back or self.interrupted or self.committing or self.closing
+        )
+
+    def _has_ended(self) -> bool:
+        """Whether another than the unit of work has ended its transaction, as the driver knows by itself."""
+        if self.began and self._knows_its_transaction and self._dialect.is_idle(self._connection):
+            self._note_end()
+        return bool(self.ended)
+
+    def _look_back(self) -> None:
+        """As `_has_ended`, before the transaction ends; another that was begun since is noticed as well."""
+        marked, self.marked = self.marked, None
         if (
-            self.began
-            and not (self.was_rolled_back or self.interrupted or self.committing or self.closing)
-            and self._connection is not None
-            and self._dialect.is_idle(self._connection)
+            not self._has_ended()
+            and marked is not None
+            and self._knows_its_transaction
+            and not self._dialect.is_marked(self._connection, marked)
         ):
-            self.ended = self.changed_session = True  # AUTOCOMMIT, say, would be the next user's
-        return self.ended
+            self._note_end()
+
+    def _note_end(self) -> None:
+        self.ended = self.ended or "a call of the driver, or a procedure,"
+        self.changed_session = True  # AUTOCOMMIT, say, would be the next user's
 
     # -- called by whoever stops the unit; a driver that blocks may take a second for it
 

@@ -126,6 +126,14 @@ class Dialect:
         """Whether the driver's connection, which lives, has no transaction; asked of the driver alone."""
         return False
 
+    def mark_transaction(self, connection: Connection) -> object:
+        """How to tell its transaction from one that was begun after it; None where that is not to be had."""
+        return None
+
+    def is_marked(self, connection: Any, mark: object) -> bool:
+        """Whether the transaction of the driver's connection is the one that was marked."""
+        return True
+
     def limit_statements(self, connection: Connection, timeout_s: float) -> None:
         """End every statement of this transaction that takes longer."""
         raise NotImplementedError

@@ -182,8 +182,8 @@ class MySQL(Dialect):
         def after_cursor_execute(connection: Connection, *statement: object) -> None:
             watch = watch_of(connection)
             if watch is not None and not _is_in_transaction(connection.connection.dbapi_connection):
-                watch.ended = True
-                raise watch.ended_by("a statement (on MySQL and MariaDB every DDL does)")
+                watch.ended = "a statement (on MySQL and MariaDB every DDL does)"
+                raise watch.ended_error()
 
     def translate(self, error: DBAPIError) -> DatabaseError:
         code = _code(error.orig)

@@ -55,6 +55,12 @@ message"; asyncpg: "cannot switch to state 15; another operation (2) is in progr
 
 READ_ONLY_DEFAULT = "default_transaction_read_only"
 
+_MARK = "onfinish"
+"""A savepoint that is set where the program takes the driver's connection."""
+
+_BEGAN_AT = "SELECT now()"
+"""When the transaction began, to the microsecond: each has its own."""
+
 # PgBouncer's words, for want of anything else: psycopg2 gives no code for what is said before a connection is
 # made. https://github.com/pgbouncer/pgbouncer/blob/master/src/client.c
 _REFUSED_BY_POOLER = "unsupported startup parameter"
@@ -187,6 +193,23 @@ class PostgreSQL(Dialect):
     def is_idle(self, connection: Any) -> bool:
         return self.driver.is_idle(connection)
 
+    def mark_transaction(self, connection: Connection) -> object:
+        connection.exec_driver_sql(f"SAVEPOINT {_MARK}")
+        return connection.exec_driver_sql(_BEGAN_AT).scalar()
+
+    def is_marked(self, connection: Any, mark: object) -> bool:
+        try:
+            return bool(_scalar(connection, _BEGAN_AT) == mark)
+        except _errors_of(connection) as error:
+            if sqlstate_of(error) != _IN_FAILED_TRANSACTION:
+                return True  # the connection is gone, and its transaction with it
+        try:  # where it has failed it says no more than this
+            with closing(connection.cursor()) as cursor:
+                cursor.execute(f"ROLLBACK TO SAVEPOINT {_MARK}")
+        except _errors_of(connection) as error:
+            return sqlstate_of(error) is None
+        return True
+
     def limit_statements(self, connection: Connection, timeout_s: float) -> None:
         milliseconds = max(1, int(timeout_s * 1000))
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
@@ -273,6 +296,17 @@ class PostgreSQL(Dialect):
 
 
 _DRIVERS: dict[str, type[PostgresDriver]] = {"psycopg2": Psycopg2, "psycopg": Psycopg, "asyncpg": Asyncpg}
+
+
+def _errors_of(connection: Any) -> type[Exception]:
+    errors: type[Exception] = getattr(connection, "dbapi", connection).Error  # an adapter has its module's
+    return errors
+
+
+def _scalar(connection: Any, sql: str) -> object:
+    with closing(connection.cursor()) as cursor:
+        cursor.execute(sql)
+        return cursor.fetchone()[0]
 
 
 def sqlstate_of(error: object) -> str | None:

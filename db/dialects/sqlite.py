@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from db.dialects.effects import SQLITE
 from db.errors import DatabaseError, DeadlinePassed, RunAgain, StatementFailed, Unavailable, Unreachable
 from db.findings import Finding, Plan
 from db.hop import pause
-from db.watch import OWN, watch_of
+from db.watch import ENDS_TRANSACTION, OWN, watch_of
 
 READ_ONLY = "onfinish_read_only"
 """Execution option of the in-memory database's reader, which is the writer's engine under another name."""
@@ -33,6 +34,9 @@ _CURSORS = "onfinish_cursors"
 
 _POLL_S = 0.05
 """How long SQLite itself waits for a lock before we look whether the unit of work was stopped meanwhile."""
+
+_CLOSED = (sqlite3.ProgrammingError, ValueError)
+"""What a connection that was closed raises for every question, and aiosqlite's."""
 
 _SERVED_FROM_MEMORY = (None, "", ":memory:")
 
@@ -178,7 +182,25 @@ class SQLite(Dialect):
         return SQLITE.effect_of(sql)
 
     def is_idle(self, connection: Any) -> bool:
-        return self.transaction_is_lost(connection)
+        try:
+            return not _sqlite3_of(connection).in_transaction
+        except _CLOSED:
+            return False
+
+    def mark_transaction(self, connection: Connection) -> object:
+        seen: list[str] = []
+
+        def note(sql: str) -> None:
+            if not seen and SQLITE.effect_of(sql) & ENDS_TRANSACTION:
+                seen.append(sql)
+
+        _sqlite3_of(connection.connection.dbapi_connection).set_trace_callback(note)
+        return seen
+
+    def is_marked(self, connection: Any, mark: object) -> bool:
+        with contextlib.suppress(*_CLOSED):
+            _sqlite3_of(connection).set_trace_callback(None)
+        return not mark
 
     def transaction_is_lost(self, connection: Any) -> bool:
         return not getattr(connection, "driver_connection", connection).in_transaction

@@ -82,7 +82,7 @@ def list_databases(session: Session) -> list[str]:
 
 
 LOCKS = count("pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()")
-TEMPORARY = count("pg_class WHERE relname = 'mine'")
+TEMPORARY = count("pg_class WHERE relname = 'mine' AND relnamespace = pg_my_temp_schema()")
 
 LEFT: dict[str, tuple[Work, Work, list[Any]]] = {
     "set_config": (execute("SELECT set_config('app.tenant', '7', false)"), setting("app.tenant"), [None, ""]),

@@ -329,3 +329,75 @@ async def test_texts_are_read_as_ever(mount: Mount, notes: Notes):
 
     assert answer.code == 201
     assert notes() == ["before"]
+
+
+INSERT = "INSERT INTO notes (text) VALUES ('by the driver')"
+
+
+@pytest.mark.parametrize("rest", [[fail], [after], []], ids=["raises", "goes on", "ends"])
+@pytest.mark.parametrize("chain", ["COMMIT", "ROLLBACK"])
+async def test_a_transaction_that_the_driver_began_anew_is_not_taken_for_the_requests(
+    chain: str, rest: list[Work], mount: Mount, notes: Notes, expect_log: ExpectLog
+):
+    """All of it past SQLAlchemy: one is open at the end, as it should be, and it is another."""
+    client = mount(posting(lambda session: by_driver(session, chain, "BEGIN", INSERT), *rest))
+
+    with (
+        expect_log("onfinish.handlers", r"TransactionEnded: POST Handler: .*begin_nested|ValueError"),
+        expect_log("tornado.access", r"^500 POST / .* unknown "),
+    ):
+        answer = await client.post("/")
+
+    assert (answer.code, answer.json()["outcome"]) == (500, "unknown")
+    assert notes() == (["before"] if chain == "COMMIT" else [])
+
+
+async def test_all_of_it_may_be_the_drivers_and_is_told_of(mount: Mount, notes: Notes, expect_log: ExpectLog):
+    """Where SQLAlchemy has not sent a statement, there was no transaction to be missed."""
+
+    def work(session: Session) -> None:
+        by_driver(session, INSERT)
+        driver(session).commit()
+        fail(session)
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            await self.run(work, self.session)
+
+    client = mount(Handler)
+    with (
+        expect_log("onfinish.handlers", r"TransactionEnded|ValueError"),
+        expect_log("tornado.access", r"^500 POST / .* unknown "),
+    ):
+        answer = await client.post("/")
+
+    assert (answer.code, answer.json()["outcome"]) == (500, "unknown")
+    assert notes() == ["by the driver"]
+
+
+def duplicate(session: Session) -> None:
+    add_note(session, text="before")
+
+
+async def test_a_conflict_after_the_drivers_own_work_is_the_conflict(mount: Mount, notes: Notes):
+    """The transaction has failed, and is the same one: nothing of it is kept, and that is certain."""
+    client = mount(posting(lambda session: by_driver(session, INSERT), duplicate))
+
+    answer = await client.post("/")
+
+    assert (answer.code, answer.json()["outcome"]) == (409, "not_applied")
+    assert notes() == []
+
+
+async def test_the_drivers_own_work_may_stand_in_a_savepoint(mount: Mount, notes: Notes):
+    def nested(session: Session) -> None:
+        with session.begin_nested():
+            by_driver(session, INSERT)
+        after(session)
+
+    client = mount(posting(nested))
+
+    answer = await client.post("/")
+
+    assert answer.code == 201
+    assert notes() == ["before", "by the driver", "after"]
