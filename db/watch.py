@@ -266,9 +266,12 @@ class Watch:
 
         Asked before each statement: what comes after would be kept without what came before.
         """
+        connection = self._connection
+        if not self.began or not (self.ended or connection is None or self._dialect.is_idle(connection)):
+            return
         if self._has_ended():
             raise self.ended_error()
-        if self.was_rolled_back and self.began and self._dialect.is_idle(self._connection):
+        if self.was_rolled_back:
             raise self.lost()
 
     def ended_error(self) -> TransactionEnded:
