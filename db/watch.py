@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Awaitable
@@ -322,12 +323,13 @@ class Watch:
     def _look_back(self) -> None:
         """As `_has_ended`, before the transaction ends; another that was begun since is noticed as well."""
         marked, self.marked = self.marked, None
-        if (
-            not self._has_ended()
-            and marked is not None
-            and self._knows_its_transaction
-            and not self._dialect.is_marked(self._connection, marked)
-        ):
+        if self._has_ended() or marked is None or not self._knows_its_transaction:
+            return
+        try:
+            is_marked = self._dialect.is_marked(self._connection, marked)
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001  # the connection is given back all the same
+            is_marked = False
+        if not is_marked:
             self._note_end()
 
     def _note_end(self) -> None:
