@@ -9,6 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
@@ -22,6 +23,7 @@ from db.errors import (
     Misuse,
     OutcomeUnknown,
     SessionSettled,
+    TransactionEnded,
     Unavailable,
 )
 from db.hop import Hop
@@ -220,6 +222,7 @@ class AsyncUnitOfWork:
 
         Raises:
             DatabaseError: ``keep`` was asked for, and the work was not kept, or nobody knows.
+            TransactionEnded: whatever was asked for; a part of it may be kept.
         """
         first, self._settling = not self._settling, True
         fault: Exception | None = self._forgotten() if first and keep else None
@@ -228,6 +231,8 @@ class AsyncUnitOfWork:
                 await self._settle(keep and fault is None, last)
             else:
                 await self._settled_by_another()
+            if self._unit.watch.ended:
+                raise self._unit.watch.ended_error()
         except Exception as error:
             fault = fault or error
             raise
@@ -417,7 +422,8 @@ class AsyncUnitOfWork:
         if self._hop is not None:
             await self._end_hop(self._hop)
         if not self._settling:
-            await self.settle(keep=False)
+            with suppress(TransactionEnded):  # the owner, who settles too, is told
+                await self.settle(keep=False)
 
     async def _end_hop(self, hop: Hop) -> None:
         watch = self._unit.watch
@@ -477,5 +483,6 @@ class AsyncUnitOfWork:
 
     def _clean_up(self) -> None:
         if not self._unit.settled:
-            self._unit.settle(keep=False)
+            with suppress(TransactionEnded):  # nobody is left to be told
+                self._unit.settle(keep=False)
         self._seat.leave()
