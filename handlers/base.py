@@ -43,9 +43,10 @@ from db.errors import (
     Unavailable,
 )
 from handlers.conflicts import CONFLICTS, backoff_s
-from handlers.errors import leaves_unknown, meant, status_of
+from handlers.errors import is_fault, leaves_unknown, meant, status_of
 from handlers.exchange import Exchange, exchange_of
 from handlers.held_response import HeldResponse, ResponseDropped, StreamedResponse
+from handlers.instrumentation import Traced
 from handlers.overrides import check_overrides, forgotten
 from handlers.problem import ProblemHandler
 from handlers.sequel import EarlyCommit, Sequel
@@ -98,6 +99,7 @@ class SessionHandler(ProblemHandler):
     cancel_on_disconnect: ClassVar[bool | None] = None
     """Whether a client that leaves takes its request along. None: reads, and not writes."""
 
+    _instrumented_hooks = ("prepare", "log_exception", "on_finish")
     _exchange: Exchange | None = None
     _unit: AsyncUnitOfWork | None = None
     _response: HeldResponse | StreamedResponse | None = None
@@ -262,6 +264,12 @@ class SessionHandler(ProblemHandler):
         ):
             super().log_exception(typ, value, tb)
 
+    def _trace_exception(self, error: BaseException | None) -> None:
+        if self._exchange is None:  # refused before `prepare`
+            super()._trace_exception(error)
+        elif self._exchange.traced is not None and error is not None and is_fault(error):
+            self._exchange.traced.failed(error)
+
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """As Tornado's; of a handler that was stopped, the reason is what is told."""
         if self._stopped is not None:
@@ -419,6 +427,16 @@ class SessionHandler(ProblemHandler):
             super()._log()
         except Exception:
             log.exception("%s: the application's log_function failed", self._summary())
+        self._end_trace()
+
+    def _end_trace(self) -> None:
+        """The status is the one that the client has read."""
+        if self._exchange is None:  # refused before `prepare`
+            if self._instrumentation is not None:
+                self._instrumentation.call("on_finish", self)
+        elif self._exchange.traced is not None:
+            self._exchange.traced.ended(self.get_status())
+            self._exchange.traced = None
 
     # -- small questions
 
@@ -448,7 +466,10 @@ class SessionHandler(ProblemHandler):
         timeout_s = self.timeout_s
         if timeout_s is None and not self.streams:
             timeout_s = self.settings.get("request_timeout_s", DEFAULT_TIMEOUT_S)
-        return Exchange(self.application, self.request, timeout_s=timeout_s)
+        exchange = Exchange(self.application, self.request, timeout_s=timeout_s)
+        if self._instrumentation is not None:
+            exchange.traced = Traced(self._instrumentation, self)
+        return exchange
 
     @property
     def _can_run_again(self) -> bool:

@@ -15,6 +15,7 @@ from tornado.httputil import (
 from tornado.web import Application
 
 from db import AsyncUnitOfWork, Database
+from handlers.instrumentation import Traced
 from handlers.request_id import request_id_of
 
 log = logging.getLogger("onfinish.handlers")
@@ -36,6 +37,7 @@ class Exchange:
         self.attempt = 1
         self.refusal: Exception | None = None
         self.outcome = "not_applied"
+        self.traced: Traced | None = None
         self.began_at = time.monotonic()
         self.deadline_at = None if timeout_s is None else self.began_at + timeout_s
         self._db_s = 0.0
