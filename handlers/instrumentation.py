@@ -1,10 +1,10 @@
 """What wraps Tornado's hooks from outside, and is to see them called as plain Tornado calls them.
 
-Error trackers wrap ``RequestHandler.log_exception`` itself (Sentry). Tracers wrap the hooks of each class of
-handlers (OpenTelemetry): a span begins in ``prepare``, and ends in ``log_exception`` or ``on_finish`` with the
+Error trackers wrap ``RequestHandler.log_exception`` itself (Sentry). Tracers wrap the hooks of each class
+of handlers (OpenTelemetry): a span begins in `prepare`, and ends in `log_exception` or `on_finish` with the
 status that has been sent by then. Here a raised error may be an answer, or run the request again, and
-``on_finish`` only begins the COMMIT. So a class's wrappers are taken off, and called once a request, with
-the status that the client reads.
+`on_finish` only begins the COMMIT. So a class's wrappers are taken off, and called once a request, with the
+status that the client reads.
 """
 
 from __future__ import annotations
@@ -78,18 +78,22 @@ class Traced:
         self._handler = handler
         self._task = asyncio.current_task()
         self._context = _context_of(self._task)
+        self._has_ended = False
         instrumentation.call("prepare", handler)
 
     def failed(self, fault: BaseException) -> None:
-        """A fault of the program's has ended the request."""
-        self._call("log_exception", type(fault), fault, fault.__traceback__)
+        """A fault of the program's has ended the request; its answer is still to come."""
+        self._end(500, "log_exception", type(fault), fault, fault.__traceback__)
 
     def ended(self, status: int) -> None:
         """The client has been sent its answer."""
-        self._handler.set_status(status)
-        self._call("on_finish")
+        self._end(status, "on_finish")
 
-    def _call(self, hook: str, *args: Any) -> None:
+    def _end(self, status: int, hook: str, *args: Any) -> None:
+        if self._has_ended:  # OpenTelemetry's would count it twice, as it does with plain Tornado
+            return
+        self._has_ended = True
+        self._handler.set_status(status)
         # What `prepare` has put into context variables can be taken back in the same context only.
         if self._context is None or asyncio.current_task() is self._task:
             self._instrumentation.call(hook, self._handler, *args)

@@ -21,6 +21,7 @@ from handlers.errors import (
     leaves_unknown,
     log_fault,
     log_refusal,
+    meant,
     problem_of,
     status_of,
 )
@@ -144,6 +145,7 @@ class ProblemHandler(RequestHandler):
 
     def _log_error(self, summary: str, error: BaseException | None) -> BaseException | None:
         """Log an error. Returns it as it was logged, where it is a fault."""
+        error = meant(error)
         if error is None or not is_fault(error):
             log_refusal(summary, error)
             return None

@@ -144,7 +144,7 @@ def test_the_filter_redacts_a_record_for_any_formatter_and_its_message_too(refus
         1,
         "future: <Task exception=%r>",
         (refusal,),
-        (None, refusal, None),
+        (type(refusal), refusal, None),
     )
 
     handler.handle(record)

@@ -8,6 +8,7 @@ import json
 import pytest
 from tornado.web import Application, HTTPError
 
+from conf.logs import LineFormatter
 from db.errors import ConnectionLost, NoPlace, NotFound, OutcomeUnknown, RunAgain
 from handlers.errors import Problem, leaves_unknown, meant, status_of
 from handlers.problem import ProblemHandler
@@ -86,4 +87,4 @@ async def test_a_fault_in_a_group_is_logged_with_its_own_stack(serve: Serve, exp
         answer = await client.get("/fault")
 
     assert answer.code == 500
-    assert "in fail" in records[0].getMessage()
+    assert "in fail" in LineFormatter().format(records[0])
