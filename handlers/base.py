@@ -46,7 +46,7 @@ from handlers.conflicts import CONFLICTS, backoff_s
 from handlers.errors import is_fault, leaves_unknown, meant, status_of
 from handlers.exchange import Exchange, exchange_of
 from handlers.held_response import HeldResponse, ResponseDropped, StreamedResponse
-from handlers.instrumentation import Traced
+from handlers.instrumentation import Instrumentation, Traced
 from handlers.overrides import check_overrides, forgotten
 from handlers.problem import ProblemHandler
 from handlers.sequel import EarlyCommit, Sequel
@@ -427,13 +427,13 @@ class SessionHandler(ProblemHandler):
             super()._log()
         except Exception:
             log.exception("%s: the application's log_function failed", self._summary())
-        self._end_trace()
+        if self._instrumentation is not None:
+            self._end_trace(self._instrumentation)
 
-    def _end_trace(self) -> None:
+    def _end_trace(self, instrumentation: Instrumentation) -> None:
         """The status is the one that the client has read."""
         if self._exchange is None:  # refused before `prepare`
-            if self._instrumentation is not None:
-                self._instrumentation.call("on_finish", self)
+            instrumentation.call("on_finish", self)
         elif self._exchange.traced is not None:
             self._exchange.traced.ended(self.get_status())
             self._exchange.traced = None

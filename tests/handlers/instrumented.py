@@ -84,6 +84,25 @@ class AgainInVain(Again):
     conflicts = 99
 
 
+class Late(SessionHandler):
+    """Is not done when its time has run out."""
+
+    timeout_s = 0.2
+
+    async def get(self) -> None:
+        await self.run(list_texts, self.session)
+        await asyncio.sleep(60)
+
+
+class Streamed(SessionHandler):
+    streams = True
+
+    async def get(self) -> None:
+        for each in await self.run(list_texts, self.session):
+            self.write(each)
+            await self.flush()
+
+
 class Raises(SessionHandler):
     async def get(self, what: str) -> None:
         await self.run(list_texts, self.session)
@@ -120,6 +139,8 @@ ROUTES = [
     ("/fault_at_commit", FaultAtCommit),
     ("/again", Again),
     ("/in_vain", AgainInVain),
+    ("/late", Late),
+    ("/streamed", Streamed),
     (r"/raises/(\w+)", Raises),
     (r"/plain/(\w+)", Plain),
 ]
@@ -133,6 +154,8 @@ REQUESTS = [
     "POST /fault_at_commit",
     "POST /again",
     "POST /in_vain",
+    "GET /late",
+    "GET /streamed",
     "BREW /kept",
     *(f"GET /raises/{what}" for what in ("422", "missing", "404", "fault", "typo")),
     *(f"GET /plain/{what}" for what in ("422", "missing", "404", "fault")),

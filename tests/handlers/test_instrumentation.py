@@ -23,6 +23,8 @@ STATUSES = {
     "POST /fault_at_commit": [500],
     "POST /again": [201],
     "POST /in_vain": [503],
+    "GET /late": [504],
+    "GET /streamed": [200],
     "BREW /kept": [405],
     "GET /raises/422": [422],
     "GET /raises/missing": [404],
