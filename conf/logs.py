@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from conf.masks import mask_text
+from conf.redaction import redact
 from conf.settings import LogSettings
 
 # What every record has; what else it has came with ``extra=`` and belongs into the JSON.
@@ -38,8 +39,9 @@ def set_up_logs(
         with_process: lines name the process, where several write to one stream; JSON does it anyway.
     """
     handler = LogHandler(stream or sys.stderr)
-    as_lines = LineFormatter(with_process=with_process)
-    handler.setFormatter(JsonFormatter() if settings.format == "json" else as_lines)
+    shown = settings.database_messages
+    as_lines = LineFormatter(with_process=with_process, database_messages=shown)
+    handler.setFormatter(JsonFormatter(database_messages=shown) if settings.format == "json" else as_lines)
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, LogHandler)]:
         root.removeHandler(old)
@@ -51,18 +53,34 @@ def set_up_logs(
     return handler
 
 
-class LineFormatter(logging.Formatter):
+class RedactingFormatter(logging.Formatter):
+    """Formats exceptions without what a database's message says of data. Lives as long as its handler.
+
+    A record is redacted itself: an error tracker that is given it next sees no more of it.
+
+    Args:
+        database_messages: exceptions are formatted whole.
+    """
+
+    def __init__(self, *, database_messages: bool = False) -> None:
+        super().__init__()
+        self._redacts = not database_messages
+
+
+class LineFormatter(RedactingFormatter):
     """A record as a line to read. Lives as long as its handler.
 
     The local time, since who reads it sits beside the machine. What belongs to a line but is not its first
     is indented, so that nothing in a message can pass for a line of its own.
     """
 
-    def __init__(self, *, with_process: bool = False) -> None:
-        super().__init__()
+    def __init__(self, *, with_process: bool = False, database_messages: bool = False) -> None:
+        super().__init__(database_messages=database_messages)
         self._with_process = with_process
 
     def format(self, record: logging.LogRecord) -> str:
+        if record.exc_info and self._redacts:
+            redact(record)
         time = datetime.fromtimestamp(record.created).astimezone()
         message = record.getMessage().translate(_CONTROLS)
         if record.exc_info or record.stack_info:
@@ -72,7 +90,7 @@ class LineFormatter(logging.Formatter):
         return head + message.replace("\n", "\n    ")
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(RedactingFormatter):
     """A record as one JSON object in one line of ASCII. Lives as long as its handler.
 
     ``time`` (UTC), ``level``, ``logger``, ``message``, ``process``, whatever came with ``extra``, and for an
@@ -80,6 +98,8 @@ class JsonFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
+        if record.exc_info and self._redacts:
+            redact(record)
         entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

@@ -155,6 +155,11 @@ class LogSettings(Section):
     format: Annotated[Literal["lines", "json"], BeforeValidator(_lower)] = Field(
         "lines", description="lines to read, or one JSON object a line"
     )
+    database_messages: bool = Field(
+        False,
+        description="what the database said of an error, and its statement, are logged, and told in a 500's "
+        "debug; never in production",
+    )
 
 
 class Settings(BaseSettings):
@@ -254,6 +259,7 @@ def together_faults(values: Mapping[str, Any]) -> dict[str, str]:
             "debug": "it costs time, and its log says more than a log should keep",
             "autoreload": "it drops requests at every change of a file",
             "compare.mount": "it serves what is wrong on purpose",
+            "log.database_messages": "a database's messages hold rows, and clients would read them",
         }
         faults = {
             path: f"not with environment {environment!r}: {why}"

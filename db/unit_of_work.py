@@ -17,7 +17,8 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import EMPTY_DICT
 
-from db.dialects import Dialect, sqlstate_of
+from conf.redaction import code_of
+from db.dialects import Dialect
 from db.errors import (
     Cancelled,
     ConnectionLost,
@@ -426,13 +427,3 @@ class SettledSession(Session):
 def name_of(function: object) -> str:
     """How messages name a function."""
     return str(getattr(function, "__qualname__", function))
-
-
-def code_of(error: BaseException) -> str:
-    """An error as a log may show it: its kind and its code, and nothing of the statement."""
-    origin = getattr(error, "orig", None)
-    code = sqlstate_of(origin) or getattr(origin, "sqlite_errorname", None)
-    if code is None and origin is not None and origin.args and isinstance(origin.args[0], int):
-        code = origin.args[0]  # PyMySQL's; the text of the others' begins with words
-    kind = type(origin or error).__name__
-    return f"{kind} {code}" if code else kind

@@ -44,9 +44,10 @@ from db.errors import (
     Unavailable,
 )
 from handlers.conflicts import CONFLICTS, backoff_s
-from handlers.errors import leaves_unknown, meant, status_of
+from handlers.errors import is_fault, leaves_unknown, meant, status_of
 from handlers.exchange import Exchange, exchange_of
 from handlers.held_response import HeldResponse, ResponseDropped, StreamedResponse
+from handlers.instrumentation import Instrumentation, Traced
 from handlers.overrides import check_overrides, forgotten
 from handlers.problem import ProblemHandler
 from handlers.sequel import EarlyCommit, Sequel
@@ -100,8 +101,10 @@ class SessionHandler(ProblemHandler):
     cancel_on_disconnect: ClassVar[bool | None] = None
     """Whether a client that leaves takes its request along. None: reads, and not writes."""
 
+    _instrumented_hooks = ("prepare", "log_exception", "on_finish")
     _sequel: Sequel
     _early: EarlyCommit
+    _exchange: Exchange | None = None
     _unit: AsyncUnitOfWork | None = None
     _response: HeldResponse | StreamedResponse | None = None
     _task: asyncio.Task[Any] | None = None
@@ -283,16 +286,24 @@ class SessionHandler(ProblemHandler):
     ) -> None:
         """Note what was raised, since it undoes the work; log it, unless nobody is to be told of it.
 
-        That is so where the request runs again for it, or is answered again when its commit has ended, and
-        where it was stopped: what a handler meets whose session was taken away is no fault of its own.
+        That is so where the request runs again for it, where it is answered again when a commit has ended that
+        is under way, and where it was stopped: what a handler meets whose session was taken away is no fault
+        of its own.
         """
         self._fail(value)
         if (
             self._stopped is None
             and not isinstance(value, ResponseDropped)
-            and not (isinstance(meant(value), CONFLICTS) and (self._commits or self._may_run_again()))
+            and not self._commits
+            and not (isinstance(meant(value), CONFLICTS) and self._may_run_again())
         ):
             super().log_exception(typ, value, tb)
+
+    def _trace_exception(self, error: BaseException | None) -> None:
+        if self._exchange is None:  # refused before `prepare`
+            super()._trace_exception(error)
+        elif self._exchange.traced is not None and error is not None and is_fault(error):
+            self._exchange.traced.failed(error)
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """As Tornado's; of a handler that was stopped, the reason is what is told."""
@@ -346,13 +357,15 @@ class SessionHandler(ProblemHandler):
         What the handler has raised meanwhile is answered again: it could not know how the commit ended.
         """
         error = await self._early.end()
+        raised = self._raised
         if error is not None:
+            if raised is not None and not isinstance(meant(raised), CONFLICTS):
+                super().log_exception(type(raised), raised, raised.__traceback__)
             return error
         if self._stopped is not None:
             return DeadlinePassed(_TOO_LATE)
         if not self._failed:
             return None
-        raised = self._raised
         if raised is None:  # send_error() with a status alone
             return HTTPError(self.get_status())
         return raised if isinstance(raised, Exception) else Misuse(f"{self._summary()}: was cancelled")
@@ -463,6 +476,16 @@ class SessionHandler(ProblemHandler):
             super()._log()
         except Exception:
             log.exception("%s: the application's log_function failed", self._summary())
+        if self._instrumentation is not None:
+            self._end_trace(self._instrumentation)
+
+    def _end_trace(self, instrumentation: Instrumentation) -> None:
+        """The status is the one that the client has read."""
+        if self._exchange is None:  # refused before `prepare`
+            instrumentation.call("on_finish", self)
+        elif self._exchange.traced is not None:
+            self._exchange.traced.ended(self.get_status())
+            self._exchange.traced = None
 
     # -- small questions
 
@@ -497,7 +520,10 @@ class SessionHandler(ProblemHandler):
         timeout_s = self.timeout_s
         if timeout_s is None and not self.streams:
             timeout_s = self.settings.get("request_timeout_s", DEFAULT_TIMEOUT_S)
-        return Exchange(self.application, self.request, timeout_s=timeout_s)
+        exchange = Exchange(self.application, self.request, timeout_s=timeout_s)
+        if self._instrumentation is not None:
+            exchange.traced = Traced(self._instrumentation, self)
+        return exchange
 
     @property
     def _can_run_again(self) -> bool:

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import http.client
 import logging
-import textwrap
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Annotated, Any, Literal, NotRequired
 from urllib.parse import quote
 
 from pydantic import ConfigDict, Field, with_config
-from sqlalchemy.exc import DBAPIError, PendingRollbackError, StatementError
+from sqlalchemy.exc import DBAPIError
 from tornado.httputil import HTTPInputError
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
 from typing_extensions import TypedDict  # typing's own is enough for pydantic from 3.12 on
 
+from conf.redaction import code_of
 from db import errors as db
-from db.unit_of_work import code_of
 from handlers.conflicts import CONFLICTS
 
 log = logging.getLogger("onfinish.handlers")
@@ -75,6 +72,20 @@ class ProblemBody(TypedDict):
         Field(description="What has become of the request's work: an error does not always mean nothing."),
     ]
     errors: NotRequired[Annotated[list[Fault], Field(description="Of 422: every fault of the body.")]]
+
+
+class Debug(TypedDict):
+    """What a developer is told of a fault."""
+
+    error: str
+    statement: NotRequired[str]
+    line: str
+
+
+class FaultBody(ProblemBody):
+    """A 500, where `log.database_messages` is on. No client may rely on it: /openapi.json has no 500."""
+
+    debug: Debug
 
 
 class Problem(Exception):
@@ -192,69 +203,39 @@ def body_of(problem: Problem, *, instance: str, request_id: str, outcome: Any) -
     return body
 
 
-def stack_of(error: BaseException) -> str:
-    """An error's stack for the log, without what a statement or the database said of people's data.
-
-    Messages of the driver and of SQLAlchemy hold SQL, parameters and rows; their frames and codes do not.
-    """
-    parts: list[str] = []
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        frames = "".join(traceback.format_tb(link.__traceback__))
-        parts.append(f"Traceback (most recent call last):\n{frames}{_line_of(link)}\n{_stacks_in(link)}")
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-    return "\nThe above exception was the cause of the following one:\n\n".join(reversed(parts))
+def is_fault(error: BaseException | None) -> bool:
+    """Whether an error is a fault of the program's, to be logged with its stack; else it is an answer."""
+    error = meant(error)
+    return (
+        status_of(error) >= 500
+        and error is not None
+        and not isinstance(error, HTTPError | db.RunAgain | db.Unavailable | db.DeadlinePassed)
+    )
 
 
-def _stacks_in(error: BaseException) -> str:
-    """The stacks of a group's members, set in."""
-    if not isinstance(error, BaseExceptionGroup):
-        return ""
-    stacks = (f"  member {number}:\n{stack_of(member)}" for number, member in enumerate(error.exceptions, 1))
-    return "".join(textwrap.indent(stack, "  | ") for stack in stacks)
+def log_fault(summary: str, fault: BaseException) -> None:
+    """Log a fault of the program's with its stack."""
+    kind = type(fault)
+    log.error("%s: %s.%s: %s", summary, kind.__module__, kind.__qualname__, fault, exc_info=fault)
 
 
-_DRIVERS = (
-    "psycopg2.",
-    "psycopg.",
-    "asyncpg.",
-    "pymysql.",
-    "sqlite3.",
-    "sqlalchemy.dialects.",  # where its adapter for asyncpg has errors of its own, with asyncpg's messages
-)
-
-
-def _line_of(error: BaseException) -> str:
-    kind = f"{type(error).__module__}.{type(error).__qualname__}"
-    # PendingRollbackError repeats the whole message of the statement that failed before it.
-    if isinstance(error, StatementError | PendingRollbackError) or kind.startswith(_DRIVERS):
-        return f"{kind}: {code_of(error)} (its message may hold data and is withheld)"
-    return f"{kind}: {error}"
-
-
-def log_error(summary: str, error: BaseException | None, traceback_: TracebackType | None = None) -> None:
-    """Log what a handler raised: with its stack where it is a fault of ours, else by a line or not at all.
+def log_refusal(summary: str, error: BaseException | None) -> None:
+    """Log an error that is an answer: by a line, or not at all.
 
     A constraint that refused a row has a line with its name, since the answer may have general words only.
     """
     error = meant(error)
     status = status_of(error)
-    if error is None:
-        return
     if isinstance(error, HTTPError):
         if error.log_message:
             level = (
                 logging.WARNING if status >= 500 else logging.INFO
             )  # a client's mistake is no trouble here
             log.log(level, "%d %s: %s", status, summary, error.get_message())
-    elif status >= 500 and not isinstance(error, db.RunAgain | db.Unavailable | db.DeadlinePassed):
-        log.error("%s: %s\n%s", summary, _line_of(error), stack_of(error))
     elif isinstance(error, db.Conflict) and isinstance(error.__cause__, DBAPIError):
         named = error.constraint or error.table or "a constraint"
         log.info("%d %s: refused by %s (%s)", status, summary, named, code_of(error.__cause__))
-    elif status >= 500:
+    elif error is not None and status >= 500:
         log.warning("%d %s: %s%s", status, summary, error, _in_the_drivers_words(error))
 
 

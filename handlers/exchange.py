@@ -15,6 +15,7 @@ from tornado.httputil import (
 from tornado.web import Application
 
 from db import AsyncUnitOfWork, Database, Outcome
+from handlers.instrumentation import Traced
 from handlers.request_id import request_id_of
 
 log = logging.getLogger("onfinish.handlers")
@@ -37,6 +38,7 @@ class Exchange:
         self.refusal: Exception | None = None
         self.work = Outcome.OPEN
         """What has become of the work of the attempt before."""
+        self.traced: Traced | None = None
         self.began_at = time.monotonic()
         self.deadline_at = None if timeout_s is None else self.began_at + timeout_s
         self._db_s = 0.0

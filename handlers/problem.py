@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic_core import to_json
 from tornado.httputil import HTTPServerRequest
-from tornado.web import Application, RequestHandler
+from tornado.web import Application, HTTPError, RequestHandler
 
+from conf.redaction import redacted
 from handlers.cors import cors_headers, preflight_headers
-from handlers.errors import Problem, body_of, leaves_unknown, log_error, problem_of, status_of
+from handlers.debug import debug_of
+from handlers.errors import (
+    Problem,
+    ProblemBody,
+    body_of,
+    is_fault,
+    leaves_unknown,
+    log_fault,
+    log_refusal,
+    meant,
+    problem_of,
+    status_of,
+)
+from handlers.instrumentation import Instrumentation, take_off, tell_trackers
 from handlers.request_id import HEADER, request_id_of
 from handlers.security_headers import security_headers
 
@@ -21,13 +35,22 @@ class ProblemHandler(RequestHandler):
 
     The application's settings: ``cors_origins``, whose pages may read the answers (none); ``trusted_origins``
     as Tornado has it; ``forms`` (True), False where no body is a form: Tornado reads those before any
-    handler, and refuses a GET too for a malformed one, which nobody has asked for.
+    handler, and refuses a GET too for a malformed one, which nobody has asked for; ``database_messages``
+    (False), True where a fault is logged with the database's own message, and answered with `debug`.
     """
 
     def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
         if not application.settings.get("forms", True):
             request._parse_body = _leave_unread  # type: ignore[method-assign]  # there is no public way
         super().__init__(application, request, **kwargs)
+        kind = type(self)
+        if (
+            "log_exception" in kind.__dict__
+        ):  # perhaps since an instrumentation has just seen its first instance
+            kind._instrumentation = take_off(kind, kind._instrumented_hooks) or kind._instrumentation
+
+    _instrumentation: ClassVar[Instrumentation | None] = None
+    _instrumented_hooks: ClassVar[tuple[str, ...]] = ("log_exception",)
 
     @property
     def outcome(self) -> str:
@@ -102,14 +125,40 @@ class ProblemHandler(RequestHandler):
             self.set_header(name, value)
         self.set_header("Content-Type", "application/problem+json")
         outcome = "unknown" if leaves_unknown(error) else self.outcome
+        self.finish(to_json(self._body_of(problem, error, outcome)))
+
+    def _body_of(self, problem: Problem, error: BaseException | None, outcome: str) -> ProblemBody:
         body = body_of(problem, instance=self.request.path, request_id=self.request_id, outcome=outcome)
-        self.finish(to_json(body))
+        if error is not None and self.settings.get("database_messages") and is_fault(error):
+            return {**body, "debug": debug_of(error)}  # type: ignore[typeddict-unknown-key]  # FaultBody
+        return body
 
     def log_exception(
         self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
     ) -> None:
-        """Log what was raised: faults of ours with their stack, refusals not at all."""
-        log_error(f"{self._request_summary()} [{self.request_id}]", value, tb)
+        """Log what was raised: faults of ours with their stack, refusals by a line or not at all.
+
+        Faults reach Tornado's own method too, which error trackers wrap, and tracers are told of them.
+        """
+        summary = f"{self._request_summary()} [{self.request_id}]"
+        fault = self._log_error(summary, value)
+        if fault is not None or isinstance(value, HTTPError):
+            self._trace_exception(fault or value)
+
+    def _log_error(self, summary: str, error: BaseException | None) -> BaseException | None:
+        """Log an error. Returns it as it was logged, where it is a fault."""
+        error = meant(error)
+        if error is None or not is_fault(error):
+            log_refusal(summary, error)
+            return None
+        fault = error if self.settings.get("database_messages") else redacted(error)
+        tell_trackers(self, fault)
+        log_fault(summary, fault)
+        return fault
+
+    def _trace_exception(self, error: BaseException | None) -> None:
+        if self._instrumentation is not None and error is not None:
+            self._instrumentation.call("log_exception", self, type(error), error, error.__traceback__)
 
     def flush(self, include_footers: bool = False) -> Any:
         """As Tornado's; adds the headers that every answer carries."""

@@ -20,7 +20,7 @@ from db import Database, passes_on
 from db.errors import ClientGone, DeadlinePassed, Misuse, Unavailable
 from handlers.base import DEFAULT_TIMEOUT_S
 from handlers.conflicts import CONFLICTS, backoff_s
-from handlers.errors import Problem, body_of, leaves_unknown, log_error, meant, problem_of, status_of
+from handlers.errors import Problem, leaves_unknown, meant, problem_of, status_of
 from handlers.message import Message, current_message
 from handlers.problem import ProblemHandler
 from handlers.sequel import AfterCommit, is_being_cancelled
@@ -243,14 +243,14 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
         return None
 
     def _tell(self, error: BaseException, summary: str) -> None:
-        log_error(summary, error, error.__traceback__)
+        self._log_error(summary, error)
         if isinstance(error, ClientGone):
             return
         status = status_of(error)
         problem = problem_of(error, status)
         problem.status = status
         outcome = "unknown" if leaves_unknown(error) else "not_applied"
-        body = body_of(problem, instance=self.request.path, request_id=self.request_id, outcome=outcome)
+        body = self._body_of(problem, error, outcome)
         with contextlib.suppress(WebSocketClosedError):
             self.write_message(dict(body))
 

@@ -52,6 +52,7 @@ def make_app(settings: Settings, database: Database, ops: Ops | None = None) -> 
         cors_origins=frozenset(http.cors_origins),
         cross_origin_protection=True,
         forms=False,
+        database_messages=settings.log.database_messages,
         # Who may read what a write answers may write.
         trusted_origins=frozenset(http.trusted_origins) | frozenset(http.cors_origins),
         autoreload=False,  # the lifecycle starts it, once the port is open

@@ -160,6 +160,12 @@ class TestEnvironments:
         assert settings.log.format == "json"
         assert settings.http.grace_s == 5.0
 
+    @pytest.mark.parametrize("environment", ENVIRONMENTS)
+    def test_a_databases_messages_are_shown_in_development_alone(self, environment: str) -> None:
+        settings = load_settings({}, {"ENVIRONMENT": environment, "DATABASE_URL": URL})
+
+        assert settings.log.database_messages is (environment == "development")
+
     def test_production_without_a_url_is_told_what_to_set(self) -> None:
         (fault,) = faults_of(ENVIRONMENT="production")
 
@@ -169,7 +175,12 @@ class TestEnvironments:
 
     @pytest.mark.parametrize(
         ("name", "variable"),
-        [("debug", "DEBUG"), ("autoreload", "AUTORELOAD"), ("compare.mount", "COMPARE_MOUNT")],
+        [
+            ("debug", "DEBUG"),
+            ("autoreload", "AUTORELOAD"),
+            ("compare.mount", "COMPARE_MOUNT"),
+            ("log.database_messages", "DATABASE_MESSAGES"),
+        ],
     )
     def test_production_refuses_what_is_for_a_laptop(self, name: str, variable: str) -> None:
         (fault,) = faults_of(ENVIRONMENT="production", DATABASE_URL=URL, **{variable: "true"})

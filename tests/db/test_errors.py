@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from conf.redaction import code_of
 from db import Database, errors, teams
 from db.errors import Conflict, ConstraintFailed, DatabaseError, ReadOnlyViolation, StatementFailed
 from db.tasks import create_task
 from db.teams import create_team
-from db.unit_of_work import code_of
 from tests.fixtures.databases import RawSql
 
 SECRET = "tiptop-secret"
