@@ -125,8 +125,8 @@ class AsyncUnitOfWork:
         """What has become of the work."""
         unit = self._unit
         if self._abandoned and not unit.watch.committed:
-            # It cannot be committed any more, but where COMMIT itself hangs.
-            return Outcome.UNKNOWN if unit.watch.committing else Outcome.UNDONE
+            # It cannot be committed any more, but where COMMIT itself hangs, or another than the unit has sent it.
+            return Outcome.UNKNOWN if unit.watch.committing or unit.watch.ended else Outcome.UNDONE
         return unit.outcome
 
     @property

@@ -286,9 +286,9 @@ class SessionHandler(ProblemHandler):
     ) -> None:
         """Note what was raised, since it undoes the work; log it, unless nobody is to be told of it.
 
-        That is so where the request runs again for it, where it is answered again when a commit has ended that
-        is under way, and where it was stopped: what a handler meets whose session was taken away is no fault
-        of its own.
+        That is so where the request runs again for it, where it is answered again once the commit under way
+        has ended, and where it was stopped: what a handler meets whose session was taken away is no fault of
+        its own.
         """
         self._fail(value)
         if (
