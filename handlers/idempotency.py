@@ -127,8 +127,8 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
         if self._given:
             self._restore()
         held = self.request.connection
-        # Of a request that has settled early the key is kept already, and has no answer.
-        keeps = self._key is not None and self.outcome != "applied"
+        # A request that settles early keeps its key then, without an answer.
+        keeps = self._key is not None and not self._begun().settled
         if keeps and isinstance(held, HeldResponse) and held.headers is not None:
             kept = {name: held.headers[name] for name in _KEPT_HEADERS if name in held.headers}
             body = held.body
