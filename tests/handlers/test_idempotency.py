@@ -143,6 +143,25 @@ async def test_a_key_is_free_again_after_a_day(client: Client, sql: RawSql):
     assert (response.code, "Idempotency-Replayed" in response.headers) == (201, False)
 
 
+async def test_a_request_that_settled_early_is_done_once_and_its_answer_is_not_kept(
+    mount: Mount, notes: Notes
+):
+    """The answer came behind the COMMIT that kept the key: its repeat is told that the work was applied."""
+
+    class Handler(IdempotentHandler):
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="once")
+            await self.commit()
+            self.set_status(201)
+
+    client = mount(Handler)
+    first, again = [await client.post("/", **keyed("a")) for _ in range(2)]
+
+    assert (first.code, again.code) == (201, 409)
+    assert "was not kept" in again.json()["detail"]
+    assert notes() == ["once"]
+
+
 class Written(IdempotentHandler):
     """Writes a note, and answers at length."""
 
