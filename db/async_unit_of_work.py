@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
@@ -18,6 +19,7 @@ from db.errors import (
     DeadlinePassed,
     OutcomeUnknown,
     SessionSettled,
+    TransactionEnded,
     Unavailable,
 )
 from db.hop import Hop
@@ -176,6 +178,7 @@ class AsyncUnitOfWork:
 
         Raises:
             DatabaseError: ``keep`` was asked for, and the work was not kept, or nobody knows.
+            TransactionEnded: whatever was asked for; a part of it may be kept.
         """
         first, self._settling = not self._settling, True
         fault: Exception | None = None
@@ -184,6 +187,8 @@ class AsyncUnitOfWork:
                 await self._settle(keep, last)
             else:
                 await self._settled_by_another()
+            if self._unit.watch.ended:
+                raise self._unit.watch.ended_error()
         except Exception as error:
             fault = error
             raise
@@ -330,7 +335,8 @@ class AsyncUnitOfWork:
         if self._hop is not None:
             await self._end_hop(self._hop)
         if not self._settling:
-            await self.settle(keep=False)
+            with suppress(TransactionEnded):  # the owner, who settles too, is told
+                await self.settle(keep=False)
 
     async def _end_hop(self, hop: Hop) -> None:
         watch = self._unit.watch
@@ -372,5 +378,6 @@ class AsyncUnitOfWork:
 
     def _clean_up(self) -> None:
         if not self._unit.settled:
-            self._unit.settle(keep=False)
+            with suppress(TransactionEnded):  # nobody is left to be told
+                self._unit.settle(keep=False)
         self._seat.leave()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,10 @@ from db.dialects import Dialect, Role, dialect_for
 from db.dialects.sqlite import READ_ONLY
 from db.pool import RestingAsyncPool, RestingPool, ask_after_rest
 from db.statements import watch_statements
-from db.watch import OPTION, Watch, watch_at_work, watch_of
+from db.watch import OPTION, OWN, Watch, watch_at_work, watch_of
+
+_INSIDE = ("sqlalchemy.", "db.dialects.", "db.engine")
+"""The modules that may work with the driver's connection."""
 
 _DRIVERS = {"postgres": "postgresql+psycopg2", "postgresql": "postgresql+psycopg2"}
 """Bare names that SQLAlchemy 2.1 refuses, or takes for psycopg 3."""
@@ -95,7 +99,7 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dial
     engine = create_engine(dialect.engine_url(), connect_args=dialect.connect_args(settings, role), **options)
     if pooled:
         ask_after_rest(engine, settings, dialect)
-    _install_watch(engine, dialect)
+    _install_watch(engine, dialect, role)
     dialect.install(engine, settings, role)
     return engine
 
@@ -133,7 +137,7 @@ def _from_json(text: str | bytes) -> Any:
         return json.loads(text)
 
 
-def _install_watch(engine: Engine, dialect: Dialect) -> None:
+def _install_watch(engine: Engine, dialect: Dialect, role: Role) -> None:
     """Let the watch of a unit of work see its connection, its statements and its COMMIT.
 
     By the methods of SQLAlchemy's dialect, of which each engine has one of its own. The events of an engine
@@ -153,9 +157,14 @@ def _install_watch(engine: Engine, dialect: Dialect) -> None:
             watch.connected(connection)
         return connection
 
+    if role == "writer":
+        engine._connection_cls = WatchedConnection  # there is no public way to it
+
     own = engine.dialect
     own.connect = connect_watched  # type: ignore[method-assign]  # do_connect is the application's
     set_options, commit, rollback = own.set_connection_execution_options, own.do_commit, own.do_rollback
+    is_settable = role == "writer" and dialect.isolation_is_a_transactions
+    effect_of = dialect.effect_of
 
     def take_up(connection: Connection, opts: Mapping[str, Any]) -> None:
         """The session of a unit of work has got a connection, and names that unit, before it begins."""
@@ -164,6 +173,10 @@ def _install_watch(engine: Engine, dialect: Dialect) -> None:
             lent = connection.connection
             lent.info[OPTION] = watch
             watch.connected(lent.dbapi_connection)
+        if (level := opts.get("isolation_level")) is not None:
+            asking = watch or _taken_up(connection.connection)
+            if asking is not None:
+                asking.check_isolation(level, is_settable=is_settable)
         set_options(connection, opts)  # which may ask the server
 
     def do_commit(dbapi_connection: PoolProxiedConnection) -> None:
@@ -180,7 +193,11 @@ def _install_watch(engine: Engine, dialect: Dialect) -> None:
 
     def before(watch: Watch, context: ExecutionContext, sql: str) -> None:
         watch.check()
+        watch.check_same_transaction()
         watch.statement = sql
+        effect = effect_of(sql)
+        if effect and OWN not in context.execution_options:
+            watch.check_effect(effect)
 
     own.set_connection_execution_options = take_up  # type: ignore[method-assign]
     own.do_commit, own.do_rollback = do_commit, do_rollback  # type: ignore[method-assign]
@@ -193,11 +210,35 @@ def _install_watch(engine: Engine, dialect: Dialect) -> None:
             watch.met_error = True
 
     @event.listens_for(engine, "close")
-    @event.listens_for(engine, "checkin")
     def parted(connection: Any, record: ConnectionPoolEntry) -> None:
         watch = record.info.pop(OPTION, None) or watch_at_work(dialect)
         if watch is not None:
             watch.parted(connection)
+
+    @event.listens_for(engine, "checkin")
+    def returned(connection: Any, record: ConnectionPoolEntry) -> None:
+        watch = record.info.get(OPTION)
+        parted(connection, record)
+        if watch is not None and watch.changed_session:
+            record.invalidate()
+
+
+class WatchedConnection(Connection):
+    """A connection of the writer, whose watch is told where the program takes the driver's from it.
+
+    Lives as long as the transaction of a unit of work.
+    """
+
+    @property
+    def connection(self) -> PoolProxiedConnection:
+        """As `Connection.connection`, which SQLAlchemy and this package use as well."""
+        lent = super().connection
+        if not sys._getframe(1).f_globals.get("__name__", "").startswith(_INSIDE):
+            watch = watch_of(self)
+            if watch is not None:
+                watch.check()
+                watch.hand_over(self)
+        return lent
 
 
 def _taken_up(connection: PoolProxiedConnection) -> Watch | None:

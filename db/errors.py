@@ -22,6 +22,7 @@
     │   ├── SessionSettled, ConcurrentUse, OutsideRun, NotYours, SecondPlace
     │   ├── ReadOnlyViolation
     │   └── TransactionLost
+    │       └── TransactionEnded  and part of its work may be kept
     ├── SchemaError             the schema is not where it would have to be
     └── StatementFailed         the database refused a statement for a reason that is no client's
 
@@ -212,6 +213,13 @@ class TransactionLost(Misuse):
     PostgreSQL answers COMMIT in an aborted transaction with ROLLBACK and no error, and sqlite3's
     ``commit()`` does nothing when SQLite has rolled back by itself. Code that swallowed the first
     error would be told that its work was kept.
+    """
+
+
+class TransactionEnded(TransactionLost):
+    """Another than the unit of work ended its transaction: the driver's own ``commit()``, DDL on MySQL.
+
+    What came before may be kept, or not: the outcome is unknown, whatever else went wrong.
     """
 
 

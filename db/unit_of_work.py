@@ -125,7 +125,7 @@ class UnitOfWork:
         return (
             self._autocommits
             and self._dialect.reader_settles_at_once
-            and not self.watch.interrupted
+            and not (self.watch.interrupted or self.watch.changed_session)
             and not self._has_changes
         )
 
@@ -189,6 +189,7 @@ class UnitOfWork:
 
         Raises:
             DatabaseError: the work could not be kept; `outcome` tells whether that is certain.
+            TransactionEnded: also where it was not to be kept: it cannot be said that it is not.
             SessionSettled: this was done before.
         """
         if self.settled:
@@ -204,6 +205,8 @@ class UnitOfWork:
             self.watch.leave()
         if doubt is not None:
             self._resolve(doubt)
+        elif self.watch.ended:
+            raise self.watch.ended_error()
 
     def settle_at_once(self, *, keep: bool) -> None:
         """As `settle`, on the event loop, where `settles_at_once` has said that nothing is sent."""
@@ -218,6 +221,8 @@ class UnitOfWork:
                 self.outcome = Outcome.UNDONE
         finally:
             self._release()
+            if self.watch.ended:
+                self.outcome = Outcome.UNKNOWN
 
     def _keep(self, last: Callable[[Session], object] | None) -> None:
         session = self.session
@@ -341,6 +346,7 @@ class OwnedSession(Session):
             execution_options={OPTION: watch, **options},
         )
         self._watch = watch
+        watch.isolation_level = options.get("isolation_level")
 
     def commit(self) -> NoReturn:
         """Not here."""
@@ -375,9 +381,18 @@ class OwnedSession(Session):
         return super().begin(nested=True)
 
     def get_bind(self, *args: Any, **kwargs: Any) -> Engine | Connection:
-        """As `Session.get_bind`; refuses where no SQL may be sent, before a connection is waited for."""
+        """As `Session.get_bind`; refuses where no SQL may be sent, before a connection is waited for.
+
+        Refuses any other engine: what is done there would not be the unit's to undo.
+        """
         self._watch.check()
-        return super().get_bind(*args, **kwargs)
+        bind = super().get_bind(*args, **kwargs)
+        if bind.engine is not self.bind.engine:  # type: ignore[union-attr]
+            raise NotYours(
+                f"{self._watch.label}: a statement names an engine of its own, and its unit of work has one; "
+                "another database has units of work of its own, `database.unit_of_work()`"
+            )
+        return bind
 
     def _not_yours(self, method: str, way_out: str) -> NotYours:
         label = self._watch.label

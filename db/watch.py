@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
-from db.errors import Cancelled, DeadlinePassed, NotYours, OutsideRun, SessionSettled, TransactionLost
+from db.errors import (
+    Cancelled,
+    DeadlinePassed,
+    Misuse,
+    NotYours,
+    OutsideRun,
+    SessionSettled,
+    TransactionEnded,
+    TransactionLost,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -16,6 +26,15 @@ if TYPE_CHECKING:
 
 OPTION = "onfinish_watch"
 """The execution option under which a session hands its watch to the hooks of its engine."""
+
+OWN = "onfinish_own"
+"""The execution option of a statement of ours, which may do what the program's may not: BEGIN."""
+
+ENDS_TRANSACTION = 1
+"""What a statement does that ends a transaction, or begins one: COMMIT, ROLLBACK, BEGIN."""
+
+CHANGES_SESSION = 2
+"""What a statement does that the connection's next user would meet: SET, a temporary table, a lock."""
 
 _ANYBODY = object()
 
@@ -38,6 +57,12 @@ class Watch:
         confined: statements are allowed between `enter` and `leave` only (a request's unit), or
             from wherever the owner likes (a script's).
 
+    ``began``: the transaction is there, as far as the driver was told; never for a reader. ``ended``: what
+    has ended it, where that was another than the unit of work. ``marked``: how to tell the transaction
+    from another, once the program has had the driver's connection. ``changed_session``: its connection is
+    closed, not given back.
+    ``isolation_level``: the one that the unit was made with, None for the engine's.
+
     ``runs_again``: whose work is done anew where its connection turns out to be gone. Any other's is asked
     whether it lives before it is used, however short its rest.
     """
@@ -53,6 +78,11 @@ class Watch:
         "was_rolled_back",
         "interrupted",
         "met_error",
+        "began",
+        "ended",
+        "marked",
+        "changed_session",
+        "isolation_level",
         "statement",
         "runs_again",
         "_confined",
@@ -74,6 +104,11 @@ class Watch:
         self.was_rolled_back = False
         self.interrupted = False
         self.met_error = False
+        self.began = False
+        self.ended = ""
+        self.marked: object = None
+        self.changed_session = False
+        self.isolation_level: str | None = None
         self.statement: str | None = None
         self.runs_again = False
         self._confined = confined
@@ -138,6 +173,41 @@ class Watch:
             self.mark(DeadlinePassed())
             raise DeadlinePassed
 
+    def check_effect(self, effect: int) -> None:
+        """Raise where a statement has an effect that it must not have; note that it changes the session.
+
+        Raises:
+            NotYours: it would end the transaction.
+            Misuse: it would change a session that cannot be closed afterwards.
+        """
+        if effect & ENDS_TRANSACTION:
+            raise NotYours(
+                f"{self.label}: a statement was refused that ends or begins a transaction, which the unit of "
+                "work alone does. Raise an error to undo the work, guard a part with "
+                "`session.begin_nested()`; `await self.commit()` in a handler settles early"
+            )
+        if effect & CHANGES_SESSION:
+            if self._dialect.cannot_change_session:
+                raise Misuse(
+                    f"{self.label}: a statement was refused that changes the session of its connection "
+                    f"{self._dialect.cannot_change_session}"
+                )
+            self.changed_session = True
+
+    def check_isolation(self, level: object, *, is_settable: bool) -> None:
+        """Raise where another isolation level is asked for than the unit may have.
+
+        Raises:
+            NotYours: AUTOCOMMIT, of which nothing could be undone; or any, where it would outlast the unit.
+        """
+        if level == self.isolation_level or (is_settable and str(level).upper() != "AUTOCOMMIT"):
+            return
+        raise NotYours(
+            f"{self.label}: the isolation level {level!r} was asked for, which would take its transaction "
+            "from the unit of work. For reads of one state of the database there is `snapshot = True`; on "
+            "PostgreSQL `SET TRANSACTION ISOLATION LEVEL …` as the first statement of a write"
+        )
+
     # -- called by the engine's hooks, where the work is done
 
     def connected(self, connection: Any) -> None:
@@ -157,6 +227,7 @@ class Watch:
         Raises:
             Cancelled: the unit was stopped; COMMIT is not sent.
             TransactionLost: there is no transaction left that could be committed.
+            TransactionEnded: it is not the one that was begun.
             NotYours: it is not the unit of work that commits.
         """
         if not self.settling:
@@ -175,6 +246,8 @@ class Watch:
             self.reason = DeadlinePassed()
         if self.reason is not None:
             raise self.reason
+        self._look_back()
+        self.check_same_transaction()
         if self.was_rolled_back or self._connection is None:
             raise self.lost()
         if self.met_error or not self._dialect.asks_whether_lost:
@@ -189,15 +262,79 @@ class Watch:
             "is kept. Let the error travel, or guard the statement with `session.begin_nested()`"
         )
 
+    def check_same_transaction(self) -> None:
+        """Raise where another than the unit of work has ended its transaction, or SQLite by itself.
+
+        Asked before each statement: what comes after would be kept without what came before.
+        """
+        connection = self._connection
+        if not self.began or not (self.ended or connection is None or self._dialect.is_idle(connection)):
+            return
+        if self._has_ended():
+            raise self.ended_error()
+        if self.was_rolled_back:
+            raise self.lost()
+
+    def ended_error(self) -> TransactionEnded:
+        """The error for a transaction that another than its unit of work has ended."""
+        return TransactionEnded(
+            f"{self.label}: {self.ended} ended the transaction, which its unit of work alone may end; what "
+            "came before it is kept or undone already. Guard a part with `session.begin_nested()`; "
+            "`await self.commit()` in a handler settles early"
+        )
+
     def rolled_back(self) -> None:
         """The transaction was rolled back: by its unit of work, or there is nothing left to keep."""
         if not self.closing:
+            self._look_back()
             self.was_rolled_back = True
 
     def release_begins(self) -> None:
         """The connection is about to be rolled back: there is nothing left to cancel."""
+        self._look_back()
         with self._lock:
             self.closing = True
+
+    def hand_over(self, connection: Connection) -> None:
+        """The program takes the driver's connection, where what it does is not seen: mark the transaction.
+
+        Costs round trips, here and at the end, to the units alone whose program does so.
+
+        Raises:
+            DBAPIError: the transaction has failed already, or the connection.
+        """
+        if self.marked is None and self._knows_its_transaction:
+            self.marked = self._dialect.mark_transaction(connection)
+            self.began = True
+
+    @property
+    def _knows_its_transaction(self) -> bool:
+        # After a rollback or an interrupt the database may have ended it, and has undone all of it.
+        return self._connection is not None and not (
+            self.was_rolled_back or self.interrupted or self.committing or self.closing
+        )
+
+    def _has_ended(self) -> bool:
+        """Whether another than the unit of work has ended its transaction, as the driver knows by itself."""
+        if self.began and self._knows_its_transaction and self._dialect.is_idle(self._connection):
+            self._note_end()
+        return bool(self.ended)
+
+    def _look_back(self) -> None:
+        """As `_has_ended`, before the transaction ends; another that was begun since is noticed as well."""
+        marked, self.marked = self.marked, None
+        if self._has_ended() or marked is None or not self._knows_its_transaction:
+            return
+        try:
+            is_marked = self._dialect.is_marked(self._connection, marked)
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001  # the connection is given back all the same
+            is_marked = False
+        if not is_marked:
+            self._note_end()
+
+    def _note_end(self) -> None:
+        self.ended = self.ended or "a call of the driver, or a procedure,"
+        self.changed_session = True  # AUTOCOMMIT, say, would be the next user's
 
     # -- called by whoever stops the unit; a driver that blocks may take a second for it
 
@@ -211,6 +348,7 @@ class Watch:
         with self._lock:
             if self._connection is None or self._worker is None or self.committing or self.closing:
                 return True
+            self._has_ended()  # afterwards there is no telling: SQLite rolls back what it interrupts
             self.interrupted = True
             return self._dialect.interrupt(self._connection)
 

@@ -318,7 +318,9 @@ class SessionHandler(ProblemHandler):
 
     def _note_conflict(self, error: BaseException | None) -> None:
         told = meant(error)  # a conflict in a task of a TaskGroup is one, too
-        if isinstance(told, CONFLICTS) and self._may_run_again():
+        if leaves_unknown(error):  # what was applied would be applied again
+            self._again = None
+        elif isinstance(told, CONFLICTS) and self._may_run_again():
             self._again = told
 
     def _due_afterwards(self, error: Exception | None) -> list[Callable[[Session], object]]:

@@ -130,8 +130,9 @@ def members_of(error: BaseException) -> Iterator[BaseException]:
 
 
 def leaves_unknown(error: BaseException | None) -> bool:
-    """Whether nobody knows, after this error, what became of the work."""
-    return error is not None and any(isinstance(member, db.OutcomeUnknown) for member in members_of(error))
+    """Whether it is not known, after this error, what became of the work."""
+    unknown = (db.OutcomeUnknown, db.TransactionEnded)
+    return error is not None and any(isinstance(member, unknown) for member in members_of(error))
 
 
 def status_of(error: BaseException | None, default: int = 500) -> int:

@@ -51,6 +51,12 @@ class Dialect:
     shares_one_connection = False
     """There is but one connection, so the reader is the writer and one unit of work runs at a time."""
 
+    cannot_change_session = ""
+    """Why a unit of work may not change its session, and the way out. Empty: its connection is closed."""
+
+    isolation_is_a_transactions = False
+    """A level asked for of a writer's connection holds for the transaction, and SQLAlchemy puts it back."""
+
     def __init__(self, url: URL) -> None:
         self.url = url
 
@@ -111,6 +117,22 @@ class Dialect:
     def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
         """Whether an error of COMMIT leaves open if it was applied: the database did not answer."""
         raise NotImplementedError
+
+    def effect_of(self, sql: str) -> int:
+        """What a statement does to its transaction or session, see `db.dialects.effects`."""
+        return 0
+
+    def is_idle(self, connection: Any) -> bool:
+        """Whether the driver's connection, which lives, has no transaction; asked of the driver alone."""
+        return False
+
+    def mark_transaction(self, connection: Connection) -> object:
+        """How to tell its transaction from one that was begun after it; None where that is not to be had."""
+        return None
+
+    def is_marked(self, connection: Any, mark: object) -> bool:
+        """Whether the transaction of the driver's connection is the one that was marked."""
+        return True
 
     def limit_statements(self, connection: Connection, timeout_s: float) -> None:
         """End every statement of this transaction that takes longer."""

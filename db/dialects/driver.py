@@ -88,7 +88,7 @@ class PostgresDriver:
         return False
 
     def is_idle(self, connection: Any) -> bool:
-        """Whether no transaction is open."""
+        """Whether the connection lives, and no transaction is open."""
         raise NotImplementedError
 
     def is_aborted(self, connection: Any) -> bool | None:

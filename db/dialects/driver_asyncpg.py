@@ -80,7 +80,8 @@ class Asyncpg(PostgresDriver):
         return type(error).__name__ == "InvalidCachedStatementError"
 
     def is_idle(self, connection: Any) -> bool:
-        return not connection.driver_connection.is_in_transaction()
+        own = connection.driver_connection
+        return not (own.is_in_transaction() or own.is_closed())
 
     def is_aborted(self, connection: Any) -> bool | None:
         return None

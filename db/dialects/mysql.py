@@ -19,6 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from conf import DatabaseSettings
 from db.dialects import mysql_checkup
 from db.dialects.base import Dialect, Role, refused_by
+from db.dialects.effects import MYSQL
 from db.dialects.migration import STATEMENT_TIMEOUT_S
 from db.errors import (
     ConnectionLost,
@@ -26,12 +27,11 @@ from db.errors import (
     DeadlinePassed,
     RunAgain,
     StatementFailed,
-    TransactionLost,
     Unavailable,
     Unreachable,
 )
 from db.findings import Finding, Plan
-from db.watch import watch_of
+from db.watch import OWN, watch_of
 
 # Most numbers mean the same on both: https://mariadb.com/docs/server/reference/error-codes
 # https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
@@ -90,6 +90,7 @@ class MySQL(Dialect):
 
     drivers = ("pymysql",)
     snapshot_options = MappingProxyType({"isolation_level": "REPEATABLE READ"})
+    isolation_is_a_transactions = True
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
@@ -160,7 +161,10 @@ class MySQL(Dialect):
             self._rolled_back.discard(connection.connection.dbapi_connection)
             # A round trip, and without it there would be no telling: PyMySQL takes the state of the
             # transaction from the answers to commands, and not from those that are rows.
-            connection.exec_driver_sql("START TRANSACTION")
+            connection.exec_driver_sql("START TRANSACTION", execution_options={OWN: True})
+            watch = watch_of(connection)
+            if watch is not None:
+                watch.began = True
 
         @event.listens_for(engine, "handle_error")
         def note_rollback(context: ExceptionContext) -> None:
@@ -178,10 +182,8 @@ class MySQL(Dialect):
         def after_cursor_execute(connection: Connection, *statement: object) -> None:
             watch = watch_of(connection)
             if watch is not None and not _is_in_transaction(connection.connection.dbapi_connection):
-                raise TransactionLost(
-                    f"{watch.label}: a statement ended the transaction, which its unit of work alone may end "
-                    "(on MySQL and MariaDB every DDL does); what came before it is kept or undone already"
-                )
+                watch.ended = "a statement (on MySQL and MariaDB every DDL does)"
+                raise watch.ended_error()
 
     def translate(self, error: DBAPIError) -> DatabaseError:
         code = _code(error.orig)
@@ -216,6 +218,12 @@ class MySQL(Dialect):
 
     def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
         return mysql_checkup.examine(connection, settings, plan)
+
+    def effect_of(self, sql: str) -> int:
+        return MYSQL.effect_of(sql)
+
+    def is_idle(self, connection: Any) -> bool:
+        return connection not in self._rolled_back and not _is_in_transaction(connection)
 
     def transaction_is_lost(self, connection: Any) -> bool:
         return connection in self._rolled_back or not _is_in_transaction(connection)

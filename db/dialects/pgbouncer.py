@@ -33,6 +33,15 @@ class PgBouncer(PostgreSQL):
     """
 
     reader_autocommits = False
+    cannot_change_session = (
+        "behind PgBouncer, where it is another client's next. What is local to a transaction is allowed: "
+        "SET LOCAL, set_config(…, true) with the word `true`, pg_advisory_xact_lock, CREATE TEMP TABLE … ON "
+        "COMMIT DROP"
+    )
+    _prefix = ""
+
+    def effect_of(self, sql: str) -> int:
+        return super().effect_of(sql.removeprefix(self._prefix))
 
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
         return self.driver.behind_pooler(super().connect_args(settings, role))
@@ -56,6 +65,7 @@ class PgBouncer(PostgreSQL):
         before = self._before_first_statement(settings, role)
         if not before:
             return
+        self._prefix = "; ".join([*before, ""])
 
         @event.listens_for(engine, "before_cursor_execute", retval=True)
         def put_before_first_statement(

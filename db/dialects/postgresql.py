@@ -19,6 +19,7 @@ from db.dialects.driver import PostgresDriver
 from db.dialects.driver_asyncpg import Asyncpg
 from db.dialects.driver_psycopg import Psycopg
 from db.dialects.driver_psycopg2 import Psycopg2
+from db.dialects.effects import POSTGRESQL
 from db.errors import (
     ConnectionLost,
     DatabaseError,
@@ -26,7 +27,6 @@ from db.errors import (
     PoolerInBetween,
     RunAgain,
     StatementFailed,
-    TransactionLost,
     Unavailable,
     Unreachable,
 )
@@ -55,6 +55,12 @@ message"; asyncpg: "cannot switch to state 15; another operation (2) is in progr
 
 READ_ONLY_DEFAULT = "default_transaction_read_only"
 
+_MARK = "onfinish"
+"""A savepoint that is set where the program takes the driver's connection."""
+
+_BEGAN_AT = "SELECT now()"
+"""When the transaction began, to the microsecond: each has its own."""
+
 # PgBouncer's words, for want of anything else: psycopg2 gives no code for what is said before a connection is
 # made. https://github.com/pgbouncer/pgbouncer/blob/master/src/client.c
 _REFUSED_BY_POOLER = "unsupported startup parameter"
@@ -76,6 +82,7 @@ class PostgreSQL(Dialect):
     has_witness = True
     witness_key = "onfinish_witness"
     snapshot_options = MappingProxyType({"isolation_level": "REPEATABLE READ"})
+    isolation_is_a_transactions = True
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
@@ -160,7 +167,7 @@ class PostgreSQL(Dialect):
 
         if role != "writer":
             return
-        _keep_to_one_transaction(engine, self.driver)
+        watch_statements(engine, after=_began)  # the driver begins with the first statement
         if not settings.commit_witness:
             return
         before = self._before_first_statement(settings, role)
@@ -179,6 +186,29 @@ class PostgreSQL(Dialect):
             except BaseException:
                 connection.close()  # the pool does not, and the collector takes its time
                 raise
+
+    def effect_of(self, sql: str) -> int:
+        return POSTGRESQL.effect_of(sql)
+
+    def is_idle(self, connection: Any) -> bool:
+        return self.driver.is_idle(connection)
+
+    def mark_transaction(self, connection: Connection) -> object:
+        connection.exec_driver_sql(f"SAVEPOINT {_MARK}")
+        return connection.exec_driver_sql(_BEGAN_AT).scalar()
+
+    def is_marked(self, connection: Any, mark: object) -> bool:
+        try:
+            return bool(_scalar(connection, _BEGAN_AT) == mark)
+        except _errors_of(connection) as error:
+            if sqlstate_of(error) != _IN_FAILED_TRANSACTION:
+                return True  # the connection is gone, and its transaction with it
+        try:  # where it has failed it says no more than this
+            with closing(connection.cursor()) as cursor:
+                cursor.execute(f"ROLLBACK TO SAVEPOINT {_MARK}")
+        except _errors_of(connection) as error:
+            return sqlstate_of(error) is None
+        return True
 
     def limit_statements(self, connection: Connection, timeout_s: float) -> None:
         milliseconds = max(1, int(timeout_s * 1000))
@@ -268,6 +298,17 @@ class PostgreSQL(Dialect):
 _DRIVERS: dict[str, type[PostgresDriver]] = {"psycopg2": Psycopg2, "psycopg": Psycopg, "asyncpg": Asyncpg}
 
 
+def _errors_of(connection: Any) -> type[Exception]:
+    errors: type[Exception] = getattr(connection, "dbapi", connection).Error  # an adapter has its module's
+    return errors
+
+
+def _scalar(connection: Any, sql: str) -> object:
+    with closing(connection.cursor()) as cursor:
+        cursor.execute(sql)
+        return cursor.fetchone()[0]
+
+
 def sqlstate_of(error: object) -> str | None:
     """PostgreSQL's code for an error; None for one of the driver's own."""
     code: str | None = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
@@ -296,17 +337,5 @@ def _discard_changed(engine: Engine, driver: PostgresDriver) -> None:
             record.invalidate()
 
 
-def _keep_to_one_transaction(engine: Engine, driver: PostgresDriver) -> None:
-    """Notice a statement that has ended the transaction, such as COMMIT as text: the next begins another.
-
-    What comes after it would be kept without what came before, and nobody would be told.
-    """
-
-    def after(watch: Watch, context: ExecutionContext) -> None:
-        if driver.is_idle(context.root_connection.connection.dbapi_connection):
-            raise TransactionLost(
-                f"{watch.label}: a statement ended the transaction, which its unit of work alone may end; "
-                "what came before it is kept or undone already. Guard a part with `session.begin_nested()`"
-            )
-
-    watch_statements(engine, after=after)
+def _began(watch: Watch, context: ExecutionContext) -> None:
+    watch.began = True

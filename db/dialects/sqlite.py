@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -9,17 +10,18 @@ from types import MappingProxyType
 from typing import Any
 from weakref import WeakSet
 
-from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, StaticPool
 
 from conf import DatabaseSettings
 from db.dialects import sqlite_checkup
 from db.dialects.base import Dialect, Role, refused_by
+from db.dialects.effects import SQLITE
 from db.errors import DatabaseError, DeadlinePassed, RunAgain, StatementFailed, Unavailable, Unreachable
 from db.findings import Finding, Plan
 from db.hop import pause
-from db.watch import watch_of
+from db.watch import ENDS_TRANSACTION, OWN, watch_of
 
 READ_ONLY = "onfinish_read_only"
 """Execution option of the in-memory database's reader, which is the writer's engine under another name."""
@@ -32,6 +34,9 @@ _CURSORS = "onfinish_cursors"
 
 _POLL_S = 0.05
 """How long SQLite itself waits for a lock before we look whether the unit of work was stopped meanwhile."""
+
+_CLOSED = (sqlite3.ProgrammingError, ValueError)
+"""What a connection that was closed raises for every question, and aiosqlite's."""
 
 _SERVED_FROM_MEMORY = (None, "", ":memory:")
 
@@ -54,6 +59,10 @@ class SQLite(Dialect):
         self.shares_one_connection = name in _SERVED_FROM_MEMORY or (
             str(name).startswith("file:") and (":memory:" in str(name) or url.query.get("mode") == "memory")
         )
+        if self.shares_one_connection:
+            self.cannot_change_session = (
+                "of a database in memory, which has no other and cannot close it: use a file"
+            )
         if self.is_async and self.shares_one_connection:
             raise ValueError(
                 "sqlite+aiosqlite in memory is not supported: jobs and migrations would not see it; use "
@@ -105,27 +114,33 @@ class SQLite(Dialect):
         def begin(connection: Connection) -> None:
             if role == "reader":
                 if connection.get_execution_options().get(SNAPSHOT):
-                    connection.exec_driver_sql("BEGIN")
-            elif self.shares_one_connection:
+                    connection.exec_driver_sql("BEGIN", execution_options={OWN: True})
+                return
+            if self.shares_one_connection:
                 # Set at every beginning, so nothing depends on how the unit before this one ended.
                 read_only = bool(connection.get_execution_options().get(READ_ONLY))
-                connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
-                connection.exec_driver_sql("BEGIN")
+                query_only = f"PRAGMA query_only = {'ON' if read_only else 'OFF'}"
+                connection.exec_driver_sql(query_only, execution_options={OWN: True})
+                connection.exec_driver_sql("BEGIN", execution_options={OWN: True})
             else:
                 _begin_immediate(connection, self._busy_timeout_s(settings))
+            watch = watch_of(connection)
+            if watch is not None:
+                watch.began = True
 
         _end_statements_at_checkin(engine)
         if role == "reader":
             return
 
-        @event.listens_for(engine, "before_cursor_execute")
-        def before_cursor_execute(connection: Connection, *statement: object) -> None:
+        @event.listens_for(engine, "handle_error")
+        def note_rollback(context: ExceptionContext) -> None:
             # SQLite rolls back by itself for RAISE(ROLLBACK), a full disk and the like. Where the program
             # caught that error, each statement after it would be kept, alone.
-            watch = watch_of(connection)
-            driver: Any = connection.connection.dbapi_connection
-            if watch is not None and connection.in_transaction() and self.transaction_is_lost(driver):
-                raise watch.lost()
+            watch = None if context.connection is None else watch_of(context.connection)
+            if watch is not None and watch.began and watch.has_connection:
+                driver: Any = context.connection.connection.dbapi_connection  # type: ignore[union-attr]
+                if self.is_idle(driver):
+                    watch.was_rolled_back = True
 
     def _busy_timeout_s(self, settings: DatabaseSettings) -> float:
         # The driver's own name for it, in a URL ("?timeout=1") or among its arguments, wins over ours.
@@ -162,6 +177,30 @@ class SQLite(Dialect):
 
     def is_read_only(self, connection: Connection) -> bool:
         return bool(connection.exec_driver_sql("PRAGMA query_only").scalar())
+
+    def effect_of(self, sql: str) -> int:
+        return SQLITE.effect_of(sql)
+
+    def is_idle(self, connection: Any) -> bool:
+        try:
+            return not _sqlite3_of(connection).in_transaction
+        except _CLOSED:
+            return False
+
+    def mark_transaction(self, connection: Connection) -> object:
+        seen: list[str] = []
+
+        def note(sql: str) -> None:
+            if not seen and SQLITE.effect_of(sql) & ENDS_TRANSACTION:
+                seen.append(sql)
+
+        _sqlite3_of(connection.connection.dbapi_connection).set_trace_callback(note)
+        return seen
+
+    def is_marked(self, connection: Any, mark: object) -> bool:
+        with contextlib.suppress(*_CLOSED):
+            _sqlite3_of(connection).set_trace_callback(None)
+        return not mark
 
     def transaction_is_lost(self, connection: Any) -> bool:
         return not getattr(connection, "driver_connection", connection).in_transaction
@@ -246,7 +285,8 @@ def _begin_immediate(connection: Connection, busy_timeout_s: float) -> None:
         if busy and watch is not None and give_up_at == watch.begin_by:
             # In the queue for the place and here, it was one wait for a turn to write.
             raise Unavailable("another process holds the database file's write lock")
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # the last try, whose error is SQLAlchemy's
+        # The last try, whose error is SQLAlchemy's.
+        connection.exec_driver_sql("BEGIN IMMEDIATE", execution_options={OWN: True})
     finally:
         driver.execute(f"PRAGMA busy_timeout = {busy_timeout_s * 1000:.0f}")
 

@@ -30,10 +30,12 @@ from db.errors import (
     ConnectionLost,
     DatabaseError,
     DeadlinePassed,
+    NotYours,
     OutcomeUnknown,
     ReadOnlyViolation,
     RunAgain,
     SchemaError,
+    TransactionEnded,
     TransactionLost,
     Unavailable,
     Unreachable,
@@ -147,7 +149,7 @@ def test_a_reader_that_began_a_transaction_is_thrown_away(database: Database) ->
     number = text("SELECT connection_id()")
     with database.session_scope(read_only=True) as session:
         before = session.scalar(number)
-        session.execute(text("START TRANSACTION"))
+        session.connection().connection.begin()  # the driver's own
         session.execute(text("SELECT count(*) FROM teams"))
 
     with database.session_scope(read_only=True) as session:
@@ -210,12 +212,54 @@ def test_who_catches_a_deadlock_cannot_keep_the_rest(database: Database, sql: Ra
     ]
 
 
-@pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK", "CREATE TABLE extra (n integer)"])
-def test_a_statement_that_ends_the_transaction_is_noticed(database: Database, statement: str) -> None:
-    """Any DDL does, here."""
-    with pytest.raises(TransactionLost, match="every DDL does"), database.session_scope() as session:
+@pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK", "SET autocommit = 1", "LOCK TABLES teams READ"])
+def test_a_statement_that_ends_the_transaction_is_refused(
+    database: Database, sql: RawSql, statement: str
+) -> None:
+    with pytest.raises(NotYours, match="begin_nested"), database.session_scope() as session:
         teams.create_team(session, name="a")
         session.execute(text(statement))
+
+    assert sql("SELECT name FROM teams") == []
+
+
+def test_ddl_ends_the_transaction_and_is_noticed(database: Database) -> None:
+    """What came before is kept then; it cannot be said that it is not."""
+    with pytest.raises(TransactionEnded, match="every DDL does"), database.session_scope() as session:
+        teams.create_team(session, name="a")
+        session.execute(text("CREATE TABLE extra (n integer)"))
+
+
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+def test_what_the_driver_ended_is_not_called_undone_or_kept(database: Database, ending: str) -> None:
+    with pytest.raises(TransactionEnded), database.session_scope() as session:
+        teams.create_team(session, name="a")
+        getattr(session.connection().connection, ending)()
+        teams.create_team(session, name="b")
+
+
+@pytest.mark.parametrize(
+    ("statements", "look", "clean"),
+    [
+        (["SET @tenant = 7"], "SELECT @tenant", None),
+        (["SET SESSION max_statement_time = 3"], "SELECT @@max_statement_time", 60),
+        (["SELECT GET_LOCK('mine', 1)"], "SELECT IS_USED_LOCK('mine')", None),
+        (["CREATE TEMPORARY TABLE mine (n integer)"], "SHOW TABLES LIKE 'mine'", None),
+    ],
+)
+def test_what_a_unit_leaves_in_its_session_is_not_the_next_ones(
+    make_database: MakeDatabase, statements: list[str], look: str, clean: object
+) -> None:
+    database = make_database(pool_size=1)
+    number = text("SELECT connection_id()")
+    with database.session_scope() as session:
+        before = session.scalar(number)
+        for statement in statements:
+            session.execute(text(statement))
+
+    with database.session_scope() as session:
+        assert session.scalar(number) != before
+        assert session.scalar(text(look)) == clean
 
 
 def test_a_lock_that_does_not_come_free_is_a_503(make_database: MakeDatabase, sql: RawSql) -> None:

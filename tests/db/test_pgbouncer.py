@@ -21,7 +21,7 @@ import db.migrate
 from conf import DatabaseSettings
 from db import Database, Outcome, idempotency, tasks
 from db.dialects.pgbouncer import parsed
-from db.errors import ConnectionLost, DeadlinePassed, PoolerInBetween, ReadOnlyViolation
+from db.errors import ConnectionLost, DeadlinePassed, Misuse, PoolerInBetween, ReadOnlyViolation
 from db.health import require_known_pooler, why_not_ready
 from db.idempotency import Answer, Key
 from tests.db.board import add_task, add_team, load_task, new_task
@@ -434,3 +434,44 @@ def test_options_are_read_as_the_server_reads_them(options: str, expected: list[
 def test_options_that_are_no_settings_are_refused(options: str):
     with pytest.raises(ValueError, match="only settings"):
         parsed(options)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET app.tenant = '7'",
+        "SELECT set_config('app.tenant', '7', false)",
+        "SELECT pg_advisory_lock(7)",
+        "CREATE TEMP TABLE mine (n integer)",
+        "DECLARE mine CURSOR WITH HOLD FOR SELECT 1",
+        "LISTEN mine",
+        "PREPARE mine AS SELECT 1",
+    ],
+)
+@pytest.mark.parametrize("read_only", [False, True], ids=["writer", "reader"])
+async def test_what_would_reach_another_client_is_refused(
+    statement: str, read_only: bool, database: Database, database_url: str, bouncer: Bouncer
+):
+    """The connection to the server is not ours to close. The message says what can be had instead."""
+    with pytest.raises(Misuse, match=r"POST Some: .*SET LOCAL.*set_config.*pg_advisory_xact_lock"):
+        async with database.unit_of_work(label="POST Some", read_only=read_only) as unit:
+            await unit.run(lambda session: session.scalar(text("SELECT 1")), unit.session)
+            await unit.run(lambda session: session.execute(text(statement)), unit.session)
+
+    assert limits_on_the_server(bouncer, database_url) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET LOCAL app.tenant = '7'",
+        "SELECT set_config('app.tenant', '7', true)",
+        "SELECT pg_advisory_xact_lock(7)",
+        "CREATE TEMP TABLE mine (n integer) ON COMMIT DROP",
+    ],
+)
+async def test_what_ends_with_the_transaction_is_allowed(statement: str, database: Database):
+    async with database.unit_of_work() as unit:
+        await unit.run(lambda session: session.execute(text(statement)), unit.session)
+
+    assert unit.outcome is Outcome.KEPT

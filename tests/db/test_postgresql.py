@@ -7,13 +7,14 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it comes without types
 import psycopg
 import psycopg2
 import pytest
-from sqlalchemy import make_url as parse_url, text
+from sqlalchemy import event, make_url as parse_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from tornado.ioloop import IOLoop
@@ -25,10 +26,12 @@ from db.errors import (
     Conflict,
     DatabaseError,
     DeadlinePassed,
+    NotYours,
     OutcomeUnknown,
     ReadOnlyViolation,
     RunAgain,
     StatementFailed,
+    TransactionEnded,
     TransactionLost,
     Unavailable,
     Unreachable,
@@ -534,11 +537,12 @@ def test_what_was_set_for_a_transaction_ends_with_it(make_database: MakeDatabase
 def test_what_a_reader_changes_of_its_connection_is_nobody_elses(
     make_database: MakeDatabase, sql: RawSql, statement: str
 ):
-    """Not a transaction of its own that has failed since, and not the leave to write."""
+    """Not a transaction of its own that has failed since, and not the leave to write. Nor by the driver."""
     create_counters(sql)
     database = make_database(pool_size=1)
     with pytest.raises(StatementFailed), database.session_scope(read_only=True) as session:
-        session.execute(text(statement))
+        with closing(session.connection().connection.cursor()) as cursor:
+            cursor.execute(statement)
         session.execute(text("SELECT 1/0"))
 
     with database.session_scope(read_only=True) as session:
@@ -564,31 +568,41 @@ def test_a_reader_that_changes_nothing_keeps_its_connection(make_database: MakeD
 
 
 @pytest.mark.parametrize("statement", ["ROLLBACK", "COMMIT"])
-def test_a_statement_that_ends_the_transaction_is_noticed(database: Database, sql: RawSql, statement: str):
+def test_a_statement_that_ends_the_transaction_is_refused(database: Database, sql: RawSql, statement: str):
     """What comes after it would be kept alone."""
     create_counters(sql)
 
-    with (
-        pytest.raises(TransactionLost, match="POST Some: a statement ended"),
-        database.session_scope(label="POST Some") as session,
-    ):
+    with pytest.raises(NotYours, match="POST Some"), database.session_scope(label="POST Some") as session:
         add(session)
         session.execute(text(statement))
-        add(session, 10)
 
-    assert value(sql) == (1 if statement == "COMMIT" else 0)
+    assert value(sql) == 0
 
 
-def test_a_writer_in_autocommit_is_noticed(database: Database, sql: RawSql):
+def test_a_writer_in_autocommit_is_refused(database: Database, sql: RawSql):
     """Nothing it does could be undone."""
     create_counters(sql)
 
-    with (
-        pytest.raises(TransactionLost, match="a statement ended"),
-        database.session_scope() as session,
-    ):
+    with pytest.raises(NotYours, match="AUTOCOMMIT"), database.session_scope() as session:
         session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-        read(session)
         add(session)
 
     assert value(sql) == 0
+
+
+def test_a_writer_that_the_driver_was_told_to_autocommit_is_noticed(make_database: MakeDatabase, sql: RawSql):
+    """What was written is kept, and the next unit of work has a transaction."""
+    create_counters(sql)
+    database = make_database(pool_size=1)
+
+    def commit_each(connection: Any, *rest: object) -> None:
+        connection.autocommit = True
+
+    event.listen(database.writer.engine, "checkout", commit_each, once=True)
+    with pytest.raises(TransactionEnded), database.session_scope() as session:
+        add(session)
+
+    with pytest.raises(KeyError), database.session_scope() as session:
+        add(session, 10)
+        raise KeyError
+    assert value(sql) == 1
