@@ -125,7 +125,7 @@ class AsyncUnitOfWork:
         """What has become of the work."""
         unit = self._unit
         if self._abandoned and not unit.watch.committed:
-            # It cannot be committed any more, but where COMMIT itself hangs, or another than the unit has sent it.
+            # It cannot be committed any more, but where COMMIT itself hangs, or was another's.
             return Outcome.UNKNOWN if unit.watch.committing or unit.watch.ended else Outcome.UNDONE
         return unit.outcome
 
