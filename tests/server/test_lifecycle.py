@@ -214,7 +214,12 @@ def test_a_schema_from_a_newer_release_stops_the_start(database_url, start_serve
 
 @pytest.mark.parametrize(
     ("backend", "number"),
-    [("sqlite", signal.SIGINT), ("sqlite", signal.SIGTERM), ("postgresql", signal.SIGTERM)],
+    [
+        ("sqlite", signal.SIGINT),
+        ("sqlite", signal.SIGTERM),
+        ("sqlite", signal.SIGHUP),
+        ("postgresql", signal.SIGTERM),
+    ],
     indirect=["backend"],
 )
 def test_a_request_in_flight_is_answered_and_kept(database_url, start_server, sql, writers_held_up, number):
@@ -232,6 +237,40 @@ def test_a_request_in_flight_is_answered_and_kept(database_url, start_server, sq
     assert server.wait() == 0
     assert sql("SELECT name FROM teams") == [{"name": "Store"}]
     assert "stopping: 1 requests in flight" in server.err
+
+
+def test_a_terminal_that_is_closed_hangs_up_more_than_once(database_url, start_server, writers_held_up):
+    """The kernel sends SIGHUP, and the shell too; the second does not cut off what the first waits for."""
+    server = start_server("--grace-s", "0", url=database_url)
+
+    with writers_held_up() as release, in_flight(server) as connection:
+        server.send_signal(signal.SIGHUP)
+        assert wait_until(lambda: "SIGHUP received" in server.err)
+        time.sleep(0.4)
+        server.send_signal(signal.SIGHUP)
+        time.sleep(0.1)
+        release()
+        reply = receive(connection)
+
+    assert reply.status == 201
+    assert server.wait() == 0
+
+
+def test_a_hangup_is_nothing_to_a_server_under_nohup(start_server):
+    """What is started with SIGHUP ignored is to outlive its terminal."""
+
+    def ignore_hangups() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    server = start_server("--grace-s", "0", url="sqlite://", popen={"preexec_fn": ignore_hangups})
+
+    server.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+
+    assert server.request("GET", "/livez").status == 200
+    assert "SIGHUP" not in server.err
+    server.send_signal(signal.SIGTERM)
+    assert server.wait() == 0
 
 
 def test_an_upload_in_flight_is_answered_in_memory_too(start_server):
