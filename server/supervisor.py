@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 
 from conf import Settings
 from conf.logs import set_up_logs
@@ -165,7 +166,7 @@ class Supervisor:
         with contextlib.ExitStack() as ends:
             try:
                 ours, theirs = map(ends.enter_context, socket.socketpair())
-                pid = os.fork()
+                pid = _fork()
             except OSError as error:
                 self._could_not_start(index, error)
                 return
@@ -312,6 +313,13 @@ class Supervisor:
         self._status = max(self._status, EXIT_CUT_OFF)
         for child in self._children.values():
             os.kill(child.pid, signal.SIGKILL)
+
+
+def _fork() -> int:
+    """As `os.fork`. The one thread that there may be is the log's, which the child sets up anew."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns where there is any
+        return os.fork()
 
 
 def _has_said_something(link: socket.socket) -> bool:
