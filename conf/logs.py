@@ -46,7 +46,7 @@ class LogHandler(logging.StreamHandler[TextIO]):
             self._outlet.write(self._bytes(record))
         except RecursionError:
             raise
-        except Exception:  # noqa: BLE001 - as logging's own handlers: a log that fails stops no request
+        except Exception:  # noqa: BLE001  # as logging's own handlers: a log that fails stops no request
             self.handleError(record)
 
     def flush(self) -> None:

@@ -22,6 +22,7 @@ from db.health import require_known_pooler
 from handlers.websocket import Sockets
 from server.app import make_app
 from server.event_loop import run_loop
+from server.hosts import Hosts, hosts_of
 from server.http import DrainingServer
 from server.jobs import Jobs, jobs_of
 from server.last_resort import end_after
@@ -127,7 +128,7 @@ class Lifecycle:
                 print(f"onfinish: {error}", file=sys.stderr)
                 return EXIT_NO_PORT
             application = make_app(self._settings, database, ops)
-            server = DrainingServer(application, self._settings.http)
+            server = DrainingServer(application, self._settings.http, hosts=self._hosts(listening))
             server.add_sockets(listening.http)
             ops.listen(listening.ops)
             await ops.start(application, database, server)
@@ -144,6 +145,16 @@ class Lifecycle:
             return status
         finally:
             await database.close()
+
+    def _hosts(self, listening: Listening) -> Hosts | None:
+        http = self._settings.http
+        return hosts_of(
+            http.hosts,
+            setting="http.hosts",
+            production=self._settings.production,
+            address=http.address,
+            sockets=listening.http,
+        )
 
     def _start_jobs(self, database: Database) -> Jobs | None:
         every_s = self._settings.ops.jobs_every_s

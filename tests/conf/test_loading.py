@@ -71,6 +71,7 @@ class TestOrder:
             "http.trusted_origins": "https://b.example:8443",
         }
         special |= {"http.trusted_proxies": "10.0.0.7, 10.1.0.0/16"}
+        special |= {"http.hosts": "app.example.org", "ops.hosts": "*"}
         texts = {}
         for path in names():
             if path == "database.url":
