@@ -106,6 +106,10 @@ def set_up_logs(
     root.setLevel(settings.level.upper())
     # At INFO it tells which dialect it has found, twice a migration.
     logging.getLogger("alembic").setLevel(logging.DEBUG if settings.level == "debug" else logging.WARNING)
+    # With database.echo SQLAlchemy gives it a handler of its own, unless it has one: each line came twice.
+    engine_log = logging.getLogger("sqlalchemy.engine.Engine")
+    if not engine_log.handlers:
+        engine_log.addHandler(logging.NullHandler())
     logging.captureWarnings(True)
     return handler
 

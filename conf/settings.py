@@ -281,6 +281,7 @@ def together_faults(values: Mapping[str, Any]) -> dict[str, str]:
             "debug": "it costs time, and its log says more than a log should keep",
             "autoreload": "it drops requests at every change of a file",
             "compare.mount": "it serves what is wrong on purpose",
+            "database.echo": "it logs every statement; leave it out, or set DATABASE_ECHO=false",
         }
         faults = {
             path: f"not with environment {environment!r}: {why}"

@@ -12,7 +12,6 @@ import sys
 import time
 from typing import NamedTuple
 
-from tornado import autoreload
 from tornado.web import Application
 
 from conf import Settings
@@ -21,6 +20,7 @@ from db import Database, migrate
 from db.health import require_known_pooler
 from handlers.websocket import Sockets
 from server.app import make_app
+from server.autoreload import Autoreload
 from server.event_loop import run_loop
 from server.hosts import Hosts, hosts_of
 from server.http import DrainingServer
@@ -135,10 +135,13 @@ class Lifecycle:
             self._jobs = self._start_jobs(database)
             self._listen_to_signals()
             _keep_what_there_is()
-            self._say_ready(listening)
+            autoreload = Autoreload()
             if self._settings.autoreload:
                 autoreload.start()
+            self._say_ready(listening)
+            ops.watch(database)  # last: what the start takes keeps no request waiting
             await self._stop.wait()
+            await autoreload.stop()
             status = await self._drain(application, server, database)
             await ops.stop()
             log.info("stopped")

@@ -66,11 +66,14 @@ class Ops:
         return self.metrics.log_function(self._names, then)
 
     async def start(self, application: Application, database: Database, server: DrainingServer) -> None:
-        """Look at a process that is about to serve."""
+        """Show a process that is about to serve."""
         for lane in {database.writer, database.reader}:
             self.metrics.allow(lane.places.name, lane.places.size)
         stats = Stats(self._index, database, self._names, application, server)
         await self.peers.listen(self._index, stats.look)
+
+    def watch(self, database: Database) -> None:
+        """Watch a process that serves, on its loop."""
         self._watchdog = Watchdog(self._settings.ops, database, self.metrics, self._names)
         self._watchdog.start()
 

@@ -170,7 +170,12 @@ class TestEnvironments:
 
     @pytest.mark.parametrize(
         ("name", "variable"),
-        [("debug", "DEBUG"), ("autoreload", "AUTORELOAD"), ("compare.mount", "COMPARE_MOUNT")],
+        [
+            ("debug", "DEBUG"),
+            ("autoreload", "AUTORELOAD"),
+            ("compare.mount", "COMPARE_MOUNT"),
+            ("database.echo", "DATABASE_ECHO"),
+        ],
     )
     def test_production_refuses_what_is_for_a_laptop(self, name: str, variable: str) -> None:
         (fault,) = faults_of(ENVIRONMENT="production", DATABASE_URL=URL, **{variable: "true"})

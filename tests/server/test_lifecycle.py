@@ -209,6 +209,46 @@ def test_a_schema_from_a_newer_release_stops_the_start(database_url, start_serve
     assert "newer" in line
 
 
+def test_a_statement_that_is_echoed_is_logged_once(start_server):
+    """In the log, and not on the standard output beside it."""
+    server = start_server("--database-echo", url="sqlite://")
+    assert server.request("GET", "/teams").status == 200
+
+    server.send_signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert len(re.findall("FROM teams", server.out + server.err)) == 1
+    assert "FROM teams" in server.err
+
+
+@pytest.mark.parametrize(
+    ("environ", "origin"),
+    [
+        ({"DATABASE_URL": "sqlite:///x.db"}, "DATABASE_URL"),
+        ({"DATABASE_DRIVERNAME": "sqlite", "DATABASE_DATABASE": "x.db"}, "DATABASE_DRIVERNAME"),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_testing_says_so_where_a_variable_chooses_its_database(start_server, environ, origin, command):
+    """A shell may have the real database's URL exported: the first line says which it is, and why."""
+    server = start_server(command, "--grace-s", "0", environ=environ, listens=False)
+    if command == "serve":
+        server.wait_until_it_listens()
+        server.send_signal(signal.SIGTERM)
+
+    assert server.wait() == 0
+    first = server.err.splitlines()[0]
+    assert "environment testing: the database is sqlite:///x.db" in first
+    assert f"from environment {origin}" in first
+
+
+@pytest.mark.parametrize("arguments", [(), ("--database-url", "sqlite:///x.db")])
+def test_testing_says_nothing_of_its_own_database_nor_of_one_on_the_command_line(start_server, arguments):
+    server = start_server("migrate", *arguments, listens=False)
+
+    assert server.wait() == 0
+    assert server.err == ""
+
+
 # -- stopping
 
 
