@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import stat
 import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from conf.masks import mask_text
+from conf.outlet import Outlet
 from conf.redaction import redact
 from conf.settings import LogSettings
 
@@ -21,8 +24,62 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) i
 _ENCODER = json.JSONEncoder(default=str, allow_nan=False)
 
 
+_FLUSH_S = 2.0
+"""How long the end of the process is held up by a log that is not read."""
+
+
 class LogHandler(logging.StreamHandler[TextIO]):
-    """The handler that ``set_up_logs`` puts at the root, and takes away when it is called again."""
+    """The handler that ``set_up_logs`` puts at the root, and takes away when it is called again.
+
+    To a pipe, a socket or a terminal it writes by an `Outlet`, so that no caller waits for a reader.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._outlet = Outlet(stream.fileno(), gap=self._gap) if _has_reader(stream) else None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Format a record and write it; what cannot be written is passed over, as `logging` does it."""
+        if self._outlet is None:
+            super().emit(record)
+            return
+        try:
+            self._outlet.write(self._bytes(record))
+        except RecursionError:
+            raise
+        except Exception:  # noqa: BLE001  # as logging's own handlers: a log that fails stops no request
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait until all is written, but not long."""
+        if self._outlet is None:
+            super().flush()
+        else:
+            self._outlet.flush(_FLUSH_S)
+
+    def close(self) -> None:
+        """Give back what it has; the stream is not its own."""
+        if self._outlet is not None:
+            self._outlet.close()
+        super().close()
+
+    def _bytes(self, record: logging.LogRecord) -> bytes:
+        text = self.format(record) + self.terminator
+        return text.encode(self.stream.encoding, self.stream.errors or "strict")
+
+    def _gap(self, missing: int) -> bytes:
+        text = "%d records were not logged: what reads the log was too slow, or stood still"
+        record = logging.LogRecord("onfinish.log", logging.WARNING, __file__, 0, text, (missing,), None)
+        return self._bytes(record)
+
+
+def _has_reader(stream: TextIO) -> bool:
+    """Whether a write to it may wait for what reads it; it does not in a file, nor in memory."""
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):  # none at all, or one without a descriptor
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)
 
 
 def set_up_logs(
@@ -45,10 +102,16 @@ def set_up_logs(
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, LogHandler)]:
         root.removeHandler(old)
+        old.flush()
+        old.close()
     root.addHandler(handler)
     root.setLevel(settings.level.upper())
     # At INFO it tells which dialect it has found, twice a migration.
     logging.getLogger("alembic").setLevel(logging.DEBUG if settings.level == "debug" else logging.WARNING)
+    # With database.echo SQLAlchemy gives it a handler of its own, unless it has one: each line came twice.
+    engine_log = logging.getLogger("sqlalchemy.engine.Engine")
+    if not engine_log.handlers:
+        engine_log.addHandler(logging.NullHandler())
     logging.captureWarnings(True)
     return handler
 

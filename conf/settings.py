@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Secret
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from conf.database import DatabaseSettings, Seconds, Section, shown
+from conf.hosts import ANY, canonical_host
 from conf.masks import mask_text
 
 DEFAULT_URL = "sqlite:///onfinish.db"
@@ -49,6 +50,22 @@ def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
+def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    """The hosts, each in its one spelling."""
+    if hosts == (ANY,):
+        return hosts
+    checked = []
+    for host in hosts:
+        spelled = canonical_host(f"[{host}]" if host.count(":") > 1 and host[0] != "[" else host)
+        if spelled is None:
+            raise ValueError(
+                f"{mask_text(host)[:60]!r} is no host as requests name it: app.example.org, 10.0.0.7 or "
+                "[::1], without scheme, port and path; * alone serves any"
+            )
+        checked.append(spelled)
+    return tuple(checked)
+
+
 def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
     for network in networks:
         try:
@@ -59,6 +76,7 @@ def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Origins = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_check_origins)]
+Hosts = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_check_hosts)]
 Networks = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_check_networks)]
 
 
@@ -67,6 +85,12 @@ class HttpSettings(Section):
 
     address: str = Field("127.0.0.1", min_length=1, description="the address that is listened on")
     port: int = Field(8888, ge=0, le=65_535, description="the port; 0 takes a free one")
+    # A web page whose name points to 127.0.0.1 is of this server's origin: only its Host tells it apart.
+    hosts: Hosts = Field(
+        (),
+        description="hosts that requests may name, 403 for others; none: any, but in development and testing "
+        "on a loopback address localhost, 127.0.0.1, [::1] and that address; *: any",
+    )
     processes: int = Field(1, ge=1, le=256, description="processes that share the port")
     # uvloop took 3 to 9 % less CPU for a request, when it came: docs/performance.md.
     event_loop: Annotated[Literal["auto", "asyncio", "uvloop"], BeforeValidator(_lower)] = Field(
@@ -125,6 +149,9 @@ class OpsSettings(Section):
         le=65_535,
         description="/metrics and /stats listen there, on loopback, and nowhere else; "
         "none: off in production, elsewhere on the main port, for loopback callers",
+    )
+    hosts: Hosts = Field(
+        (), description="hosts that requests to ops.port may name; none: as http.hosts has it"
     )
     # Twice the longest that a request may take: only what nobody ends, or an export that is read slowly.
     leak_s: Seconds | None = Field(
@@ -260,6 +287,7 @@ def together_faults(values: Mapping[str, Any]) -> dict[str, str]:
             "autoreload": "it drops requests at every change of a file",
             "compare.mount": "it serves what is wrong on purpose",
             "log.database_messages": "a database's messages hold rows, and clients would read them",
+            "database.echo": "it logs every statement; leave it out, or set DATABASE_ECHO=false",
         }
         faults = {
             path: f"not with environment {environment!r}: {why}"

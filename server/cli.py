@@ -97,9 +97,20 @@ def _main(argv: list[str]) -> int:
         return 2
 
     set_up_logs(settings.log)
+    _tell_of_borrowed_database(settings)
     return run_command(
         found[arguments.command], settings, arguments, prog=f"{parser.prog} {arguments.command}"
     )
+
+
+def _tell_of_borrowed_database(settings: Settings) -> None:
+    """In testing, log which database a variable has chosen: a shell may have the real one's URL exported."""
+    if settings.environment != "testing":
+        return
+    database = settings.database
+    origin = settings.origin_of("database.url" if database.url is not None else "database.drivername")
+    if origin.startswith("environment "):
+        log.warning("environment testing: the database is %s, from %s", database.shown_url, origin)
 
 
 def run_command(command: Command, settings: Settings, arguments: argparse.Namespace, *, prog: str) -> int:

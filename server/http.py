@@ -16,6 +16,7 @@ from tornado.iostream import IOStream
 
 from conf import HttpSettings
 from handlers.errors import Problem
+from server.hosts import Hosts
 from server.intake import Intake
 from server.linger import Lingering
 from server.proxies import Proxies
@@ -43,16 +44,23 @@ class DrainingServer(HTTPServer):
     """
 
     def initialize(  # type: ignore[override]
-        self, request_callback: Any, settings: HttpSettings | None = None, **kwargs: Any
+        self,
+        request_callback: Any,
+        settings: HttpSettings | None = None,
+        *,
+        hosts: Hosts | None = None,
+        **kwargs: Any,
     ) -> None:
         """Tornado's constructor.
 
         Args:
             request_callback: the application.
             settings: the limits; those of a plain ``HttpSettings()`` by default.
+            hosts: those that are served; any by default.
             kwargs: as Tornado's `HTTPServer` has them. No ``ssl_options``: TLS is a proxy's affair.
         """
         self._settings = settings = settings or HttpSettings()
+        self._hosts = hosts
         super().initialize(
             request_callback,
             max_body_size=settings.body_max_bytes,
@@ -100,6 +108,7 @@ class DrainingServer(HTTPServer):
             connection=request_conn,
             stream=_stream_of(server_conn),
             proxies=self._proxies,
+            hosts=self._hosts,
             body_max_bytes=self._settings.body_max_bytes,
             on_request=lambda: self._is_busy(server_conn, request_conn),
         )

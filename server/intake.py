@@ -15,6 +15,7 @@ from tornado.httputil import (
 )
 
 from handlers.errors import Problem
+from server.hosts import Hosts
 from server.proxies import Proxies
 from server.refusals import Head
 from server.stream import ClientStream
@@ -41,6 +42,7 @@ class Intake(HTTPMessageDelegate):
         connection: Any,  # an HTTP1Connection: HTTPConnection lacks what is asked of it
         stream: ClientStream,
         proxies: Proxies,
+        hosts: Hosts | None,
         body_max_bytes: int,
         on_request: Callable[[], None],
     ) -> None:
@@ -48,6 +50,7 @@ class Intake(HTTPMessageDelegate):
         self._connection = connection
         self._stream = stream
         self._proxies = proxies
+        self._hosts = hosts
         self._body_max_bytes = body_max_bytes
         self._on_request = on_request
         self._body_bytes = 0
@@ -58,7 +61,7 @@ class Intake(HTTPMessageDelegate):
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        """Let the application choose a handler; refuse a body that is announced as too large.
+        """Let the application choose a handler; refuse another Host, or a body announced as too large.
 
         Raises:
             HTTPInputError: refused.
@@ -70,6 +73,9 @@ class Intake(HTTPMessageDelegate):
             caller = self._proxies.caller(self._stream.peer, headers)
             # HTTPServerRequest takes both from there.
             self._connection.context.remote_ip, self._connection.context.protocol = caller
+        hosts = self._hosts
+        if hosts is not None and headers.get("Host") not in hosts.spelled:
+            self._refuse_host(hosts.refusal(start_line, headers))
         try:
             prepared = self._delegate.headers_received(start_line, headers)
         except HTTPInputError as error:
@@ -95,6 +101,11 @@ class Intake(HTTPMessageDelegate):
         if self._body_bytes > self._body_max_bytes:
             self._refuse_body()
         return self._delegate.data_received(chunk)
+
+    def _refuse_host(self, problem: Problem | None) -> None:
+        if problem is not None:
+            self._stream.problem = problem
+            raise HTTPInputError("another Host")
 
     def _refuse_body(self) -> None:
         self._stream.problem = Problem(413, f"a body here has at most {self._body_max_bytes} bytes")

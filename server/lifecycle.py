@@ -12,7 +12,6 @@ import sys
 import time
 from typing import NamedTuple
 
-from tornado import autoreload
 from tornado.web import Application
 
 from conf import Settings
@@ -21,7 +20,9 @@ from db import Database, migrate
 from db.health import require_known_pooler
 from handlers.websocket import Sockets
 from server.app import make_app
+from server.autoreload import Autoreload
 from server.event_loop import run_loop
+from server.hosts import Hosts, hosts_of
 from server.http import DrainingServer
 from server.jobs import Jobs, jobs_of
 from server.last_resort import end_after
@@ -45,7 +46,7 @@ _SAME_SIGNAL_S = 0.2
 
 
 def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT. Prints a banner with the URL, logs to stderr.
+    """Serve until SIGTERM, SIGINT or SIGHUP. Prints a banner with the URL, logs to stderr.
 
     Returns:
         The exit status: 0 when every request in flight was answered, 1 when ``http.drain_s`` ran out
@@ -70,6 +71,16 @@ def named_by_process(settings: Settings) -> Settings:
     return settings.model_copy(update={"database": database.model_copy(update={"application_name": name})})
 
 
+def stopping_signals() -> set[signal.Signals]:
+    """The signals that stop a server in order.
+
+    SIGHUP is one: it is what a terminal sends that is closed. Not where it was inherited as ignored, as
+    ``nohup`` leaves it to a command that is to outlive its terminal.
+    """
+    numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+    return numbers - ({signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set())
+
+
 class Parent(NamedTuple):
     """What a process has from the one that started it, and that replaces it. Lives as long as the process."""
 
@@ -84,10 +95,10 @@ class Parent(NamedTuple):
 class Lifecycle:
     """One server process from its start to its end. Lives as long as `run`.
 
-    On the first SIGTERM or SIGINT ``/readyz`` turns to 503; for ``http.grace_s`` new connections are still
-    taken, until the load balancer has noticed; then none are, connections at rest are closed, and what is in
-    flight has ``http.drain_s`` to be answered. What hangs after that ends with the process. A second signal
-    ends it at once.
+    On the first SIGTERM, SIGINT or SIGHUP ``/readyz`` turns to 503; for ``http.grace_s`` new connections are
+    still taken, until the load balancer has noticed; then none are, connections at rest are closed, and what
+    is in flight has ``http.drain_s`` to be answered. What hangs after that ends with the process. A second
+    SIGTERM or SIGINT ends it at once.
 
     Args:
         settings: what to serve, and where.
@@ -117,23 +128,36 @@ class Lifecycle:
                 print(f"onfinish: {error}", file=sys.stderr)
                 return EXIT_NO_PORT
             application = make_app(self._settings, database, ops)
-            server = DrainingServer(application, self._settings.http)
+            server = DrainingServer(application, self._settings.http, hosts=self._hosts(listening))
             server.add_sockets(listening.http)
             ops.listen(listening.ops)
             await ops.start(application, database, server)
             self._jobs = self._start_jobs(database)
             self._listen_to_signals()
             _keep_what_there_is()
-            self._say_ready(listening)
+            autoreload = Autoreload()
             if self._settings.autoreload:
                 autoreload.start()
+            self._say_ready(listening)
+            ops.watch(database)  # last: what the start takes keeps no request waiting
             await self._stop.wait()
+            await autoreload.stop()
             status = await self._drain(application, server, database)
             await ops.stop()
             log.info("stopped")
             return status
         finally:
             await database.close()
+
+    def _hosts(self, listening: Listening) -> Hosts | None:
+        http = self._settings.http
+        return hosts_of(
+            http.hosts,
+            setting="http.hosts",
+            production=self._settings.production,
+            address=http.address,
+            sockets=listening.http,
+        )
 
     def _start_jobs(self, database: Database) -> Jobs | None:
         every_s = self._settings.ops.jobs_every_s
@@ -187,7 +211,7 @@ class Lifecycle:
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stopping_signals():
             loop.add_signal_handler(number, self._on_signal, number)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a parent has held them back until now
 
@@ -210,7 +234,9 @@ class Lifecycle:
         now = time.monotonic()
         if self._signalled_at is not None:
             # A parent kills at the second signal, and passes the first one on that the terminal sent to all.
-            if now - self._signalled_at < _SAME_SIGNAL_S or self._parent is not None:
+            # A terminal that is closed may send SIGHUP twice, its shell once more.
+            is_same = now - self._signalled_at < _SAME_SIGNAL_S or number == signal.SIGHUP
+            if is_same or self._parent is not None:
                 return
             log.warning("a second signal: stopping at once")
             logging.shutdown()

@@ -16,7 +16,7 @@ from conf import Settings
 
 log = logging.getLogger("onfinish.server")
 
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 
 _NOTHING_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE_S = 0.5
@@ -121,7 +121,7 @@ def listen(settings: Settings) -> Listening:
     http, ops = settings.http, settings.ops
     sockets = _bind(http.address, http.port, "port")
     try:
-        return Listening(sockets, [] if ops.port is None else _bind(_LOOPBACK, ops.port, "ops-port"))
+        return Listening(sockets, [] if ops.port is None else _bind(LOOPBACK, ops.port, "ops-port"))
     except CannotListen:
         Listening(sockets, []).close()
         raise

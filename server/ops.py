@@ -6,7 +6,6 @@ import ipaddress
 from collections.abc import Callable, Sequence
 from socket import socket
 
-from tornado.httpserver import HTTPServer
 from tornado.routing import URLSpec
 from tornado.web import Application, HTTPError, RequestHandler
 
@@ -15,7 +14,9 @@ from db import Database
 from handlers import NotFoundHandler
 from handlers.problem import ProblemHandler
 from server.exposition import CONTENT_TYPE, Exposition
+from server.hosts import hosts_of
 from server.http import DrainingServer
+from server.listening import LOOPBACK
 from server.metrics import Metrics
 from server.peers import Peers
 from server.route_names import RouteNames
@@ -48,7 +49,7 @@ class Ops:
         """The observer of the database."""
         self._names = RouteNames([])
         self._watchdog: Watchdog | None = None
-        self._server: HTTPServer | None = None
+        self._server: DrainingServer | None = None
 
     @property
     def routes(self) -> list[URLSpec]:
@@ -65,11 +66,14 @@ class Ops:
         return self.metrics.log_function(self._names, then)
 
     async def start(self, application: Application, database: Database, server: DrainingServer) -> None:
-        """Look at a process that is about to serve."""
+        """Show a process that is about to serve."""
         for lane in {database.writer, database.reader}:
             self.metrics.allow(lane.places.name, lane.places.size)
         stats = Stats(self._index, database, self._names, application, server)
         await self.peers.listen(self._index, stats.look)
+
+    def watch(self, database: Database) -> None:
+        """Watch a process that serves, on its loop."""
         self._watchdog = Watchdog(self._settings.ops, database, self.metrics, self._names)
         self._watchdog.start()
 
@@ -80,7 +84,14 @@ class Ops:
             default_handler_class=NotFoundHandler,
             log_function=lambda handler: None,  # else a line for every few seconds
         )
-        self._server = HTTPServer(application)
+        hosts = hosts_of(
+            self._settings.ops.hosts,
+            setting="ops.hosts",
+            production=self._settings.production,
+            address=LOOPBACK,
+            sockets=sockets,
+        )
+        self._server = DrainingServer(application, self._settings.http, hosts=hosts)
         self._server.add_sockets(sockets)
 
     async def stop(self) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
 import time
+import warnings
 
 from conf import Settings
 from conf.logs import set_up_logs
@@ -25,6 +27,7 @@ from server.lifecycle import (
     Parent,
     named_by_process,
     print_banner,
+    stopping_signals,
 )
 from server.listening import CannotListen, listen
 from server.metrics import GAUGES
@@ -36,8 +39,6 @@ from server.tally import Tally
 log = logging.getLogger("onfinish.server")
 
 EXIT_GAVE_UP = 1
-
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 _STARTS_MAX = 4
 """Starts that may fail in a row, over 0.7 s, before a server that does not come up gives up."""
@@ -52,6 +53,8 @@ _DELAY_TO_START_MAX_S = 5.0
 _SETTLED_S = 10.0
 """Who has served for so long did not die of the start."""
 
+_HIGHER_LIMIT = "A higher limit is TasksMax= or LimitNPROC= in the systemd unit, or ulimit -u"
+
 _STARTING_CHECK_S = 0.02
 _CHECK_S = 1.0
 
@@ -62,7 +65,9 @@ can."""
 
 
 def serve_in_processes(settings: Settings) -> int:
-    """Serve with ``http.processes`` processes until SIGTERM or SIGINT. Prints a banner, logs to stderr.
+    """Serve with ``http.processes`` processes until SIGTERM, SIGINT or SIGHUP.
+
+    Prints a banner, logs to stderr.
 
     Returns:
         The worst of their exit statuses; 1 too when they did not come up, or when the port could not be had.
@@ -120,13 +125,16 @@ class Supervisor:
         except CannotListen as error:
             print(f"onfinish: {error}", file=sys.stderr)
             return EXIT_NO_PORT
+        # Where it was inherited as ignored, the kernel tells of no end, and keeps no status.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signals = {signal.SIGCHLD, *stopping_signals()}
         # Blocked, they wait until they are asked for, here and in a child that has no handler yet.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         self._due = dict.fromkeys(range(self._count), 0.0)
         while self._due or self._children:
             self._start_due()
             self._look_for_ready()
-            came = signal.sigtimedwait(_SIGNALS, self._wait_s())
+            came = signal.sigtimedwait(signals, self._wait_s())
             if came is not None and came.si_signo != signal.SIGCHLD:
                 self._on_signal(signal.Signals(came.si_signo))
             self._reap()
@@ -149,15 +157,20 @@ class Supervisor:
     def _start_due(self) -> None:
         now = time.monotonic()
         for index in [index for index, at in self._due.items() if at <= now]:
-            del self._due[index]
-            self._start(index)
+            if self._due.pop(index, None) is not None:  # else the one before it has given up
+                self._start(index)
 
     def _start(self, index: int) -> None:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
+        with contextlib.ExitStack() as ends:
+            try:
+                ours, theirs = map(ends.enter_context, socket.socketpair())
+                pid = _fork()
+            except OSError as error:
+                self._could_not_start(index, error)
+                return
+            ends.pop_all()
         if pid == 0:
             status = EXIT_CUT_OFF
             try:
@@ -170,7 +183,24 @@ class Supervisor:
                 sys.stdout.flush()
                 os._exit(status)  # what is to be done at the end of the parent is not for its children
         theirs.close()
+        ours.setblocking(False)
         self._children[index] = Child(pid, index, ours)
+
+    def _could_not_start(self, index: int, error: OSError) -> None:
+        """The machine is short of processes, memory or descriptors, which may pass."""
+        delay_s = self._next_delay_s(index, longest_s=_DELAY_TO_START_MAX_S)
+        if not self._up and self._failed[index] >= _STARTS_MAX:
+            log.error("no process could be made (%s); giving up. %s", error.strerror, _HIGHER_LIMIT)
+            self._give_up()
+            return
+        log.error(
+            "no process could be made (%s); %d serve, and it is tried again in %.1f s. %s",
+            error.strerror,
+            len(self._children),
+            delay_s,
+            _HIGHER_LIMIT,
+        )
+        self._due[index] = time.monotonic() + delay_s
 
     def _be_child(self, index: int, link: socket.socket) -> int:
         for other in self._children.values():
@@ -223,8 +253,7 @@ class Supervisor:
         delay_s = self._delay_s(child)
         if self._gives_up(child):
             log.error("process %d %s before it served, as those before it; giving up", child.pid, how)
-            self._status, self._is_decided = EXIT_GAVE_UP, True
-            self._stop()
+            self._give_up()
             return
         log.error("process %d %s; another takes its place", child.pid, how)
         self._due[child.index] = time.monotonic() + delay_s
@@ -234,9 +263,13 @@ class Supervisor:
         if child.is_ready and time.monotonic() - child.started_at > _SETTLED_S:
             self._failed[child.index] = 0
             return 0.0
-        self._failed[child.index] += 1
         longest_s = _DELAY_MAX_S if child.is_ready else _DELAY_TO_START_MAX_S
-        return min(longest_s, _DELAY_S * 2.0 ** min(self._failed[child.index] - 1, 10))
+        return self._next_delay_s(child.index, longest_s=longest_s)
+
+    def _next_delay_s(self, index: int, *, longest_s: float) -> float:
+        """Twice the one before, within limits."""
+        self._failed[index] += 1
+        return min(longest_s, _DELAY_S * 2.0 ** min(self._failed[index] - 1, 10))
 
     def _gives_up(self, child: Child) -> bool:
         if child.is_ready or self._failed[child.index] < _STARTS_MAX:
@@ -245,11 +278,17 @@ class Supervisor:
 
     # -- stopping
 
+    def _give_up(self) -> None:
+        self._status, self._is_decided = EXIT_GAVE_UP, True
+        self._stop()
+
     def _on_signal(self, number: signal.Signals) -> None:
         if self._stopped_at is None:
             log.info("%s received: stopping %d processes", number.name, len(self._children))
             self._stop()
-        elif time.monotonic() - self._stopped_at > _SAME_SIGNAL_S and not self._killed:
+        elif number == signal.SIGHUP or time.monotonic() - self._stopped_at < _SAME_SIGNAL_S:
+            return  # the same one: see `Lifecycle`
+        elif not self._killed:
             log.warning("a second signal: stopping at once")
             self._kill()
 
@@ -274,6 +313,13 @@ class Supervisor:
         self._status = max(self._status, EXIT_CUT_OFF)
         for child in self._children.values():
             os.kill(child.pid, signal.SIGKILL)
+
+
+def _fork() -> int:
+    """As `os.fork`. The one thread that there may be is the log's, which the child sets up anew."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns where there is any
+        return os.fork()
 
 
 def _has_said_something(link: socket.socket) -> bool:

@@ -64,6 +64,13 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     if settings.production and settings.http.grace_s == 0:
         fix = "set http.grace_s (--grace-s 5) to more than the load balancer's probes are apart"
         yield warning("shutdown", "connections are refused as soon as SIGTERM arrives", fix)
+    if settings.http.hosts:
+        yield ok("hosts", " ".join(settings.http.hosts))
+    elif settings.production:
+        fix = (
+            "set http.hosts (--hosts app.example.org) to the names that clients use, or have the proxy do it"
+        )
+        yield warning("hosts", "any Host is served", fix)
     plan = Plan(
         processes=settings.http.processes,
         production=settings.production,

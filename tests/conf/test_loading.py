@@ -71,6 +71,7 @@ class TestOrder:
             "http.trusted_origins": "https://b.example:8443",
         }
         special |= {"http.trusted_proxies": "10.0.0.7, 10.1.0.0/16"}
+        special |= {"http.hosts": "app.example.org", "ops.hosts": "*"}
         texts = {}
         for path in names():
             if path == "database.url":
@@ -180,6 +181,7 @@ class TestEnvironments:
             ("autoreload", "AUTORELOAD"),
             ("compare.mount", "COMPARE_MOUNT"),
             ("log.database_messages", "DATABASE_MESSAGES"),
+            ("database.echo", "DATABASE_ECHO"),
         ],
     )
     def test_production_refuses_what_is_for_a_laptop(self, name: str, variable: str) -> None:

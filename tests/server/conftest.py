@@ -38,6 +38,7 @@ class Seen:
     async def start(self) -> None:
         """Begin to look."""
         await self.ops.start(self.application, self.database, self.server)
+        self.ops.watch(self.database)
 
     async def stop(self) -> None:
         """End it all."""

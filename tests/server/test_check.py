@@ -133,6 +133,14 @@ def test_a_refused_connection_has_its_own_fix(database_url: str, change: tuple[s
     assert fix in " ".join(done.out.split())
 
 
+def test_statements_in_the_log_of_production_are_refused(database_url: str):
+    done = run("check", ENVIRONMENT="production", DATABASE_URL=database_url, DATABASE_ECHO="true")
+
+    assert done.status == 2
+    assert "environment DATABASE_ECHO: database.echo: not with environment 'production'" in done.err
+    assert "DATABASE_ECHO=false" in done.err
+
+
 def test_wrong_settings_are_told_as_everywhere():
     done = run("check", PORT="http")
 

@@ -209,12 +209,57 @@ def test_a_schema_from_a_newer_release_stops_the_start(database_url, start_serve
     assert "newer" in line
 
 
+def test_a_statement_that_is_echoed_is_logged_once(start_server):
+    """In the log, and not on the standard output beside it."""
+    server = start_server("--database-echo", url="sqlite://")
+    assert server.request("GET", "/teams").status == 200
+
+    server.send_signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert len(re.findall("FROM teams", server.out + server.err)) == 1
+    assert "FROM teams" in server.err
+
+
+@pytest.mark.parametrize(
+    ("environ", "origin"),
+    [
+        ({"DATABASE_URL": "sqlite:///x.db"}, "DATABASE_URL"),
+        ({"DATABASE_DRIVERNAME": "sqlite", "DATABASE_DATABASE": "x.db"}, "DATABASE_DRIVERNAME"),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_testing_says_so_where_a_variable_chooses_its_database(start_server, environ, origin, command):
+    """A shell may have the real database's URL exported: the first line says which it is, and why."""
+    server = start_server(command, "--grace-s", "0", environ=environ, listens=False)
+    if command == "serve":
+        server.wait_until_it_listens()
+        server.send_signal(signal.SIGTERM)
+
+    assert server.wait() == 0
+    first = server.err.splitlines()[0]
+    assert "environment testing: the database is sqlite:///x.db" in first
+    assert f"from environment {origin}" in first
+
+
+@pytest.mark.parametrize("arguments", [(), ("--database-url", "sqlite:///x.db")])
+def test_testing_says_nothing_of_its_own_database_nor_of_one_on_the_command_line(start_server, arguments):
+    server = start_server("migrate", *arguments, listens=False)
+
+    assert server.wait() == 0
+    assert server.err == ""
+
+
 # -- stopping
 
 
 @pytest.mark.parametrize(
     ("backend", "number"),
-    [("sqlite", signal.SIGINT), ("sqlite", signal.SIGTERM), ("postgresql", signal.SIGTERM)],
+    [
+        ("sqlite", signal.SIGINT),
+        ("sqlite", signal.SIGTERM),
+        ("sqlite", signal.SIGHUP),
+        ("postgresql", signal.SIGTERM),
+    ],
     indirect=["backend"],
 )
 def test_a_request_in_flight_is_answered_and_kept(database_url, start_server, sql, writers_held_up, number):
@@ -232,6 +277,40 @@ def test_a_request_in_flight_is_answered_and_kept(database_url, start_server, sq
     assert server.wait() == 0
     assert sql("SELECT name FROM teams") == [{"name": "Store"}]
     assert "stopping: 1 requests in flight" in server.err
+
+
+def test_a_terminal_that_is_closed_hangs_up_more_than_once(database_url, start_server, writers_held_up):
+    """The kernel sends SIGHUP, and the shell too; the second does not cut off what the first waits for."""
+    server = start_server("--grace-s", "0", url=database_url)
+
+    with writers_held_up() as release, in_flight(server) as connection:
+        server.send_signal(signal.SIGHUP)
+        assert wait_until(lambda: "SIGHUP received" in server.err)
+        time.sleep(0.4)
+        server.send_signal(signal.SIGHUP)
+        time.sleep(0.1)
+        release()
+        reply = receive(connection)
+
+    assert reply.status == 201
+    assert server.wait() == 0
+
+
+def test_a_hangup_is_nothing_to_a_server_under_nohup(start_server):
+    """What is started with SIGHUP ignored is to outlive its terminal."""
+
+    def ignore_hangups() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    server = start_server("--grace-s", "0", url="sqlite://", popen={"preexec_fn": ignore_hangups})
+
+    server.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+
+    assert server.request("GET", "/livez").status == 200
+    assert "SIGHUP" not in server.err
+    server.send_signal(signal.SIGTERM)
+    assert server.wait() == 0
 
 
 def test_an_upload_in_flight_is_answered_in_memory_too(start_server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import signal
@@ -366,4 +367,173 @@ def test_a_file_that_is_new_gets_its_schema_once(start, tmp_path):
 
     assert server.request("POST", "/teams", {"name": "Store"}).status == 201
     assert RawSql(url)("SELECT name FROM teams") == [{"name": "Store"}]
+    assert stop(server) == 0
+
+
+PR_CAPBSET_DROP, CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 24, 21, 24
+
+
+def obey_limits() -> None:
+    """Give up what lets root make processes without limit, and no right to files. Called before the exec."""
+    if os.getuid() != 0:
+        return
+    for capability in (CAP_SYS_ADMIN, CAP_SYS_RESOURCE):
+        assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0
+    os.setresuid(64_613, 0, 0)  # a user of its own, whose processes are counted
+
+
+@pytest.fixture
+def forbidden(tmp_path: Path) -> Path:
+    """A file: while it is there, the kernel lets a server with `limited` make no process."""
+    return tmp_path / "forbidden"
+
+
+@pytest.fixture
+def limited(forbidden: Path) -> dict[str, Any]:
+    """Options of a server whose limit of processes is set, and lifted, just before it forks."""
+    (forbidden.parent / "sitecustomize.py").write_text(
+        textwrap.dedent(f"""
+            import os, resource
+
+            def set_limit():
+                hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+                soft = 0 if os.path.exists({str(forbidden)!r}) else hard
+                resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
+
+            os.register_at_fork(before=set_limit)
+        """)
+    )
+    root = Path(__file__).resolve().parents[2]
+    return {
+        "environ": {"PYTHONPATH": f"{forbidden.parent}{os.pathsep}{root}"},
+        "popen": {"preexec_fn": obey_limits},
+        "url": f"sqlite:///{forbidden.parent / 'x.db'}",
+    }
+
+
+def test_a_fork_that_fails_is_tried_again_and_the_service_goes_on(start, limited, forbidden):
+    """No process may be made for a while: the others serve on, it is logged, and tried until it works."""
+    server = start(2, **limited)
+    victim, other = workers(server)
+    forbidden.touch()
+
+    os.kill(victim, signal.SIGKILL)
+
+    assert wait_until(lambda: server.err.count("no process could be made (") >= 2, timeout_s=10), server.err
+    assert "Resource temporarily unavailable" in server.err
+    assert server.request("GET", "/teams").status == 200
+    assert workers(server) == [other]
+    forbidden.unlink()
+    assert wait_until(lambda: len(workers(server)) == 2, timeout_s=10)
+    assert wait_until(lambda: len(serving(server)) == 2, timeout_s=10)
+    assert stop(server) == 0
+
+
+def test_where_no_process_can_be_made_the_start_is_given_up(start, limited, forbidden):
+    """A few attempts, the reason and the way out, exit 1."""
+    forbidden.touch()
+
+    server = start(2, listens=False, **limited)
+
+    assert server.wait() == 1
+    assert server.out == ""
+    assert "TasksMax" in server.err
+    assert "giving up" in server.err
+    assert "Traceback" not in server.err
+
+
+def test_processes_are_replaced_where_sigchld_was_ignored(start, tmp_path):
+    """A program that ignores SIGCHLD passes that on to what it starts: there is no end to wait for then."""
+
+    def ignore_ends() -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    server = start(2, popen={"preexec_fn": ignore_ends}, url=f"sqlite:///{tmp_path / 'x.db'}")
+    before = workers(server)
+
+    os.kill(before[0], signal.SIGKILL)
+
+    assert wait_until(lambda: len(set(workers(server)) - {before[0]}) == 2, timeout_s=10), server.err
+    assert wait_until(lambda: len(serving(server)) == 2, timeout_s=10)
+    assert stop(server) == 0
+    assert f"process {before[0]} was killed by SIGKILL; another takes its place" in server.err
+
+
+def names_of_sockets(server: ServerProcess) -> list[str]:
+    """The addresses at which a process of this machine could connect to one of the server's, TCP apart."""
+    inodes = set()
+    for pid in (server.pid, *workers(server)):
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                inodes |= set(re.findall(r"socket:\[(\d+)\]", os.readlink(fd)))
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return [fields[7] for fields in lines if len(fields) > 7 and fields[6] in inodes]
+
+
+def test_nobody_else_can_ask_a_process_how_it_is_doing(start, tmp_path):
+    """Their answers have routes and ids of requests in them, which are not for every local user."""
+    server = start(2, url=f"sqlite:///{tmp_path / 'x.db'}")
+    assert len(serving(server)) == 2
+
+    overheard = []
+    for name in names_of_sockets(server):
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.settimeout(5)
+            stranger.connect(name.replace("@", "\0", 1))
+            overheard.append(stranger.recv(1_000_000))
+
+    assert overheard == []
+    assert stop(server) == 0
+
+
+def test_a_process_that_is_stuck_is_told_as_such_and_answers_when_it_goes_on(start, tmp_path):
+    """The others answer at once; what was asked meanwhile keeps nobody."""
+    server = start(2, url=f"sqlite:///{tmp_path / 'x.db'}")
+    stuck, other = workers(server)
+    os.kill(stuck, signal.SIGSTOP)
+    try:
+        for _ in range(3):
+            assert serving(server) == [other]
+    finally:
+        os.kill(stuck, signal.SIGCONT)
+
+    assert wait_until(lambda: sorted(serving(server)) == sorted([stuck, other]), timeout_s=10)
+    assert stop(server) == 0
+
+
+@on_sqlite
+def test_a_hangup_stops_the_processes_in_order(database_url, start, sql):
+    """SIGHUP, as a terminal sends it that is closed: what is in flight is answered, exit 0."""
+    server = start(2, url=database_url)
+    with sql.connect() as lock, contextlib.closing(server.connect()) as waiting:
+        lock.execute("BEGIN IMMEDIATE")
+        send(waiting, "POST", "/teams", {"name": "Store"})
+        assert wait_until(lambda: in_flight(server) == 2)
+        for pid in (server.pid, *workers(server)):
+            os.kill(pid, signal.SIGHUP)
+        assert wait_until(server.refuses_connections)
+        lock.execute("ROLLBACK")
+
+        assert receive(waiting).status == 201
+
+    assert server.wait() == 0
+
+
+def ignore_hangups() -> None:
+    """What ``nohup`` does before it becomes the command."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def test_a_hangup_is_nothing_to_processes_under_nohup(start, tmp_path):
+    """Neither to the parent nor to the others."""
+    server = start(2, popen={"preexec_fn": ignore_hangups}, url=f"sqlite:///{tmp_path / 'x.db'}")
+    before = workers(server)
+
+    for pid in (server.pid, *before):
+        os.kill(pid, signal.SIGHUP)
+    time.sleep(1.0)
+
+    assert server.runs()
+    assert sorted(serving(server)) == sorted(before)
+    assert "SIGHUP" not in server.err
     assert stop(server) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import linecache
 import logging
+import signal
 import threading
 import time
 
@@ -16,6 +17,7 @@ from conf import OpsSettings
 from db.observer import Observer
 from handlers import SessionHandler
 from server.stacks import Origin, origin_here
+from tests.fixtures.process import StartServer
 from tests.fixtures.server import Serve
 from tests.fixtures.waiting import wait_until
 from tests.server.conftest import Seen
@@ -147,6 +149,18 @@ async def test_the_watchdog_ends_with_the_server(seen: Seen):
     assert any(thread.name == "onfinish-watchdog" for thread in threading.enumerate()) is False
 
     await seen.stop()
+
+
+def test_the_servers_own_start_is_no_lag(start_server: StartServer):
+    """The collector looks at all that was loaded, once, and the banner is printed: no request waits yet."""
+    server = start_server("--lag-s", "0.01", "--grace-s", "0", url="sqlite://")
+    for _ in range(3):
+        assert server.request("GET", "/livez").status == 200
+    server.send_signal(signal.SIGTERM)
+
+    assert server.wait() == 0
+    assert "in _keep_what_there_is" not in server.err
+    assert "in _say_ready" not in server.err
 
 
 def test_a_stack_holds_no_frames():
