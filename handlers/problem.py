@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic_core import to_json
 from tornado.httputil import HTTPServerRequest
@@ -15,6 +15,8 @@ from handlers.errors import Problem, body_of, leaves_unknown, log_error, problem
 from handlers.request_id import HEADER, request_id_of
 from handlers.security_headers import security_headers
 
+MIB = 1024 * 1024
+
 
 class ProblemHandler(RequestHandler):
     """What every handler here has in common. Lives as long as one request, as Tornado's handlers do.
@@ -23,6 +25,13 @@ class ProblemHandler(RequestHandler):
     as Tornado has it; ``forms`` (True), False where no body is a form: Tornado reads those before any
     handler, and refuses a GET too for a malformed one, which nobody has asked for.
     """
+
+    body_max_bytes: ClassVar[int | None] = MIB
+    """The largest body that the server takes for it; a larger one is 413 before any of it is read. Never more
+    than the server's own ``http.body_max_bytes``, which None stands for."""
+
+    large_bodies_at_once: ClassVar[int | None] = None
+    """How many requests with a body above 64 KiB run at once in a process; others wait, or are 503."""
 
     outcome = "not_applied"
     """What an error answer says of the request's work: ``not_applied``, ``applied`` or ``unknown``."""

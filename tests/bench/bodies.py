@@ -4,11 +4,11 @@
 
     python -m tests.bench bodies --rounds 5 --drivers psycopg2,asyncpg --json bodies.json
 
-Each driver has a server of its own, which works at the same load all the time: two connections that write a
-task and read a page, with pauses. ``/livez`` is asked over one more, again and again. In each round every body is
-posted for a while, after as long a time without it, and what is told is the difference of the two longest
-waits. The bodies that are refused are the worst that are known; ``full`` and ``fullest`` are accepted: 10,000 tasks
-of 280 bytes, and of as many as 8 MiB have room for.
+Each driver has a server of its own, which works at the same load all the time: two connections that write
+a task and read a page, with pauses. ``/livez`` is asked over one more, again and again. In each round every
+body is posted for a while, after as long a time without it; the result is the difference of the two longest
+waits. The bodies that are refused are the worst that are known. ``full`` and ``fullest`` are accepted: 10,000
+tasks of 280 bytes, and of as many as 8 MiB have room for.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ def _filled(start: bytes, item: bytes, end: bytes, number: int | None = None) ->
 
 
 def _task(number: int, size: int) -> bytes:
-    task = {**NEW, "change_id": number, "s3_keys": {"path": "qa/store/daily", "parts": [1, 2, 3]}}
-    task["s3_keys"]["note"] = "x" * max(0, size - len(_compact(task)) - len(',"note":""'))
+    keys: dict[str, Any] = {"path": "qa/store/daily", "parts": [1, 2, 3]}
+    task = {**NEW, "change_id": number, "s3_keys": keys}
+    keys["note"] = "x" * max(0, size - len(_compact(task)) - len(',"note":""'))
     return _compact(task)
 
 
@@ -237,14 +238,13 @@ def measure(driver: str, names: Sequence[str], rounds: int, at_once: int, second
 def line(driver: str, name: str, one: dict[str, Any]) -> str:
     """A row of the table."""
     said = "reached" if one["added_ms"]["median"] <= GOAL_MS else "not reached"
-    return (
-        f"| {driver} | {name} | {one['alone_ms']['median']:.0f} | {one['beside_ms']['median']:.0f} "
-        f"| **{one['added_ms']['median']:.0f}** | {one['most_added_ms']:.0f} | {one['grown_mib']:.0f} | {said} |"
-    )
+    alone, beside_it, added = (one[name]["median"] for name in ("alone_ms", "beside_ms", "added_ms"))
+    numbers = f"{alone:.0f} | {beside_it:.0f} | **{added:.0f}** | {one['most_added_ms']:.0f}"
+    return f"| {driver} | {name} | {numbers} | {one['grown_mib']:.0f} | {said} |"
 
 
 HEAD = """\
-| driver | body | longest wait of /livez without it, ms | with it | added | added at most | memory added, MiB | |
+| driver | body | longest wait of /livez, ms | beside it | added | at most | memory, MiB | |
 |---|---|---|---|---|---|---|---|"""
 
 
