@@ -273,7 +273,9 @@ def _options(path: str, item: Json, schemas: Mapping[Any, Json]) -> Json:
 def _headers(names: Mapping[str, bool]) -> Json:
     """Headers by name: those that are always there, and those that are where they have something to say."""
     return {
-        name: _ref("headers", name) if always else {**RESPONSE_HEADERS[name], "required": False}
+        name: _ref("headers", name)
+        if always == RESPONSE_HEADERS[name]["required"]
+        else {**RESPONSE_HEADERS[name], "required": always}
         for name, always in {**HEADERS_OF_ALL, **names}.items()
     }
 

@@ -11,7 +11,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, RequestHandler
 
 from handlers.cors import cors_headers, preflight_headers
-from handlers.errors import Problem, body_of, leaves_unknown, log_error, problem_of, status_of
+from handlers.errors import Problem, body_of, leaves_unknown, log_error, problem_of, stack_of, status_of
 from handlers.request_id import HEADER, request_id_of
 from handlers.security_headers import security_headers
 
@@ -21,9 +21,10 @@ MIB = 1024 * 1024
 class ProblemHandler(RequestHandler):
     """What every handler here has in common. Lives as long as one request, as Tornado's handlers do.
 
-    The application's settings: ``cors_origins``, whose pages may read the answers (none); ``trusted_origins``
-    as Tornado has it; ``forms`` (True), False where no body is a form: Tornado reads those before any
-    handler, and refuses a GET too for a malformed one, which nobody has asked for.
+    The application's settings: ``cors_origins``, whose pages may read the answers (none), and
+    ``cors_headers``, which these may send besides those of the contract (none); ``trusted_origins`` and
+    ``serve_traceback`` as Tornado has them; ``forms`` (True), False where no body is a form: Tornado reads
+    those before any handler, and refuses a GET too for a malformed one, which nobody has asked for.
     """
 
     body_max_bytes: ClassVar[int | None] = MIB
@@ -69,7 +70,8 @@ class ProblemHandler(RequestHandler):
         methods = self._allowed()
         self.set_status(204)
         self.set_header("Allow", ", ".join(methods))
-        for name, value in preflight_headers(self.request.headers, self._cors_origins, methods).items():
+        asked, accepted = self.request.headers, self.settings.get("cors_headers", ())
+        for name, value in preflight_headers(asked, self._cors_origins, methods, accepted).items():
             self.set_header(name, value)
 
     def compute_etag(self) -> str | None:
@@ -98,7 +100,15 @@ class ProblemHandler(RequestHandler):
         super().send_error(status_code, **kwargs)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Answer with a problem. Override it for your own; `outcome` is what it should say too."""
+        """Answer with a problem. Override it for your own; `outcome` is what it should say too.
+
+        A status that has no body, such as 204, is answered without one, as Tornado does: that it was raised
+        undoes the work all the same. With the application's setting ``serve_traceback``, the problem of a 5xx
+        has the stack of what was raised.
+        """
+        if self._should_not_send_content(status_code):
+            self.finish()
+            return
         error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
         problem = problem_of(error, status_code)
         problem.status = status_code
@@ -110,6 +120,8 @@ class ProblemHandler(RequestHandler):
         self.set_header("Content-Type", "application/problem+json")
         outcome = "unknown" if leaves_unknown(error) else self.outcome
         body = body_of(problem, instance=self.request.path, request_id=self.request_id, outcome=outcome)
+        if error is not None and status_code >= 500 and self.settings.get("serve_traceback"):
+            body["traceback"] = stack_of(error)
         self.finish(to_json(body))
 
     def log_exception(
