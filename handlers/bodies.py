@@ -20,6 +20,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    PrivateAttr,
     ValidationError,
     WithJsonSchema,
 )
@@ -198,12 +199,15 @@ class TasksNew(Body):
     values_max = BULK_VALUES_MAX
 
     items: Annotated[list[TaskNew], Field(min_length=1, max_length=BULK_MAX)]
+    _new: list[NewTask] = PrivateAttr(default_factory=list)
 
     @classmethod
     def read(cls, body: bytes) -> Self:
         """As `Body.read`, an item at a time: the interpreter is given up in between, and what is behind the
-        last fault that is told is not read."""
-        items: list[TaskNew] = []
+        last fault that is told is not read. What `new` returns is all that is kept of the items: models are
+        three objects each, which the garbage collector would go through.
+        """
+        new: list[NewTask] = []
         faults: list[tuple[Path, str]] = []
         fields: dict[str, Any] = {}
         ids: set[str] = set()
@@ -221,7 +225,7 @@ class TasksNew(Body):
             item, found = _examined(TaskNew, value)
             faults += [((*path, *steps), message) for steps, message in found]
             if item is not None:
-                items.append(item)
+                new.append(item.new())
             task_id = value.get("id") if isinstance(value, dict) else None
             if isinstance(task_id, str):
                 if task_id in ids:  # it could be created but once
@@ -229,15 +233,17 @@ class TasksNew(Body):
                 ids.add(task_id)
             if len(faults) > FAULTS_MAX:
                 break
-        if not items and not faults:
+        if not new and not faults:
             return check(cls, fields)
         faults += [((name,), _FAULTS["extra_forbidden"]) for name in fields]
         if faults:
             raise refusal(faults)
-        return cls.model_construct(items=items)  # type: ignore[return-value]  # pydantic's plugin, not Self
+        bulk = cls.model_construct(items=[])
+        bulk._new = new
+        return bulk  # type: ignore[return-value]  # pydantic's plugin does not know Self
 
     def new(self) -> list[NewTask]:
-        return [task.new() for task in self.items]
+        return self._new
 
 
 class Claim(Body):

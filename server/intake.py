@@ -96,15 +96,29 @@ class Intake(HTTPMessageDelegate):
             # Tornado's own limit says nothing that could be told from a malformed chunk.
             self._connection.set_max_body_size(_UNLIMITED)
             self._set_limit()
-            self.data_received = self._counted  # type: ignore[method-assign]
+            del self.data_received
         elif "Content-Length" in headers:
             length = headers["Content-Length"].partition(",")[0]
             self._set_limit()
             if _is_above(length, self._body_max_bytes):
                 self._refuse_body()  # before "100 Continue"
             if _is_above(length, LARGE_BYTES):
-                self.data_received = self._counted  # type: ignore[method-assign]
+                del self.data_received
         return prepared
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        """A part of a body that is counted; that of a small one goes straight to the delegate.
+
+        Raises:
+            HTTPInputError: refused.
+        """
+        self._body_bytes += len(chunk)
+        if self._body_bytes > self._body_max_bytes:
+            self._refuse_body()
+        if not self._bodies.hold(self._key, len(chunk)):
+            self._stream.problem = problem_of(NoPlace("the bodies of other requests take all the room"), 503)
+            raise HTTPInputError("no room for the body")
+        return self._delegate.data_received(chunk)
 
     def finish(self) -> None:
         """All of it has come: the handler runs, or waits for its turn."""
@@ -142,15 +156,6 @@ class Intake(HTTPMessageDelegate):
         own: int | None = getattr(self._handler, "body_max_bytes", None)
         if own is not None and own < self._body_max_bytes:
             self._body_max_bytes = own
-
-    def _counted(self, chunk: bytes) -> Awaitable[None] | None:
-        self._body_bytes += len(chunk)
-        if self._body_bytes > self._body_max_bytes:
-            self._refuse_body()
-        if not self._bodies.hold(self._key, len(chunk)):
-            self._stream.problem = problem_of(NoPlace("the bodies of other requests take all the room"), 503)
-            raise HTTPInputError("no room for the body")
-        return self._delegate.data_received(chunk)
 
     def _refuse_body(self) -> None:
         self._stream.problem = Problem(413, f"a body here has at most {self._body_max_bytes} bytes")
