@@ -255,14 +255,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=ROUND_S, help=f"of each half of a round ({ROUND_S})")
     parser.add_argument("--at-once", type=int, default=1, help="bodies posted at once (1)")
     parser.add_argument("--drivers", default=",".join(installed()), help="which drivers, by commas")
-    parser.add_argument("--bodies", default=",".join(BODIES), help="which bodies, by commas")
+    parser.add_argument(
+        "--body", action="append", choices=BODIES, help="which, all without it; again for more"
+    )
     parser.add_argument("--json", type=Path, help="where the result goes as JSON")
     options = parser.parse_args(arguments)
-    # The names have commas of their own between digits.
-    names = [name for name in BODIES if name in options.bodies]
     print(HEAD)
     result = {
-        driver: measure(driver, names, options.rounds, options.at_once, options.seconds)
+        driver: measure(
+            driver, options.body or list(BODIES), options.rounds, options.at_once, options.seconds
+        )
         for driver in options.drivers.split(",")
     }
     if options.json:
