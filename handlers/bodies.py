@@ -52,8 +52,8 @@ NAMES_MAX = 100
 """How many fields a body may have, and an item of a bulk. Of 800,000 unknown ones, pydantic made errors for
 six seconds, in one call that holds the interpreter."""
 
-VALUES_MAX = 50_000
-"""How many values a body may have. `s3_keys` has room for 33,000, and nothing else for more than a few."""
+VALUES_MAX = 150_000
+"""How many values a body may have: `s3_keys` has room for 33,000. As many are read in some 20 ms."""
 
 BULK_VALUES_MAX = 500_000
 """Of a bulk: 50 for each task of the largest one. 8 MiB have room for 4,000,000, which took 190 MiB."""

@@ -51,7 +51,7 @@ Every answer carries `X-Request-Id`: the caller's own where it is 1 to 64 charac
 else a new one. HEAD is answered wherever GET is. A path that is not here, or an id that could be none, is
 404; a method that a path does not have is 405, with `Allow`.
 
-Bodies are JSON in UTF-8, of at most 1 MiB, 50,000 values and 100 fields where a call does not say otherwise.
+Bodies are JSON in UTF-8, of at most 1 MiB, 150,000 values and 100 fields where a call does not say otherwise.
 Integers are written without a fraction, 3 and not 3.0, and no name stands twice in one object.
 """
 
