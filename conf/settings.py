@@ -27,6 +27,9 @@ MIB = 1024 * KIB
 # As browsers write an origin in the header of that name: it is compared letter by letter.
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
+# https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2, without the * that stands for any in CORS.
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'+.^_`|~-]+")
+
 
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
@@ -66,6 +69,16 @@ def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(checked)
 
 
+def _check_header_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError(
+                f"{mask_text(name)[:60]!r} is no name of a header: Authorization; * is not taken, "
+                "it would not stand for Authorization"
+            )
+    return names
+
+
 def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
     for network in networks:
         try:
@@ -77,6 +90,7 @@ def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
 
 Origins = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_check_origins)]
 Hosts = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_check_hosts)]
+HeaderNames = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_check_header_names)]
 Networks = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_check_networks)]
 
 
@@ -112,7 +126,10 @@ class HttpSettings(Section):
         description="on SIGTERM: new connections still accepted so long",
     )
     request_timeout_s: Seconds = Field(30.0, description="longest a request may take, then 504")
-    body_max_bytes: int = Field(8 * MIB, ge=1, le=1024 * MIB, description="largest body, then 413")
+    # Most paths take less: `body_max_bytes` of their handlers.
+    body_max_bytes: int = Field(
+        8 * MIB, ge=1, le=1024 * MIB, description="largest body of any path, then 413; most take 1 MiB"
+    )
     # nginx takes 32 KiB in all (large_client_header_buffers 4 8k): what passes the proxy passes here.
     header_max_bytes: int = Field(
         32 * KIB, ge=KIB, le=MIB, description="largest request line and headers, then 431"
@@ -128,6 +145,9 @@ class HttpSettings(Section):
     )
     cors_origins: Origins = Field(
         (), description="origins whose pages may read and write here; none: CORS is off"
+    )
+    cors_headers: HeaderNames = Field(
+        (), description="headers that those pages may send besides the API's own: Authorization"
     )
     trusted_origins: Origins = Field(
         (), description="origins whose pages may write here without reading the answers"
@@ -204,7 +224,10 @@ class Settings(BaseSettings):
         "development", description="development, testing or production: chooses the file"
     )
     conf_dir: Path | None = Field(None, description="folder with <environment>.toml; none: the package's own")
-    debug: bool = Field(False, description="asyncio's debug mode: slow callbacks and lost awaits are logged")
+    debug: bool = Field(
+        False,
+        description="asyncio's debug mode: slow callbacks and lost awaits are logged; a 5xx has its stack",
+    )
     autoreload: bool = Field(False, description="start again when a file changes; never in production")
 
     http: HttpSettings = Field(default_factory=HttpSettings)

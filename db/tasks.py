@@ -107,6 +107,10 @@ _CONDITIONS = {
 }
 """What a filter may ask for."""
 
+_INSERTED_AT_ONCE = 100
+"""Rows of one statement. With an asyncio driver the event loop makes their parameters, and serves others in
+between: 10,000 rows in one piece took it 300 ms. With more of them the garbage collector comes in as well."""
+
 _ID_TAKEN = "a task with this id exists already"
 
 refusals.update(
@@ -200,7 +204,7 @@ def create_task(session: Session, *, new: NewTask) -> TaskRow:
 
 
 def create_tasks(session: Session, *, new: Sequence[NewTask]) -> list[str]:
-    """Add many tasks, all or none, in as few statements as the driver allows.
+    """Add many tasks, all or none, a hundred in a statement.
 
     Returns:
         Their ids, in the order of ``new``.
@@ -211,9 +215,12 @@ def create_tasks(session: Session, *, new: Sequence[NewTask]) -> list[str]:
     """
     require_teams(session, **{f"items/{at}/team_id": task.get("team_id") for at, task in enumerate(new)})
     moment = utc_now()
-    rows = [_row_of(task, moment) for task in new]
-    session.execute(_INSERT, rows)
-    return [row["id"] for row in rows]
+    ids: list[str] = []
+    for at in range(0, len(new), _INSERTED_AT_ONCE):
+        rows = [_row_of(task, moment) for task in new[at : at + _INSERTED_AT_ONCE]]
+        session.execute(_INSERT, rows)
+        ids += [row["id"] for row in rows]
+    return ids
 
 
 def claim_tasks(session: Session, *, limit: int, team_id: int | None = None) -> Sequence[Task]:

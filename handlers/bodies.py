@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator
 from datetime import date
 from email.message import Message
-from typing import Annotated, Any, Literal, TypeVar, cast
+from itertools import islice
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -19,10 +20,9 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    PrivateAttr,
     ValidationError,
-    ValidatorFunctionWrapHandler,
     WithJsonSchema,
-    WrapValidator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 from tornado.web import RequestHandler
@@ -31,20 +31,38 @@ from db.tasks import BUNDLE_CHARS_MAX, CHANGE_ID_MAX, NewTask, TaskChange as Cha
 from db.teams import NAME_CHARS_MAX
 from db.transfers import NOTE_CHARS_MAX
 from handlers.errors import Problem
-from handlers.json_text import LEVELS_MAX, NotJson, Path, faults_of, is_unicode, parse, pointer
+from handlers.json_text import (
+    LEVELS_MAX,
+    NotJson,
+    Path,
+    TooMuch,
+    count_values,
+    faults_of,
+    is_unicode,
+    parse,
+    parse_pieces,
+    pointer,
+)
 
 S3_KEYS_BYTES_MAX = 64 * 1024
 FAULTS_MAX = 1000
-"""How many faults are listed. A body of a few megabytes can have a million, and nobody reads them."""
+"""How many faults are listed. A body of a few megabytes can have a million; no more are looked for."""
 
 NAMES_MAX = 100
-"""How many fields of a body are looked at. Of 800,000 unknown ones, pydantic made errors for six seconds."""
+"""How many fields a body may have, and an item of a bulk. Of 800,000 unknown ones, pydantic made errors for
+six seconds, in one call that holds the interpreter."""
+
+VALUES_MAX = 150_000
+"""How many values a body may have: `s3_keys` has room for 33,000. As many are read in some 20 ms."""
+
+BULK_VALUES_MAX = 500_000
+"""Of a bulk: 50 for each task of the largest one. 8 MiB have room for 4,000,000, which took 190 MiB."""
 
 INT64_MAX = 2**63 - 1
 BULK_MAX = 10_000
 
 BODY_BYTES_ON_LOOP = 64 * 1024
-"""A body of this size is read in some five milliseconds, one of 8 MiB took up to 1.4 seconds."""
+"""A larger one is read in a thread: this one takes some five milliseconds."""
 
 CLAIM_MAX = 100
 
@@ -66,6 +84,8 @@ _FAULTS = {
     "too_short": "should have at least 1 item",
     "too_long": f"should have at most {BULK_MAX} items",
 }
+
+_TOO_MANY_FIELDS: tuple[Path, str] = ((), f"should have at most {NAMES_MAX} fields")
 
 
 class _JsonFaults(ValueError):
@@ -96,7 +116,7 @@ def _date(value: Any) -> date:
 def _json_object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise PydanticCustomError("dict_type", "Input should be a JSON object")
-    faults = list(faults_of(value, bytes_max=S3_KEYS_BYTES_MAX))
+    faults = list(islice(faults_of(value, bytes_max=S3_KEYS_BYTES_MAX), FAULTS_MAX + 1))
     if faults:
         raise _JsonFaults(faults)
     return value
@@ -139,33 +159,22 @@ class Body(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
+    values_max: ClassVar[int] = VALUES_MAX
+    """How many values it may have, those inside of others too. More are refused before any is read."""
+
+    @classmethod
+    def read(cls, body: bytes) -> Self:
+        """What was sent, checked. Needs no handler, and may run off the loop.
+
+        Raises:
+            NotJson, TooMuch: see `parse`.
+            Problem: 422, with every fault.
+        """
+        return check(cls, parse(body))
+
     def given(self) -> dict[str, Any]:
         """The fields that the client sent, by name."""
         return {name: getattr(self, name) for name in self.model_fields_set}
-
-
-def _ids_once(value: Any, check_items: ValidatorFunctionWrapHandler) -> list[TaskNew]:
-    """Refuse an id that stands in a bulk twice: it could be created but once. With every other fault."""
-    twice = list(_ids_again(value))
-    try:
-        items: list[TaskNew] = check_items(value)
-    except ValidationError as error:
-        if not twice:
-            raise
-        raise _JsonFaults([*faults_in(error), *twice]) from None
-    if twice:
-        raise _JsonFaults(twice)
-    return items
-
-
-def _ids_again(value: Any) -> Iterator[tuple[Path, str]]:
-    seen: set[str] = set()
-    for at, item in enumerate(value if isinstance(value, list) else []):
-        task_id = item.get("id") if isinstance(item, dict) else None
-        if isinstance(task_id, str):
-            if task_id in seen:
-                yield (at, "id"), "stands in this bulk more than once"
-            seen.add(task_id)
 
 
 class TaskNew(Body):
@@ -187,10 +196,54 @@ class TaskNew(Body):
 class TasksNew(Body):
     """`POST /tasks/bulk`."""
 
-    items: Annotated[list[TaskNew], Field(min_length=1, max_length=BULK_MAX), WrapValidator(_ids_once)]
+    values_max = BULK_VALUES_MAX
+
+    items: Annotated[list[TaskNew], Field(min_length=1, max_length=BULK_MAX)]
+    _new: list[NewTask] = PrivateAttr(default_factory=list)
+
+    @classmethod
+    def read(cls, body: bytes) -> Self:
+        """As `Body.read`, an item at a time: the interpreter is given up in between, and what is behind the
+        last fault that is told is not read. What `new` returns is all that is kept of the items: models are
+        three objects each, which the garbage collector would go through.
+        """
+        new: list[NewTask] = []
+        faults: list[tuple[Path, str]] = []
+        fields: dict[str, Any] = {}
+        ids: set[str] = set()
+        for path, value in parse_pieces(body, "items"):
+            if not path:
+                return check(cls, value)
+            if len(path) == 1:
+                fields[str(path[0])] = value
+                if len(fields) > NAMES_MAX:
+                    raise refusal([_TOO_MANY_FIELDS])
+                continue
+            if path[1] == BULK_MAX:
+                faults.append((path[:1], _FAULTS["too_long"]))
+                break
+            item, found = _examined(TaskNew, value)
+            faults += [((*path, *steps), message) for steps, message in found]
+            if item is not None:
+                new.append(item.new())
+            task_id = value.get("id") if isinstance(value, dict) else None
+            if isinstance(task_id, str):
+                if task_id in ids:  # it could be created but once
+                    faults.append(((*path, "id"), "stands in this bulk more than once"))
+                ids.add(task_id)
+            if len(faults) > FAULTS_MAX:
+                break
+        if not new and not faults:
+            return check(cls, fields)
+        faults += [((name,), _FAULTS["extra_forbidden"]) for name in fields]
+        if faults:
+            raise refusal(faults)
+        bulk = cls.model_construct(items=[])
+        bulk._new = new
+        return bulk  # type: ignore[return-value]  # pydantic's plugin does not know Self
 
     def new(self) -> list[NewTask]:
-        return [task.new() for task in self.items]
+        return self._new
 
 
 class Claim(Body):
@@ -241,7 +294,8 @@ async def read_body(handler: RequestHandler, model: type[AnyBody]) -> AnyBody:
     """The body of a handler's request, checked; a large one in a thread, since the loop has others to serve.
 
     Raises:
-        Problem: 415 for another content type than JSON, 400 for what is no JSON, 422 with every fault.
+        Problem: 415 for another content type than JSON, 400 for what is no JSON, 413 for more values than the
+            model takes, 422 with every fault.
     """
     check_content_type(handler)
     body = handler.request.body
@@ -251,11 +305,15 @@ async def read_body(handler: RequestHandler, model: type[AnyBody]) -> AnyBody:
 
 
 def _checked(model: type[AnyBody], body: bytes) -> AnyBody:
+    most = model.values_max
     try:
-        value = parse(body)
+        if len(body) > most and count_values(body, most) > most:
+            raise TooMuch(f"a body here has at most {most} values")
+        return model.read(body)
     except NotJson as error:
         raise Problem(400, str(error)) from None
-    return check(model, value)
+    except TooMuch as error:
+        raise Problem(413, str(error)) from None
 
 
 def check_content_type(handler: RequestHandler) -> None:
@@ -284,9 +342,17 @@ def check(model: type[AnyBody], value: Any) -> AnyBody:
     Raises:
         Problem: 422, with every fault and a JSON pointer to each.
     """
+    body, faults = _examined(model, value)
+    if body is None:
+        raise refusal(faults)
+    return body
+
+
+def _examined(model: type[AnyBody], value: Any) -> tuple[AnyBody | None, list[tuple[Path, str]]]:
+    """A parsed value as a body, or none and what is wrong with it."""
     names = list(value) if isinstance(value, dict) else []
     if len(names) > NAMES_MAX:
-        raise refusal([((), f"should have at most {NAMES_MAX} fields")])
+        return None, [_TOO_MANY_FIELDS]
     # pydantic stops at the first name that is no Unicode, and has no path for it.
     unreadable = [name for name in names if not is_unicode(name)]
     faults: list[tuple[Path, str]] = [((name,), _FAULTS["extra_forbidden"]) for name in unreadable]
@@ -295,19 +361,17 @@ def check(model: type[AnyBody], value: Any) -> AnyBody:
     try:
         body = model.model_validate(value)
     except ValidationError as error:
-        faults += faults_in(error)
-    else:
-        if not faults:
-            return body
-    raise refusal(faults)
+        return None, faults + faults_in(error)
+    return (None, faults) if faults else (body, faults)
 
 
 def refusal(faults: list[tuple[Path, str]]) -> Problem:
     """The answer to a body with faults."""
     count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
-    listed = f", the first {FAULTS_MAX} are listed" if len(faults) > FAULTS_MAX else ""
+    if len(faults) > FAULTS_MAX:  # there may be others, which were not looked for
+        count = f"more than {FAULTS_MAX} faults, the first {FAULTS_MAX} are listed"
     errors = [{"pointer": pointer(path), "message": message} for path, message in faults[:FAULTS_MAX]]
-    return Problem(422, f"the body has {count}{listed}", errors=errors)
+    return Problem(422, f"the body has {count}", errors=errors)
 
 
 def faults_in(error: ValidationError) -> list[tuple[Path, str]]:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 _EXPOSED = "ETag, Location, X-Request-Id, Server-Timing, Retry-After, Idempotency-Replayed"
 
 # What it may send besides those it may always send.
-_ACCEPTED = "Content-Type, If-Match, If-None-Match, Idempotency-Key, X-Request-Id"
+_ACCEPTED = ("Content-Type", "If-Match", "If-None-Match", "Idempotency-Key", "X-Request-Id")
 
 # Chromium's own upper limit is two hours; a change of the settings should not take as long to be seen.
 _REMEMBERED_S = 600
@@ -34,18 +34,22 @@ def cors_headers(origin: str | None, origins: Collection[str]) -> dict[str, str]
 
 
 def preflight_headers(
-    asked: Mapping[str, str], origins: Collection[str], methods: Collection[str]
+    asked: Mapping[str, str],
+    origins: Collection[str],
+    methods: Collection[str],
+    accepted: Collection[str] = (),
 ) -> dict[str, str]:
     """What the answer to ``OPTIONS`` says besides: which requests the page may send.
 
     Args:
         asked: the headers of the request.
         methods: those that its path has.
+        accepted: the headers that a page may send besides those of the contract.
     """
     if "Access-Control-Request-Method" not in asked or asked.get("Origin") not in origins:
         return {}
     return {
         "Access-Control-Allow-Methods": ", ".join(methods),
-        "Access-Control-Allow-Headers": _ACCEPTED,
+        "Access-Control-Allow-Headers": ", ".join((*_ACCEPTED, *accepted)),
         "Access-Control-Max-Age": str(_REMEMBERED_S),
     }

@@ -71,7 +71,12 @@ class ProblemBody(TypedDict):
         Literal["not_applied", "applied", "unknown"],
         Field(description="What has become of the request's work: an error does not always mean nothing."),
     ]
-    errors: NotRequired[Annotated[list[Fault], Field(description="Of 422: every fault of the body.")]]
+    errors: NotRequired[
+        Annotated[list[Fault], Field(description="Of 422: every fault of the body, or the first 1000.")]
+    ]
+    traceback: NotRequired[
+        Annotated[str, Field(description="Of 5xx, where `debug` is on; never in production.")]
+    ]
 
 
 class Debug(TypedDict):

@@ -51,8 +51,8 @@ Every answer carries `X-Request-Id`: the caller's own where it is 1 to 64 charac
 else a new one. HEAD is answered wherever GET is. A path that is not here, or an id that could be none, is
 404; a method that a path does not have is 405, with `Allow`.
 
-Bodies are JSON in UTF-8. Integers are written without a fraction, 3 and not 3.0, and no name stands twice in
-one object.
+Bodies are JSON in UTF-8, of at most 1 MiB, 150,000 values and 100 fields where a call does not say otherwise.
+Integers are written without a fraction, 3 and not 3.0, and no name stands twice in one object.
 """
 
 
@@ -273,7 +273,9 @@ def _options(path: str, item: Json, schemas: Mapping[Any, Json]) -> Json:
 def _headers(names: Mapping[str, bool]) -> Json:
     """Headers by name: those that are always there, and those that are where they have something to say."""
     return {
-        name: _ref("headers", name) if always else {**RESPONSE_HEADERS[name], "required": False}
+        name: _ref("headers", name)
+        if always == RESPONSE_HEADERS[name]["required"]
+        else {**RESPONSE_HEADERS[name], "required": always}
         for name, always in {**HEADERS_OF_ALL, **names}.items()
     }
 

@@ -21,7 +21,7 @@ EDGE: tuple[Exception, ...] = (
 )
 BODY: tuple[Exception, ...] = (
     Problem(400, "the body is not JSON: Expecting value (line 1, column 1)"),
-    Problem(413, "a body here has at most 8388608 bytes"),
+    Problem(413, "a body here has at most 1048576 bytes"),
     Problem(415, "the content type of a body here is application/json"),
 )
 WRITE: tuple[Exception, ...] = (

@@ -84,6 +84,8 @@ OPERATIONS: tuple[Operation, ...] = (
         name="create_tasks",
         tag="tasks",
         summary="Add up to 10,000 tasks: all of them, or none",
+        description="A body has at most `http.body_max_bytes` and 500,000 values, a task at most 1 MiB; else "
+        "413. Of the faults the first 1,000 are listed. Two large ones run at a time in a process.",
         body=bodies.TasksNew,
         body_examples={"two tasks": {"items": [examples.NEW_TASK, examples.WHOLE_TASK]}},
         headers=_REPEATABLE,

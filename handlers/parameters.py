@@ -97,7 +97,7 @@ RESPONSE_HEADERS: dict[str, Any] = {
         "example": "1",
     },
     "Idempotency-Replayed": {
-        "required": True,
+        "required": False,
         "description": "This answer was given before, to the same `Idempotency-Key`.",
         "schema": {"type": "string", "const": "true"},
         "example": "true",

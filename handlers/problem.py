@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Collection
 from types import TracebackType
 from typing import Any, ClassVar
@@ -29,15 +30,26 @@ from handlers.instrumentation import Instrumentation, take_off, tell_trackers
 from handlers.request_id import HEADER, request_id_of
 from handlers.security_headers import security_headers
 
+MIB = 1024 * 1024
+
 
 class ProblemHandler(RequestHandler):
     """What every handler here has in common. Lives as long as one request, as Tornado's handlers do.
 
-    The application's settings: ``cors_origins``, whose pages may read the answers (none); ``trusted_origins``
-    as Tornado has it; ``forms`` (True), False where no body is a form: Tornado reads those before any
-    handler, and refuses a GET too for a malformed one, which nobody has asked for; ``database_messages``
-    (False), True where a fault is logged with the database's own message, and answered with `debug`.
+    The application's settings: ``cors_origins``, whose pages may read the answers (none), and
+    ``cors_headers``, which these may send besides those of the contract (none); ``trusted_origins`` and
+    ``serve_traceback`` as Tornado has them; ``forms`` (True), False where no body is a form: Tornado reads
+    those before any handler, and refuses a GET too for a malformed one, which nobody has asked for;
+    ``database_messages`` (False), True where a fault is logged with the database's own message, and answered
+    with `debug`.
     """
+
+    body_max_bytes: ClassVar[int | None] = MIB
+    """The largest body that the server takes for it; a larger one is 413 before any of it is read. Never more
+    than the server's own ``http.body_max_bytes``, which None stands for."""
+
+    large_bodies_at_once: ClassVar[int | None] = None
+    """How many requests with a body above 64 KiB run at once in a process; others wait, or are 503."""
 
     def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
         if not application.settings.get("forms", True):
@@ -85,7 +97,8 @@ class ProblemHandler(RequestHandler):
         methods = self._allowed()
         self.set_status(204)
         self.set_header("Allow", ", ".join(methods))
-        for name, value in preflight_headers(self.request.headers, self._cors_origins, methods).items():
+        asked, accepted = self.request.headers, self.settings.get("cors_headers", ())
+        for name, value in preflight_headers(asked, self._cors_origins, methods, accepted).items():
             self.set_header(name, value)
 
     def compute_etag(self) -> str | None:
@@ -114,7 +127,15 @@ class ProblemHandler(RequestHandler):
         super().send_error(status_code, **kwargs)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Answer with a problem. Override it for your own; `outcome` is what it should say too."""
+        """Answer with a problem. Override it for your own; `outcome` is what it should say too.
+
+        A status that has no body, such as 204, is answered without one, as Tornado does: that it was raised
+        undoes the work all the same. With the application's setting ``serve_traceback``, the problem of a 5xx
+        has the stack of what was raised.
+        """
+        if self._should_not_send_content(status_code):
+            self.finish()
+            return
         error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
         problem = problem_of(error, status_code)
         problem.status = status_code
@@ -129,7 +150,11 @@ class ProblemHandler(RequestHandler):
 
     def _body_of(self, problem: Problem, error: BaseException | None, outcome: str) -> ProblemBody:
         body = body_of(problem, instance=self.request.path, request_id=self.request_id, outcome=outcome)
-        if error is not None and self.settings.get("database_messages") and is_fault(error):
+        shows_all = self.settings.get("database_messages")
+        if error is not None and problem.status >= 500 and self.settings.get("serve_traceback"):
+            shown = error if shows_all else redacted(error)
+            body["traceback"] = "".join(traceback.format_exception(shown))
+        if error is not None and shows_all and is_fault(error):
             return {**body, "debug": debug_of(error)}  # type: ignore[typeddict-unknown-key]  # FaultBody
         return body
 

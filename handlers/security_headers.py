@@ -22,13 +22,12 @@ SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
         "X-Content-Type-Options": "nosniff",
         "X-Frame-Options": "DENY",
         "Referrer-Policy": "no-referrer",
-        # The sheet's own list. An API needs it only where an answer is shown as a page.
-        "Permissions-Policy": "accelerometer=(), ambient-light-sensor=(), autoplay=(), battery=(), "
-        "camera=(), cross-origin-isolated=(), display-capture=(), document-domain=(), encrypted-media=(), "
-        "execution-while-not-rendered=(), execution-while-out-of-viewport=(), fullscreen=(), "
-        "geolocation=(), gyroscope=(), keyboard-map=(), magnetometer=(), microphone=(), midi=(), "
-        "navigation-override=(), payment=(), picture-in-picture=(), publickey-credentials-get=(), "
-        "screen-wake-lock=(), sync-xhr=(), usb=(), web-share=(), xr-spatial-tracking=()",
+        # The sheet's own list, without the names that no browser knows, or not on every system: each is a
+        # complaint in its console. An API needs it only where an answer is shown as a page.
+        "Permissions-Policy": "accelerometer=(), autoplay=(), camera=(), cross-origin-isolated=(), "
+        "display-capture=(), encrypted-media=(), fullscreen=(), geolocation=(), gyroscope=(), "
+        "keyboard-map=(), magnetometer=(), microphone=(), midi=(), payment=(), picture-in-picture=(), "
+        "publickey-credentials-get=(), screen-wake-lock=(), sync-xhr=(), usb=(), xr-spatial-tracking=()",
     }
 )
 

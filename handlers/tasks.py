@@ -64,6 +64,10 @@ class TaskHandler(SessionHandler):
 class BulkHandler(IdempotentHandler):
     """``/tasks/bulk``."""
 
+    body_max_bytes = None
+    # Each is read by a thread that works all the time, and its tasks are held until they are written.
+    large_bodies_at_once = 2
+
     async def post(self) -> None:
         bulk = await read_body(self, TasksNew)
         ids = await self.run(tasks.create_tasks, self.session, new=bulk.new())

@@ -50,9 +50,11 @@ def make_app(settings: Settings, database: Database, ops: Ops | None = None) -> 
         log_function=log_request if ops is None else ops.log_function(all_routes, log_request),
         answered=None if ops is None else ops.metrics.answered,  # for what is refused before it has a handler
         cors_origins=frozenset(http.cors_origins),
+        cors_headers=http.cors_headers,
         cross_origin_protection=True,
         forms=False,
         database_messages=settings.log.database_messages,
+        serve_traceback=settings.debug,
         # Who may read what a write answers may write.
         trusted_origins=frozenset(http.trusted_origins) | frozenset(http.cors_origins),
         autoreload=False,  # the lifecycle starts it, once the port is open

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import accumulate
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    UnknownMetricFamily,
+)
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -15,6 +21,12 @@ from server.metrics import FAMILIES, Family
 from server.tally import Tally
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_KINDS: Mapping[str, type[CounterMetricFamily | GaugeMetricFamily | UnknownMetricFamily]] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "untyped": UnknownMetricFamily,
+}
 
 _NOT_SUMS = {"process_start_time_seconds": min, "process_max_fds": min}
 """What of several processes is not added up."""
@@ -54,8 +66,7 @@ def _metric(family: Family, series: list[tuple[tuple[str, ...], list[float]]]) -
             *counts, total = numbers
             histogram.add_metric(labels, list(zip(bounds, accumulate(counts), strict=True)), total)
         return histogram
-    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric = kind(family.name, family.about, labels=family.labels)
+    metric = _KINDS[family.kind](family.name, family.about, labels=family.labels)
     for labels, [number] in series:
         metric.add_metric(labels, number)
     return metric

@@ -16,6 +16,7 @@ from tornado.iostream import IOStream
 
 from conf import HttpSettings
 from handlers.errors import Problem
+from server.bodies import Bodies
 from server.hosts import Hosts
 from server.intake import Intake
 from server.linger import Lingering
@@ -70,6 +71,7 @@ class DrainingServer(HTTPServer):
         self.conn_params.header_timeout = None  # Tornado's costs each request a timer, and says nothing
         self._busy: dict[object, HTTPConnection] = {}
         self._idle = asyncio.Event()
+        self._bodies = Bodies(settings.body_max_bytes)
         self._proxies = Proxies(settings.trusted_proxies)
         self._lingering = Lingering()
         self._listening: list[socket.socket] = []
@@ -106,10 +108,12 @@ class DrainingServer(HTTPServer):
         return Intake(
             super().start_request(server_conn, request_conn),
             connection=request_conn,
+            key=server_conn,
             stream=_stream_of(server_conn),
             proxies=self._proxies,
             hosts=self._hosts,
             body_max_bytes=self._settings.body_max_bytes,
+            bodies=self._bodies,
             on_request=lambda: self._is_busy(server_conn, request_conn),
         )
 
@@ -196,6 +200,7 @@ class DrainingServer(HTTPServer):
 
     def _is_idle(self, connection: object) -> None:
         self._busy.pop(connection, None)
+        self._bodies.give_back(connection)
         if not self._busy:
             self._idle.set()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -14,11 +16,15 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from handlers.errors import Problem
+from db.errors import NoPlace
+from handlers.errors import Problem, problem_of
+from server.bodies import LARGE_BYTES, Bodies
 from server.hosts import Hosts
 from server.proxies import Proxies
 from server.refusals import Head
 from server.stream import ClientStream
+
+log = logging.getLogger("onfinish.server")
 
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE)
 
@@ -32,7 +38,12 @@ class Intake(HTTPMessageDelegate):
     400, which `ClientStream` turns into the problem that was noted, tells the delegate, and closes.
 
     A handler that takes its body as it comes (``stream_request_body``) sets its own limits in `prepare`, with
-    ``request.connection.set_max_body_size`` and ``set_body_timeout``; else the first is the server's.
+    ``request.connection.set_max_body_size`` and ``set_body_timeout``; else the first is the server's. Of any
+    other handler, what its ``body_max_bytes`` and ``large_bodies_at_once`` say counts, see `ProblemHandler`.
+
+    Args:
+        key: of the connection, as its server knows it.
+        bodies: of all of the server's connections.
     """
 
     def __init__(
@@ -40,18 +51,22 @@ class Intake(HTTPMessageDelegate):
         delegate: HTTPMessageDelegate,
         *,
         connection: Any,  # an HTTP1Connection: HTTPConnection lacks what is asked of it
+        key: object,
         stream: ClientStream,
         proxies: Proxies,
         hosts: Hosts | None,
         body_max_bytes: int,
+        bodies: Bodies,
         on_request: Callable[[], None],
     ) -> None:
         self._delegate = delegate
         self._connection = connection
+        self._key = key
         self._stream = stream
         self._proxies = proxies
         self._hosts = hosts
         self._body_max_bytes = body_max_bytes
+        self._bodies = bodies
         self._on_request = on_request
         self._body_bytes = 0
         self.data_received = delegate.data_received  # type: ignore[method-assign]  # one call less
@@ -86,26 +101,72 @@ class Intake(HTTPMessageDelegate):
         elif "Transfer-Encoding" in headers:
             # Tornado's own limit says nothing that could be told from a malformed chunk.
             self._connection.set_max_body_size(_UNLIMITED)
-            self.data_received = self._counted  # type: ignore[method-assign]
-        elif _is_above(headers.get("Content-Length", "0").partition(",")[0], self._body_max_bytes):
-            self._refuse_body()  # before "100 Continue"
+            self._set_limit()
+            del self.data_received
+        elif "Content-Length" in headers:
+            length = headers["Content-Length"].partition(",")[0]
+            self._set_limit()
+            if _is_above(length, self._body_max_bytes):
+                self._refuse_body()  # before "100 Continue"
+            if _is_above(length, LARGE_BYTES):
+                del self.data_received
         return prepared
 
-    def finish(self) -> None:
-        """All of it has come: the handler runs."""
-        self._stream.request_received()
-        self._delegate.finish()
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        """A part of a body that is counted; that of a small one goes straight to the delegate.
 
-    def _counted(self, chunk: bytes) -> Awaitable[None] | None:
+        Raises:
+            HTTPInputError: refused.
+        """
         self._body_bytes += len(chunk)
         if self._body_bytes > self._body_max_bytes:
             self._refuse_body()
+        if not self._bodies.hold(self._key, len(chunk)):
+            self._stream.problem = problem_of(NoPlace("the bodies of other requests take all the room"), 503)
+            raise HTTPInputError("no room for the body")
         return self._delegate.data_received(chunk)
 
     def _refuse_host(self, problem: Problem | None) -> None:
         if problem is not None:
             self._stream.problem = problem
             raise HTTPInputError("another Host")
+
+    def finish(self) -> None:
+        """All of it has come: the handler runs, or waits for its turn."""
+        self._stream.request_received()
+        if self._body_bytes > LARGE_BYTES:
+            at_once = getattr(self._handler, "large_bodies_at_once", None)
+            if at_once is not None:
+                self._waiting = asyncio.ensure_future(self._finish_in_turn(at_once))
+                return
+        self._delegate.finish()
+
+    async def _finish_in_turn(self, at_once: int) -> None:
+        try:
+            await self._bodies.turn(self._key, self._handler, at_once)
+        except NoPlace as error:
+            self._stream.refuse(problem_of(error, 503))
+            return
+        if (
+            self._stream.closed()
+        ):  # nothing was begun; and its end came before there was anything to give back
+            self._bodies.give_back(self._key)
+            return
+        try:
+            self._delegate.finish()
+        except Exception:
+            log.exception("a handler could not be made; its connection is closed")
+            self._stream.close()
+
+    @property
+    def _handler(self) -> Any:
+        """The class that Tornado's delegates will make the handler of; none before the headers have come."""
+        return getattr(getattr(self._delegate, "delegate", None), "handler_class", None)
+
+    def _set_limit(self) -> None:
+        own: int | None = getattr(self._handler, "body_max_bytes", None)
+        if own is not None and own < self._body_max_bytes:
+            self._body_max_bytes = own
 
     def _refuse_body(self) -> None:
         self._stream.problem = Problem(413, f"a body here has at most {self._body_max_bytes} bytes")

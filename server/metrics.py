@@ -49,7 +49,9 @@ REQUESTS = Family(
     ("http_request_method", "http_route", "http_response_status_code"),
     _REQUEST_S,
 )
-CONNECTIONS = Family("db_client_connection_count", "Connections that are open.", "gauge", ("pool", "state"))
+# A gauge under OpenTelemetry's name, which Prometheus keeps for histograms: `promtool check metrics` takes it
+# from what says nothing of its type.
+CONNECTIONS = Family("db_client_connection_count", "Connections that are open.", "untyped", ("pool", "state"))
 CONNECTIONS_MAX = Family("db_client_connection_max", "Connections that may be open.", "gauge", ("pool",))
 PENDING = Family(
     "db_client_connection_pending_requests", "Units of work that wait for a place.", "gauge", ("pool",)
@@ -100,7 +102,7 @@ FAMILIES = (
     STARTS,
 )
 
-GAUGES = frozenset(family.name for family in FAMILIES if family.kind == "gauge")
+GAUGES = frozenset(family.name for family in FAMILIES if family.kind in ("gauge", "untyped"))
 
 
 class _Pool(NamedTuple):

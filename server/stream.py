@@ -68,7 +68,7 @@ class ClientStream(IOStream):
         self.problem: Problem | None = None
         """What is wrong with the request, for the answer that takes the place of Tornado's bare one."""
         self._settings = settings
-        self._refuse = refuse
+        self._answer_of = refuse
         self._lingering = lingering
         self._answered = False  # part of an answer to this request has been written
         self._read_whole = False  # the request has
@@ -126,9 +126,13 @@ class ClientStream(IOStream):
             return self.writing() or (self.reading() and not self._read_whole)
         return self._phase is Phase.IDLE
 
-    def _give_up(self, detail: str) -> None:
-        self._answer(Problem(408, detail))
+    def refuse(self, problem: Problem) -> None:
+        """Answer in the place of a handler, and close."""
+        self._answer(problem)
         self.close()
+
+    def _give_up(self, detail: str) -> None:
+        self.refuse(Problem(408, detail))
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
@@ -166,7 +170,7 @@ class ClientStream(IOStream):
         if self._answered:  # in the middle of an answer, another one would be taken for a part of it
             return super().write(b"")
         self._answered = True
-        return super().write(self._refuse(problem, self.head))
+        return super().write(self._answer_of(problem, self.head))
 
     # -- the socket
 

@@ -21,7 +21,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import compare, goal, locks, machinery, many, plot, processes, profile, report, soak, witness
+from tests.bench import (
+    bodies,
+    compare,
+    goal,
+    locks,
+    machinery,
+    many,
+    plot,
+    processes,
+    profile,
+    report,
+    soak,
+    witness,
+)
 from tests.bench.calls import CALLS
 from tests.bench.databases import Databases, databases
 from tests.bench.environments import default_folder
@@ -42,6 +55,7 @@ BARE = "bare"
 OTHERS: dict[str, Callable[[Sequence[str]], int]] = {
     "soak": soak.main,
     "witness": witness.main,
+    "bodies": bodies.main,
     "profile": profile.main,
 }
 

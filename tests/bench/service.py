@@ -36,7 +36,7 @@ def serving(url: str, **environ: str) -> Iterator[ServerProcess]:
     """The server as production runs it, on a free port, killed at the end of the block if it still runs."""
     environ = {
         "ENVIRONMENT": "production",
-        "DATABASE_URL": f"{url}?sslmode=disable",
+        "DATABASE_URL": f"{url}?sslmode=disable" if url.startswith("postgres") else url,
         "LOG_LEVEL": "warning",
         "GRACE_S": "0",
         "PYTHONWARNINGS": "",

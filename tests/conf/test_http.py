@@ -51,6 +51,19 @@ def test_an_origin_that_no_browser_sends_is_refused(name, origin):
         HttpSettings.model_validate({name: (origin,)})
 
 
+def test_headers_are_named_one_by_one():
+    settings = load_settings({"http.cors_headers": "Authorization, X-Tenant"}, {})
+
+    assert settings.http.cors_headers == ("Authorization", "X-Tenant")
+
+
+@pytest.mark.parametrize("name", ["*", "X Tenant", "X:", "Authorization\r\nX", "é", ""])
+def test_a_name_that_no_header_has_is_refused(name):
+    """And *, which no browser takes for Authorization: https://fetch.spec.whatwg.org/#cors-preflight-fetch."""
+    with pytest.raises(ValidationError, match="no name of a header"):
+        HttpSettings.model_validate({"cors_headers": (name,)})
+
+
 def test_a_network_is_one():
     with pytest.raises(
         SettingsError, match=r"http.trusted_proxies: 10.0.0.1/8 has host bits set: 10.0.0.7 or"

@@ -70,6 +70,7 @@ class TestOrder:
             "http.cors_origins": "https://a.example",
             "http.trusted_origins": "https://b.example:8443",
         }
+        special |= {"http.cors_headers": "Authorization"}
         special |= {"http.trusted_proxies": "10.0.0.7, 10.1.0.0/16"}
         special |= {"http.hosts": "app.example.org", "ops.hosts": "*"}
         texts = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import typing
 from datetime import date
 from typing import Any
@@ -13,7 +14,19 @@ from tornado.web import Application, RequestHandler
 
 from db import tasks
 from handlers import bodies
-from handlers.bodies import Body, TaskChange, TaskNew, TeamChange, TeamNew, TransferNew, check, read_body
+from handlers.bodies import (
+    BULK_MAX,
+    FAULTS_MAX,
+    Body,
+    TaskChange,
+    TaskNew,
+    TasksNew,
+    TeamChange,
+    TeamNew,
+    TransferNew,
+    check,
+    read_body,
+)
 from handlers.errors import Problem
 
 TASK: dict[str, Any] = {
@@ -163,11 +176,121 @@ def test_a_body_of_a_million_unknown_fields_is_not_looked_at():
     }
 
 
-def test_a_thousand_faults_are_listed_and_all_are_counted():
-    with pytest.raises(Problem, match="the body has 1500 faults, the first 1000 are listed") as refused:
-        check(TaskNew, TASK | {"s3_keys": {"a": ["\0"] * 1500}})
+@pytest.mark.parametrize("number", [1001, 1500])
+def test_a_thousand_faults_are_listed_and_that_there_are_more_is_said(number: int):
+    """No more are looked for: a body of a few megabytes can have a million."""
+    with pytest.raises(
+        Problem, match="the body has more than 1000 faults, the first 1000 are listed"
+    ) as refused:
+        check(TaskNew, TASK | {"s3_keys": {"a": ["\0"] * number}})
 
-    assert len(refused.value.errors or ()) == 1000
+    assert len(refused.value.errors or ()) == FAULTS_MAX == 1000
+
+
+# -- a bulk, which is read an item at a time
+
+
+def bulk_faults(body: Any) -> dict[str, str]:
+    """What is wrong with a bulk as it is sent: message by pointer."""
+    with pytest.raises(Problem) as refused:
+        TasksNew.read(json.dumps(body).encode())
+    assert refused.value.status == 422
+    return {fault["pointer"]: fault["message"] for fault in refused.value.errors or ()}
+
+
+def test_a_bulk_is_read_as_its_tasks_in_their_order():
+    body = {"items": [TASK | {"change_id": number} for number in range(BULK_MAX)]}
+
+    new = TasksNew.read(json.dumps(body).encode()).new()
+
+    assert [task["change_id"] for task in new] == list(range(BULK_MAX))
+    assert new[7] == check(TaskNew, TASK | {"change_id": 7}).new()
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ([], {"": "should be a JSON object"}),
+        ("items", {"": "should be a JSON object"}),
+        ({}, {"/items": "is required"}),
+        ({"more": 1}, {"/items": "is required", "/more": "is not a field of this body"}),
+        ({"items": []}, {"/items": "should have at least 1 item"}),
+        ({"items": {}}, {"/items": "should be a valid list"}),
+        ({"items": None, "x": []}, {"/items": "should be a valid list", "/x": "is not a field of this body"}),
+        ({"items": [TASK], "x": 1}, {"/x": "is not a field of this body"}),
+        ({"items": [[], TASK, 7]}, dict.fromkeys(["/items/0", "/items/2"], "should be a JSON object")),
+        ({"items": [TASK] * (BULK_MAX + 1)}, {"/items": "should have at most 10000 items"}),
+        (
+            {"items": [TASK | {"id": "f" * 32}, TASK, TASK | {"id": "f" * 32, "change_id": -1}]},
+            {
+                "/items/2/id": "stands in this bulk more than once",
+                "/items/2/change_id": "should be greater than or equal to 0",
+            },
+        ),
+        (dict.fromkeys(map(str, range(101))), {"": "should have at most 100 fields"}),
+        (
+            {"items": [TASK, TASK | dict.fromkeys(map(str, range(100)))]},
+            {"/items/1": "should have at most 100 fields"},
+        ),
+    ],
+    ids=ascii_id,
+)
+def test_every_fault_of_a_bulk_has_its_pointer(body: Any, expected: dict[str, str]):
+    assert bulk_faults(body) == expected
+
+
+def test_a_bulk_is_read_no_further_than_the_faults_that_are_told():
+    """Behind them there may be what is no JSON."""
+    items = json.dumps([TASK | {"change_id": -1}] * 1001)[:-1]
+
+    with pytest.raises(Problem, match="the body has more than 1000 faults, the first 1000 are listed"):
+        TasksNew.read(f'{{"items": {items}, and so on'.encode())
+
+
+@pytest.mark.parametrize("body", [b'{"items": [{}', b'{"items": [], "items": []}', b'{"items": []} x', b"{"])
+def test_a_bulk_that_is_no_json_is_400(body: bytes):
+    with pytest.raises(Problem) as refused:
+        asyncio.run(read_body(handler(body), TasksNew))
+
+    assert refused.value.status == 400
+
+
+def wide(values: int) -> bytes:
+    """A task with an array of so many values in its `s3_keys`, and six around it."""
+    return json.dumps(TASK | {"s3_keys": {"a": [1] * values}}).encode()
+
+
+def test_a_body_of_too_many_values_is_413_and_is_not_read(monkeypatch: pytest.MonkeyPatch):
+    """Its object, five fields, the field's object, its array, and what is in that."""
+    monkeypatch.setattr(TaskNew, "values_max", 57)
+    assert asyncio.run(read_body(handler(wide(50)), TaskNew)).s3_keys == {"a": [1] * 50}
+    monkeypatch.setattr(bodies, "parse", lambda body: pytest.fail("it was read"))
+
+    with pytest.raises(Problem, match="a body here has at most 57 values") as refused:
+        asyncio.run(read_body(handler(wide(52)), TaskNew))
+
+    assert refused.value.status == 413
+
+
+def test_whatever_s3_keys_may_hold_is_not_too_many_values():
+    """64 KiB of it, as small as values are, and with commas and brackets in a string."""
+    each: list[dict[str, Any]] = [
+        {"a": [1] * 32_000},
+        {"a": [[]] * 21_000},
+        {"a": [{}] * 21_000},
+        {"a": ",[{" * 21_000},
+    ]
+    for keys in each:
+        task = TASK | {"s3_keys": keys}
+
+        assert asyncio.run(read_body(handler(json.dumps(task).encode()), TaskNew)).s3_keys == keys
+
+
+def test_a_full_bulk_has_room_for_fifty_values_a_task():
+    task = TASK | {"s3_keys": {f"k{at}": at for at in range(42)} | {"text": ",[{" * 20}}
+    body = json.dumps({"items": [task] * BULK_MAX}, separators=(",", ":")).encode()
+
+    assert len(asyncio.run(read_body(handler(body), TasksNew)).new()) == BULK_MAX
 
 
 def test_the_models_and_the_tables_say_the_same():

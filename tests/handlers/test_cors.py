@@ -128,6 +128,22 @@ async def test_a_browser_that_asks_first_is_told_what_may_be_sent(client: Client
     assert answer.headers["Vary"] == "Origin"
 
 
+async def test_a_page_may_send_the_headers_that_are_named(
+    serve: Serve, settings: Settings, database: Database
+):
+    """``http.cors_headers``: an application with a log-in has its pages send Authorization."""
+    http = settings.http.model_copy(update={"cors_headers": ("Authorization", "X-Tenant")})
+    client = serve(make_app(settings.model_copy(update={"http": http}), database))
+    asked = {"Origin": READER, "Access-Control-Request-Method": "POST"}
+
+    answer = await client.request("OPTIONS", "/tasks", headers=asked)
+    stranger = await client.request("OPTIONS", "/tasks", headers=asked | {"Origin": STRANGER})
+
+    named = "Content-Type, If-Match, If-None-Match, Idempotency-Key, X-Request-Id, Authorization, X-Tenant"
+    assert cors_of(answer)["Allow-Headers"] == named
+    assert cors_of(stranger) == {}
+
+
 @pytest.mark.parametrize("origin", [STRANGER, WRITER])
 async def test_for_another_page_the_browser_gets_no_leave(client: Client, origin: str):
     asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}

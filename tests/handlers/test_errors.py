@@ -8,10 +8,13 @@ import json
 import pytest
 from tornado.web import Application, HTTPError
 
+from conf import Settings, SettingsError, load_settings
 from conf.logs import LineFormatter
+from db import Database
 from db.errors import ConnectionLost, NoPlace, NotFound, OutcomeUnknown, RunAgain
 from handlers.errors import Problem, leaves_unknown, meant, status_of
 from handlers.problem import ProblemHandler
+from server.app import make_app
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Serve
 
@@ -49,6 +52,48 @@ def test_a_group_with_a_fault_or_of_several_kinds_is_a_fault(members: list[Excep
     assert meant(together) is together
     assert status_of(together) == 500
     assert leaves_unknown(together) == (UNKNOWN in members)
+
+
+class Faulty(ProblemHandler):
+    """Has a fault, and refuses."""
+
+    def get(self) -> None:
+        raise ValueError("a fault of ours")
+
+    def post(self) -> None:
+        raise Problem(409, "told")
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("served", [True, False])
+async def test_a_fault_has_its_stack_in_the_problem_where_that_is_set(
+    serve: Serve, expect_log: ExpectLog, served: bool
+):
+    """Tornado's own ``serve_traceback``, which its ``debug`` turns on. A refusal has none."""
+    client = serve(Application([("/", Faulty)], serve_traceback=served))
+
+    with expect_log("onfinish.handlers", "a fault of ours"), expect_log("tornado.access", "^500"):
+        fault = (await client.get("/")).json()
+    with expect_log("tornado.access", "^409", required=False):
+        refusal = (await client.post("/")).json()
+
+    assert "traceback" not in refusal
+    if served:
+        assert "in get\n" in fault["traceback"]
+        assert "ValueError: a fault of ours" in fault["traceback"]
+    else:
+        assert "fault of ours" not in str(fault)
+
+
+@pytest.mark.parametrize("debug", [True, False])
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_the_board_serves_tracebacks_in_debug_alone(settings: Settings, database: Database, debug: bool):
+    """Which production refuses."""
+    application = make_app(settings.model_copy(update={"debug": debug}), database)
+
+    assert application.settings["serve_traceback"] is debug
+    with pytest.raises(SettingsError, match="debug: not with environment 'production'"):
+        load_settings({"environment": "production", "debug": "true", "database.url": "postgresql://h/d"}, {})
 
 
 class Handler(ProblemHandler):

@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from handlers.json_text import LEVELS_MAX, NotJson, faults_of, parse, pointer
+from handlers.json_text import (
+    LEVELS_MAX,
+    PIECE_CHARS_MAX,
+    NotJson,
+    TooMuch,
+    count_values,
+    faults_of,
+    parse,
+    parse_pieces,
+    pointer,
+)
 
 NOT_JSON = {
     "nothing": (b"", "empty"),
@@ -94,6 +104,119 @@ def test_the_length_is_that_of_the_compact_text(value: Any):
 
     assert list(faults_of(value, bytes_max=size)) == []
     assert [path for path, _ in faults_of(value, bytes_max=size - 1)] == [()]
+
+
+# -- in pieces
+
+
+def put_together(body: bytes) -> Any:
+    """The value that pieces are of."""
+    value: Any = {}
+    for path, piece in parse_pieces(body, "items"):
+        if not path:
+            value = piece
+        elif len(path) == 1:
+            value[str(path[0])] = piece
+        else:
+            value.setdefault("items", []).append(piece)
+            assert path == ("items", len(value["items"]) - 1)
+    return value
+
+
+SPACED = st.sampled_from(["", " ", "\n", " \t\r\n"])
+
+
+@given(
+    st.dictionaries(st.sampled_from(["items", "a", "\u00e9", ""]), JSON, max_size=4),
+    st.sampled_from([None, 1]),
+    SPACED,
+)
+def test_pieces_are_of_the_value_that_is_read_at_once(value: dict[str, Any], indent: int | None, space: str):
+    text = space + json.dumps(value, indent=indent) + space
+
+    assert put_together(text.encode()) == value == parse(text.encode())
+
+
+@given(st.text(alphabet='[]{}",:0123456789eE+-.\\u tfn', max_size=40), st.integers(0, 60))
+def test_pieces_are_refused_where_the_whole_is(text: str, at: int):
+    """Where the text is a bulk's with something in it that may not belong there."""
+    whole = '{"items": [1, {"a": "\\u00e9"}, [2.5]], "b": {}}'
+    body = (whole[:at] + text + whole[at:]).encode()
+    try:
+        value = parse(body)
+    except NotJson:
+        with pytest.raises(NotJson):
+            put_together(body)
+    else:
+        assert put_together(body) == value
+
+
+@pytest.mark.parametrize(("body", "why"), NOT_JSON.values(), ids=NOT_JSON)
+def test_a_piece_that_is_no_json_is_refused_with_the_reason(body: bytes, why: str):
+    with pytest.raises(NotJson):
+        put_together(b'{"items": [' + body + b"]}" if body.startswith((b"1", b"[", b"-")) else body)
+
+
+def test_a_piece_may_be_of_any_size_up_to_its_limit_and_stand_anywhere():
+    """In the text, that is: a window that it is read in ends somewhere in every one of them."""
+    pieces = ["x" * (size - 2) for size in (PIECE_CHARS_MAX, 3, PIECE_CHARS_MAX - 1, 500_000, 700_000) * 2]
+
+    assert put_together(json.dumps({"items": pieces}).encode()) == {"items": pieces}
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b'"' + b"x" * PIECE_CHARS_MAX + b'"',
+        b"[" + b"1," * PIECE_CHARS_MAX + b"1]",
+        b'["' + b"\\u00e9" * PIECE_CHARS_MAX + b'"]',
+        b"[" + b'"x",' * PIECE_CHARS_MAX + b"1]",
+        b'[{"x" :' + b" " * 2 * PIECE_CHARS_MAX + b"1}]",
+        b"0." + b"1" * 2 * PIECE_CHARS_MAX,
+    ],
+    ids=["string", "numbers", "escapes", "strings", "space", "number"],
+)
+def test_a_longer_piece_is_refused(piece: bytes):
+    """Not as though it were no JSON."""
+    with pytest.raises(TooMuch):
+        put_together(b'{"items": [1, ' + piece + b"," + piece + b"]}")
+
+
+def test_a_fault_far_inside_has_its_own_line():
+    body = b'{"items": [\n' + b'"xxxxxxx",\n' * 500_000 + b"nonsense]}"
+
+    with pytest.raises(NotJson, match=r"line 500002, column 1\)"):
+        put_together(body)
+
+
+# -- how many values
+
+
+def number_of_values(value: Any) -> int:
+    """The value itself, and those in it."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(number_of_values, inner))
+
+
+def empties_in(value: Any) -> int:
+    """How many arrays and objects have nothing in them."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (value in ([], {})) + sum(map(empties_in, inner))
+
+
+@given(JSON, st.booleans())
+def test_values_are_counted_without_being_read(value: Any, ascii_: bool):
+    """An empty array counts as one that has something in it. What stands in a string does not."""
+    body = json.dumps(value, ensure_ascii=ascii_).encode()
+
+    assert count_values(body, 0) > 0
+    assert count_values(body, 10**9) >= number_of_values(value)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("handlers.json_text._SCANNED_BYTES", 3)
+        exact = number_of_values(value) + empties_in(value)
+        assert count_values(body, exact) <= exact
+        if exact > 1:
+            assert count_values(body, exact - 1) == exact
 
 
 def test_every_fault_is_found_with_its_path():

@@ -119,6 +119,17 @@ class TestItIsRight:
         assert list(OpenAPIV31SpecValidator(DOCUMENT).iter_errors()) == []
         assert DOCUMENT["openapi"].startswith("3.1.")
 
+    def test_every_component_is_referred_to(self):
+        text = json.dumps(DOCUMENT)
+        unused = [
+            f"{kind}/{name}"
+            for kind, named in DOCUMENT["components"].items()
+            for name in named
+            if f'"#/components/{kind}/{name}"' not in text
+        ]
+
+        assert unused == []
+
     def test_operation_ids_are_names_that_no_other_has(self):
         names = [
             operation["operationId"]

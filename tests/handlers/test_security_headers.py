@@ -8,6 +8,7 @@ from tornado.web import Application, HTTPError
 
 from handlers import NotFoundHandler, ProblemHandler, SessionHandler
 from handlers.security_headers import SECURITY_HEADERS
+from tests.fixtures.browser import Page
 from tests.fixtures.edge import StartEdge
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Client, Serve
@@ -56,6 +57,17 @@ def test_the_headers_are_those_of_the_sheet():
     assert "frame-ancestors 'none'" in SECURITY_HEADERS["Content-Security-Policy"]
     assert "default-src 'none'" in SECURITY_HEADERS["Content-Security-Policy"]
     assert "geolocation=()" in SECURITY_HEADERS["Permissions-Policy"]
+
+
+@pytest.mark.debian
+async def test_a_browser_knows_every_name_in_them(serve: Serve, page: Page):
+    """Chromium's console has no complaint about an answer that is shown as a page."""
+    client = serve(Application([("/", Various), ("/favicon.ico", Various)]))
+
+    await page.open(f"http://127.0.0.1:{client.port}/?way=text")
+    await page.open(f"http://127.0.0.1:{client.port}/?way=text")  # what came late of the first is here
+
+    assert page.complaints == []
 
 
 @pytest.mark.parametrize(

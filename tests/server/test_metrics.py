@@ -8,6 +8,7 @@ import os
 import random
 import re
 import string
+import subprocess
 from multiprocessing import get_context
 from typing import Any
 
@@ -57,6 +58,24 @@ async def test_requests_are_counted_by_method_route_and_status(seen: Seen):
     }
     took_s = numbers["http_server_request_duration_seconds_sum", "POST", "201", "/tasks"]
     assert 0 < took_s < 10
+
+
+@pytest.mark.debian
+@pytest.mark.gen_test
+async def test_promtool_has_no_complaint(seen: Seen):
+    """Prometheus' own linter: names, units, types and help of every family, each with a series."""
+    await seen.client.post("/tasks", TASK)
+    await seen.client.get("/nowhere")
+    seen.ops.metrics.runs_again("deadlock")
+    text = seen.ops.exposition.text()
+    assert all(f"\n{family.name}" in text.decode() for family in FAMILIES)
+
+    check = await asyncio.create_subprocess_exec(
+        "promtool", "check", "metrics", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    told = await check.communicate(text)
+
+    assert (check.returncode, told) == (0, (b"", b""))
 
 
 @on_sqlite
