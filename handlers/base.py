@@ -359,7 +359,7 @@ class SessionHandler(ProblemHandler):
         error = await self._early.end()
         raised = self._raised
         if error is not None:
-            if raised is not None and not isinstance(meant(raised), CONFLICTS):
+            if raised is not None and self._stopped is None and not isinstance(meant(raised), CONFLICTS):
                 super().log_exception(type(raised), raised, raised.__traceback__)
             return error
         if self._stopped is not None:
