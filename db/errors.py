@@ -11,6 +11,7 @@
     ├── RunAgain                a serialization failure, a deadlock, a busy SQLite file
     ├── Unavailable             no answer to be had now; later perhaps
     │   ├── NoPlace
+    │   ├── NotMigrated         the schema is not there, or not as new as the code
     │   └── Unreachable
     │       ├── ConnectionLost  in the middle of a unit of work, before COMMIT was sent
     │       └── PoolerInBetween  a pooler that the settings do not know of
@@ -24,6 +25,8 @@
     │   └── TransactionLost
     ├── SchemaError             the schema is not where it would have to be
     └── StatementFailed         the database refused a statement for a reason that is no client's
+        ├── NotInSchema         it names a table or a column that is not there
+        └── NotGranted          the transaction's role may not leave what its COMMIT needs
 
 Driver errors are turned into these where the driver is called (`db.dialects`), told apart by
 SQLSTATE or SQLite's result code, never by message text. No message here holds SQL, parameters or
@@ -127,6 +130,17 @@ class NoPlace(Unavailable):
     """Every place was taken for as long as a unit of work may wait for one."""
 
 
+class NotMigrated(Unavailable):
+    """A statement names what the schema has not, and the schema is not where the code expects it.
+
+    Args:
+        reason: a sentence that names the revisions, and the way out.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, retry_after_s=5)
+
+
 class Unreachable(Unavailable):
     """No connection, or a connection that broke before COMMIT was sent."""
 
@@ -225,6 +239,25 @@ class StatementFailed(DatabaseError):
     def __init__(self, code: str) -> None:
         super().__init__(f"the database refused a statement ({code})")
         self.code = code
+
+
+class NotInSchema(StatementFailed):
+    """A statement names a table or a column that is not there: a slip, or a schema that is not migrated."""
+
+
+class NotGranted(StatementFailed):
+    """The role that a transaction has taken on may not write the row that tells whether COMMIT was applied.
+
+    Args:
+        code: SQLSTATE.
+        table: where that row is.
+    """
+
+    def __init__(self, code: str, table: str) -> None:
+        super().__init__(code)
+        grant = f"GRANT SELECT, INSERT, UPDATE ON {table} TO that role"
+        way_out = f"{grant}, or set database.commit_witness = false"
+        self.args = (f"the transaction's role may not write {table} ({code}): {way_out}",)
 
 
 class SchemaError(DatabaseError):

@@ -16,7 +16,15 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool, StaticPool
 from conf import DatabaseSettings
 from db.dialects import sqlite_checkup
 from db.dialects.base import Dialect, Role, refused_by
-from db.errors import DatabaseError, DeadlinePassed, RunAgain, StatementFailed, Unavailable, Unreachable
+from db.errors import (
+    DatabaseError,
+    DeadlinePassed,
+    NotInSchema,
+    RunAgain,
+    StatementFailed,
+    Unavailable,
+    Unreachable,
+)
 from db.findings import Finding, Plan
 from db.hop import pause
 from db.watch import watch_of
@@ -151,6 +159,8 @@ class SQLite(Dialect):
             sqlite3.SQLITE_READONLY,
         ):
             return Unreachable(f"the database file cannot be used at the moment ({name})")
+        if primary == sqlite3.SQLITE_ERROR and _is_not_there(error.orig):
+            return NotInSchema(name)
         return StatementFailed(name)
 
     def refuses_write(self, error: DBAPIError) -> bool:
@@ -249,6 +259,16 @@ def _begin_immediate(connection: Connection, busy_timeout_s: float) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")  # the last try, whose error is SQLAlchemy's
     finally:
         driver.execute(f"PRAGMA busy_timeout = {busy_timeout_s * 1000:.0f}")
+
+
+def _is_not_there(error: BaseException | None) -> bool:
+    """Whether a table or a column is what an error is about.
+
+    It has no code of its own for it. The words are fixed in SQLite's source (sqlite3LocateTable, lookupName,
+    sqlite3Insert); where they ever change, it is an error in the program again.
+    """
+    told = str(error)
+    return told.startswith(("no such table: ", "no such column: ")) or " has no column named " in told
 
 
 def _constraint_of(error: BaseException | None) -> str | None:
