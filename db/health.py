@@ -133,7 +133,7 @@ async def first_look(database: Database, *, revision: str | None) -> list[Findin
     else:
         faults = await faults_of(database, revision=revision)
     if faults:
-        return [error("database", str(fault), fault.fix) for fault in faults]
+        return [error("database", str(fault).removesuffix(f": {fault.fix}"), fault.fix) for fault in faults]
     deadline_at = time.monotonic() + CHECK_TIMEOUT_S
     try:
         async with database.unit_of_work(
