@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db import Database, errors, teams
-from db.errors import Conflict, DatabaseError, ReadOnlyViolation, StatementFailed
+from db.errors import Conflict, DatabaseError, NotInSchema, ReadOnlyViolation, StatementFailed
 from db.tasks import create_task
 from db.teams import create_team
 from db.unit_of_work import code_of
@@ -72,7 +72,7 @@ def out_of_range(session: Session) -> None:
         (twice, Conflict),
         (empty, Conflict),
         (nothing, Conflict),
-        (nowhere, StatementFailed),
+        (nowhere, NotInSchema),
         (nonsense, StatementFailed),
     ],
 )
