@@ -38,10 +38,10 @@ def drivers_words(error: DatabaseError) -> str:
 
 def words_of(error: DBAPIError) -> str:
     """The words of a driver's error, likewise."""
-    arguments = getattr(error.orig, "args", ())
+    arguments: tuple[object, ...] = getattr(error.orig, "args", ())
     # PyMySQL's are a number and a message, which would be shown as a tuple.
     told = f"{arguments[1]} ({arguments[0]})" if len(arguments) > 1 else str(error.orig)
-    lines = (line.strip() for line in mask_text(str(told)).splitlines())
+    lines = (line.strip() for line in mask_text(told).splitlines())
     return "; ".join(filter(None, lines))[:_WORDS_CHARS_MAX]
 
 

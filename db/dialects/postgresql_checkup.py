@@ -294,13 +294,13 @@ def examine_roles(connection: Connection, settings: DatabaseSettings) -> Iterato
         return
     tables = sorted({row["name"] for row, rights in lacking})
     roles = list(dict.fromkeys(row["role"] for row, rights in lacking))
-    named = ", ".join(roles[:_NAMED_MAX])
+    named = granted = ", ".join(roles[:_NAMED_MAX])
     if len(roles) > _NAMED_MAX:
-        named += f" and {len(roles) - _NAMED_MAX} more"
+        named, granted = f"{named} and {len(roles) - _NAMED_MAX} more", f"{granted}, …"
     wanted = {right for _, rights in lacking for right in rights}
     rights = [right for right in _OWN_TABLES["idempotency_keys"] if right in wanted]
-    fixes = [f"GRANT {', '.join(rights)} ON {', '.join(tables)} TO {named}"] if rights else []
+    fixes = [f"GRANT {', '.join(rights)} ON {', '.join(tables)} TO {granted}"] if rights else []
     schemas = sorted({row["schema"] for row, rights in lacking if not row["finds"]})
-    fixes += [f"GRANT USAGE ON SCHEMA {schema} TO {named}" for schema in schemas]
+    fixes += [f"GRANT USAGE ON SCHEMA {schema} TO {granted}" for schema in schemas]
     told = f"{named} may not write {' and '.join(tables)}"
     yield warning("roles", f"{told}: what a transaction does as such a role is not kept", "; ".join(fixes))
