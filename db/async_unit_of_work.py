@@ -103,6 +103,7 @@ class AsyncUnitOfWork:
             deadline_at=deadline_at,
             confined=True,
             witness=database.witness,
+            schema=database.schema,
         )
         self._unit.watch.runs_again = runs_again
         self.session: Session = self._unit.session

@@ -14,9 +14,11 @@ from conf import DatabaseSettings
 from conf.masks import mask_text
 from db import migrate
 from db.dialects import Dialect, Role, dialect_for
+from db.dialects.packages import way_to_install
 from db.engine import blocking, make_engine, make_url
 from db.errors import DatabaseError
 from db.findings import Finding, Plan, error, ok, warning
+from db.refusals import way_in, words_of
 
 _SLOW_MS = 50.0
 
@@ -27,8 +29,7 @@ def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     try:
         engine = make_engine(settings, "reader", dialect)
     except ModuleNotFoundError as missing:
-        extra = "mysql" if missing.name == "pymysql" else "async"
-        fix = f"pip install 'onfinish[{extra}]', which brings it"
+        fix = way_to_install(missing, settings)
         yield error("driver", f"{missing.name} is not installed", fix)
         return
     except TypeError as fault:  # an argument that create_engine or the driver does not know
@@ -53,6 +54,7 @@ def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
             yield _connection(connection, connect_ms)
             yield from _schema(connection, dialect)
             yield from dialect.examine(connection, settings, plan)
+            yield from dialect.examine_roles(connection, settings)
         yield from _other_roles(settings, dialect)
         if settings.reader_url is not None:
             yield from _replica(blocking(settings.for_reader()), plan)
@@ -135,21 +137,7 @@ def _schema(connection: Connection, dialect: Dialect) -> Iterator[Finding]:
         yield ok("schema", f"is at {at}, and its tables are as the code has them")
 
 
-_FIXES = {
-    "password authentication failed": "is it the right user, with the right password?",
-    "does not support SSL": "set up TLS there; where nobody can listen, add ?sslmode=disable to the URL",
-    "does not exist": "make it on the server, or name another in the URL",
-}
-"""What to do, by the words that tell why: for a connection that was never made the driver has no code."""
-
-
 def _refused(dialect: Dialect, fault: DBAPIError) -> Finding:
     told: DatabaseError = dialect.translate(fault)
-    reason = mask_text(str(fault.orig)).strip().partition("\n")[0]
-    fix = next(
-        (fix for words, fix in _FIXES.items() if words in reason),
-        "is the server running, does it take connections from here, are user and password right?",
-    )
-    if dialect.belongs_to_process:
-        fix = "may this user read and write the file and its folder, and is it an SQLite file?"
-    return error("connection", f"{told}: {reason}", fix)
+    words = words_of(fault)
+    return error("connection", f"{told}: {words}", way_in(words, dialect))

@@ -22,6 +22,7 @@ from db.lane import Lane
 from db.observer import Observer
 from db.places import Places
 from db.pool import observe_pool
+from db.schema import Schema
 from db.threads import Threads
 from db.turns import Turns
 from db.unit_of_work import UnitOfWork
@@ -69,13 +70,25 @@ class Database:
             replica = settings.for_reader()
             self.reader = self._lane("reader", replica, dialect_for(make_url(replica), settings.pooler))
         with_witness = self.dialect.has_witness and settings.commit_witness
-        self.witness = Witness(settings) if with_witness else None
+        self.witness = Witness(settings, self.writer.engine) if with_witness else None
+        self.schema: Schema | None = None
         self.units: weakref.WeakSet[AsyncUnitOfWork] = weakref.WeakSet()
         self.turns = Turns()
         self._scopes: set[UnitOfWork] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._holders: dict[object, str] = {}
+
+    def expect_schema(self, revision: str) -> None:
+        """From now on a statement that finds no table or column is a schema that is behind, where it is.
+
+        It is `NotMigrated` then, and not a fault of the program.
+
+        Args:
+            revision: the newest one that the code knows.
+        """
+        if not self.dialect.shares_one_connection:  # else whoever serves it has made its schema
+            self.schema = Schema(self.settings, revision, self.writer.engine)
 
     def unit_of_work(
         self,
@@ -145,6 +158,7 @@ class Database:
                     read_only=read_only,
                     deadline_at=deadline_at,
                     witness=self.witness,
+                    schema=self.schema,
                 )
                 self._scopes.add(unit)
                 self.observer.opened(unit)

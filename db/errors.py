@@ -11,6 +11,7 @@
     ├── RunAgain                a serialization failure, a deadlock, a busy SQLite file
     ├── Unavailable             no answer to be had now; later perhaps
     │   ├── NoPlace
+    │   ├── NotMigrated         the schema is not there, or not as new as the code
     │   └── Unreachable
     │       ├── ConnectionLost  in the middle of a unit of work, before COMMIT was sent
     │       └── PoolerInBetween  a pooler that the settings do not know of
@@ -26,6 +27,8 @@
     ├── SchemaError             the schema is not where it would have to be
     └── StatementFailed         the database refused a statement for a reason that is no client's
         └── ConstraintFailed    a NOT NULL or a CHECK, for which no sentence is written
+        ├── NotInSchema         it names a table or a column that is not there
+        └── NotGranted          the transaction's role may not leave what its COMMIT needs
 
 Driver errors are turned into these where the driver is called (`db.dialects`), told apart by
 SQLSTATE or SQLite's result code, never by message text. No message here holds SQL, parameters or
@@ -129,6 +132,17 @@ class Unavailable(DatabaseError):
 
 class NoPlace(Unavailable):
     """Every place was taken for as long as a unit of work may wait for one."""
+
+
+class NotMigrated(Unavailable):
+    """A statement names what the schema has not, and the schema is not where the code expects it.
+
+    Args:
+        reason: a sentence that names the revisions, and the way out.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, retry_after_s=5)
 
 
 class Unreachable(Unavailable):
@@ -259,6 +273,25 @@ class ConstraintFailed(StatementFailed):
             f"the database refused a row{where}: {named} ({self.code}); check the value before it is "
             "written, or say in `refusals` beside the table what it means to a client"
         )
+
+
+class NotInSchema(StatementFailed):
+    """A statement names a table or a column that is not there: a slip, or a schema that is not migrated."""
+
+
+class NotGranted(StatementFailed):
+    """The role that a transaction has taken on may not write the row that tells whether COMMIT was applied.
+
+    Args:
+        code: SQLSTATE.
+        table: where that row is.
+    """
+
+    def __init__(self, code: str, table: str) -> None:
+        super().__init__(code)
+        grant = f"GRANT SELECT, INSERT, UPDATE ON {table} TO that role"
+        way_out = f"{grant}, or set database.commit_witness = false"
+        self.args = (f"the transaction's role may not write {table} ({code}): {way_out}",)
 
 
 class SchemaError(DatabaseError):

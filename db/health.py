@@ -5,17 +5,44 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from conf import DatabaseSettings
 from db.database import Database
 from db.dialects import Dialect
-from db.errors import DatabaseError, NoPlace, PoolerInBetween, StatementFailed, Unavailable
+from db.errors import (
+    DatabaseError,
+    DeadlinePassed,
+    NoPlace,
+    NotInSchema,
+    NotMigrated,
+    PoolerInBetween,
+    StatementFailed,
+)
+from db.findings import Finding, error
+from db.refusals import drivers_words, way_in
+from db.schema import REVISION, WAY_OUT, not_migrated
 
 CHECK_TIMEOUT_S = 2.0
 """A probe that waits longer tells its load balancer nothing."""
+
+
+class Fault(NamedTuple):
+    """Why the database cannot be worked with."""
+
+    told: str
+    """A sentence for anybody: it names no host."""
+
+    words: str = ""
+    """The driver's own, for the log and the terminal."""
+
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.told} ({self.words})" if self.words else self.told
 
 
 async def why_not_ready(database: Database, *, revision: str | None) -> str | None:
@@ -27,25 +54,37 @@ async def why_not_ready(database: Database, *, revision: str | None) -> str | No
     Returns:
         None where all is well, else a sentence that names the fault and no host.
     """
+    return told(await faults_of(database, revision=revision))
+
+
+def told(faults: Iterable[Fault]) -> str | None:
+    """Faults as one sentence for anybody; None where there is none."""
+    return "; ".join(fault.told for fault in faults) or None
+
+
+async def faults_of(database: Database, *, revision: str | None) -> list[Fault]:
+    """As `why_not_ready`, with what else is known of each fault."""
     if database.settings.reader_url is None:
-        return await _why_not(database, revision=revision, read_only=True)
+        fault = await _fault(database, revision=revision, read_only=True)
+        return [fault] if fault is not None else []
     lanes = {"primary": False, "replica": True}
     # At once, for a probe has no patience for one after the other.
-    asked = [_why_not(database, revision=revision, read_only=read_only) for read_only in lanes.values()]
-    faults = [
-        f"{name}: {fault}" for name, fault in zip(lanes, await _all(asked), strict=True) if fault is not None
+    asked = [_fault(database, revision=revision, read_only=read_only) for read_only in lanes.values()]
+    return [
+        fault._replace(told=f"{name}: {fault.told}")
+        for name, fault in zip(lanes, await _all(asked), strict=True)
+        if fault is not None
     ]
-    return "; ".join(faults) or None
 
 
-async def _all(asked: Iterable[Coroutine[Any, Any, str | None]]) -> list[str | None]:
+async def _all(asked: Iterable[Coroutine[Any, Any, Fault | None]]) -> list[Fault | None]:
     """Each in a task of its own, which may have a place of its own."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one) for one in asked]
     return [task.result() for task in tasks]
 
 
-async def _why_not(database: Database, *, revision: str | None, read_only: bool) -> str | None:
+async def _fault(database: Database, *, revision: str | None, read_only: bool) -> Fault | None:
     deadline_at = time.monotonic() + CHECK_TIMEOUT_S
     try:
         async with database.unit_of_work(
@@ -54,22 +93,65 @@ async def _why_not(database: Database, *, revision: str | None, read_only: bool)
             found = await unit.run(_revision if revision else _answers, unit.session)
     except NoPlace as error:
         # Writers that are stuck behind a lock are no reason to send reads elsewhere.
-        return f"no connection is free: {error}" if read_only else None
-    except (Unavailable, DatabaseError) as error:
-        if isinstance(error, StatementFailed) and revision:
-            return f"there is no schema; the code expects {revision}: run `python -m server migrate`"
-        return f"the database does not answer: {error}"
-    if found != revision:
-        return f"the schema is at {found}, the code expects {revision}: run `python -m server migrate`"
+        return Fault(f"no connection is free: {error}") if read_only else None
+    except DatabaseError as error:
+        if isinstance(error, NotInSchema | NotMigrated) and revision:
+            return _not_migrated(None, revision)
+        return _fault_of(error, database.dialect)
+    if revision and found != revision:
+        return _not_migrated(found, revision)
     return None
 
 
-async def require_known_pooler(database: Database) -> None:
+def _not_migrated(found: str | None, revision: str) -> Fault:
+    return Fault(not_migrated(found, revision), fix=WAY_OUT)
+
+
+def _fault_of(error: DatabaseError, dialect: Dialect) -> Fault:
+    if isinstance(error, DeadlinePassed):
+        fix = "is the server running, does it take connections from here, are user and password right?"
+        return Fault(f"the database does not answer within {CHECK_TIMEOUT_S:g} s", fix=fix)
+    words = drivers_words(error)
+    if isinstance(error, StatementFailed):
+        fix = "may this user read the tables? `python -m server check` looks at it all"
+        return Fault(f"the database does not tell its schema's revision: {error}", words, fix)
+    return Fault(f"the database does not answer: {error}", words, way_in(words, dialect))
+
+
+async def first_look(database: Database, *, revision: str | None) -> list[Finding]:
+    """What is to be said of the database at the start: why it cannot be worked with, what its roles lack.
+
+    Args:
+        revision: as of `why_not_ready`.
+
+    Raises:
+        PoolerInBetween: see `require_known_pooler`.
+    """
+    unanswered = await require_known_pooler(database)
+    if unanswered is not None and database.settings.reader_url is None:
+        faults = [_fault_of(unanswered, database.dialect)]
+    else:
+        faults = await faults_of(database, revision=revision)
+    if faults:
+        return [error("database", str(fault).removesuffix(f": {fault.fix}"), fault.fix) for fault in faults]
+    deadline_at = time.monotonic() + CHECK_TIMEOUT_S
+    try:
+        async with database.unit_of_work(
+            label="look at the roles", read_only=True, deadline_at=deadline_at
+        ) as unit:
+            return await unit.run(_roles, unit.session, database.reader.dialect, database.settings)
+    except DatabaseError:
+        return []
+
+
+async def require_known_pooler(database: Database) -> DatabaseError | None:
     """See at the start to it that no pooler stands before the database which the settings do not know of.
 
     One that refuses what connections start with would refuse every request. One that drops it
     (``ignore_startup_parameters``) would have the reader write, and statements run without limit.
-    A database that cannot be asked now is left to `why_not_ready`.
+
+    Returns:
+        None, or why the database could not be asked now.
 
     Raises:
         PoolerInBetween: there is one.
@@ -82,18 +164,23 @@ async def require_known_pooler(database: Database) -> None:
             read_only = await unit.run(_is_read_only, unit.session, database.reader.dialect)
     except PoolerInBetween:
         raise
-    except DatabaseError:
-        return
+    except DatabaseError as unanswered:
+        return unanswered
     if not read_only:
         raise PoolerInBetween("the options with which connections start have no effect")
+    return None
 
 
 def _is_read_only(session: Session, dialect: Dialect) -> bool:
     return dialect.is_read_only(session.connection())
 
 
+def _roles(session: Session, dialect: Dialect, settings: DatabaseSettings) -> list[Finding]:
+    return list(dialect.examine_roles(session.connection(), settings))
+
+
 def _revision(session: Session) -> str | None:
-    revision: str | None = session.scalar(text("SELECT version_num FROM alembic_version"))
+    revision: str | None = session.scalar(REVISION)
     return revision
 
 

@@ -21,10 +21,13 @@ from sqlalchemy import (
     bindparam,
     delete,
     select,
+    update,
 )
 from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.util import EMPTY_DICT
 
 from db.base import Base, Json, UtcDateTime, now, utc_now
+from db.dialects import HOMES
 from db.dialects.inserting import insert_unless_there
 from db.dialects.types import LONG_BYTES, short_in_mysql
 from db.errors import Conflict, Invalid
@@ -107,18 +110,18 @@ def claim_key(session: Session, *, key: Key, request_body: bytes, query: str = "
         Invalid: the key was used with another body or query. The session stays usable.
         Conflict: it was used, and its answer was not kept. The session stays usable.
     """
-    fingerprint = _fingerprint(request_body, query)
-    if _insert(session, key, fingerprint):
+    fingerprint, at_home = _fingerprint(request_body, query), _at_home(session)
+    if _insert(session, key, fingerprint, at_home):
         return None
-    row = session.execute(_of(key)).scalar_one_or_none()
+    row = session.execute(_of(key), execution_options=at_home).scalar_one_or_none()
     if row is not None and row.create_time < utc_now() - KEPT_FOR:
         expired = IdempotencyKey.create_time == row.create_time
-        session.execute(delete(IdempotencyKey).where(*_is(key), expired))
+        session.execute(delete(IdempotencyKey).where(*_is(key), expired), execution_options=at_home)
         row = None
     if row is None:  # it had expired, or a purge took it in this moment
-        if _insert(session, key, fingerprint):
+        if _insert(session, key, fingerprint, at_home):
             return None
-        row = session.execute(_of(key)).scalar_one()
+        row = session.execute(_of(key), execution_options=at_home).scalar_one()
     if row.fingerprint != fingerprint:
         raise Invalid("this Idempotency-Key was used with another body or query")
     if row.status is None or row.body is None:
@@ -132,11 +135,11 @@ def keep_answer(session: Session, *, key: Key, answer: Answer) -> None:
     Where the answer to COMMIT is lost, the row tells whether this attempt was committed, or another of the
     same request: each leaves a mark of its own.
     """
-    row = session.execute(_of(key)).scalar_one()
-    row.status, row.headers, row.body = answer.status, dict(answer.headers), answer.body
-    row.attempt = attempt = uuid.uuid4().hex
-    session.flush()
-    bring_testimony(session, Testimony(attempt, functools.partial(_attempt_of, key)))
+    attempt, at_home = uuid.uuid4().hex, _at_home(session)
+    kept = {"status": answer.status, "headers": dict(answer.headers), "body": answer.body, "attempt": attempt}
+    write = update(IdempotencyKey).where(*_is(key)).values(kept)
+    session.execute(write, execution_options={**at_home, "synchronize_session": False})
+    bring_testimony(session, Testimony(attempt, functools.partial(_attempt_of, key, at_home)))
 
 
 def delete_expired_keys(session: Session, *, at_most: int = _DELETED_AT_ONCE) -> int:
@@ -166,10 +169,16 @@ def delete_expired_keys(session: Session, *, at_most: int = _DELETED_AT_ONCE) ->
     return len(found)
 
 
-def _insert(session: Session, key: Key, fingerprint: str) -> bool:
+def _at_home(session: Session) -> Mapping[str, Any]:
+    """Execution options that find the table where it is, wherever else the transaction looks for tables."""
+    schema = session.connection().info.get(HOMES, {}).get(IdempotencyKey.__tablename__)
+    return EMPTY_DICT if schema is None else {"schema_translate_map": {None: schema}}
+
+
+def _insert(session: Session, key: Key, fingerprint: str, at_home: Mapping[str, Any]) -> bool:
     """Insert the key unless it is there. Waits for a transaction that has inserted it and not ended."""
     values = {**key._asdict(), "fingerprint": fingerprint, "create_time": utc_now()}
-    return insert_unless_there(session, IdempotencyKey, values)
+    return insert_unless_there(session, IdempotencyKey, values, at_home)
 
 
 def _fingerprint(request_body: bytes, query: str) -> str:
@@ -177,13 +186,14 @@ def _fingerprint(request_body: bytes, query: str) -> str:
     return hashlib.sha256(f"{of_body}?{query}".encode()).hexdigest() if query else of_body
 
 
-def _attempt_of(key: Key, connection: Connection) -> str | None:
+def _attempt_of(key: Key, at_home: Mapping[str, Any], connection: Connection) -> str | None:
     """The mark in a key's row, once whoever writes it has ended. Leaves nothing behind."""
     # An insert waits for a transaction that holds the row, which no query would. It is undone with the block.
     with Session(connection, join_transaction_mode="create_savepoint") as session:
-        if _insert(session, key, fingerprint=""):
+        if _insert(session, key, "", at_home):
             return None
-        return session.scalar(select(IdempotencyKey.attempt).where(*_is(key)))
+        found = select(IdempotencyKey.attempt).where(*_is(key))
+        return session.scalar(found, execution_options=at_home)
 
 
 def _is(key: Key) -> tuple[Any, ...]:

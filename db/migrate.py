@@ -27,8 +27,7 @@ from db.dialects.migration import guarded
 from db.engine import blocking, make_engine, make_url
 from db.errors import Cancelled, SchemaError
 from db.migrations.options import OPTIONS
-
-WAY_OUT = "run `python -m server migrate`"
+from db.schema import WAY_OUT as WAY_OUT
 
 
 def upgrade(settings: DatabaseSettings, to: str = "head") -> None:

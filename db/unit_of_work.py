@@ -24,6 +24,8 @@ from db.errors import (
     ConnectionLost,
     DatabaseError,
     Misuse,
+    NotInSchema,
+    NotMigrated,
     NotYours,
     OutcomeUnknown,
     ReadOnlyViolation,
@@ -31,6 +33,7 @@ from db.errors import (
     Unavailable,
 )
 from db.hop import off_loop
+from db.schema import Schema
 from db.watch import OPTION, Watch
 from db.witness import Testimony, Witness
 
@@ -63,6 +66,7 @@ class UnitOfWork:
         deadline_at: on the clock of `time.monotonic`; None for no limit.
         confined: statements only inside of `call` (a request), or anywhere (a script).
         witness: who tells whether a COMMIT without an answer was applied.
+        schema: tells whether what a statement does not find is a matter of a migration.
 
     Warns:
         ResourceWarning: dropped without `settle`; its connection went back to the pool, rolled back.
@@ -79,6 +83,7 @@ class UnitOfWork:
         deadline_at: float | None = None,
         confined: bool = False,
         witness: Witness | None = None,
+        schema: Schema | None = None,
     ) -> None:
         self.label = label
         self.read_only = read_only
@@ -90,6 +95,7 @@ class UnitOfWork:
         self._dialect = dialect
         self._autocommits = read_only and not snapshot and dialect.reader_autocommits
         self._witness = None if read_only else witness
+        self._schema = schema
         self._testimony: Testimony | None = None
         self.settled = False
         self.abandoned = False
@@ -326,7 +332,12 @@ class UnitOfWork:
                 "HEAD work on the reader: write in a POST, PUT, PATCH or DELETE, in `self.afterwards(…)`, "
                 "or set `read_only = False` on the handler"
             )
-        return self._dialect.translate(error)
+        told = self._dialect.translate(error)
+        if isinstance(told, NotInSchema) and self._schema is not None:
+            fault = off_loop(self._schema.fault)
+            if fault is not None:
+                return NotMigrated(fault)
+        return told
 
 
 class OwnedSession(Session):

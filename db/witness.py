@@ -17,8 +17,10 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from conf import DatabaseSettings
 from db.base import Base, UtcDateTime, now, utc_now
-from db.dialects import Dialect, dialect_for
-from db.engine import blocking, make_engine, make_url
+from db.beside import engine_beside
+from db.dialects import Dialect, WitnessRow, dialect_for, sqlstate_of
+from db.engine import blocking, make_url
+from db.errors import NotGranted
 
 log = logging.getLogger("onfinish.db")
 
@@ -72,7 +74,8 @@ class Testimony(NamedTuple):
 
 
 NOTHING_WRITTEN = Testimony("", lambda connection: None)
-"""Of a transaction that wrote nothing: whether it was committed makes no difference, so nobody is asked."""
+"""Of a transaction that wrote nothing here: whether it was committed makes no difference, unless it may have
+written elsewhere, through a foreign table. No row tells how that ended."""
 
 _BROUGHT_ALONG = "onfinish_testimony"
 
@@ -91,10 +94,15 @@ class Witness:
     The errors of a COMMIT that the server never got and of one whose answer was lost are the same,
     and transaction ids are used again after a crash; a row that the transaction itself wrote is not
     to be mistaken.
+
+    Args:
+        settings: where the database is.
+        writer: the engine whose transactions testify, and that says what to connect with.
     """
 
-    def __init__(self, settings: DatabaseSettings) -> None:
+    def __init__(self, settings: DatabaseSettings, writer: Engine) -> None:
         self._settings = blocking(settings)
+        self._writer = writer
         self._dialect = dialect_for(make_url(self._settings), settings.pooler)
         self._engine: Engine | None = None
         self._lock = threading.Lock()
@@ -103,20 +111,28 @@ class Witness:
         """Write this transaction's testimony, the last thing before COMMIT.
 
         Returns:
-            None where this database has no table for it; `NOTHING_WRITTEN` where there is nothing to lose.
+            None where this database has no table for it; `NOTHING_WRITTEN` where nothing was written here.
+
+        Raises:
+            NotGranted: the transaction goes on as a role that may not write that table.
         """
         brought: Testimony | None = session.info.get(_BROUGHT_ALONG)
         if brought is not None:
             return brought
         connection = session.connection()
-        slot = connection.info.get(dialect.witness_key)
-        if slot is None:
+        row: WitnessRow | None = connection.info.get(dialect.witness_key)
+        if row is None:
             return None
         mark = uuid.uuid4().hex
-        written = connection.exec_driver_sql(dialect.witness_sql, dialect.witness_parameters(slot, mark))
+        try:
+            written = connection.exec_driver_sql(row.sql, dialect.witness_parameters(row.name, mark))
+        except DBAPIError as error:
+            if dialect.refuses_for_lack_of_rights(error):
+                raise NotGranted(str(sqlstate_of(error.orig)), row.table) from error
+            raise
         if not written.rowcount:
             return NOTHING_WRITTEN
-        return Testimony(mark, functools.partial(self._dialect.ask_witness, name=slot))
+        return Testimony(mark, functools.partial(self._dialect.ask_witness, row=row))
 
     def was_committed(self, testimony: Testimony, *, deadline_at: float | None) -> bool | None:
         """Ask, over a connection of its own, waiting for a transaction that is still in flight.
@@ -124,17 +140,17 @@ class Witness:
         Returns:
             None where nobody could be asked in time.
         """
-        if testimony is NOTHING_WRITTEN:
-            return True
         now_ = time.monotonic()
         give_up_at = now_ + _UNLIMITED_S if deadline_at is None else max(deadline_at, now_ + _LATE_S)
         while (left_s := give_up_at - time.monotonic()) > 0:
             try:
                 with self._own_engine().begin() as connection:
                     self._dialect.limit_statements(connection, left_s)
+                    if testimony is NOTHING_WRITTEN:
+                        return None if self._dialect.writes_unseen(connection) else True
                     return testimony.ask(connection) == testimony.mark
-            except DBAPIError as error:
-                log.info("the witness cannot be asked yet: %s", type(error.orig).__name__)
+            except Exception as error:  # noqa: BLE001  # whatever it is, the outcome is not known by it
+                log.info("the witness cannot be asked yet: %s", type(getattr(error, "orig", error)).__name__)
                 time.sleep(min(_ASK_AGAIN_S, max(0.0, give_up_at - time.monotonic())))
         return None
 
@@ -149,5 +165,5 @@ class Witness:
         # Without a pool: the writer's may be full of connections as dead as the one in doubt.
         with self._lock:
             if self._engine is None:
-                self._engine = make_engine(self._settings, "migration", self._dialect)
+                self._engine = engine_beside(self._settings, "migration", self._dialect, self._writer)
             return self._engine

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+
 from db import Database
-from db.health import why_not_ready
+from db.health import Fault, faults_of, told
 from handlers.problem import ProblemHandler
+
+log = logging.getLogger("onfinish.handlers")
+
+_REASON = "not_ready_reason"
 
 
 class LivezHandler(ProblemHandler):
@@ -23,9 +30,22 @@ class ReadyzHandler(ProblemHandler):
         reason = "draining: the service is shutting down" if self.settings.get("draining") else None
         if reason is None:
             database: Database = self.settings["database"]
-            reason = await why_not_ready(database, revision=self.settings.get("schema_revision"))
+            faults = await faults_of(database, revision=self.settings.get("schema_revision"))
+            reason = told(faults)
+            self._log_change(faults)
         if reason is None:
             self.write_json({"status": "ready"})
         else:
             self.set_header("Retry-After", "1")
             self.write_json({"status": "not ready", "reason": reason}, status=503)
+
+    def _log_change(self, faults: Sequence[Fault]) -> None:
+        """Log why, once: probes come every few seconds. With the driver's words, which no answer shows."""
+        reason, before = told(faults), self.settings.get(_REASON)
+        if reason == before:
+            return
+        self.settings[_REASON] = reason
+        if reason is None:
+            log.info("ready again")
+        else:
+            log.warning("not ready: %s", "; ".join(map(str, faults)))

@@ -29,6 +29,8 @@ def make_app(settings: Settings, database: Database, ops: Ops | None = None) -> 
     """
     document()  # made now: it takes a tenth of a second, and the first who asks for it would stop all others
     http = settings.http
+    revision = migrate.head()
+    database.expect_schema(revision)
     scopes = ambient_scopes(database) if settings.compare.mount else []
     all_routes = [
         *routes(),
@@ -45,7 +47,7 @@ def make_app(settings: Settings, database: Database, ops: Ops | None = None) -> 
         scopes=scopes,
         request_timeout_s=http.request_timeout_s,
         exports=Places(http.exports_max, name="exports"),
-        schema_revision=migrate.head(),
+        schema_revision=revision,
         default_handler_class=NotFoundHandler,
         log_function=log_request if ops is None else ops.log_function(all_routes, log_request),
         answered=None if ops is None else ops.metrics.answered,  # for what is refused before it has a handler

@@ -130,8 +130,10 @@ def run_command(command: Command, settings: Settings, arguments: argparse.Namesp
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.partition(".")[0] in ("conf", "db", "handlers", "server"):
             raise
-        extra = "mysql" if exc.name == "pymysql" else "async"
-        print(f"{prog}: {exc}: pip install 'onfinish[{extra}]' brings it", file=sys.stderr)
+        from db.dialects.packages import way_to_install
+
+        fix = way_to_install(exc, settings.database)
+        print(f"{prog}: {exc}: {fix} brings it", file=sys.stderr)
     except DatabaseError as exc:
         print(f"{prog}: {exc}{_where(exc.__cause__, settings)}", file=sys.stderr)
         log.debug("%s failed", prog, exc_info=True)

@@ -20,7 +20,7 @@ def check_event_loop(settings: Settings) -> None:
     """
     if settings.http.event_loop == "uvloop" and not _has_uvloop():
         path = "http.event_loop"
-        way_out = "uvloop is not installed: pip install 'onfinish[fast]', or set auto"
+        way_out = "uvloop is not installed: pip install uvloop, or set auto"
         raise SettingsError([Fault(path, settings.origin_of(path), way_out)])
 
 

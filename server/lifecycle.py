@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tornado.web import Application
@@ -17,11 +18,13 @@ from tornado.web import Application
 from conf import Settings
 from conf.logs import set_up_logs
 from db import Database, migrate
-from db.health import require_known_pooler
+from db.findings import Finding
+from db.health import first_look
 from handlers.websocket import Sockets
 from server.app import make_app
 from server.autoreload import Autoreload
 from server.event_loop import run_loop
+from server.findings import lines
 from server.hosts import Hosts, hosts_of
 from server.http import DrainingServer
 from server.jobs import Jobs, jobs_of
@@ -113,6 +116,7 @@ class Lifecycle:
         self._stop = asyncio.Event()
         self._signalled_at: float | None = None
         self._jobs: Jobs | None = None
+        self._findings: list[Finding] = []
 
     async def run(self) -> int:
         """Serve until told to stop; returns the exit status."""
@@ -121,7 +125,7 @@ class Lifecycle:
         try:
             if parent is None:
                 await self._bring_schema_up(database)
-                await require_known_pooler(database)
+                self._findings = await first_look(database, revision=migrate.head())
             try:
                 listening = listen(self._settings) if parent is None else parent.listening
             except CannotListen as error:
@@ -217,7 +221,7 @@ class Lifecycle:
 
     def _say_ready(self, listening: Listening) -> None:
         if self._parent is None:
-            print_banner(self._settings, listening)
+            print_banner(self._settings, listening, self._findings)
             notify(READY)
             return
         link = self._parent.link
@@ -258,8 +262,8 @@ def _keep_what_there_is() -> None:
     gc.set_threshold(_YOUNG_MAX, 10, 10)
 
 
-def print_banner(settings: Settings, listening: Listening) -> None:
-    """Say where the service is to be found."""
+def print_banner(settings: Settings, listening: Listening, findings: Sequence[Finding] = ()) -> None:
+    """Say where the service is to be found, and what keeps it from serving."""
     address = settings.http.address
     host = f"[{address}]" if ":" in address else address
     host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
@@ -271,4 +275,11 @@ def print_banner(settings: Settings, listening: Listening) -> None:
         print(f"  processes {settings.http.processes}", flush=True)
     if listening.ops_port is not None:
         print(f"  metrics   http://127.0.0.1:{listening.ops_port}/metrics", flush=True)
+    for finding in findings:
+        print(_told(finding), flush=True)
     print("  stop with Ctrl-C", flush=True)
+
+
+def _told(finding: Finding) -> str:
+    label = "not ready" if finding.level == "error" else finding.level
+    return lines(f"  {label:<10}", finding.message, finding.fix)

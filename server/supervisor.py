@@ -17,7 +17,8 @@ from conf.logs import set_up_logs
 from db import Database, migrate
 from db.dialects import dialect_for
 from db.engine import make_url
-from db.health import require_known_pooler
+from db.findings import Finding
+from db.health import first_look
 from server.event_loop import run_loop
 from server.lifecycle import (
     CLOSE_S,
@@ -110,6 +111,7 @@ class Supervisor:
         self._due: dict[int, float] = {}  # when to start the process of an index
         self._failed = [0] * self._count  # starts in a row, or short lives
         self._up = False
+        self._findings: list[Finding] = []
         self._stopped_at: float | None = None
         self._killed = False
         self._status = 0
@@ -148,7 +150,7 @@ class Supervisor:
         """What is wrong for every process is told once, and before there are any."""
         database = Database(self._settings.database)
         try:
-            await require_known_pooler(database)
+            self._findings = await first_look(database, revision=migrate.head())
         finally:
             await database.close()
 
@@ -217,7 +219,7 @@ class Supervisor:
                 child.is_ready = True
         if not self._up and len(self._children) == self._count and self._all_ready:
             self._up = True
-            print_banner(self._settings, self._listening)
+            print_banner(self._settings, self._listening, self._findings)
             notify(READY)
 
     @property

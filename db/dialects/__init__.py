@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import URL
 
-from db.dialects.base import Dialect, Role
+from db.dialects.base import HOMES, Dialect, Role, WitnessRow
 from db.dialects.mysql import MySQL
 from db.dialects.pgbouncer import PgBouncer
 from db.dialects.postgresql import PostgreSQL, sqlstate_of
@@ -19,7 +19,18 @@ _BY_BACKEND: dict[str, type[Dialect]] = {
 
 _BY_POOLER: dict[str, type[Dialect]] = {"pgbouncer": PgBouncer}
 
-__all__ = ["Dialect", "MySQL", "PgBouncer", "PostgreSQL", "Role", "SQLite", "dialect_for", "sqlstate_of"]
+__all__ = [
+    "HOMES",
+    "Dialect",
+    "MySQL",
+    "PgBouncer",
+    "PostgreSQL",
+    "Role",
+    "SQLite",
+    "WitnessRow",
+    "dialect_for",
+    "sqlstate_of",
+]
 
 
 def dialect_for(url: URL, pooler: str | None = None) -> Dialect:

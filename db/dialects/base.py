@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -16,6 +16,21 @@ from db.errors import Conflict, ConstraintFailed, DatabaseError
 from db.findings import Finding, Plan, ok
 
 Role = Literal["writer", "reader", "migration"]
+
+HOMES = "onfinish_homes"
+"""Where a connection's ``info`` has the schemas of our own tables, by their names, where a transaction may
+look for tables elsewhere (``SET LOCAL search_path``)."""
+
+
+class WitnessRow(NamedTuple):
+    """A connection's own row of ``commit_witness``. Lives as long as that connection."""
+
+    name: str
+    table: str
+    """With its schema, as SQL has it: found wherever a transaction looks for its tables."""
+
+    sql: str
+    """Writes the row over, for ``connection`` and ``transaction``, where the transaction has written."""
 
 
 class Dialect:
@@ -96,10 +111,7 @@ class Dialect:
         return settings.pool_size, settings.max_overflow
 
     witness_key = ""
-    """Where a connection's ``info`` has the name of its row in ``commit_witness``."""
-
-    witness_sql = ""
-    """Writes that row over, for ``connection`` and ``transaction``, where the transaction has written."""
+    """Where a connection's ``info`` has its `WitnessRow`."""
 
     has_witness = False
     """Whether COMMIT can be lost on its way: the database is on the other side of a network."""
@@ -139,8 +151,12 @@ class Dialect:
         """End every statement of this transaction that takes longer."""
         raise NotImplementedError
 
-    def ask_witness(self, connection: Connection, name: str) -> str:
-        """The transaction in a row of ``commit_witness``, once whoever writes it has ended."""
+    def ask_witness(self, connection: Connection, row: WitnessRow) -> str:
+        """The transaction in a row of ``commit_witness``, once the transaction that writes it has ended."""
+        raise NotImplementedError
+
+    def writes_unseen(self, connection: Connection) -> bool:
+        """Whether a transaction of this database may write what it is not asked about: to another server."""
         raise NotImplementedError
 
     def is_read_only(self, connection: Connection) -> bool:
@@ -159,8 +175,12 @@ class Dialect:
         return False
 
     def witness_parameters(self, connection: str, transaction: str) -> Any:
-        """The parameters of `witness_sql`, in the driver's own form."""
+        """The parameters of a `WitnessRow`'s statement, in the driver's own form."""
         raise NotImplementedError
+
+    def refuses_for_lack_of_rights(self, error: DBAPIError) -> bool:
+        """Whether a statement was refused since its role may not do that."""
+        return False
 
     def connection_errors(self) -> tuple[type[Exception], ...]:
         """What the driver's ``connect`` raises beside its own errors."""
@@ -173,6 +193,10 @@ class Dialect:
     def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
         """What there is to say of the database, asked over a connection of the reader."""
         raise NotImplementedError
+
+    def examine_roles(self, connection: Connection, settings: DatabaseSettings) -> Iterator[Finding]:
+        """Roles that a transaction may take on, and that may not write what each transaction writes."""
+        yield from ()
 
     def examine_replica(
         self, connection: Connection, settings: DatabaseSettings, plan: Plan

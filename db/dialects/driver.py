@@ -67,9 +67,11 @@ class PostgresDriver:
         """The arguments for a pooler that hands each transaction another connection to the server."""
         raise NotImplementedError
 
-    def witness_sql(self, template: str) -> str:
+    def witness_sql(self, template: str, *, table: str) -> str:
         """A statement with ``{connection}`` and ``{transaction}`` in it, as `witness_parameters` fit it."""
-        return template.format(connection="%(connection)s", transaction="%(transaction)s")
+        return template.format(
+            connection="%(connection)s", transaction="%(transaction)s", table=table.replace("%", "%%")
+        )
 
     def witness_parameters(self, connection: str, transaction: str) -> Any:
         """The two, in the driver's own form."""

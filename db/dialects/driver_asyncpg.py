@@ -64,8 +64,8 @@ class Asyncpg(PostgresDriver):
             "prepared_statement_name_func": str,
         }
 
-    def witness_sql(self, template: str) -> str:
-        return template.format(connection="$1", transaction="$2")
+    def witness_sql(self, template: str, *, table: str) -> str:
+        return template.format(connection="$1", transaction="$2", table=table)
 
     def witness_parameters(self, connection: str, transaction: str) -> Any:
         return (connection, transaction)

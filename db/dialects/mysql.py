@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, event
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, PoolProxiedConnection, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
@@ -25,6 +25,7 @@ from db.errors import (
     ConnectionLost,
     DatabaseError,
     DeadlinePassed,
+    NotInSchema,
     RunAgain,
     StatementFailed,
     Unavailable,
@@ -71,6 +72,10 @@ _NOT_NOW = {
     1203,  # too many connections of this user
     1226,
 }
+_NOT_IN_SCHEMA = {1146, 1054}  # a table, a column
+# Galera: the node joins its cluster, or is alone without a quorum. It refuses each command before it begins.
+# https://galeracluster.com/library/documentation/reset-quorum.html
+_NODE_NOT_READY = 1047
 _CLIENT_ERRORS = range(2000, 3000)  # PyMySQL's own: the link failed, or was never made
 _NO_ACCESS = {1044, 1045, 1049, 1130, 1698}
 
@@ -142,6 +147,8 @@ class MySQL(Dialect):
                 connection._force_close()
                 raise
 
+        _leave_node_that_is_not_ready(engine)
+        _accept_rollback_of_what_is_rolled_back(engine)
         if role == "writer":
             self._keep_to_one_transaction(engine)
         elif role == "reader":
@@ -202,6 +209,8 @@ class MySQL(Dialect):
             return Unavailable("a lock was not to be had in time")
         if code in _INTERRUPTED:
             return DeadlinePassed()
+        if code == _NODE_NOT_READY:
+            return Unreachable("the database's node is not ready", retry_after_s=2)
         if code in _READ_ONLY_SERVER:
             return Unavailable("the database takes no writes at the moment", retry_after_s=5)
         if error.connection_invalidated:
@@ -210,6 +219,8 @@ class MySQL(Dialect):
             return Unreachable("the database cannot be worked with at the moment", retry_after_s=2)
         if code in _NO_ACCESS or code in _CLIENT_ERRORS:
             return Unreachable("the database cannot be reached")
+        if code in _NOT_IN_SCHEMA:
+            return NotInSchema(str(code))
         return StatementFailed(str(code or type(error.orig).__name__))
 
     def refuses_write(self, error: DBAPIError) -> bool:
@@ -217,6 +228,8 @@ class MySQL(Dialect):
 
     def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
         code = _code(error.orig)
+        if code == _NODE_NOT_READY:
+            return False
         return error.connection_invalidated or code in {0, *_CONNECTION_ENDED, *_CLIENT_ERRORS}
 
     def is_read_only(self, connection: Connection) -> bool:
@@ -333,6 +346,37 @@ def _discard_changed(engine: Engine) -> None:
     def compare(connection: Any, record: ConnectionPoolEntry) -> None:
         if connection is not None and _is_in_transaction(connection):
             record.invalidate()
+
+
+def _leave_node_that_is_not_ready(engine: Engine) -> None:
+    """Drop the connections to a node that has left its cluster: a proxy, asked anew, may name another.
+
+    A ROLLBACK is refused there as well; the node undoes the work when its connection is closed.
+    """
+
+    @event.listens_for(engine, "handle_error")
+    def leave(context: ExceptionContext) -> None:
+        if _code(context.original_exception) == _NODE_NOT_READY:
+            context.is_disconnect = True
+
+
+def _accept_rollback_of_what_is_rolled_back(engine: Engine) -> None:
+    """Ask once more for a ROLLBACK that was answered as a deadlock.
+
+    Galera rolls a transaction back for another node's (a brute-force abort), and answers the next command
+    with 1213, whichever that is. The one after it is done.
+    """
+    rollback = engine.dialect.do_rollback
+
+    def do_rollback(connection: PoolProxiedConnection) -> None:
+        try:
+            rollback(connection)
+        except engine.dialect.loaded_dbapi.OperationalError as error:
+            if _code(error) not in _ROLLED_BACK:
+                raise
+            rollback(connection)
+
+    engine.dialect.do_rollback = do_rollback  # type: ignore[method-assign,assignment]
 
 
 def _tls(query: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
 from db.dialects import postgresql_checkup
-from db.dialects.base import Dialect, Role, refused_by
+from db.dialects.base import HOMES, Dialect, Role, WitnessRow, refused_by
 from db.dialects.driver import PostgresDriver
 from db.dialects.driver_asyncpg import Asyncpg
 from db.dialects.driver_psycopg import Psycopg
@@ -24,6 +24,7 @@ from db.errors import (
     ConnectionLost,
     DatabaseError,
     DeadlinePassed,
+    NotInSchema,
     PoolerInBetween,
     RunAgain,
     StatementFailed,
@@ -43,11 +44,16 @@ _FEATURE_NOT_SUPPORTED = "0A"
 _OPERATOR_INTERVENTION = "57"
 _SYSTEM_ERROR = "58"  # its disk, say
 _OF_THE_SERVER = (_CONNECTION_EXCEPTION, _INSUFFICIENT_RESOURCES, _OPERATOR_INTERVENTION, _SYSTEM_ERROR)
+_INVALID_AUTHORIZATION = "28"  # a wrong password, say
+_INVALID_CATALOG_NAME = "3D"  # no such database
+_OF_THE_LOGIN = (_INVALID_AUTHORIZATION, _INVALID_CATALOG_NAME)  # asyncpg tells them; libpq has words alone
 _RUN_AGAIN = {"40001": "serialization", "40P01": "deadlock"}
 _QUERY_CANCELED = "57014"
 _LOCK_NOT_AVAILABLE = "55P03"
 _READ_ONLY_SQL_TRANSACTION = "25006"
 _IN_FAILED_TRANSACTION = "25P02"
+_INSUFFICIENT_PRIVILEGE = "42501"
+_UNDEFINED = ("42P01", "42703")  # a table, a column
 _TERMINATED = ("57P01", "57P02", "57P05")  # admin_shutdown, crash_shutdown, idle_session_timeout
 
 _OF_THE_LINK = ("OperationalError", "InterfaceError", "InternalError", "DatabaseError", "InternalClientError")
@@ -70,9 +76,17 @@ _REFUSED_BY_POOLER = "unsupported startup parameter"
 
 # No id is assigned to a transaction that only read: it leaves nothing, and has nothing to lose.
 _TESTIFY = """
-    INSERT INTO commit_witness (connection, transaction)
+    INSERT INTO {table} (connection, transaction)
     SELECT {connection}, {transaction} WHERE pg_current_xact_id_if_assigned() IS NOT NULL
     ON CONFLICT (connection) DO UPDATE SET transaction = excluded.transaction, update_time = now()
+"""
+
+# Their place is looked up once, with the search path that the connection begins with: a transaction may set
+# another one, its tenant's. https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-PATH
+_LOOK_FOR_OWN = """
+    SELECT relname, nspname, quote_ident(nspname) || '.' || quote_ident(relname)
+    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid IN (to_regclass('commit_witness'), to_regclass('idempotency_keys'))
 """
 
 
@@ -93,7 +107,6 @@ class PostgreSQL(Dialect):
             self._wait_in_greenlets()
         self.reader_settles_at_once = self.reader_autocommits and self.driver.settles_without_waiting
         self.asks_whether_lost = self.driver.asks_whether_aborted
-        self.witness_sql = self.driver.witness_sql(_TESTIFY)
 
     def engine_url(self) -> URL:
         return self.driver.engine_url()
@@ -145,6 +158,10 @@ class PostgreSQL(Dialect):
             return ConnectionLost()
         if code[:2] in _OF_THE_SERVER:
             return Unreachable("the database cannot be worked with at the moment", retry_after_s=2)
+        if code[:2] in _OF_THE_LOGIN:
+            return Unreachable("the database cannot be reached")
+        if code in _UNDEFINED:
+            return NotInSchema(code)
         return StatementFailed(code)
 
     def _refused_by_constraint(self, code: str, error: object) -> DatabaseError:
@@ -157,6 +174,9 @@ class PostgreSQL(Dialect):
         if is_fault and code == _NOT_NULL_VIOLATION:
             constraint = "NOT NULL " + ".".join(filter(None, (table, field("column_name"))))
         return refused_by(constraint, table=table, fault=code if is_fault else None)
+
+    def refuses_for_lack_of_rights(self, error: DBAPIError) -> bool:
+        return sqlstate_of(error.orig) == _INSUFFICIENT_PRIVILEGE
 
     def refuses_write(self, error: DBAPIError) -> bool:
         return sqlstate_of(error.orig) == _READ_ONLY_SQL_TRANSACTION
@@ -181,24 +201,25 @@ class PostgreSQL(Dialect):
         if role != "writer":
             return
         watch_statements(engine, after=_began)  # the driver begins with the first statement
-        if not settings.commit_witness:
-            return
         before = self._before_first_statement(settings, role)
 
         @event.listens_for(engine, "connect")
-        def look_for_witness(connection: Any, record: ConnectionPoolEntry) -> None:
+        def look_for_own_tables(connection: Any, record: ConnectionPoolEntry) -> None:
             # An application with tables of its own may have none.
             try:
                 with closing(connection.cursor()) as cursor:
-                    look = "SELECT to_regclass('commit_witness') IS NOT NULL"
-                    for statement in self.driver.batches([*before, look]):
+                    for statement in self.driver.batches([*before, _LOOK_FOR_OWN]):
                         cursor.execute(statement)
-                    if cursor.fetchone()[0]:
-                        record.info[self.witness_key] = uuid.uuid4().hex
+                    found = {name: (schema, table) for name, schema, table in cursor.fetchall()}
                 connection.rollback()
             except BaseException:
                 connection.close()  # the pool does not, and the collector takes its time
                 raise
+            record.info[HOMES] = {name: schema for name, (schema, _) in found.items()}
+            if settings.commit_witness and "commit_witness" in found:
+                table = found["commit_witness"][1]
+                sql = self.driver.witness_sql(_TESTIFY, table=table)
+                record.info[self.witness_key] = WitnessRow(uuid.uuid4().hex, table, sql)
 
     def effect_of(self, sql: str) -> int:
         return POSTGRESQL.effect_of(sql)
@@ -227,14 +248,21 @@ class PostgreSQL(Dialect):
         milliseconds = max(1, int(timeout_s * 1000))
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
 
-    def ask_witness(self, connection: Connection, name: str) -> str:
+    def ask_witness(self, connection: Connection, row: WitnessRow) -> str:
         # An insert, since the row in question may itself be of a transaction in flight: it waits for that.
+        table = row.table.replace("%", "%%")
         found = connection.exec_driver_sql(
-            "INSERT INTO commit_witness (connection, transaction) VALUES (%s, '')"
+            f"INSERT INTO {table} (connection, transaction) VALUES (%s, '')"  # noqa: S608  # quoted by the server
             " ON CONFLICT (connection) DO UPDATE SET update_time = now() RETURNING transaction",
-            (name,),
+            (row.name,),
         )
         return str(found.scalar_one())
+
+    def writes_unseen(self, connection: Connection) -> bool:
+        # What a foreign table takes is written there, and leaves no transaction id here. dblink has a wrapper
+        # of its own.
+        found = connection.exec_driver_sql("SELECT EXISTS (SELECT FROM pg_catalog.pg_foreign_data_wrapper)")
+        return bool(found.scalar_one())
 
     def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
         code = sqlstate_of(error.orig)
@@ -271,6 +299,9 @@ class PostgreSQL(Dialect):
 
     def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
         return postgresql_checkup.examine(connection, settings, plan)
+
+    def examine_roles(self, connection: Connection, settings: DatabaseSettings) -> Iterator[Finding]:
+        return postgresql_checkup.examine_roles(connection, settings)
 
     def examine_replica(
         self, connection: Connection, settings: DatabaseSettings, plan: Plan

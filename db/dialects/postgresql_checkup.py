@@ -249,3 +249,58 @@ def _durability(found: Any, plan: Plan) -> Iterator[Finding]:
         yield report("durability", told, fix)
     else:
         yield ok("durability", "what is acknowledged is on the server's disk")
+
+
+_OWN_TABLES = {
+    "commit_witness": ("SELECT", "INSERT", "UPDATE"),
+    "idempotency_keys": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+}
+"""What a transaction writes of ours, as whatever role it has taken on by then."""
+
+# A role is taken on to write with it: one that may write nothing at all is a group for something else.
+_LOOK_AT_ROLES = text("""
+    SELECT quote_ident(taken.rolname) AS role,
+           quote_ident(n.nspname) AS schema,
+           quote_ident(n.nspname) || '.' || quote_ident(own.relname) AS name,
+           own.relname AS table,
+           has_schema_privilege(taken.oid, n.oid, 'USAGE') AS finds,
+           has_table_privilege(taken.oid, own.oid, 'SELECT') AS "SELECT",
+           has_table_privilege(taken.oid, own.oid, 'INSERT') AS "INSERT",
+           has_table_privilege(taken.oid, own.oid, 'UPDATE') AS "UPDATE",
+           has_table_privilege(taken.oid, own.oid, 'DELETE') AS "DELETE"
+    FROM pg_roles AS taken, pg_class AS own JOIN pg_namespace AS n ON n.oid = own.relnamespace
+    WHERE own.oid IN (to_regclass('commit_witness'), to_regclass('idempotency_keys'))
+      AND taken.rolname <> session_user AND taken.rolname NOT LIKE 'pg\\_%' AND NOT taken.rolsuper
+      AND pg_has_role(session_user, taken.oid, 'MEMBER')
+      AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = session_user)
+      AND EXISTS (SELECT FROM pg_class AS other JOIN pg_namespace AS m ON m.oid = other.relnamespace
+                  WHERE other.relkind IN ('r', 'p') AND m.nspname NOT IN ('pg_catalog', 'information_schema')
+                    AND has_table_privilege(taken.oid, other.oid, 'INSERT, UPDATE, DELETE'))
+    ORDER BY 1, own.relname
+""")
+_NAMED_MAX = 8
+
+
+def examine_roles(connection: Connection, settings: DatabaseSettings) -> Iterator[Finding]:
+    """Whether roles that a transaction may take on (``SET LOCAL ROLE``) may write what it writes of ours."""
+    rows = connection.execute(_LOOK_AT_ROLES).mappings().all()
+    lacking = [
+        (row, rights)
+        for row in rows
+        if settings.commit_witness or row["table"] != "commit_witness"
+        if (rights := [right for right in _OWN_TABLES[row["table"]] if not row[right]]) or not row["finds"]
+    ]
+    if not lacking:
+        return
+    tables = sorted({row["name"] for row, rights in lacking})
+    roles = list(dict.fromkeys(row["role"] for row, rights in lacking))
+    named = granted = ", ".join(roles[:_NAMED_MAX])
+    if len(roles) > _NAMED_MAX:
+        named, granted = f"{named} and {len(roles) - _NAMED_MAX} more", f"{granted}, …"
+    wanted = {right for _, rights in lacking for right in rights}
+    rights = [right for right in _OWN_TABLES["idempotency_keys"] if right in wanted]
+    fixes = [f"GRANT {', '.join(rights)} ON {', '.join(tables)} TO {granted}"] if rights else []
+    schemas = sorted({row["schema"] for row, rights in lacking if not row["finds"]})
+    fixes += [f"GRANT USAGE ON SCHEMA {schema} TO {granted}" for schema in schemas]
+    told = f"{named} may not write {' and '.join(tables)}"
+    yield warning("roles", f"{told}: what a transaction does as such a role is not kept", "; ".join(fixes))

@@ -18,7 +18,15 @@ from conf import DatabaseSettings
 from db.dialects import sqlite_checkup
 from db.dialects.base import Dialect, Role, refused_by, table_of
 from db.dialects.effects import SQLITE
-from db.errors import DatabaseError, DeadlinePassed, RunAgain, StatementFailed, Unavailable, Unreachable
+from db.errors import (
+    DatabaseError,
+    DeadlinePassed,
+    NotInSchema,
+    RunAgain,
+    StatementFailed,
+    Unavailable,
+    Unreachable,
+)
 from db.findings import Finding, Plan
 from db.hop import pause
 from db.watch import ENDS_TRANSACTION, OWN, watch_of
@@ -169,6 +177,8 @@ class SQLite(Dialect):
             sqlite3.SQLITE_READONLY,
         ):
             return Unreachable(f"the database file cannot be used at the moment ({name})")
+        if primary == sqlite3.SQLITE_ERROR and _is_not_there(error.orig):
+            return NotInSchema(name)
         return StatementFailed(name)
 
     def refuses_write(self, error: DBAPIError) -> bool:
@@ -302,6 +312,16 @@ _NAMED = {
     sqlite3.SQLITE_CONSTRAINT_UNIQUE: "",
 }
 """The kinds whose message ends with names of the schema, and what is put before those."""
+
+
+def _is_not_there(error: BaseException | None) -> bool:
+    """Whether a table or a column is what an error is about.
+
+    It has no code of its own for it. The words are fixed in SQLite's source (sqlite3LocateTable, lookupName,
+    sqlite3Insert); where they ever change, it is an error in the program again.
+    """
+    told = str(error)
+    return told.startswith(("no such table: ", "no such column: ")) or " has no column named " in told
 
 
 def _constraint_of(error: BaseException | None, code: int) -> str | None:

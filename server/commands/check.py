@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING
 from conf import Settings
 from conf.names import names
 from server.commands._dialect import dialect_of
+from server.findings import lines
 
 if TYPE_CHECKING:
     from db.findings import Finding
@@ -23,7 +22,6 @@ SUMMARY = "look whether the service can work here; each finding names its fix"
 
 _COLOURS = {"ok": "32", "warning": "33", "error": "31;1"}
 _LEVEL_WIDTH, _SUBJECT_WIDTH = 9, 12
-_WIDTH_MAX = 110
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,19 +79,12 @@ def _findings(settings: Settings) -> Iterator[Finding]:
 
 def _lines(finding: Finding) -> str:
     """A finding as lines that fit the terminal; in colour where that shows any."""
-    width = min(shutil.get_terminal_size().columns, _WIDTH_MAX)
-    indent = " " * (_LEVEL_WIDTH + _SUBJECT_WIDTH)
-    level = f"{finding.level:<{_LEVEL_WIDTH}}"
-    first = f"{level}{finding.subject:<{_SUBJECT_WIDTH}}"
-    wrap = {"width": width, "subsequent_indent": indent, "break_on_hyphens": False, "break_long_words": False}
-    told = textwrap.fill(first + finding.message, **wrap)  # type: ignore[arg-type]
+    label = f"{finding.level:<{_LEVEL_WIDTH}}{finding.subject:<{_SUBJECT_WIDTH}}"
+    told = lines(label, finding.message, finding.fix)
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
         colour = _COLOURS[finding.level]
         told = f"\x1b[{colour}m{told[:_LEVEL_WIDTH]}\x1b[0m{told[_LEVEL_WIDTH:]}"
-    if not finding.fix:
-        return told
-    wrap["subsequent_indent"] = f"{indent}   "
-    return f"{told}\n{textwrap.fill(f'{indent}-> {finding.fix}', **wrap)}"  # type: ignore[arg-type]
+    return told
 
 
 def _counted(number: int, what: str) -> str:

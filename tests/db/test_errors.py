@@ -10,7 +10,14 @@ from sqlalchemy.orm import Session
 
 from conf.redaction import code_of
 from db import Database, errors, teams
-from db.errors import Conflict, ConstraintFailed, DatabaseError, ReadOnlyViolation, StatementFailed
+from db.errors import (
+    Conflict,
+    ConstraintFailed,
+    DatabaseError,
+    NotInSchema,
+    ReadOnlyViolation,
+    StatementFailed,
+)
 from db.tasks import create_task
 from db.teams import create_team
 from tests.fixtures.databases import RawSql
@@ -72,7 +79,7 @@ def out_of_range(session: Session) -> None:
         (twice, Conflict),
         (empty, Conflict),
         (nothing, ConstraintFailed),
-        (nowhere, StatementFailed),
+        (nowhere, NotInSchema),
         (nonsense, StatementFailed),
     ],
 )

@@ -119,7 +119,10 @@ def test_an_error_is_the_exit_status(unused_port: int):
     ("change", "fix"),
     [
         (("onfinish:", "onfinish:not-"), "-> is it the right user, with the right password?"),
-        (("?", "?sslmode=require&"), "-> set up TLS there; where nobody can listen, add ?sslmode=disable"),
+        (
+            ("?", "?sslmode=require&"),
+            "-> set up TLS there; on a network that can be trusted, add ?sslmode=disable",
+        ),
         (("/test_", "/no_test_"), "-> make it on the server, or name another in the URL"),
     ],
 )

@@ -168,16 +168,48 @@ class TestWrongUse:
         assert done.status == 2
         assert "environment DATABASE_URL: database.url: driver 'postgresql+pg8000' is not known" in done.err
 
+    @pytest.mark.parametrize(
+        ("driver", "missing", "packages"),
+        [
+            ("mysql+pymysql", "pymysql", "pymysql"),
+            ("postgresql+asyncpg", "asyncpg", "asyncpg greenlet"),
+            ("postgresql+asyncpg", "greenlet", "asyncpg greenlet"),
+            ("postgresql+psycopg", "psycopg", "'psycopg[binary]' greenlet"),
+            ("sqlite+aiosqlite", "aiosqlite", "aiosqlite greenlet"),
+        ],
+    )
     def test_a_driver_that_is_not_installed_is_a_line_that_names_what_brings_it(
+        self, driver: str, missing: str, packages: str
+    ) -> None:
+        """The drivers' own packages: ours is on no index."""
+        url = f"{driver}:///x" if driver.startswith("sqlite") else f"{driver}://me:geheim@h/x"
+        # As import finds it when it is not there; in a process of its own, where nothing has imported it yet.
+        hidden = f"import sys; sys.modules[{missing!r}] = None"
+        done = subprocess.run(
+            [sys.executable, "-c", f"{hidden}; from server.cli import main; main(['check'])"],
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], "DATABASE_URL": url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+        told = done.stdout + done.stderr
+        assert re.search(rf"(->|:) pip install {re.escape(packages)}( brings it)?\n", told), told
+        assert "onfinish[" not in told
+        assert "geheim" not in told
+        assert "Traceback" not in told
+
+    def test_a_command_that_needs_it_says_so_in_a_line(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setitem(sys.modules, "pymysql", None)  # as import finds it when it is not there
+        monkeypatch.setitem(sys.modules, "pymysql", None)
         monkeypatch.setenv("DATABASE_URL", "mysql+pymysql://me:geheim@h/x")
 
         assert main(["migrate"]) == 1
 
         [line] = capsys.readouterr().err.splitlines()
-        assert line.endswith("pip install 'onfinish[mysql]' brings it")
+        assert line.endswith(": pip install pymysql brings it")
         assert "geheim" not in line
 
 

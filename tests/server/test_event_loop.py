@@ -50,13 +50,13 @@ def test_without_uvloop_auto_is_the_loop_of_asyncio(no_uvloop: None):
     assert run_loop(loop_now(), settings_with("auto")).split(".")[0] == "asyncio"
 
 
-def test_uvloop_that_is_not_installed_is_one_line_that_names_the_extra(no_uvloop: None):
+def test_uvloop_that_is_not_installed_is_one_line_that_names_the_package(no_uvloop: None):
     with pytest.raises(SettingsError) as told:
         check_event_loop(settings_with("uvloop"))
 
     (fault,) = told.value.faults
     assert fault.setting == "http.event_loop"
-    assert "onfinish[fast]" in fault.message
+    assert "pip install uvloop" in fault.message
 
 
 @on_postgresql

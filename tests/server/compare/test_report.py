@@ -64,7 +64,7 @@ def test_without_matplotlib_there_are_tables_and_a_way_to_the_plots(monkeypatch)
     page = render(told()).decode()
 
     assert "<svg" not in page
-    assert "pip install &#x27;onfinish[report]&#x27;" in page or "pip install 'onfinish[report]'" in page
+    assert "pip install matplotlib" in page
     assert '<span class="title">a worker</span>' in page
 
 
