@@ -124,6 +124,8 @@ def started(driver: str) -> Iterator[Server]:
             url = new_database(stack.enter_context(postgresql()))
             url = url.replace("postgresql://", f"postgresql+{driver}://", 1)
         variables = {"REQUEST_TIMEOUT_S": "120", "STATEMENT_TIMEOUT_S": "120"}
+        if driver == "pymysql":
+            variables["ENVIRONMENT"] = "testing"  # production insists on TLS
         process = stack.enter_context(serving(url, **variables))
         yield Server(Subject(driver, driver), process.pid, process.port, url)
 
