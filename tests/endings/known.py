@@ -51,13 +51,17 @@ KNOWN = {
     "a commit() that is refused, in a task, and no answer": Program(
         (Run("is refused at COMMIT"), Commit("task"), Later(answers=False))
     ),
-    "after_commit() behind commit(), and no answer": Program((Run(), Commit(), After(), Later(answers=False))),
+    "after_commit() behind commit(), and no answer": Program(
+        (Run(), Commit(), After(), Later(answers=False))
+    ),
     # -- before_commit() beside commit()
     "before_commit(), commit()": Program((Before(), Commit())),
     "run(), before_commit(), commit()": Program((Run(), Before(), Before(), Commit())),
     "commit(), before_commit()": Program((Run(), Commit(), Before())),
     "before_commit() that raises, commit()": Program((Run(), Before("raises"), Commit())),
-    "before_commit() that raises, commit(), swallowed": Program((Run(), Before("raises"), Commit("swallowed"))),
+    "before_commit() that raises, commit(), swallowed": Program(
+        (Run(), Before("raises"), Commit("swallowed"))
+    ),
     # -- a BaseException, wherever it comes from
     **{
         f"{what} {where}": Program((Run(), step))
@@ -72,7 +76,10 @@ KNOWN = {
             ("in afterwards()", Group(((Afterwards(does), Afterwards()),))),
             ("in a flush hook at the settling", Run(f"{does} in a flush hook")),
             ("in a flush hook of before_commit()", Before(f"{does} in a flush hook")),
-            ("in a flush hook of afterwards()", Group(((Afterwards(f"{does} in a flush hook"), Afterwards()),))),
+            (
+                "in a flush hook of afterwards()",
+                Group(((Afterwards(f"{does} in a flush hook"), Afterwards()),)),
+            ),
             ("in a flush hook at commit()", Group(((Run(f"{does} in a flush hook"), Commit()),))),
         )
     },
@@ -85,15 +92,10 @@ KNOWN = {
     ),
     # -- afterwards() and deadlines
     "afterwards() hangs": Program((Run(), Afterwards("hangs")), timeout_s=TIMEOUT_S),
-    "afterwards() hangs after a refusal": Program(
-        (Run(), Afterwards("hangs"), Raise("404")), timeout_s=TIMEOUT_S
-    ),
     "a statement hangs, with afterwards()": Program((Run("hangs"), Afterwards()), timeout_s=TIMEOUT_S),
     "a statement hangs after commit()": Program(
         (Run(), Commit(), Sleep("past the deadline")), timeout_s=TIMEOUT_S
     ),
-    "COMMIT hangs": Program((Run("hangs at COMMIT"), After(), Afterwards()), timeout_s=TIMEOUT_S),
-    "commit() hangs": Program((Run("hangs at COMMIT"), Commit()), timeout_s=TIMEOUT_S),
     "a handler that swallows the deadline's cancel": Program(
         (Run(), Sleep("through the deadline"), Status(201)), timeout_s=TIMEOUT_S
     ),
@@ -107,6 +109,7 @@ KNOWN = {
     "a run that is forgotten after one that is not": Program((Run(), Run(how="forgotten"), Status(201))),
     "a read that is forgotten": Program((Run("reads", "forgotten"),), method="GET"),
     "a run that is forgotten before commit()": Program((Run(), Run(how="forgotten"), Commit())),
+    "a run that is forgotten after commit()": Program((Run(), Commit(), Run(how="forgotten"), Status(201))),
     "a run that is forgotten, and a 404": Program((Run(how="forgotten"), Raise("404"))),
     # -- the client leaves
     "a read whose client leaves, and a late answer": Program((Later(), Leave()), method="GET"),
@@ -119,3 +122,12 @@ KNOWN = {
     "a connection that is lost during COMMIT": Program((Run("loses the connection at COMMIT"), Finish())),
     "a cancel of the own task": Program((Run(), Cancel())),
 }
+
+SLOW_ONES = {
+    "COMMIT hangs": Program((Run("hangs at COMMIT"), After(), Afterwards()), timeout_s=TIMEOUT_S),
+    "commit() hangs": Program((Run("hangs at COMMIT"), Commit()), timeout_s=TIMEOUT_S),
+    "afterwards() hangs after a refusal": Program(
+        (Run(), Afterwards("hangs"), Raise("404")), timeout_s=TIMEOUT_S
+    ),
+}
+"""Two seconds each, and more."""

@@ -1,8 +1,8 @@
 """The oracle: what must be true of a request, however it ended.
 
-Each promise is a function that takes a `Case`, and yields what is wrong; its docstring is the promise. None of
-them knows how the service works: they go by what the handler saw, what the client read, what the log and the
-metric say, and what is in the database.
+Each promise is a function that takes a `Case`, and yields what is wrong; its docstring is the promise. None
+knows how the service works: they go by what the handler saw, what the client read, what the log and the metric
+say, and what is in the database.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def broken_promises(record: Record) -> list[str]:
         return ["the handler was never reached"]
     case = Case(record)
     return [
-        f"{(promise.__doc__ or '').splitlines()[0]} BUT {what}" for promise in PROMISES for what in promise(case)
+        f"{(promise.__doc__ or '').splitlines()[0]} BUT {what}"
+        for promise in PROMISES
+        for what in promise(case)
     ]
 
 
@@ -118,9 +120,7 @@ class Case:
         begun = {event.mark for event in self.last.all("commit begins")}
         begun |= {event.mark for event in self.last.all("leaves alone") if event.does == "commit"}
         ended = {
-            event.mark
-            for event in self._before_the_decision
-            if event.kind in ("commit ends", "commit fails")
+            event.mark for event in self._before_the_decision if event.kind in ("commit ends", "commit fails")
         }
         return bool(begun - ended)
 
@@ -202,7 +202,7 @@ def the_outcome_is_true(case: Case) -> Complaints:
     kept = case.is_kept or (case.committed and not case.reads)
     match case.outcome:
         case "not_applied" if kept:
-            yield f"{case.status} not_applied: there are {dict(case.rows)}, commit() returned: {case.committed}"
+            yield f"{case.status} not_applied: {dict(case.rows)}, commit() returned: {case.committed}"
         case "applied" if case.is_kept is False:
             yield f"{case.status} applied: none of {case.written} is there"
         case "unknown" if not any(event.does in DOUBTFUL for event in case.last.all("writes")):
@@ -253,7 +253,7 @@ def before_commit_runs_with_its_commit(case: Case) -> Complaints:
         if len(done) > 1:
             yield f"{event.mark} was called {len(done)} times"
         if not done and (success or case.is_kept or case.committed):
-            yield f"{event.mark} was dropped: {case.status}, kept: {case.is_kept}, committed: {case.committed}"
+            yield f"{event.mark} was dropped: {case.status}, {dict(case.rows)}, committed: {case.committed}"
     for event in case.last.all("is refused"):
         begun = case.last.all("commit begins") or case.last.all("finishes")
         if not isinstance(event.error, Misuse) or not begun:
@@ -286,7 +286,8 @@ def afterwards_is_done_once(case: Case) -> Complaints:
         for event in attempt.all("registers afterwards"):
             wanted = 1 if attempt is case.last else 0
             if calls[event.mark] != wanted:
-                yield f"{event.mark} of attempt {attempt.number} was done {calls[event.mark]} times, not {wanted}"
+                done = f"{calls[event.mark]} times, and not {wanted}"
+                yield f"{event.mark} of attempt {attempt.number} was done {done}"
     for event in case.last.all("registers afterwards"):
         if not _goes_wrong(event.does, case.last) and event.does not in ("reads", "is slow"):
             expected.add(event.mark)
@@ -326,22 +327,30 @@ def run_again_for_conflicts_alone(case: Case) -> Complaints:
 
 
 def faults_are_logged(case: Case) -> Complaints:
-    """A fault of ours is in the log: each 500, each error after the commit, and the line of a forgotten run."""
+    """A fault of ours is in the log: each 500, an error after the commit, the line of a forgotten run."""
     own_cancel = case.decided is not None and isinstance(case.decided.error, CancelledError)
     if case.status == 500 and not _errors(case) and not own_cancel:  # which Tornado takes for no error
         yield "500, and no error in the log"
     for event in case.last.all("fails"):
-        if event.does.startswith("panics") and event.mark[0] in "bf" and not _logged(case, "Panic"):
+        stopped = case.was_stopped and event.mark[0] == "b"  # of what was stopped, the reason is what is told
+        if (
+            event.does.startswith("panics")
+            and event.mark[0] in "bf"
+            and not (_logged(case, "Panic") or stopped)
+        ):
             yield f"{event.mark} {event.does}, and that is not in the log"
     cut_short = case.last.all("gives up")  # a commit's waiter, and with it the function that it had come to
     for event in case.last.all("calls after"):
-        faulty = event.does in ("raises", "panics") or (event.does == "meets a cancelled task" and not cut_short)
+        faulty = event.does in ("raises", "panics") or (
+            event.does == "meets a cancelled task" and not cut_short
+        )
         if faulty and not _logged(case, "after the commit"):
             yield f"{event.mark} {event.does}, and that is not in the log"
     for event in case.last.all("forgets"):
-        if case.status == 500 and case.decided is not None and case.decided.kind == "finishes":
-            if not _logged(case, "stage.py") or not _logged(case, str(event.status)):
-                yield f"the log does not name stage.py, line {event.status}"
+        told_of = case.status == 500 and case.decided is not None and case.decided.kind == "finishes"
+        named = _logged(case, "stage.py") and _logged(case, str(event.status))
+        if told_of and not named:
+            yield f"the log does not name stage.py, line {event.status}"
 
 
 PROMISES: tuple[Promise, ...] = (
@@ -395,6 +404,8 @@ def _may_fail_at_the_settling(case: Case) -> set[int]:
     last = case.last
     may: set[int] = set()
     for event in last.all("writes", "registers before"):
+        if event.does in DOUBTFUL:
+            may.add(status_for(OutcomeUnknown()))
         late = event.does.endswith(("at COMMIT", "at COMMIT always", "in a flush hook"))
         if (late or event.kind == "registers before") and _goes_wrong(event.does, last):
             may.add(_status_of_work(event.does))
@@ -476,4 +487,3 @@ def _text(record: object) -> str:
     exc_info = getattr(record, "exc_info", None)
     raised = "" if not exc_info else f" {exc_info[0].__name__}: {exc_info[1]}"
     return f"{record.getMessage()}{raised}"  # type: ignore[attr-defined]
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 from hypothesis import strategies as st
 
 ATTEMPTS_MAX = 3
@@ -44,7 +45,7 @@ HANGING = ("hangs",)
 """A statement that does not end for a minute: only in a program with a deadline."""
 
 DOUBTFUL = ("hangs at COMMIT",)
-"""After this alone may an answer say that the outcome is unknown. It takes two seconds, so it is not random."""
+"""After this alone may an answer say that the outcome is unknown. It takes two seconds: never at random."""
 
 READING = ("reads", "is slow", "conflicts", "raises", "panics", "exits", "ends its greenlet")
 """What a GET may do. It may also write, and is refused."""
@@ -59,9 +60,9 @@ class Run(Step):
     """``self.run(function)``.
 
     Args:
-        how: "awaited"; "swallowed": whatever it raises; "forgotten": the call is made and not awaited; "task":
-            in a task that is not awaited; "wait_for": given up on after a moment; "wait_for, swallowed": that,
-            and the handler goes on.
+        how: "awaited"; "swallowed": whatever it raises; "forgotten": the call is made and not awaited;
+            "task": in a task that is not awaited; "wait_for": given up on after a moment; "wait_for,
+            swallowed": that, and the handler goes on.
     """
 
     does: str = "writes"
@@ -70,7 +71,7 @@ class Run(Step):
 
 @dataclass(frozen=True)
 class Commit(Step):
-    """``self.commit()``. ``how`` as in `Run`, and "cancelled": in a task that is cancelled when it has begun."""
+    """``self.commit()``. ``how`` as in `Run`, or "cancelled": in a task that is, when it has begun."""
 
     how: str = "awaited"
 

@@ -1,11 +1,11 @@
-"""The stage: a handler that plays a program, the record of what happened in it, and the table it writes to."""
+"""The stage: a handler that plays a program, the record of what happens in it, and its table."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
+import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ from tests.endings.programs import (
 MOMENT_S = 0.003
 SLOW_S = 0.015
 HANGS_S = 4
+HANGS_AT_COMMIT_S = 2.5
 NOTHING = -1
 """The id of no row: what refers to it is refused at COMMIT."""
 
@@ -69,6 +70,8 @@ class Mark(Base):
     reference: Mapped[int | None] = mapped_column(ForeignKey("marks.id"))
 
 
+MARKS = Base.metadata.tables["marks"]
+
 _TABLE = """
     CREATE TABLE marks (
         id {serial} PRIMARY KEY,
@@ -91,7 +94,7 @@ DDL = {
             CASE NEW.at_commit
                 WHEN 'conflict' THEN RAISE EXCEPTION 'on purpose' USING ERRCODE = '40001';
                 WHEN 'slow' THEN PERFORM pg_sleep({SLOW_S});
-                WHEN 'hang' THEN PERFORM pg_sleep({HANGS_S});
+                WHEN 'hang' THEN PERFORM pg_sleep({HANGS_AT_COMMIT_S});
                 WHEN 'die' THEN PERFORM pg_terminate_backend(pg_backend_pid()), pg_sleep(1);
             END CASE;
             RETURN NULL;
@@ -321,9 +324,9 @@ class Player:
             self._work(self.handler.session, step.does, mark)
 
         if step.how == "forgotten":
-            line = inspect.getframeinfo(inspect.currentframe()).lineno + 1  # type: ignore[arg-type]
-            self.handler.run(function)  # noqa: RUF006  # type: ignore[unused-coroutine]
-            self.attempt.note("forgets", mark, status=line)
+            call = self.handler.run(function)
+            self.attempt.note("forgets", mark, status=sys._getframe().f_lineno - 1)
+            del call
             return
 
         async def run() -> None:
@@ -347,7 +350,9 @@ class Player:
 
         await self._call(step.how, "commit", mark, commit)
 
-    async def _call(self, how: str, what: str, mark: str, call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    async def _call(
+        self, how: str, what: str, mark: str, call: Callable[[], Coroutine[Any, Any, Any]]
+    ) -> None:
         """Await a call, or not, as its step says."""
         attempt = self.attempt
 
@@ -458,9 +463,10 @@ class Player:
         raise errors[what]()
 
     async def _sleep(self, step: Sleep) -> None:
-        if step.how == "a moment":
+        if step.how == "a moment" or self.attempt.all("sleeps"):
             await asyncio.sleep(MOMENT_S * 2)
             return
+        self.attempt.note("sleeps")  # once: what sleeps on is not cancelled again
         try:
             await asyncio.sleep(30)
         except asyncio.CancelledError:
@@ -471,8 +477,11 @@ class Player:
         if self.record.left.is_set():  # in another branch, or at an earlier attempt
             return
         self.record.left.set()
-        async with asyncio.timeout(2):
-            await self.gone.wait()
+        give_up_at = asyncio.get_running_loop().time() + 2
+        # One that has been answered meanwhile, by a callback, hears no more of its client.
+        while not (self.gone.is_set() or self._has_finished):
+            assert asyncio.get_running_loop().time() < give_up_at, "nothing noticed that the client had left"
+            await asyncio.sleep(0.001)
 
     async def _cancel(self, step: Cancel) -> None:
         assert self.own_task is not None
@@ -521,7 +530,7 @@ class Player:
     def _write(self, session: Session, does: str, mark: str, *, main: bool, **values: Any) -> None:
         if main and self.record.program.method == "GET" and does != "writes":
             return  # what goes wrong in a read, goes wrong without a write
-        session.execute(insert(Mark.__table__).values(**self._values(mark), **values))
+        session.execute(insert(MARKS).values(**self._values(mark), **values))
         self.attempt.note("writes" if main else "writes afterwards", mark, does)
 
     def _add(self, session: Session, does: str, mark: str, meets: bool, *, main: bool) -> None:
