@@ -226,7 +226,7 @@ class AsyncUnitOfWork:
             TransactionEnded: whatever was asked for; a part of it may be kept.
         """
         first, self._settling = not self._settling, True
-        fault: Exception | None = self._forgotten() if first and keep else None
+        fault: Exception | None = self._forgotten() if keep else None
         try:
             if first:
                 await self._settle(keep and fault is None, last)
@@ -475,10 +475,10 @@ class AsyncUnitOfWork:
                 self._lane.hops.detach(self._clean_up)
         if first:
             self._database.ended(self)
-            if self._not_begun:  # a task that was made for one takes its first step, and is told, before this
-                asyncio.get_running_loop().call_soon(self._close_not_begun)
             for callback in self._callbacks:
                 callback()
+        if self._not_begun:  # a task that was made for one takes its first step, and is told, before this
+            asyncio.get_running_loop().call_soon(self._close_not_begun)
         if self._settled is not None and not self._settled.done():
             self._settled.set_result(None)
 

@@ -425,17 +425,24 @@ class SessionHandler(ProblemHandler):
 
     async def _settle_unanswered(self, fault: Exception) -> None:
         await self._early.end()
-        await self._begun().settle(keep=False, afterwards=self._due_afterwards)
-        if self._client_gone:  # a streamed upload that was broken off
-            self.set_status(status_of(ClientGone()), "Client Closed Request")
-        elif self._response is not None and self._response.has_left:
-            log.error("%s", fault)  # there is nobody left to be told
-            self._response.drop()
-        else:
+        try:
+            await self._begun().settle(keep=False, afterwards=self._due_afterwards)
+        except Exception as error:  # noqa: BLE001  # another than the unit has ended its transaction
+            fault = error
+        response = self._response
+        has_left = response is not None and response.has_left
+        if not (self._client_gone or has_left):
             self._conclude(fault)
-            return
-        self._forget()
-        self._close()
+        else:
+            if self._client_gone:  # a streamed upload that was broken off
+                self.set_status(status_of(ClientGone()), "Client Closed Request")
+            elif response is not None:
+                log.error("%s", fault)  # no client is left to be told
+                response.drop()
+            self._forget()
+            self._close()
+        if self._settled_early:
+            await self._sequel.after_commit.call(self._summary())
 
     def _deadline_passed(self) -> None:
         """Stop the unit's statement and the handler. A COMMIT that has been sent may still be answered."""
@@ -465,13 +472,16 @@ class SessionHandler(ProblemHandler):
         self._task = self._timer = self._raised = None
 
     def _close(self) -> None:
-        self._closed = True
-        self._log()
+        if not self._closed:
+            self._closed = True
+            self._write_access_line()
 
     def _log(self) -> None:
-        # Tornado writes its access line before on_finish; this waits for the outcome.
-        if self._unit is not None and not self._closed:
-            return
+        """Tornado calls this before `on_finish`, or late; with a unit of work it waits for the outcome."""
+        if self._unit is None:
+            self._write_access_line()
+
+    def _write_access_line(self) -> None:
         try:
             super()._log()
         except Exception:

@@ -119,7 +119,7 @@ class TestSentry:
     ):
         values = events["raises/typo"][0]["exception"]["values"]
 
-        assert [value["type"] for value in values][-1] == "StatementFailed"
+        assert [value["type"] for value in values][-1] == "NotInSchema"
         assert [value["module"] for value in values][-2] == "sqlalchemy.exc"
         assert not any(ROW in value["value"] or "SELECT" in value["value"] for value in values)
 
@@ -174,7 +174,7 @@ class TestOpenTelemetry:
 
         [event] = span["events"]
         assert event["name"] == "exception"
-        assert event["attributes"]["exception.type"] == "db.errors.StatementFailed"
+        assert event["attributes"]["exception.type"] == "db.errors.NotInSchema"
         assert "in misspell" in event["attributes"]["exception.stacktrace"]
         assert "SELECT txet FROM notes WHERE text = 'jane" not in event["attributes"]["exception.stacktrace"]
 
