@@ -7,7 +7,7 @@ import argparse
 from conf import Settings
 from server.commands._dialect import dialect_of
 
-SUMMARY = "serve until SIGTERM or SIGINT"
+SUMMARY = "serve until SIGTERM, SIGINT or SIGHUP"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
