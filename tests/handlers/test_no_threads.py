@@ -137,14 +137,15 @@ async def test_work_for_which_no_thread_can_be_started_is_done_by_an_older_one(
     await process.nothing_lent()
 
 
+@pytest.mark.parametrize("path", ["/add", "/put-in"])
 async def test_where_there_is_no_thread_at_all_a_request_is_refused_and_not_done_later(
-    process: Process, notes: Notes
+    process: Process, notes: Notes, path: str
 ):
     """503 with Retry-After, and it is true that nothing was applied; with threads again it is served."""
     await process.allow_no_more_threads()
-    refused = await process.client.post("/add?text=refused")
+    refused = await process.client.post(f"{path}?text=refused")
     process.allow_threads()
-    served = await process.client.post("/add?text=served")
+    served = await process.client.post(f"{path}?text=served")
 
     assert (refused.code, refused.json()["outcome"]) == (503, "not_applied")
     assert int(refused.headers["Retry-After"]) >= 1

@@ -19,7 +19,7 @@ from conf import DatabaseSettings
 from db import Database
 from handlers import SessionHandler
 from tests.handlers.custody import lent
-from tests.handlers.notes import add_note, take_long
+from tests.handlers.notes import Note, add_note, take_long
 
 STACK_BYTES = 256 * 2**20
 """Of each thread, reserved and not used: a limit that leaves room for everything else refuses a thread."""
@@ -34,6 +34,14 @@ class AddHandler(SessionHandler):
         await self.run(add_note, self.session, text=self.get_argument("text"))
         if self.get_argument("waits", ""):
             await self.settings["go"].wait()
+        self.set_status(201)
+
+
+class PutInHandler(SessionHandler):
+    """Adds a note that is written by the commit, in the first work of the request that needs a thread."""
+
+    async def post(self) -> None:
+        self.session.add(Note(text=self.get_argument("text")))
         self.set_status(201)
 
 
@@ -91,6 +99,7 @@ async def serve(url: str) -> None:
     application = Application(
         [
             ("/add", AddHandler),
+            ("/put-in", PutInHandler),
             ("/late", LateHandler),
             ("/hold", HoldHandler),
             ("/long", LongHandler),
