@@ -14,6 +14,7 @@ import contextvars
 import gc
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,14 +28,16 @@ Wrapper = Callable[[Callable[..., None], object, tuple[Any, ...], dict[str, Any]
 
 def tell_trackers(handler: RequestHandler, fault: BaseException) -> None:
     """Call Tornado's own `log_exception`, which error trackers wrap, without the record that it would log."""
-    with _unlogged(fault):
+    with _unlogged():
         RequestHandler.log_exception(handler, type(fault), fault, fault.__traceback__)
 
 
 @contextmanager
-def _unlogged(fault: BaseException) -> Iterator[None]:
+def _unlogged() -> Iterator[None]:
+    thread = threading.get_ident()
+
     def passes(record: logging.LogRecord) -> bool:
-        return not record.exc_info or record.exc_info[1] is not fault
+        return threading.get_ident() != thread
 
     app_log.addFilter(passes)
     try:

@@ -1,8 +1,8 @@
 """The oracle: what must be true of a request, however it ended.
 
-Each promise is a function that takes a `Case`, and yields what is wrong; its docstring is the promise. All go
-by what the handler saw, what the client read, what the log and the metric say, and what is in the database; how
-the service works is not known here.
+Each promise is a function that takes a `Case`, and yields what is wrong; its docstring is the promise. They
+go by what the handler saw, what the client read, what the log and the metric say, and what is in the
+database; how the service works is not known here.
 """
 
 from __future__ import annotations

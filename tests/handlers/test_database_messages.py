@@ -102,7 +102,7 @@ async def test_a_fault_is_told_without_what_the_database_said_of_it(
 
     read = log()
     client = mount(Handler)
-    with expect_log("onfinish.handlers", "StatementFailed"), expect_log("tornado.access", "^500 "):
+    with expect_log("onfinish.handlers", "NotInSchema"), expect_log("tornado.access", "^500 "):
         answer = await client.get("/")
 
     assert "debug" not in answer.json()
@@ -121,7 +121,7 @@ async def test_in_development_a_fault_tells_the_databases_message_the_statement_
 
     read = log(database_messages=True)
     client = mount(Handler, database_messages=True)
-    with expect_log("onfinish.handlers", "StatementFailed"), expect_log("tornado.access", "^500 "):
+    with expect_log("onfinish.handlers", "NotInSchema"), expect_log("tornado.access", "^500 "):
         answer = await client.get("/")
 
     debug = answer.json()["debug"]
