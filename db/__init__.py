@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from db.async_unit_of_work import AsyncUnitOfWork, passes_on
 from db.database import Database
-from db.engine import make_engine, make_url
-from db.unit_of_work import Outcome, UnitOfWork
+from db.engines.engine import make_engine, make_url
+from db.work.async_unit_of_work import AsyncUnitOfWork, passes_on
+from db.work.unit_of_work import Outcome, UnitOfWork
 
 __all__ = ["AsyncUnitOfWork", "Database", "Outcome", "UnitOfWork", "make_engine", "make_url", "passes_on"]

@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from db.dialects.types import JSON_AS_WRITTEN, MOMENT, SERIAL_ID
+from db.portable.types import JSON_AS_WRITTEN, MOMENT, SERIAL_ID
 
 # Every constraint has a name that says what it is for: migrations can drop it on any database, and an
 # error that names it can be told to a client (`refusals`).

@@ -13,20 +13,21 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
-from db.async_unit_of_work import AsyncUnitOfWork
-from db.dialects import Dialect, Role, dialect_for
-from db.engine import blocking, make_engine, make_url, read_only_view
+from db.backend import Dialect, Role
+from db.backends.choose import dialect_for
+from db.capacity.endpoint import Lane
+from db.capacity.executor import GreenletHops, Hops, ThreadHops
+from db.capacity.limiter import Places
+from db.capacity.threads import Threads
+from db.capacity.turns import Turns
+from db.engines.engine import blocking, make_engine, make_url, read_only_view
+from db.engines.idle_pool import observe_pool
 from db.errors import DeadlinePassed, OutsideRun, SecondPlace
-from db.hop import GreenletHops, Hops, ThreadHops
-from db.lane import Lane
 from db.observer import Observer
-from db.places import Places
-from db.pool import observe_pool
-from db.schema import Schema
-from db.threads import Threads
-from db.turns import Turns
-from db.unit_of_work import UnitOfWork
-from db.witness import Witness
+from db.schema.state import Schema
+from db.work.async_unit_of_work import AsyncUnitOfWork
+from db.work.commit_marker import Witness
+from db.work.unit_of_work import UnitOfWork
 
 _STOPPERS = 4
 """Threads that cancel statements, each within half a second. A unit whose turn does not come in that time is

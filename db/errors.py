@@ -30,7 +30,7 @@
         ├── NotInSchema         it names a table or a column that is not there
         └── NotGranted          the transaction's role may not leave what its COMMIT needs
 
-Driver errors are turned into these where the driver is called (`db.dialects`), told apart by
+Driver errors are turned into these where the driver is called (`db.backends`), told apart by
 SQLSTATE or SQLite's result code, never by message text. No message here holds SQL, parameters or
 a constraint's detail: such an error may be shown, its ``__cause__`` may not.
 """

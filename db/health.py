@@ -11,8 +11,10 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
+from db.backend import Dialect
+from db.backends.refusals import drivers_words, way_in
 from db.database import Database
-from db.dialects import Dialect
+from db.doctor.findings import Finding, error
 from db.errors import (
     DatabaseError,
     DeadlinePassed,
@@ -22,9 +24,7 @@ from db.errors import (
     PoolerInBetween,
     StatementFailed,
 )
-from db.findings import Finding, error
-from db.refusals import drivers_words, way_in
-from db.schema import REVISION, WAY_OUT, not_migrated
+from db.schema.state import REVISION, WAY_OUT, not_migrated
 
 CHECK_TIMEOUT_S = 2.0
 """A probe that waits longer tells its load balancer nothing."""

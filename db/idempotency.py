@@ -26,12 +26,12 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, Session, mapped_column
 from sqlalchemy.util import EMPTY_DICT
 
+from db.backend import HOMES
 from db.base import Base, Json, UtcDateTime, now, utc_now
-from db.dialects import HOMES
-from db.dialects.inserting import insert_unless_there
-from db.dialects.types import LONG_BYTES, short_in_mysql
 from db.errors import Conflict, Invalid
-from db.witness import Testimony, bring_testimony
+from db.portable.inserting import insert_unless_there
+from db.portable.types import LONG_BYTES, short_in_mysql
+from db.work.commit_marker import Testimony, bring_testimony
 
 KEPT_FOR = timedelta(hours=24)
 KEY_CHARS_MAX = 255

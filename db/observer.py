@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from db.async_unit_of_work import AsyncUnitOfWork
-    from db.unit_of_work import UnitOfWork
+    from db.work.async_unit_of_work import AsyncUnitOfWork
+    from db.work.unit_of_work import UnitOfWork
 
 
 class Observer:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from handlers.access_log import log_request
 from handlers.base import SessionHandler
-from handlers.errors import Problem
-from handlers.problem import NotFoundHandler, ProblemHandler
+from handlers.json_api.errors import Problem
+from handlers.json_api.problem import NotFoundHandler, ProblemHandler
 from handlers.websocket import SessionWebSocketHandler
 
 __all__ = [

@@ -43,14 +43,14 @@ from db.errors import (
     RunAgain,
     Unavailable,
 )
-from handlers.conflicts import CONFLICTS, backoff_s
-from handlers.errors import is_fault, leaves_unknown, meant, status_of
-from handlers.exchange import Exchange, exchange_of
-from handlers.held_response import HeldResponse, ResponseDropped, StreamedResponse
-from handlers.instrumentation import Instrumentation, Traced
-from handlers.overrides import check_overrides, forgotten
-from handlers.problem import ProblemHandler
-from handlers.sequel import EarlyCommit, Sequel
+from handlers.json_api.errors import is_fault, leaves_unknown, meant, status_of
+from handlers.json_api.problem import ProblemHandler
+from handlers.lifecycle.attempts import Exchange, exchange_of
+from handlers.lifecycle.held_response import HeldResponse, ResponseDropped, StreamedResponse
+from handlers.lifecycle.hooks import EarlyCommit, Sequel
+from handlers.lifecycle.instrumentation import Instrumentation, Traced
+from handlers.lifecycle.overrides import check_overrides, forgotten
+from handlers.lifecycle.retry import CONFLICTS, backoff_s
 
 log = logging.getLogger("onfinish.handlers")
 

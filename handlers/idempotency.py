@@ -21,8 +21,8 @@ from db import idempotency
 from db.errors import DeadlinePassed, Misuse, Unavailable
 from db.idempotency import KEY_CHARS_MAX, Answer, Key
 from handlers.base import SessionHandler
-from handlers.errors import Problem
-from handlers.held_response import HeldResponse
+from handlers.json_api.errors import Problem
+from handlers.lifecycle.held_response import HeldResponse
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from db import Database
 from db.health import Fault, faults_of, told
-from handlers.problem import ProblemHandler
+from handlers.json_api.problem import ProblemHandler
 
 log = logging.getLogger("onfinish.handlers")
 

@@ -19,11 +19,11 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 from db import Database, passes_on
 from db.errors import ClientGone, DeadlinePassed, Misuse, Unavailable
 from handlers.base import DEFAULT_TIMEOUT_S
-from handlers.conflicts import CONFLICTS, backoff_s
-from handlers.errors import Problem, leaves_unknown, meant, problem_of, status_of
-from handlers.message import Message, current_message
-from handlers.problem import ProblemHandler
-from handlers.sequel import AfterCommit, is_being_cancelled
+from handlers.json_api.errors import Problem, leaves_unknown, meant, problem_of, status_of
+from handlers.json_api.problem import ProblemHandler
+from handlers.lifecycle.hooks import AfterCommit, is_being_cancelled
+from handlers.lifecycle.message import Message, current_message
+from handlers.lifecycle.retry import CONFLICTS, backoff_s
 
 log = logging.getLogger("onfinish.handlers")
 

@@ -6,15 +6,16 @@ from tornado.routing import URLSpec
 from tornado.web import Application
 
 from conf import Settings
-from db import Database, migrate
-from db.places import Places
+from db import Database
+from db.capacity.limiter import Places
+from db.schema import migrate
 from handlers import NotFoundHandler, log_request
-from handlers.openapi import PATH as OPENAPI, OpenApiHandler, document
+from handlers.board.routes import routes
+from handlers.openapi.document import PATH as OPENAPI, OpenApiHandler, document
 from handlers.ops import LivezHandler, ReadyzHandler
-from handlers.routes import routes
 from handlers.websocket import Sockets
 from server.compare.mount import ambient_scopes, compared_routes
-from server.ops import Ops
+from server.monitoring.ops import Ops
 
 
 def make_app(settings: Settings, database: Database, ops: Ops | None = None) -> Application:

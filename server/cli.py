@@ -130,7 +130,7 @@ def run_command(command: Command, settings: Settings, arguments: argparse.Namesp
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.partition(".")[0] in ("conf", "db", "handlers", "server"):
             raise
-        from db.dialects.packages import way_to_install
+        from db.backends.packages import way_to_install
 
         fix = way_to_install(exc, settings.database)
         print(f"{prog}: {exc}: {fix} brings it", file=sys.stderr)

@@ -12,7 +12,7 @@ from functools import partial
 from db import Database
 from db.errors import DatabaseError, RunAgain
 from db.idempotency import delete_expired_keys
-from db.witness import delete_old_witnesses
+from db.work.commit_marker import delete_old_witnesses
 
 log = logging.getLogger("onfinish.jobs")
 

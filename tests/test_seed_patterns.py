@@ -17,11 +17,12 @@ from sqlalchemy.pool import QueuePool, StaticPool
 from tornado.web import Application, RequestHandler
 
 from conf import DatabaseSettings, load_settings
-from db import Database, make_engine, make_url, migrate
+from db import Database, make_engine, make_url
+from db.board.tasks import CANCELLED, NewTask, Task, create_task, update_task
+from db.board.teams import Team, create_team, list_teams
+from db.board.transfers import list_transfers, transfer_task
 from db.errors import Conflict, SessionSettled
-from db.tasks import CANCELLED, NewTask, Task, create_task, update_task
-from db.teams import Team, create_team, list_teams
-from db.transfers import list_transfers, transfer_task
+from db.schema import migrate
 from handlers import SessionHandler
 from tests.fixtures.waiting import wait_until
 
@@ -81,10 +82,10 @@ def test_engines_and_sessions_are_made_in_one_place_each():
         found = {place for package in packages for place in _calls_of(name, package)}
         return {place for place in found if not place.startswith(("db/scope/", "server/compare/"))}
 
-    assert places("create_engine") == {"db/engine.py"}
-    assert places("OwnedSession") == {"db/unit_of_work.py"}
+    assert places("create_engine") == {"db/engines/engine.py"}
+    assert places("OwnedSession") == {"db/work/unit_of_work.py"}
     # Its two subclasses; and who asks the witness does so on a connection outside of any unit of work.
-    assert places("Session") == {"db/unit_of_work.py", "db/idempotency.py"}
+    assert places("Session") == {"db/work/unit_of_work.py", "db/idempotency.py"}
     assert places("sessionmaker") | places("scoped_session") == set()
 
 

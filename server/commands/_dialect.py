@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from conf import Fault, Settings, SettingsError
 
 if TYPE_CHECKING:
-    from db.dialects import Dialect
+    from db.backend import Dialect
 
 
 def dialect_of(settings: Settings) -> Dialect:
@@ -16,8 +16,8 @@ def dialect_of(settings: Settings) -> Dialect:
     Raises:
         SettingsError: its driver is known to SQLAlchemy, but nobody has told ``db`` its ways.
     """
-    from db.dialects import dialect_for
-    from db.engine import make_url
+    from db.backends.choose import dialect_for
+    from db.engines.engine import make_url
 
     try:
         return dialect_for(make_url(settings.database))

@@ -16,7 +16,7 @@ from server.commands._dialect import dialect_of
 from server.findings import lines
 
 if TYPE_CHECKING:
-    from db.findings import Finding
+    from db.doctor.findings import Finding
 
 SUMMARY = "look whether the service can work here; each finding names its fix"
 
@@ -53,8 +53,8 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _findings(settings: Settings) -> Iterator[Finding]:
-    from db.checkup import examine
-    from db.findings import Plan, ok, warning
+    from db.doctor.examine import examine
+    from db.doctor.findings import Plan, ok, warning
 
     given = [name.path for name in names().values() if settings.origin_of(name.path) != "default"]
     yield ok("settings", f"{settings.environment}; {len(given)} set, the others are defaults: see `config`")

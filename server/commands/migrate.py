@@ -30,7 +30,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
         DatabaseError: the database cannot be reached, there is no such revision, … Nothing was changed.
         SettingsError: this database is not supported.
     """
-    from db import migrate
+    from db.schema import migrate
 
     if arguments.action == "check" and (arguments.to or arguments.sql):
         print("migrate check takes neither --to nor --sql", file=sys.stderr)
@@ -56,7 +56,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _check(settings: Settings) -> int:
-    from db import migrate
+    from db.schema import migrate
 
     differences = migrate.drift(settings.database)
     for difference in differences:

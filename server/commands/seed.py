@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from db import Database
-    from server.sample import Chunk
+    from db.board.sample import Chunk
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -56,8 +56,9 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
         SettingsError: the database is in memory, and nobody would see what is put there.
         DatabaseError: the database cannot be reached, … What was counted as added stays.
     """
-    from db import Database, migrate
+    from db import Database
     from db.errors import SchemaError
+    from db.schema import migrate
 
     dialect = dialect_of(settings)
     if dialect.shares_one_connection:
@@ -80,7 +81,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
 def _seed(database: Database, arguments: argparse.Namespace, *, where: str) -> int:
     from tqdm import tqdm
 
-    from server import sample
+    from db.board import sample
 
     began = time.monotonic()
     team_ids, new_teams = _in_transaction(database, _add_teams, sample.team_names(arguments.teams))
@@ -127,7 +128,7 @@ def _in_transaction(database: Database, function: Callable[[Session, A], R], arg
 
 def _add_teams(session: Session, names: Sequence[str]) -> tuple[list[int], int]:
     """See to it that there are teams of these names; returns their ids, and how many are new."""
-    from db import teams
+    from db.board import teams
 
     known = {team.name: team.id for team in teams.list_teams(session)}
     added = {name: teams.create_team(session, name=name).id for name in names if name not in known}
@@ -138,9 +139,9 @@ def _add_chunks(session: Session, batch: Sequence[Chunk]) -> tuple[int, int]:
     """Add the tasks that are not there, and their log; returns how many of both."""
     from sqlalchemy import insert
 
-    from db.dialects.loading import insert_missing
-    from db.tasks import Task
-    from db.transfers import Transfer
+    from db.board.tasks import Task
+    from db.board.transfers import Transfer
+    from db.portable.loading import insert_missing
 
     added = insert_missing(session, Task, [task for chunk in batch for task in chunk.tasks])
     log = [row for chunk in batch for row in chunk.transfers if row["task_id"] in added]

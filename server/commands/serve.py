@@ -16,10 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
     """Serve. Returns 0 when every request in flight was answered, 1 when ``http.drain_s`` ran out first."""
-    from server.event_loop import check_event_loop
     from server.heap import keep_few_arenas
-    from server.lifecycle import serve
-    from server.supervisor import serve_in_processes
+    from server.processes.event_loop import check_event_loop
+    from server.processes.lifecycle import serve
+    from server.processes.supervisor import serve_in_processes
 
     keep_few_arenas()
     dialect_of(settings)  # a database that is not supported is told like any other wrong setting

@@ -20,7 +20,7 @@ from sqlalchemy import select
 
 from conf import DatabaseSettings
 from db import make_engine
-from db.tasks import Task
+from db.board.tasks import Task
 from server.compare.cost import START_S
 from server.compare.idioms import IDIOMS, LINGER_S, REFUSE_AT_COMMIT, REFUSED_AT_COMMIT, idioms
 from server.compare.place import own_place

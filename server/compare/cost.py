@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
 from db import make_engine
+from db.board.tasks import Task
 from db.scope import SCOPES, Contextvar, Registry
 from db.scope.contextvar import current_session
-from db.tasks import Task
 from server.compare.load import BUNDLE, Subject, Turn, drive
 from server.compare.place import own_place
 from server.compare.processes import Worker

@@ -15,7 +15,7 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from conf import DatabaseSettings
 from db import Database, make_engine
-from db.tasks import Task
+from db.board.tasks import Task
 from handlers.base import SessionHandler
 from server.compare.subjects import new_row
 

@@ -8,7 +8,7 @@ from tornado.routing import URLSpec
 
 from db import Database
 from db.scope import Contextvar, Registry, Scope, ThreadLocal
-from handlers.routes import routes
+from handlers.board.routes import routes
 from handlers.scoped import scoped_routes
 from server.compare.page import ReportHandler
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from handlers.problem import ProblemHandler
+from handlers.json_api.problem import ProblemHandler
 from server.compare import DEFAULT_OUT
 
 # A page of ours that loads nothing and runs nothing; its style stands in itself.

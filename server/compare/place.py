@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from sqlalchemy import Connection
 
 from conf import DatabaseSettings
-from db import make_engine, make_url, migrate
-from db.dialects import dialect_for
+from db import make_engine, make_url
+from db.backends.choose import dialect_for
+from db.schema import migrate
 
 _MEMORY = "/dev/shm"
 _DROP_PATIENCE = "SET lock_timeout = '10s'"

@@ -21,9 +21,10 @@ from tornado.routing import URLSpec
 from tornado.web import Application, RequestHandler, stream_request_body
 
 from conf import CompareSettings, DatabaseSettings, Settings
-from db import Database, tasks
+from db import Database
+from db.board import tasks
+from db.board.tasks import NewTask
 from db.scope import Registry, Scope
-from db.tasks import NewTask
 from handlers.base import SessionHandler
 from handlers.scoped import scoped
 from server.app import make_app

@@ -19,10 +19,11 @@ from tornado.web import RequestHandler
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from conf import DatabaseSettings, Settings
-from db import Database, tasks
+from db import Database
+from db.board import tasks
+from db.board.tasks import NewTask, Task
 from db.scope import SCOPES, Registry, Scope
-from db.tasks import NewTask, Task
-from db.unit_of_work import SettledSession
+from db.work.unit_of_work import SettledSession
 from handlers.scoped import ScopedHandler
 from server.app import make_app
 from server.compare.verdicts import Evidence, Found, Sighting, Verdict, judge

@@ -21,17 +21,17 @@ from sqlalchemy.orm import Session
 from tornado.web import Application, HTTPError, RequestHandler
 
 from conf import Settings
-from db import tasks
+from db.board import tasks
+from db.board.tasks import Position
 from db.errors import NotFound
-from db.tasks import Position
-from handlers.answers import task_json
-from handlers.bodies import TaskChange, TaskNew, TasksNew, read_body
-from handlers.cursors import cursor_of, position_of
-from handlers.preconditions import etag_of
-from handlers.queries import TaskQuery, read_query
-from handlers.security_headers import security_headers
-from server.event_loop import run_loop
-from server.http import DrainingServer
+from handlers.board.cursors import cursor_of, position_of
+from handlers.board.preconditions import etag_of
+from handlers.board.responses import task_json
+from handlers.json_api.body import TaskChange, TaskNew, TasksNew, read_body
+from handlers.json_api.query import TaskQuery, read_query
+from handlers.json_api.security_headers import security_headers
+from server.edge.http import DrainingServer
+from server.processes.event_loop import run_loop
 
 POOL_SIZE = 10
 

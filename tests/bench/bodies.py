@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import db.migrate
+import db.schema.migrate
 from conf import DatabaseSettings
 from tests.bench.load import Load, request
 from tests.bench.many import Memory
@@ -119,7 +119,7 @@ def started(driver: str) -> Iterator[Server]:
             stack.callback(mariadb.remove)
             mariadb.start()
             url = mariadb.url_for(mariadb.create_database())
-            db.migrate.upgrade(DatabaseSettings(url=url))
+            db.schema.migrate.upgrade(DatabaseSettings(url=url))
         else:
             url = new_database(stack.enter_context(postgresql()))
             url = url.replace("postgresql://", f"postgresql+{driver}://", 1)

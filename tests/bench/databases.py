@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import psycopg2
 from psycopg2 import sql
 
-import db.migrate
+import db.schema.migrate
 from conf import DatabaseSettings
 from tests.bench.rows import seed
 from tests.bench.service import postgresql
@@ -35,7 +35,7 @@ class Databases:
         if template is None:
             template = self._templates[rows] = self._create()
             url = self._url_of(template)
-            db.migrate.upgrade(DatabaseSettings(url=url))
+            db.schema.migrate.upgrade(DatabaseSettings(url=url))
             with connected(url) as connection, connection.cursor() as cursor:
                 seed(cursor, rows)
         return self._url_of(self._create(template))

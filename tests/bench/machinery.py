@@ -21,9 +21,9 @@ from tornado.httputil import HTTPHeaders, ResponseStartLine
 
 from conf import DatabaseSettings
 from db import Database
-from db.places import Places
-from handlers.held_response import HeldResponse
-from handlers.security_headers import security_headers
+from db.capacity.limiter import Places
+from handlers.json_api.security_headers import security_headers
+from handlers.lifecycle.held_response import HeldResponse
 from tests.bench import compare
 from tests.bench.calls import CALLS
 from tests.bench.databases import Databases

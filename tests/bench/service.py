@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import db.migrate
+import db.schema.migrate
 from conf import DatabaseSettings
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.process import ServerProcess
@@ -27,7 +27,7 @@ def postgresql(**options: str) -> Iterator[PostgresCluster]:
 def new_database(cluster: PostgresCluster) -> str:
     """The URL of a fresh, migrated database."""
     url = cluster.url_for(cluster.create_database())
-    db.migrate.upgrade(DatabaseSettings(url=url))
+    db.schema.migrate.upgrade(DatabaseSettings(url=url))
     return url
 
 

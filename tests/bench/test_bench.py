@@ -153,7 +153,7 @@ def test_a_profile_tells_whose_the_time_is(postgres_cluster: PostgresCluster, tm
     # Of the loop, and of a thread.
     names = " ".join(one["name"] for one in told["functions"])
     assert "handlers/base.py" in names
-    assert "db/tasks.py" in names
+    assert "db/board/tasks.py" in names
 
 
 @pytest.mark.slow

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from db import Database, tasks, teams, transfers
-from db.tasks import NewTask, Task
-from db.transfers import Transfer
+from db import Database
+from db.board import tasks, teams, transfers
+from db.board.tasks import NewTask, Task
+from db.board.transfers import Transfer
 
 T = TypeVar("T")
 

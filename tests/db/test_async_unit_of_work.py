@@ -321,7 +321,7 @@ async def test_a_failed_commit_gives_its_place_back(database: Database, sql: Raw
 
 async def test_rows_that_were_only_added_are_kept(database: Database, sql: RawSql):
     """Without a single `run` there is no place yet: the end takes one for the flush."""
-    from db.teams import Team
+    from db.board.teams import Team
 
     async with database.unit_of_work() as unit:
         unit.session.add(Team(name="a"))

@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
 from db import Database, Outcome, make_engine
-from db.dialects import dialect_for
-from db.engine import blocking, make_url
+from db.backends.choose import dialect_for
+from db.engines.engine import blocking, make_url
 from db.errors import DatabaseError, DeadlinePassed, Refused, TransactionLost
 from tests.db.counters import add, create_counters, read, sleep, value
 from tests.fixtures.backends import ASYNC

@@ -10,8 +10,8 @@ from sqlalchemy.exc import StatementError
 
 from db import Database
 from db.base import Base, UtcDateTime, new_id, refusals
-from db.tasks import Task
-from db.teams import Team
+from db.board.tasks import Task
+from db.board.teams import Team
 from tests.db.board import load_task, new_task
 from tests.fixtures.databases import RawSql
 

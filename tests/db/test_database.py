@@ -18,8 +18,8 @@ from tornado.ioloop import IOLoop
 
 from conf import DatabaseSettings
 from db import Database, Outcome
+from db.capacity.executor import ThreadHops
 from db.errors import DeadlinePassed
-from db.hop import ThreadHops
 from tests.db.counters import add, create_counters, read, sleep, value
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
@@ -85,8 +85,8 @@ async def test_closing_does_not_wait_for_ever(
         begun.set()
         enough.wait(20)
 
-    monkeypatch.setattr("db.hop.SEVER_AFTER_S", 0.2)
-    monkeypatch.setattr("db.hop.GIVE_UP_AFTER_S", 0.2)
+    monkeypatch.setattr("db.capacity.executor.SEVER_AFTER_S", 0.2)
+    monkeypatch.setattr("db.capacity.executor.GIVE_UP_AFTER_S", 0.2)
     unit = database.unit_of_work(label="hanging")
     hop = asyncio.ensure_future(unit.run(hang, unit.session))
     await asyncio.to_thread(begun.wait, 10)

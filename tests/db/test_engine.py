@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from conf import DatabaseSettings
 from db import make_engine, make_url
-from db.dialects import dialect_for
+from db.backends.choose import dialect_for
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.postgres import PostgresCluster
@@ -217,7 +217,7 @@ def test_a_database_that_is_not_supported_is_named_beside_those_that_are():
 def test_neither_greenlet_nor_the_asyncio_extension_is_imported():
     """greenlet is not installed with SQLAlchemy 2.1; the threads' way does without it."""
     program = (
-        "import sys, conf, db, db.tasks, db.transfers, handlers, server.app\n"
+        "import sys, conf, db, db.board.tasks, db.board.transfers, handlers, server.app\n"
         "from db import make_engine\n"
         "make_engine(conf.DatabaseSettings(url='postgresql://h/d'))\n"
         "print([name for name in sys.modules if name.startswith(('greenlet', 'sqlalchemy.ext.asyncio'))])"
@@ -231,7 +231,7 @@ def test_neither_greenlet_nor_the_asyncio_extension_is_imported():
 def test_importing_makes_no_engine_and_reads_no_variable():
     program = (
         "import gc, sqlalchemy\n"
-        "import db, db.database, db.engine, db.health, db.tasks, db.transfers\n"
+        "import db, db.database, db.engines.engine, db.health, db.board.tasks, db.board.transfers\n"
         "print([o for o in gc.get_objects() if isinstance(o, sqlalchemy.Engine)])"
     )
     environment = {"DATABASE_URL": "nonsense", "POOL_SIZE": "nonsense"}

@@ -9,7 +9,10 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from conf.redaction import code_of
-from db import Database, errors, teams
+from db import Database, errors
+from db.board import teams
+from db.board.tasks import create_task
+from db.board.teams import create_team
 from db.errors import (
     Conflict,
     ConstraintFailed,
@@ -18,8 +21,6 @@ from db.errors import (
     ReadOnlyViolation,
     StatementFailed,
 )
-from db.tasks import create_task
-from db.teams import create_team
 from tests.fixtures.databases import RawSql
 
 SECRET = "tiptop-secret"

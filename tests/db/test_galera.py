@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy.orm import Session
 from tornado.web import Application
 
-import db.migrate
+import db.schema.migrate
 from conf import DatabaseSettings, Settings, load_settings
-from db import Database, Outcome, teams
+from db import Database, Outcome
+from db.board import teams
 from db.errors import RunAgain, Unreachable
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
@@ -45,7 +46,7 @@ def node() -> Iterator[MariaDbServer]:
 def database_url(node: MariaDbServer) -> Iterator[str]:
     """As elsewhere, on the cluster's node."""
     name = node.create_database()
-    db.migrate.upgrade(DatabaseSettings(url=node.url_for(name)))
+    db.schema.migrate.upgrade(DatabaseSettings(url=node.url_for(name)))
     yield node.url_for(name)
     node.drop_database(name)
 

@@ -13,7 +13,7 @@ import pytest
 from greenlet import GreenletExit
 from sqlalchemy.util.concurrency import await_
 
-from db.green import Workers
+from db.capacity.greenlets import Workers
 
 
 class Thing:

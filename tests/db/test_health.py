@@ -9,8 +9,9 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from conf import DatabaseSettings
-from db import Database, migrate
+from db import Database
 from db.health import CHECK_TIMEOUT_S, why_not_ready
+from db.schema import migrate
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
 from tests.fixtures.postgres import PostgresCluster

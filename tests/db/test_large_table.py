@@ -12,8 +12,10 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
-from db import Database, migrate, tasks
-from db.tasks import Position, TaskFilter
+from db import Database
+from db.board import tasks
+from db.board.tasks import Position, TaskFilter
+from db.schema import migrate
 from tests.fixtures.large import ROWS
 
 pytestmark = pytest.mark.slow

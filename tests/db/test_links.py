@@ -15,8 +15,8 @@ from tornado.ioloop import IOLoop
 
 from conf import DatabaseSettings
 from db import Database, Outcome
+from db.capacity.executor import GIVE_UP_AFTER_S, SEVER_AFTER_S
 from db.errors import DeadlinePassed, OutcomeUnknown, Unavailable, Unreachable
-from db.hop import GIVE_UP_AFTER_S, SEVER_AFTER_S
 from tests.db.counters import add, create_counters, read, sleep, value
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
@@ -54,8 +54,8 @@ def proxy(database_url: str, make_proxy: MakeProxy) -> Proxy:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     """Stronger means follow sooner; the time until the last of them has been tried."""
-    monkeypatch.setattr("db.hop.SEVER_AFTER_S", 0.3)
-    monkeypatch.setattr("db.hop.GIVE_UP_AFTER_S", 0.3)
+    monkeypatch.setattr("db.capacity.executor.SEVER_AFTER_S", 0.3)
+    monkeypatch.setattr("db.capacity.executor.GIVE_UP_AFTER_S", 0.3)
     return 0.6
 
 

@@ -20,11 +20,12 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 from tornado.ioloop import IOLoop
 
-import db.migrate
+import db.schema.migrate
 from conf import DatabaseSettings, load_settings
-from db import Database, Outcome, idempotency, tasks, teams
+from db import Database, Outcome, idempotency
+from db.backends.mysql import _tls
 from db.base import utc_now
-from db.dialects.mysql import _tls
+from db.board import tasks, teams
 from db.errors import (
     Conflict,
     ConnectionLost,
@@ -658,22 +659,22 @@ def test_migrations_make_what_the_code_expects(
     mariadb_server: MariaDbServer, empty: str, driver: str
 ) -> None:
     settings = DatabaseSettings(url=mariadb_server.url_for(empty, driver))
-    assert db.migrate.current(settings) is None
+    assert db.schema.migrate.current(settings) is None
 
     with ThreadPoolExecutor(3) as threads:  # several hosts start at once
-        list(threads.map(lambda _: db.migrate.upgrade(settings), range(3)))
+        list(threads.map(lambda _: db.schema.migrate.upgrade(settings), range(3)))
 
-    assert db.migrate.current(settings) == db.migrate.head()
-    assert db.migrate.drift(settings) == []
+    assert db.schema.migrate.current(settings) == db.schema.migrate.head()
+    assert db.schema.migrate.drift(settings) == []
 
 
 def test_what_was_changed_by_hand_is_seen(mariadb_server: MariaDbServer, empty: str) -> None:
     settings = DatabaseSettings(url=mariadb_server.url_for(empty))
-    db.migrate.upgrade(settings)
+    db.schema.migrate.upgrade(settings)
     change = "ALTER TABLE teams DROP CONSTRAINT ck_teams_name, ADD COLUMN n integer"
     RawSql(mariadb_server.url_for(empty))(change)
 
-    assert db.migrate.drift(settings) == [
+    assert db.schema.migrate.drift(settings) == [
         "column teams.n is in the database only",
         "check teams.ck_teams_name is in the code only",
     ]
@@ -681,29 +682,29 @@ def test_what_was_changed_by_hand_is_seen(mariadb_server: MariaDbServer, empty: 
 
 def test_the_sql_of_the_schema_makes_the_schema(mariadb_server: MariaDbServer, empty: str) -> None:
     settings = DatabaseSettings(url=mariadb_server.url_for(empty))
-    script = db.migrate.sql(settings)
+    script = db.schema.migrate.sql(settings)
     raw = RawSql(mariadb_server.url_for(empty))
 
     with raw.connect() as connection, closing(connection.cursor()) as cursor:
         for statement in filter(None, (each.strip() for each in script.split(";"))):
             cursor.execute(statement)
 
-    assert db.migrate.drift(settings) == []
+    assert db.schema.migrate.drift(settings) == []
 
 
 def test_a_migration_waits_for_another_and_says_so_when_it_does_not_end(
     mariadb_server: MariaDbServer, empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = "SELECT GET_LOCK(CONCAT('onfinish.', SHA1(DATABASE())), 0)"
-    monkeypatch.setattr("db.dialects.migration._TAKE_LOCK", lock)
+    monkeypatch.setattr("db.schema.guards._TAKE_LOCK", lock)
     settings = DatabaseSettings(url=mariadb_server.url_for(empty))
 
     with RawSql(mariadb_server.url_for(empty)).connect() as other, closing(other.cursor()) as cursor:
         cursor.execute(lock)
         with pytest.raises(SchemaError, match="another migration is under way"):
-            db.migrate.upgrade(settings)
+            db.schema.migrate.upgrade(settings)
 
-    assert db.migrate.current(settings) is None
+    assert db.schema.migrate.current(settings) is None
 
 
 # -- the service
@@ -711,7 +712,7 @@ def test_a_migration_waits_for_another_and_says_so_when_it_does_not_end(
 
 @pytest.mark.gen_test
 async def test_it_is_ready(database: Database):
-    assert await why_not_ready(database, revision=db.migrate.head()) is None
+    assert await why_not_ready(database, revision=db.schema.migrate.head()) is None
 
 
 def test_the_service_runs_on_it(database_url: str, start_server: StartServer) -> None:

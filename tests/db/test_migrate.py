@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from alembic.config import Config
 
 from conf import DatabaseSettings
-from db import Database, migrate
+from db import Database
 from db.base import Base
-from db.dialects import migration
 from db.errors import Conflict, DatabaseError, SchemaError, Unavailable
+from db.schema import guards as migration, migrate
 from tests.db.board import HELD_S, add_task, add_team
 from tests.fixtures.databases import RawSql
 from tests.fixtures.postgres import PostgresCluster
@@ -58,7 +58,7 @@ def add_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AddRevision
     def config(**attributes: object) -> Config:
         made = plain(**attributes)
         made.set_main_option("path_separator", "newline")
-        made.set_main_option("version_locations", f"db:migrations/versions\n{folder}")
+        made.set_main_option("version_locations", f"db.schema:migrations/versions\n{folder}")
         return made
 
     monkeypatch.setattr(migrate, "_config", config)

@@ -17,10 +17,11 @@ from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 from tornado.ioloop import IOLoop
 
-import db.migrate
+import db.schema.migrate
 from conf import DatabaseSettings
-from db import Database, Outcome, idempotency, tasks
-from db.dialects.pgbouncer import parsed
+from db import Database, Outcome, idempotency
+from db.backends.pgbouncer import parsed
+from db.board import tasks
 from db.errors import ConnectionLost, DeadlinePassed, Misuse, PoolerInBetween, ReadOnlyViolation
 from db.health import require_known_pooler, why_not_ready
 from db.idempotency import Answer, Key
@@ -243,7 +244,7 @@ async def test_what_goes_over_the_wire_sets_nothing_for_longer_than_a_transactio
     settings = DatabaseSettings(
         url=bouncer.url_of(cluster.url_for(name)), pooler="pgbouncer", pool_ping_after_s=0, lock_timeout_s=5
     )
-    db.migrate.upgrade(settings)
+    db.schema.migrate.upgrade(settings)
     database = Database(settings)
     for _ in range(2):
         await asyncio.to_thread(add_team, database, f"a {_}")
@@ -278,9 +279,9 @@ async def test_migrations_work(postgres_cluster: PostgresCluster, database_url: 
     settings = DatabaseSettings(url=bouncer.url_of(postgres_cluster.url_for(name)), pooler="pgbouncer")
 
     with ThreadPoolExecutor(2) as threads:
-        list(threads.map(lambda _: db.migrate.upgrade(settings), range(2)))
+        list(threads.map(lambda _: db.schema.migrate.upgrade(settings), range(2)))
 
-    assert db.migrate.drift(settings) == []
+    assert db.schema.migrate.drift(settings) == []
     bouncer.stop()
     postgres_cluster.drop_database(name)
 
@@ -368,7 +369,7 @@ async def test_a_lost_server_behind_it_is_a_connection_lost(database_url: str, b
 
 
 async def test_it_is_ready(database: Database):
-    assert await why_not_ready(database, revision=db.migrate.head()) is None
+    assert await why_not_ready(database, revision=db.schema.migrate.head()) is None
     await require_known_pooler(database)
 
 

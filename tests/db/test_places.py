@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from db.capacity.limiter import Places
 from db.errors import NoPlace
-from db.places import Places
 from tests.fixtures.clock import own_time
 from tests.fixtures.waiting import wait_until
 

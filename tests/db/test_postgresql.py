@@ -21,7 +21,7 @@ from tornado.ioloop import IOLoop
 
 from conf import DatabaseSettings
 from db import Database, Outcome, UnitOfWork
-from db.dialects import dialect_for
+from db.backends.choose import dialect_for
 from db.errors import (
     Conflict,
     DatabaseError,

@@ -13,9 +13,9 @@ from tornado.ioloop import IOLoop
 
 from conf import DatabaseSettings
 from db import Database
-from db.dialects.effects import MYSQL, POSTGRESQL, SQLITE
+from db.backends.effects import MYSQL, POSTGRESQL, SQLITE
 from db.errors import Misuse, ReadOnlyViolation, StatementFailed
-from db.watch import CHANGES_SESSION, ENDS_TRANSACTION
+from db.guard import CHANGES_SESSION, ENDS_TRANSACTION
 from tests.db.counters import add, create_counters, value
 from tests.fixtures.backends import ASYNC, DEFAULT
 from tests.fixtures.databases import RawSql

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from db import Database, tasks
+from db import Database
+from db.board import tasks
+from db.board.tasks import NEXT_STATUSES, STATUSES, Position, Task, TaskChange, TaskFilter
 from db.errors import Conflict, Invalid, NotFound
-from db.tasks import NEXT_STATUSES, STATUSES, Position, Task, TaskChange, TaskFilter
 from tests.db.board import add_task, add_team, load_task, new_task, overlapped
 from tests.fixtures.databases import RawSql
 

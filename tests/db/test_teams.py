@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from db import Database, tasks, teams
+from db import Database
+from db.board import tasks, teams
 from db.errors import Conflict, Invalid, NotFound
 from tests.db.board import add_task, add_team, load_task, new_task, overlapped
 from tests.fixtures.databases import RawSql

@@ -17,7 +17,7 @@ from db import Database, Outcome
 from db.errors import StatementFailed
 from db.health import first_look
 from db.idempotency import Answer, Key, claim_key, keep_answer
-from db.migrate import head
+from db.schema.migrate import head
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.postgres import PostgresCluster

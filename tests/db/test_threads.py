@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from db.capacity.threads import Threads
 from db.errors import Unavailable
-from db.threads import Threads
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.process import ROOT
 from tests.fixtures.waiting import wait_until

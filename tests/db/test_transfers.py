@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from db import Database, tasks, teams, transfers
+from db import Database
+from db.board import tasks, teams, transfers
 from db.errors import Conflict, Invalid, NotFound
 from tests.db.board import add_task, add_team, load_log, load_task, new_task, overlapped
 from tests.fixtures.databases import RawSql

@@ -14,6 +14,7 @@ from sqlalchemy import event, select, text
 from sqlalchemy.orm import Session, close_all_sessions
 
 from db import Database, Outcome, UnitOfWork
+from db.board.teams import Team, create_team
 from db.errors import (
     Conflict,
     DeadlinePassed,
@@ -22,7 +23,6 @@ from db.errors import (
     SessionSettled,
     TransactionLost,
 )
-from db.teams import Team, create_team
 from tests.db.counters import add, create_counters, create_families, orphan, read, value
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog

@@ -21,8 +21,8 @@ from tornado.web import Application
 from conf import DatabaseSettings
 from db import AsyncUnitOfWork, Database, UnitOfWork
 from handlers import log_request
-from server.metrics import UNITS, Metrics
-from server.tally import Tally
+from server.monitoring.metrics import UNITS, Metrics
+from server.monitoring.shared_counters import Tally
 from tests.endings.programs import Leave, Program, every_step
 from tests.endings.stage import DDL, Answer, Record, Row, Stage
 from tests.fixtures.backends import Backend

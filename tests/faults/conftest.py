@@ -10,7 +10,7 @@ import pytest
 from tornado.ioloop import IOLoop
 from tornado.web import Application
 
-import db.migrate
+import db.schema.migrate
 from conf import DatabaseSettings, Settings, load_settings
 from db import Database
 from server.app import make_app
@@ -37,7 +37,7 @@ def cluster() -> Iterator[PostgresCluster]:
     try:
         cluster.start()
         cluster.create_database(TEMPLATE)
-        db.migrate.upgrade(DatabaseSettings(url=cluster.url_for(TEMPLATE)))
+        db.schema.migrate.upgrade(DatabaseSettings(url=cluster.url_for(TEMPLATE)))
         yield cluster
     finally:
         cluster.remove()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import db.migrate
+import db.schema.migrate
 from conf import DatabaseSettings
 from tests.faults.five_questions import FiveQuestions
 from tests.faults.ledger import TASK, Ledger
@@ -50,7 +50,7 @@ def database_name(cluster: PostgresCluster, small_disk: Path) -> Iterator[str]:
     with cluster.admin_connection() as connection, connection.cursor() as cursor:
         cursor.execute(f"CREATE TABLESPACE small LOCATION '{small_disk}'")
         cursor.execute("CREATE DATABASE small TABLESPACE small")
-        db.migrate.upgrade(DatabaseSettings(url=cluster.url_for("small")))
+        db.schema.migrate.upgrade(DatabaseSettings(url=cluster.url_for("small")))
         yield "small"
         cursor.execute("DROP DATABASE small WITH (FORCE)")
         cursor.execute("DROP TABLESPACE small")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from tornado.ioloop import IOLoop
 
-import db.migrate
+import db.schema.migrate
 from conf import DatabaseSettings, Settings, load_settings
 from db import Database
 from tests.faults.conftest import POOL_SIZE, REQUEST_TIMEOUT_S
@@ -38,7 +38,7 @@ def primary() -> Iterator[PostgresCluster]:
     try:
         primary.start()
         primary.create_database(NAME)
-        db.migrate.upgrade(DatabaseSettings(url=primary.url_for(NAME)))
+        db.schema.migrate.upgrade(DatabaseSettings(url=primary.url_for(NAME)))
         yield primary
     finally:
         primary.remove()

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 from tornado.ioloop import IOLoop
 
-import db.migrate
+import db.schema.migrate
 from conf import DatabaseSettings
 from db import Database, Outcome
 from db.errors import ConnectionLost, OutcomeUnknown
@@ -42,7 +42,7 @@ def there(cluster: PostgresCluster) -> RawSql:
 def here(cluster: PostgresCluster, there: RawSql) -> RawSql:
     """The service's own database, with the foreign table."""
     url = cluster.url_for(cluster.create_database("here"))
-    db.migrate.upgrade(DatabaseSettings(url=url))
+    db.schema.migrate.upgrade(DatabaseSettings(url=url))
     sql = RawSql(url)
     for statement in (
         "CREATE EXTENSION postgres_fdw",

@@ -13,10 +13,11 @@ from sqlalchemy.orm import Session
 from tornado.ioloop import IOLoop
 from tornado.web import Application
 
-import db.migrate
+import db.schema.migrate
 from conf import DatabaseSettings, Settings, load_settings
-from db import Database, checkup
-from db.findings import Plan
+from db import Database
+from db.doctor import examine as checkup
+from db.doctor.findings import Plan
 from handlers import SessionHandler
 from server.app import make_app
 from tests.fixtures.clock import own_time
@@ -41,7 +42,7 @@ def primary() -> Iterator[PostgresCluster]:
     try:
         primary.start()
         primary.create_database(NAME)
-        db.migrate.upgrade(DatabaseSettings(url=primary.url_for(NAME)))
+        db.schema.migrate.upgrade(DatabaseSettings(url=primary.url_for(NAME)))
         yield primary
     finally:
         primary.remove()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from handlers.parameters import PARAMETERS
+from handlers.board.parameters import PARAMETERS
 
 # Rules of the data, and of what no schema says: sizes in bytes, characters that cannot be kept.
 _RULES = {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from handlers import examples
+from handlers.board import examples
 from tests.fixtures.process import ROOT, StartServer
 from tests.fuzz.sense import makes_sense
 

@@ -356,7 +356,7 @@ async def test_what_hangs_afterwards_is_cancelled_and_the_request_is_told_as_it_
 
     The access line says the same, and so does what the observer counts.
     """
-    monkeypatch.setattr("db.async_unit_of_work.FOLLOW_UP_S", 0.2)
+    monkeypatch.setattr("db.work.async_unit_of_work.FOLLOW_UP_S", 0.2)
     outcomes: list[tuple[str, str]] = []
     ended = database.observer.ended
 

@@ -12,9 +12,9 @@ import pytest
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.web import Application, RequestHandler
 
-from db import tasks
-from handlers import bodies
-from handlers.bodies import (
+from db.board import tasks
+from handlers.json_api import body as bodies
+from handlers.json_api.body import (
     BULK_MAX,
     FAULTS_MAX,
     Body,
@@ -27,7 +27,7 @@ from handlers.bodies import (
     check,
     read_body,
 )
-from handlers.errors import Problem
+from handlers.json_api.errors import Problem
 
 TASK: dict[str, Any] = {
     "bundle": "store",

@@ -7,9 +7,9 @@ from datetime import UTC, date, datetime
 import pytest
 from hypothesis import given, strategies as st
 
-from db.tasks import Position, TaskFilter
-from handlers.cursors import cursor_of, position_of
-from handlers.errors import Problem
+from db.board.tasks import Position, TaskFilter
+from handlers.board.cursors import cursor_of, position_of
+from handlers.json_api.errors import Problem
 
 HERE = Position(datetime(2020, 6, 3, 10, 45, 0, 287701, tzinfo=UTC), "f2ee55c638084ebfb35a00c003670ad9")
 

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from tornado.web import HTTPError
 
 from db import Database
+from db.capacity.executor import pause
 from db.errors import Conflict, ConnectionLost, Misuse, RunAgain
-from db.hop import pause
 from handlers import SessionHandler
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes

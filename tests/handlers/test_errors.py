@@ -12,8 +12,8 @@ from conf import Settings, SettingsError, load_settings
 from conf.logs import LineFormatter
 from db import Database
 from db.errors import ConnectionLost, NoPlace, NotFound, OutcomeUnknown, RunAgain
-from handlers.errors import Problem, leaves_unknown, meant, status_of
-from handlers.problem import ProblemHandler
+from handlers.json_api.errors import Problem, leaves_unknown, meant, status_of
+from handlers.json_api.problem import ProblemHandler
 from server.app import make_app
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Serve

@@ -10,7 +10,7 @@ import pytest
 
 from db import Database
 from handlers import SessionHandler
-from handlers.held_response import ResponseDropped
+from handlers.lifecycle.held_response import ResponseDropped
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes

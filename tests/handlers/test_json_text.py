@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from handlers.json_text import (
+from handlers.json_api.json_text import (
     LEVELS_MAX,
     PIECE_CHARS_MAX,
     NotJson,
@@ -212,7 +212,7 @@ def test_values_are_counted_without_being_read(value: Any, ascii_: bool):
     assert count_values(body, 0) > 0
     assert count_values(body, 10**9) >= number_of_values(value)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("handlers.json_text._SCANNED_BYTES", 3)
+        patch.setattr("handlers.json_api.json_text._SCANNED_BYTES", 3)
         exact = number_of_values(value) + empties_in(value)
         assert count_values(body, exact) <= exact
         if exact > 1:

@@ -14,12 +14,14 @@ from tornado.web import Application, RequestHandler
 
 from conf import Settings
 from db import Database
-from handlers import Problem, bodies, export, queries, tasks, teams
-from handlers.openapi import describe
-from handlers.operation import Operation
-from handlers.operations import OPERATIONS
+from handlers import Problem
+from handlers.board import export, tasks, teams
+from handlers.board.operations import OPERATIONS
+from handlers.json_api import body as bodies, query as queries
+from handlers.openapi.document import describe
+from handlers.openapi.operation import Operation
 from server.app import make_app
-from server.ops import Ops
+from server.monitoring.ops import Ops
 from tests.fixtures.contract import DOCUMENT, faults_in, resolved, validator
 from tests.fixtures.server import Client
 

@@ -7,7 +7,7 @@ from tornado.httputil import HTTPHeaders
 from tornado.web import Application, HTTPError
 
 from handlers import NotFoundHandler, ProblemHandler, SessionHandler
-from handlers.security_headers import SECURITY_HEADERS
+from handlers.json_api.security_headers import SECURITY_HEADERS
 from tests.fixtures.browser import Page
 from tests.fixtures.edge import StartEdge
 from tests.fixtures.logs import ExpectLog

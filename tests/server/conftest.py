@@ -14,8 +14,8 @@ from tornado.web import Application
 from conf import OpsSettings, Settings
 from db import Database
 from server.app import make_app
-from server.http import DrainingServer
-from server.ops import Ops
+from server.edge.http import DrainingServer
+from server.monitoring.ops import Ops
 from tests.fixtures.server import Client
 from tests.fixtures.warm import WarmPython
 

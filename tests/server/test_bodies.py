@@ -11,10 +11,10 @@ from typing import ClassVar
 import pytest
 from tornado.web import Application, RequestHandler
 
-import server.bodies
+import server.edge.bodies
 from handlers import ProblemHandler
 from handlers.ops import LivezHandler
-from server.bodies import LARGE_BYTES
+from server.edge.bodies import LARGE_BYTES
 from tests.fixtures.databases import RawSql
 from tests.fixtures.edge import Edge, StartEdge
 from tests.fixtures.logs import ExpectLog
@@ -228,7 +228,7 @@ async def test_others_do_not_wait(edge: Edge, request_: bytes):
 async def test_who_waits_for_too_long_is_told_when_to_ask_again(
     edge: Edge, monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog
 ):
-    monkeypatch.setattr(server.bodies, "_TURN_S", 0.05)
+    monkeypatch.setattr(server.edge.bodies, "_TURN_S", 0.05)
     async with sent(edge, *[post(LARGE, path="/gate")] * 2) as wires:
         await until(lambda: len(Gate.running) == 2)
 

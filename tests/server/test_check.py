@@ -13,9 +13,8 @@ import pytest
 from sqlalchemy import make_url
 
 from conf import DatabaseSettings
-from db import checkup
-from db.dialects import sqlite_checkup
-from db.findings import Finding, Plan
+from db.doctor import examine as checkup, sqlite as sqlite_checkup
+from db.doctor.findings import Finding, Plan
 from tests.fixtures.databases import RawSql
 from tests.fixtures.postgres import PostgresCluster
 from tests.server.terminals import on_a_terminal

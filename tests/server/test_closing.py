@@ -12,7 +12,7 @@ from tornado.web import Application
 
 from handlers import ProblemHandler
 from handlers.ops import LivezHandler
-from server.listening import SharedSocket
+from server.edge.listening import SharedSocket
 from tests.fixtures.edge import Edge, StartEdge
 from tests.handlers.wire import Wire
 

@@ -37,7 +37,7 @@ def test_in_development_log_and_answer_tell_the_databases_message_and_the_statem
     debug = answer.body["debug"]
     assert "transfers.note" in debug["error"]
     assert debug["statement"].startswith("SELECT")
-    assert "db/transfers.py:" in debug["line"]
+    assert "db/board/transfers.py:" in debug["line"]
     assert "[SQL: SELECT" in server.err
     assert debug["error"].partition("\n")[0].partition(": ")[2] in server.err
 

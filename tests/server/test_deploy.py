@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from conf.names import names
-from server.lifecycle import CLOSE_S
-from server.metrics import FAMILIES
+from server.monitoring.metrics import FAMILIES
+from server.processes.lifecycle import CLOSE_S
 from tests.fixtures.pgbouncer import MakeBouncer
 from tests.fixtures.postgres import free_port
 from tests.fixtures.process import ServerProcess, StartServer

@@ -12,8 +12,8 @@ from tornado.ioloop import IOLoop
 from tornado.web import Application
 
 from handlers import ProblemHandler, log_request
+from handlers.board.routes import routes
 from handlers.ops import LivezHandler
-from handlers.routes import routes
 from tests.fixtures.edge import Edge, StartEdge, problem_in
 from tests.fixtures.logs import Ear, ExpectLog, in_words
 from tests.handlers.wire import WireAnswer

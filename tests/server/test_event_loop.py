@@ -14,7 +14,7 @@ import pytest
 
 from conf import Settings, SettingsError
 from conf.settings import HttpSettings
-from server.event_loop import check_event_loop, run_loop
+from server.processes.event_loop import check_event_loop, run_loop
 from tests.fixtures.databases import RawSql
 from tests.fixtures.process import StartServer
 from tests.fixtures.waiting import wait_until

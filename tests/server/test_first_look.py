@@ -12,8 +12,9 @@ from tornado.routing import URLSpec
 from tornado.web import Application
 
 from conf import DatabaseSettings
-from db import Database, migrate
+from db import Database
 from db.errors import NotMigrated, StatementFailed
+from db.schema import migrate
 from handlers.base import SessionHandler
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog

@@ -466,11 +466,11 @@ def test_a_function_that_hangs_for_ever_does_not_keep_the_process(database_url, 
     """Python itself would wait for its thread, and systemd for the process: it ends, and says what hung."""
     (tmp_path / "sitecustomize.py").write_text(
         "import threading\n"
-        "import db.teams, server.lifecycle\n"
+        "import db.board.teams, server.processes.lifecycle\n"
         "def hang(session):\n"
         "    threading.Event().wait()\n"
-        "db.teams.list_teams = hang\n"
-        "server.lifecycle.CLOSE_S = 5.0\n"
+        "db.board.teams.list_teams = hang\n"
+        "server.processes.lifecycle.CLOSE_S = 5.0\n"
     )
     server = start_server(
         *("--grace-s", "0", "--drain-s", "0.5"),

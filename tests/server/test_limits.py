@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tornado.web import Application, RequestHandler, stream_request_body
 
-import server.linger
+import server.edge.linger
 from handlers import ProblemHandler
 from handlers.ops import LivezHandler
 from tests.fixtures.clock import own_time
@@ -183,7 +183,7 @@ async def test_who_never_stops_sending_is_cut_off(
     small: Edge, monkeypatch: pytest.MonkeyPatch, name: str, limit: float
 ):
     """After so many seconds, or so many bytes."""
-    monkeypatch.setattr(server.linger, name, limit)
+    monkeypatch.setattr(server.edge.linger, name, limit)
     piece = b"x" * MIB
 
     async with small.wire() as wire:

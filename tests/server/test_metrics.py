@@ -20,12 +20,12 @@ from conf import OpsSettings, load_settings
 from db import Database
 from db.errors import NoPlace
 from handlers import SessionHandler
-from handlers.routes import routes
-from server.exposition import Exposition
-from server.metrics import FAMILIES, REQUESTS, Metrics
-from server.ops import Ops
-from server.route_names import RouteNames
-from server.tally import Tally
+from handlers.board.routes import routes
+from server.monitoring.exposition import Exposition
+from server.monitoring.metrics import FAMILIES, REQUESTS, Metrics
+from server.monitoring.ops import Ops
+from server.monitoring.route_names import RouteNames
+from server.monitoring.shared_counters import Tally
 from tests.fixtures.process import StartServer
 from tests.fixtures.server import Serve
 from tests.server.conftest import Seen, numbers_of

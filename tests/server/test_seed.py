@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from db.tasks import NEXT_STATUSES, QUEUED, STATUSES
-from server import sample
+from db.board import sample
+from db.board.tasks import NEXT_STATUSES, QUEUED, STATUSES
 from tests.fixtures.databases import RawSql
 from tests.fixtures.server import Client
 from tests.server.terminals import on_a_terminal

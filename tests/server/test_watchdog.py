@@ -16,7 +16,7 @@ from tornado.web import Application
 from conf import OpsSettings
 from db.observer import Observer
 from handlers import SessionHandler
-from server.stacks import Origin, origin_here
+from server.monitoring.tracebacks import Origin, origin_here
 from tests.fixtures.process import StartServer
 from tests.fixtures.server import Serve
 from tests.fixtures.waiting import wait_until

@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db.tasks import NewTask, Task
+from db.board.tasks import NewTask, Task
 from handlers.base import SessionHandler
-from handlers.bodies import TaskNew, read_body
+from handlers.json_api.body import TaskNew, read_body
 
 
 def count_tasks(session: Session, *, bundle: str) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import func, select
 
+from db.board.tasks import NewTask, Task
 from db.scope.registry import Registry
-from db.tasks import NewTask, Task
-from handlers.bodies import TaskNew, read_body
+from handlers.json_api.body import TaskNew, read_body
 from handlers.scoped import ScopedHandler
 
 requests = Registry()

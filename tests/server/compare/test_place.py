@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from conf import DatabaseSettings
-from db import make_url, migrate
+from db import make_url
+from db.schema import migrate
 from server.compare.place import own_place
 from tests.fixtures.databases import RawSql
 

@@ -1,0 +1,254 @@
+"""The questions that `db` asks of a database, and the answers that fit most of them."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+from sqlalchemy import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from conf import DatabaseSettings
+from db.doctor.findings import Finding, Plan, ok
+from db.errors import Conflict, ConstraintFailed, DatabaseError
+
+Role = Literal["writer", "reader", "migration"]
+
+HOMES = "onfinish_homes"
+"""Where a connection's ``info`` has the schemas of our own tables, by their names, where a transaction may
+look for tables elsewhere (``SET LOCAL search_path``)."""
+
+
+class WitnessRow(NamedTuple):
+    """A connection's own row of ``commit_witness``. Lives as long as that connection."""
+
+    name: str
+    table: str
+    """With its schema, as SQL has it: found wherever a transaction looks for its tables."""
+
+    sql: str
+    """Writes the row over, for ``connection`` and ``transaction``, where the transaction has written."""
+
+
+class Dialect:
+    """One database's own ways. Lives as long as the engines made with it, and holds no connection.
+
+    Args:
+        url: where it is, with the driver named.
+    """
+
+    drivers: tuple[str, ...] = ()
+    """The drivers that are supported, as SQLAlchemy names them."""
+
+    is_async = False
+    """The driver waits on the event loop, in a greenlet; else it blocks, in a thread."""
+
+    worker: Callable[[], object] = staticmethod(threading.get_ident)
+    """Tells apart those who may be at work at the same time: threads, or greenlets."""
+
+    blocking_driver: str = ""
+    """Backend and driver, as a URL names them, of the one that scripts and migrations use."""
+
+    discard_after_interrupt = True
+    """A connection whose statement was cancelled is closed: a late cancel could hit its next user."""
+
+    belongs_to_process = False
+    """The database lives in a file or in memory of the process that serves it, which may migrate it."""
+
+    reader_autocommits = True
+    """The reader's statements stand each for itself: there is no transaction that would have to be ended."""
+
+    reader_settles_at_once = True
+    """Such a statement's connection goes back to the pool without a word to the driver."""
+
+    shares_one_connection = False
+    """There is but one connection, so the reader is the writer and one unit of work runs at a time."""
+
+    cannot_change_session = ""
+    """Why a unit of work may not change its session, and the way out. Empty: its connection is closed."""
+
+    isolation_is_a_transactions = False
+    """A level asked for of a writer's connection holds for the transaction, and SQLAlchemy puts it back."""
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+
+    def _wait_in_greenlets(self) -> None:
+        from greenlet import getcurrent  # an extra
+
+        self.is_async, self.worker = True, getcurrent
+
+    def own_query(self, query: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What of an environment's ``database.query`` this database understands."""
+        return query
+
+    def engine_url(self) -> URL:
+        """What SQLAlchemy is to connect to."""
+        return self.url
+
+    def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
+        """What the driver's ``connect`` is given: our defaults, and the settings' own."""
+        raise NotImplementedError
+
+    def blocking_connect_args(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What of the settings' own ``connect_args`` the driver for scripts and migrations understands."""
+        return dict(given)
+
+    def engine_options(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
+        """What `sqlalchemy.create_engine` is given beyond the pool's settings."""
+        raise NotImplementedError
+
+    def install(self, engine: Engine, settings: DatabaseSettings, role: Role) -> None:
+        """Put the database's own hooks on a new engine."""
+
+    def pool_size(self, settings: DatabaseSettings, role: Role) -> tuple[int, int]:
+        """How many connections are kept, and how many more there may be for a while."""
+        if role == "reader" and settings.reader_pool_size is not None:
+            return settings.reader_pool_size, 0
+        return settings.pool_size, settings.max_overflow
+
+    witness_key = ""
+    """Where a connection's ``info`` has its `WitnessRow`."""
+
+    has_witness = False
+    """Whether COMMIT can be lost on its way: the database is on the other side of a network."""
+
+    snapshot_options: Mapping[str, Any] = MappingProxyType({})
+    """Execution options under which a connection of the reader sees one state of the database throughout."""
+
+    def translate(self, error: DBAPIError) -> DatabaseError:
+        """What a driver's error means. Told by codes, never by message text."""
+        raise NotImplementedError
+
+    def refuses_write(self, error: DBAPIError) -> bool:
+        """Whether the database says that it does not write for this connection."""
+        raise NotImplementedError
+
+    def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
+        """Whether an error of COMMIT leaves open if it was applied: the database did not answer."""
+        raise NotImplementedError
+
+    def effect_of(self, sql: str) -> int:
+        """What a statement does to its transaction or session, see `db.backends.effects`."""
+        return 0
+
+    def is_idle(self, connection: Any) -> bool:
+        """Whether the driver's connection, which lives, has no transaction; asked of the driver alone."""
+        return False
+
+    def mark_transaction(self, connection: Connection) -> object:
+        """How to tell its transaction from one that was begun after it; None where that is not to be had."""
+        return None
+
+    def is_marked(self, connection: Any, mark: object) -> bool:
+        """Whether the transaction of the driver's connection is the one that was marked."""
+        return True
+
+    def limit_statements(self, connection: Connection, timeout_s: float) -> None:
+        """End every statement of this transaction that takes longer."""
+        raise NotImplementedError
+
+    def ask_witness(self, connection: Connection, row: WitnessRow) -> str:
+        """The transaction in a row of ``commit_witness``, once the transaction that writes it has ended."""
+        raise NotImplementedError
+
+    def writes_unseen(self, connection: Connection) -> bool:
+        """Whether a transaction of this database may write what it is not asked about: to another server."""
+        raise NotImplementedError
+
+    def is_read_only(self, connection: Connection) -> bool:
+        """Whether the database itself keeps a connection of the reader from writing."""
+        raise NotImplementedError
+
+    asks_whether_lost = False
+    """That costs a round trip: it is only done where a statement has failed."""
+
+    def transaction_is_lost(self, connection: Any) -> bool:
+        """Whether the driver's connection has no transaction that COMMIT would commit."""
+        raise NotImplementedError
+
+    def says_transaction_is_lost(self, error: DBAPIError) -> bool:
+        """Whether a statement was refused because the transaction had failed before."""
+        return False
+
+    def witness_parameters(self, connection: str, transaction: str) -> Any:
+        """The parameters of a `WitnessRow`'s statement, in the driver's own form."""
+        raise NotImplementedError
+
+    def refuses_for_lack_of_rights(self, error: DBAPIError) -> bool:
+        """Whether a statement was refused since its role may not do that."""
+        return False
+
+    def connection_errors(self) -> tuple[type[Exception], ...]:
+        """What the driver's ``connect`` raises beside its own errors."""
+        return ()
+
+    def absent(self) -> Finding | None:
+        """That there is no database yet, and whoever connects would make one. None: there is, or ask it."""
+        return None
+
+    def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
+        """What there is to say of the database, asked over a connection of the reader."""
+        raise NotImplementedError
+
+    def examine_roles(self, connection: Connection, settings: DatabaseSettings) -> Iterator[Finding]:
+        """Roles that a transaction may take on, and that may not write what each transaction writes."""
+        yield from ()
+
+    def examine_replica(
+        self, connection: Connection, settings: DatabaseSettings, plan: Plan
+    ) -> Iterator[Finding]:
+        """What there is to say of a replica that reads go to, asked over a connection of the reader."""
+        yield ok("replica", "it answers")
+
+    def interrupt(self, connection: Any) -> bool | Awaitable[bool] | None:
+        """Cancel what the driver's connection runs. Takes half a second at most.
+
+        Called from another thread, or on the loop where the driver is asyncio's.
+
+        Returns:
+            Whether the database has heard of it; None where the driver has no call for it.
+        """
+        raise NotImplementedError
+
+    def sever(self, connection: Any) -> None:
+        """Break the driver's connection under whoever waits for it."""
+        raise NotImplementedError
+
+
+def refused_by(
+    constraint: str | None, *, table: str | None = None, fault: str | None = None
+) -> DatabaseError:
+    """The refusal of a constraint, in the words its table has for it.
+
+    Args:
+        constraint: its name; ``NOT NULL table.column``.
+        table: the table that it belongs to, where that is known.
+        fault: the driver's code, where it is a fault of the program unless a sentence is written.
+    """
+    from db.base import refusals
+
+    sentence = refusals.get(constraint or "")
+    if sentence is None and fault is not None:
+        return ConstraintFailed(fault, constraint=constraint, table=table)
+    general = "the data as it stands does not allow this"
+    return Conflict(sentence or general, constraint=constraint, table=table)
+
+
+_TABLE = re.compile(
+    r"\s*(?:(?:INSERT|REPLACE)(?: OR \w+| IGNORE)? INTO|UPDATE(?: OR \w+)?|DELETE FROM)\s+"
+    r"(?:[`\"]?\w+[`\"]?\.)?[`\"]?(\w+)",
+    re.IGNORECASE,
+)
+
+
+def table_of(error: DBAPIError) -> str | None:
+    """The table that a statement writes to, for a database whose errors have no field for it.
+
+    It is read off the beginning of the statement, where there can be no data. None at COMMIT.
+    """
+    found = _TABLE.match(error.statement or "")
+    return found and found[1]

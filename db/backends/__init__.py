@@ -1,0 +1,1 @@
+"""Each database's own ways."""

@@ -1,0 +1,1 @@
+"""How PostgreSQL's drivers are spoken to."""

@@ -1,0 +1,99 @@
+"""asyncpg, on the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from sqlalchemy import URL
+
+from conf import DatabaseSettings
+from db.backend import Role
+from db.backends.drivers.driver import PostgresDriver
+
+_SQLALCHEMYS = frozenset({"host", "port", "prepared_statement_cache_size"})
+"""What of a URL's query SQLAlchemy reads itself."""
+
+
+class Asyncpg(PostgresDriver):
+    """https://magicstack.github.io/asyncpg/current/api/index.html#connection
+
+    It speaks PostgreSQL's protocol by itself and reads libpq's parameters from a DSN: so the URL's query
+    means the same for every driver. It sets no TCP keepalive.
+    """
+
+    is_async = True
+    asks_whether_aborted = True
+
+    def engine_url(self) -> URL:
+        return self.url.set(query={name: self.url.query[name] for name in _SQLALCHEMYS & {*self.url.query}})
+
+    def connect_args(
+        self, settings: DatabaseSettings, role: Role, *, server_settings: Mapping[str, str], given: str
+    ) -> dict[str, Any]:
+        query = {name: value for name, value in self.url.query.items() if name not in _SQLALCHEMYS}
+        name = query.pop("application_name", settings.application_name)
+        query.pop("options", None)
+        timeout_s = float(str(query.pop("connect_timeout", settings.connect_timeout_s)))
+        for known_to_libpq in ("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"):
+            query.pop(known_to_libpq, None)
+        query.pop("tcp_user_timeout", None)
+        if role == "reader" and query.get("target_session_attrs") == "read-write":
+            query["target_session_attrs"] = "primary"
+        start_up = {"application_name": name, **server_settings}
+        if given:
+            start_up["options"] = given
+        arguments: dict[str, Any] = {"timeout": timeout_s} | settings.connect_args
+        arguments.pop("options", None)
+        arguments["server_settings"] = start_up | settings.connect_args.get("server_settings", {})
+        if query:
+            arguments.setdefault("dsn", f"postgresql:///?{urlencode(query, doseq=True)}")
+        return arguments
+
+    def for_libpq(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in given.items() if name == "options"}  # all others are its own
+
+    def behind_pooler(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        name = arguments["server_settings"]["application_name"]
+        return arguments | {
+            "server_settings": {"application_name": name},
+            # A statement without a name lives until the next: nothing of it is left on the server.
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": str,
+        }
+
+    def witness_sql(self, template: str, *, table: str) -> str:
+        return template.format(connection="$1", transaction="$2", table=table)
+
+    def witness_parameters(self, connection: str, transaction: str) -> Any:
+        return (connection, transaction)
+
+    def connection_errors(self) -> tuple[type[Exception], ...]:
+        return (OSError, TimeoutError)
+
+    def field_of(self, error: Any, name: str) -> str | None:
+        return getattr(error.__cause__, "data_type_name" if name == "datatype_name" else name, None)
+
+    def has_stale_plan(self, error: Any) -> bool:
+        return type(error).__name__ == "InvalidCachedStatementError"
+
+    def is_idle(self, connection: Any) -> bool:
+        own = connection.driver_connection
+        return not (own.is_in_transaction() or own.is_closed())
+
+    def is_aborted(self, connection: Any) -> bool | None:
+        return None
+
+    def parameter(self, connection: Any, name: str) -> str | None:
+        return getattr(connection.driver_connection.get_settings(), name, None)
+
+    def begins_read_only(self, connection: Any) -> None:
+        connection.readonly = True
+
+    def interrupt(self, connection: Any) -> None:
+        """It has no call for it: it sends a cancel where the task that waits for it is cancelled."""
+
+    def sever(self, connection: Any) -> None:
+        connection.driver_connection.terminate()

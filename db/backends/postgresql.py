@@ -1,0 +1,385 @@
+"""PostgreSQL."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import closing
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, ExecutionContext, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+
+from conf import DatabaseSettings
+from db.backend import HOMES, Dialect, Role, WitnessRow, refused_by
+from db.backends.drivers.asyncpg import Asyncpg
+from db.backends.drivers.driver import PostgresDriver
+from db.backends.drivers.psycopg import Psycopg
+from db.backends.drivers.psycopg2 import Psycopg2
+from db.backends.effects import POSTGRESQL
+from db.doctor import postgresql as postgresql_checkup
+from db.doctor.findings import Finding, Plan
+from db.errors import (
+    ConnectionLost,
+    DatabaseError,
+    DeadlinePassed,
+    NotInSchema,
+    PoolerInBetween,
+    RunAgain,
+    StatementFailed,
+    Unavailable,
+    Unreachable,
+)
+from db.guard import Watch
+from db.statement_hooks import watch_statements
+
+_INTEGRITY_CONSTRAINT_VIOLATION = "23"
+_NOT_NULL_VIOLATION = "23502"
+_CHECK_VIOLATION = "23514"
+_CONNECTION_EXCEPTION = "08"
+_INSUFFICIENT_RESOURCES = "53"
+_FEATURE_NOT_SUPPORTED = "0A"
+_OPERATOR_INTERVENTION = "57"
+_SYSTEM_ERROR = "58"  # its disk, say
+_OF_THE_SERVER = (_CONNECTION_EXCEPTION, _INSUFFICIENT_RESOURCES, _OPERATOR_INTERVENTION, _SYSTEM_ERROR)
+_INVALID_AUTHORIZATION = "28"  # a wrong password, say
+_INVALID_CATALOG_NAME = "3D"  # no such database
+_OF_THE_LOGIN = (_INVALID_AUTHORIZATION, _INVALID_CATALOG_NAME)  # asyncpg tells them; libpq has words alone
+_RUN_AGAIN = {"40001": "serialization", "40P01": "deadlock"}
+_QUERY_CANCELED = "57014"
+_LOCK_NOT_AVAILABLE = "55P03"
+_READ_ONLY_SQL_TRANSACTION = "25006"
+_IN_FAILED_TRANSACTION = "25P02"
+_INSUFFICIENT_PRIVILEGE = "42501"
+_UNDEFINED = ("42P01", "42703")  # a table, a column
+_TERMINATED = ("57P01", "57P02", "57P05")  # admin_shutdown, crash_shutdown, idle_session_timeout
+
+_OF_THE_LINK = ("OperationalError", "InterfaceError", "InternalError", "DatabaseError", "InternalClientError")
+"""What the drivers raise of their own where a connection is not what it should be: the last three for one
+that broke off in an answer (psycopg: "got no result from the query"; psycopg2: "error with status … and no
+message"; asyncpg: "cannot switch to state 15; another operation (2) is in progress")."""
+
+READ_ONLY_DEFAULT = "default_transaction_read_only"
+
+_MARK = "onfinish"
+"""A savepoint that is set where the program takes the driver's connection."""
+
+_BEGAN_AT = "SELECT now()"
+"""When the transaction began, to the microsecond: each has its own."""
+
+# PgBouncer's words, for want of anything else: psycopg2 gives no code for what is said before a connection is
+# made. https://github.com/pgbouncer/pgbouncer/blob/master/src/client.c
+_REFUSED_BY_POOLER = "unsupported startup parameter"
+
+
+# No id is assigned to a transaction that only read: it leaves nothing, and has nothing to lose.
+_TESTIFY = """
+    INSERT INTO {table} (connection, transaction)
+    SELECT {connection}, {transaction} WHERE pg_current_xact_id_if_assigned() IS NOT NULL
+    ON CONFLICT (connection) DO UPDATE SET transaction = excluded.transaction, update_time = now()
+"""
+
+# Their place is looked up once, with the search path that the connection begins with: a transaction may set
+# another one, its tenant's. https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-PATH
+_LOOK_FOR_OWN = """
+    SELECT relname, nspname, quote_ident(nspname) || '.' || quote_ident(relname)
+    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid IN (to_regclass('commit_witness'), to_regclass('idempotency_keys'))
+"""
+
+
+class PostgreSQL(Dialect):
+    """PostgreSQL 13 and newer. https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+
+    drivers = ("psycopg2", "psycopg", "asyncpg")
+    blocking_driver = "postgresql+psycopg2"
+    has_witness = True
+    witness_key = "onfinish_witness"
+    snapshot_options = MappingProxyType({"isolation_level": "REPEATABLE READ"})
+    isolation_is_a_transactions = True
+
+    def __init__(self, url: URL) -> None:
+        super().__init__(url)
+        self.driver: PostgresDriver = _DRIVERS[url.get_driver_name()](url)
+        if self.driver.is_async:
+            self._wait_in_greenlets()
+        self.reader_settles_at_once = self.reader_autocommits and self.driver.settles_without_waiting
+        self.asks_whether_lost = self.driver.asks_whether_aborted
+
+    def engine_url(self) -> URL:
+        return self.driver.engine_url()
+
+    def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
+        return self.driver.connect_args(
+            settings,
+            role,
+            server_settings=self._settings(settings, role),
+            given=self._given_options(settings),
+        )
+
+    def blocking_connect_args(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return self.driver.for_libpq(given)
+
+    def engine_options(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
+        if role == "migration":
+            return {"poolclass": NullPool}
+        options: dict[str, Any] = {}
+        if role == "reader":
+            options["isolation_level"] = "AUTOCOMMIT"
+        return options
+
+    def translate(self, error: DBAPIError) -> DatabaseError:
+        code = sqlstate_of(error.orig)
+        if code is None:  # the driver says so, not the server: the connection failed or broke
+            if error.connection_invalidated:
+                return ConnectionLost()
+            if _REFUSED_BY_POOLER in str(error.orig):
+                return PoolerInBetween("it refuses the options with which connections start")
+            if type(error.orig).__name__ in _OF_THE_LINK:
+                return Unreachable("the database cannot be reached")
+            return StatementFailed(type(error.orig).__name__)
+        if code[:2] == _INTEGRITY_CONSTRAINT_VIOLATION:
+            return self._refused_by_constraint(code, error.orig)
+        if code in _RUN_AGAIN:
+            return RunAgain(_RUN_AGAIN[code])
+        if code == _QUERY_CANCELED:
+            return DeadlinePassed()
+        if code == _LOCK_NOT_AVAILABLE:
+            return Unavailable("a lock was not to be had in time")
+        if code == _READ_ONLY_SQL_TRANSACTION:
+            return Unavailable("the database takes no writes at the moment", retry_after_s=5)
+        if error.connection_invalidated and code[:2] in (
+            _CONNECTION_EXCEPTION,
+            _OPERATOR_INTERVENTION,
+            _FEATURE_NOT_SUPPORTED,  # of a plan that is stale
+        ):
+            return ConnectionLost()
+        if code[:2] in _OF_THE_SERVER:
+            return Unreachable("the database cannot be worked with at the moment", retry_after_s=2)
+        if code[:2] in _OF_THE_LOGIN:
+            return Unreachable("the database cannot be reached")
+        if code in _UNDEFINED:
+            return NotInSchema(code)
+        return StatementFailed(code)
+
+    def _refused_by_constraint(self, code: str, error: object) -> DatabaseError:
+        def field(name: str) -> str | None:
+            return self.driver.field_of(error, name)
+
+        constraint, table = field("constraint_name"), field("table_name") or field("datatype_name")
+        # What a function raises under such a code, as a rule of the data, names no table.
+        is_fault = code in (_NOT_NULL_VIOLATION, _CHECK_VIOLATION) and table is not None
+        if is_fault and code == _NOT_NULL_VIOLATION:
+            constraint = "NOT NULL " + ".".join(filter(None, (table, field("column_name"))))
+        return refused_by(constraint, table=table, fault=code if is_fault else None)
+
+    def refuses_for_lack_of_rights(self, error: DBAPIError) -> bool:
+        return sqlstate_of(error.orig) == _INSUFFICIENT_PRIVILEGE
+
+    def refuses_write(self, error: DBAPIError) -> bool:
+        return sqlstate_of(error.orig) == _READ_ONLY_SQL_TRANSACTION
+
+    def install(self, engine: Engine, settings: DatabaseSettings, role: Role) -> None:
+        if role == "reader":
+            _discard_changed(engine, self.driver)
+
+        @event.listens_for(engine, "handle_error")
+        def leave_server(context: ExceptionContext) -> None:
+            # What was the primary when this connection was made may be a standby now, and the URL may name
+            # others: the next unit of work connects anew, and so do those that have the pool's other ones.
+            # An asyncio driver that was told to go looks connected for a moment longer.
+            code = sqlstate_of(context.original_exception)
+            leaves = (_READ_ONLY_SQL_TRANSACTION,) if role == "writer" else ()
+            if code in (leaves + _TERMINATED if self.is_async else leaves):
+                context.is_disconnect = True
+            # A connection keeps the plans that it has prepared; a fresh one makes new ones.
+            if self.driver.has_stale_plan(context.original_exception):
+                context.is_disconnect = True
+
+        if role != "writer":
+            return
+        watch_statements(engine, after=_began)  # the driver begins with the first statement
+        before = self._before_first_statement(settings, role)
+
+        @event.listens_for(engine, "connect")
+        def look_for_own_tables(connection: Any, record: ConnectionPoolEntry) -> None:
+            # An application with tables of its own may have none.
+            try:
+                with closing(connection.cursor()) as cursor:
+                    for statement in self.driver.batches([*before, _LOOK_FOR_OWN]):
+                        cursor.execute(statement)
+                    found = {name: (schema, table) for name, schema, table in cursor.fetchall()}
+                connection.rollback()
+            except BaseException:
+                connection.close()  # the pool does not, and the collector takes its time
+                raise
+            record.info[HOMES] = {name: schema for name, (schema, _) in found.items()}
+            if settings.commit_witness and "commit_witness" in found:
+                table = found["commit_witness"][1]
+                sql = self.driver.witness_sql(_TESTIFY, table=table)
+                record.info[self.witness_key] = WitnessRow(uuid.uuid4().hex, table, sql)
+
+    def effect_of(self, sql: str) -> int:
+        return POSTGRESQL.effect_of(sql)
+
+    def is_idle(self, connection: Any) -> bool:
+        return self.driver.is_idle(connection)
+
+    def mark_transaction(self, connection: Connection) -> object:
+        connection.exec_driver_sql(f"SAVEPOINT {_MARK}")
+        return connection.exec_driver_sql(_BEGAN_AT).scalar()
+
+    def is_marked(self, connection: Any, mark: object) -> bool:
+        try:
+            return bool(_scalar(connection, _BEGAN_AT) == mark)
+        except _errors_of(connection) as error:
+            if sqlstate_of(error) != _IN_FAILED_TRANSACTION:
+                return True  # the connection is gone, and its transaction with it
+        try:  # where it has failed it says no more than this
+            with closing(connection.cursor()) as cursor:
+                cursor.execute(f"ROLLBACK TO SAVEPOINT {_MARK}")
+        except _errors_of(connection) as error:
+            return sqlstate_of(error) is None
+        return True
+
+    def limit_statements(self, connection: Connection, timeout_s: float) -> None:
+        milliseconds = max(1, int(timeout_s * 1000))
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
+
+    def ask_witness(self, connection: Connection, row: WitnessRow) -> str:
+        # An insert, since the row in question may itself be of a transaction in flight: it waits for that.
+        table = row.table.replace("%", "%%")
+        found = connection.exec_driver_sql(
+            f"INSERT INTO {table} (connection, transaction) VALUES (%s, '')"  # noqa: S608  # quoted by the server
+            " ON CONFLICT (connection) DO UPDATE SET update_time = now() RETURNING transaction",
+            (row.name,),
+        )
+        return str(found.scalar_one())
+
+    def writes_unseen(self, connection: Connection) -> bool:
+        # What a foreign table takes is written there, and leaves no transaction id here. dblink has a wrapper
+        # of its own.
+        found = connection.exec_driver_sql("SELECT EXISTS (SELECT FROM pg_catalog.pg_foreign_data_wrapper)")
+        return bool(found.scalar_one())
+
+    def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
+        code = sqlstate_of(error.orig)
+        # A backend told to stop while it waits for a standby has committed already, and says 57P01. One
+        # whose statement is cancelled in that wait warns and commits: as an error, 57014 comes before.
+        return code is None or (
+            code[:2] in (_CONNECTION_EXCEPTION, _OPERATOR_INTERVENTION) and code != _QUERY_CANCELED
+        )
+
+    def is_read_only(self, connection: Connection) -> bool:
+        return bool(connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on")
+
+    def transaction_is_lost(self, connection: Any) -> bool:
+        aborted = self.driver.is_aborted(connection)
+        if aborted is not None:
+            return aborted
+        try:
+            with closing(connection.cursor()) as cursor:
+                cursor.execute("SELECT 1")
+        except connection.dbapi.Error as error:
+            if sqlstate_of(error) == _IN_FAILED_TRANSACTION:
+                return True
+            raise
+        return False
+
+    def says_transaction_is_lost(self, error: DBAPIError) -> bool:
+        return sqlstate_of(error.orig) == _IN_FAILED_TRANSACTION
+
+    def witness_parameters(self, connection: str, transaction: str) -> Any:
+        return self.driver.witness_parameters(connection, transaction)
+
+    def connection_errors(self) -> tuple[type[Exception], ...]:
+        return self.driver.connection_errors()
+
+    def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
+        return postgresql_checkup.examine(connection, settings, plan)
+
+    def examine_roles(self, connection: Connection, settings: DatabaseSettings) -> Iterator[Finding]:
+        return postgresql_checkup.examine_roles(connection, settings)
+
+    def examine_replica(
+        self, connection: Connection, settings: DatabaseSettings, plan: Plan
+    ) -> Iterator[Finding]:
+        return postgresql_checkup.examine_replica(connection, settings, plan)
+
+    def interrupt(self, connection: Any) -> bool | Awaitable[bool] | None:
+        return self.driver.interrupt(connection)
+
+    def sever(self, connection: Any) -> None:
+        self.driver.sever(connection)
+
+    def _settings(self, settings: DatabaseSettings, role: Role) -> dict[str, str]:
+        """Server settings that hold from the connection's first moment, at no round trip."""
+        limits: dict[str, str] = {}
+        if role != "migration":  # a migration sets limits of its own
+            for name, seconds in (
+                ("statement_timeout", settings.statement_timeout_s),
+                ("lock_timeout", settings.lock_timeout_s),
+                ("idle_in_transaction_session_timeout", settings.idle_in_transaction_timeout_s),
+                ("idle_session_timeout", settings.idle_session_timeout_s),
+            ):
+                if seconds:
+                    limits[name] = f"{seconds * 1000:.0f}"
+        if role == "reader":
+            limits[READ_ONLY_DEFAULT] = "on"
+        return limits
+
+    def _given_options(self, settings: DatabaseSettings) -> str:
+        """The server settings of whoever runs this, as they would stand on the server's command line."""
+        return str(settings.connect_args.get("options", self.url.query.get("options")) or "")
+
+    def _before_first_statement(self, settings: DatabaseSettings, role: Role) -> list[str]:
+        """Statements that are sent with the first one of each transaction."""
+        return []
+
+
+_DRIVERS: dict[str, type[PostgresDriver]] = {"psycopg2": Psycopg2, "psycopg": Psycopg, "asyncpg": Asyncpg}
+
+
+def _errors_of(connection: Any) -> type[Exception]:
+    errors: type[Exception] = getattr(connection, "dbapi", connection).Error  # an adapter has its module's
+    return errors
+
+
+def _scalar(connection: Any, sql: str) -> object:
+    with closing(connection.cursor()) as cursor:
+        cursor.execute(sql)
+        return cursor.fetchone()[0]
+
+
+def sqlstate_of(error: object) -> str | None:
+    """PostgreSQL's code for an error; None for one of the driver's own."""
+    code: str | None = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    return code
+
+
+def _discard_changed(engine: Engine, driver: PostgresDriver) -> None:
+    """Throw away a connection of the reader that does not come back as it was made.
+
+    Its units of work send no ROLLBACK, and in AUTOCOMMIT the driver's does nothing: a transaction that model
+    code began by a statement of its own would be the next reader's too, and an error in it everybody's.
+    Both questions are answered by the driver, without a round trip.
+    """
+
+    @event.listens_for(engine, "connect")
+    def note(connection: Any, record: ConnectionPoolEntry) -> None:
+        # PostgreSQL 14 and newer tell it; before that it is None at both times.
+        record.info[READ_ONLY_DEFAULT] = driver.parameter(connection, READ_ONLY_DEFAULT)
+
+    @event.listens_for(engine, "checkin")
+    def compare(connection: Any, record: ConnectionPoolEntry) -> None:
+        if connection is not None and (
+            not driver.is_idle(connection)
+            or driver.parameter(connection, READ_ONLY_DEFAULT) != record.info.get(READ_ONLY_DEFAULT)
+        ):
+            record.invalidate()
+
+
+def _began(watch: Watch, context: ExecutionContext) -> None:
+    watch.began = True

@@ -1,0 +1,1 @@
+"""The sample's data: tasks, teams and transfers. A clone deletes this room."""

@@ -1,0 +1,397 @@
+"""Tasks: bulk QA work that belongs to a team, or to none yet."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    Row,
+    Select,
+    SmallInteger,
+    String,
+    and_,
+    bindparam,
+    case,
+    column,
+    insert,
+    select,
+    text,
+    tuple_,
+)
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from db.base import Base, Json, SerialId, UtcDateTime, new_id, now, refusals, utc_now
+from db.board.teams import require_teams
+from db.errors import Conflict, NotFound, Stale
+from db.portable.taking import take_rows
+from db.portable.types import chars, empty_json
+
+QUEUED, RUNNING, PASSED, FAILED, CANCELLED = 101, 102, 200, 400, 99
+STATUSES = (QUEUED, RUNNING, PASSED, FAILED, CANCELLED)
+NEXT_STATUSES = {QUEUED: {RUNNING, CANCELLED}, RUNNING: {PASSED, FAILED, QUEUED, CANCELLED}}
+"""Where a status may go. What is not named here is an end."""
+
+GRANULARITIES = ("hourly", "daily", "weekly", "monthly")
+BUNDLE_CHARS_MAX = 64
+CHANGE_ID_MAX = 2**31 - 1
+
+
+class Task(Base):
+    """A row of ``tasks``. Lives as long as the session that loaded it; every column is loaded with it."""
+
+    __tablename__ = "tasks"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
+    task_status: Mapped[int] = mapped_column(SmallInteger, default=QUEUED, server_default=text(str(QUEUED)))
+    s3_keys: Mapped[dict[str, Any]] = mapped_column(Json(), default=dict, server_default=empty_json())
+    bundle: Mapped[str] = mapped_column(String(BUNDLE_CHARS_MAX))
+    granularity: Mapped[str] = mapped_column(String(8))
+    target_date: Mapped[date]
+    change_id: Mapped[int] = mapped_column(Integer)
+    team_id: Mapped[int | None] = mapped_column(SerialId, ForeignKey("teams.id"))
+    version: Mapped[int] = mapped_column(Integer, default=1, server_default=text("1"))
+    create_time: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, server_default=now())
+    update_time: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, server_default=now())
+
+    __table_args__ = (
+        CheckConstraint(and_(chars(column("id")) == 32, text("id = lower(id)")), name="id"),
+        CheckConstraint(f"task_status IN {STATUSES}", name="task_status"),
+        CheckConstraint(chars(column("bundle")).between(1, BUNDLE_CHARS_MAX), name="bundle"),
+        CheckConstraint(f"granularity IN {GRANULARITIES}", name="granularity"),
+        CheckConstraint(f"change_id BETWEEN 0 AND {CHANGE_ID_MAX}", name="change_id"),
+        CheckConstraint("version >= 1", name="version"),
+        # The list's order, alone and below each filter: a page is read off one index and stops at its
+        # limit, however many rows match and however deep the page is.
+        # With the date, for a range of dates: in this order no index can begin with it, but rows outside of
+        # the range are passed over here, sixty to a page, and need not be looked at in the table.
+        Index(None, "create_time", "id", "target_date"),
+        Index(None, "task_status", "create_time", "id"),
+        Index(None, "bundle", "create_time", "id"),
+        Index(None, "granularity", "create_time", "id"),
+        Index(None, "team_id", "create_time", "id"),
+        Index(None, "target_date", "create_time", "id"),
+    )
+
+
+_COLUMNS = Task.__table__.columns
+"""What is only read is read as rows: a mapped object costs twice as much, and is there to be changed."""
+
+_INSERT = insert(Task.__table__)  # type: ignore[arg-type]  # it is a Table
+
+# The table's columns, here and below: one attribute of the mapped class, and the ORM takes over.
+_ONE = select(*_COLUMNS).where(_COLUMNS.id == bindparam("task_id"))
+
+_LOCKED = (
+    select(Task)
+    .where(_COLUMNS.id == bindparam("task_id"))
+    .with_for_update()
+    .execution_options(populate_existing=True)
+)
+
+_CONDITIONS = {
+    "status": _COLUMNS.task_status == bindparam("status"),
+    "bundle": _COLUMNS.bundle == bindparam("bundle"),
+    "granularity": _COLUMNS.granularity == bindparam("granularity"),
+    "team_id": _COLUMNS.team_id == bindparam("team_id"),
+    "target_on": _COLUMNS.target_date == bindparam("target_on"),
+    "target_from": _COLUMNS.target_date >= bindparam("target_from"),
+    "target_to": _COLUMNS.target_date <= bindparam("target_to"),
+}
+"""What a filter may ask for."""
+
+_INSERTED_AT_ONCE = 100
+"""Rows of one statement. With an asyncio driver the event loop makes their parameters, and serves others in
+between: 10,000 rows in one piece took it 300 ms. With more of them the garbage collector comes in as well."""
+
+_ID_TAKEN = "a task with this id exists already"
+
+refusals.update(
+    {
+        "pk_tasks": _ID_TAKEN,
+        "tasks.id": _ID_TAKEN,
+        "fk_tasks_team_id_teams": "the team does not exist any more, or still has tasks",
+        "ck_tasks_id": "a task's id is 32 lower-case hex digits",
+        "ck_tasks_task_status": f"task_status is one of {', '.join(map(str, STATUSES))}",
+        "ck_tasks_bundle": f"bundle has 1 to {BUNDLE_CHARS_MAX} characters",
+        "ck_tasks_granularity": f"granularity is one of {', '.join(GRANULARITIES)}",
+        "ck_tasks_change_id": f"change_id is between 0 and {CHANGE_ID_MAX}",
+        "ck_tasks_version": "version is 1 or more",
+    }
+)
+
+
+class TaskRow(NamedTuple):
+    """A task as it was written; what is read has the same names in the same order."""
+
+    id: str
+    task_status: int
+    s3_keys: dict[str, Any]
+    bundle: str
+    granularity: str
+    target_date: date
+    change_id: int
+    team_id: int | None
+    version: int
+    create_time: datetime
+    update_time: datetime
+
+
+class NewTask(TypedDict):
+    """What a new task is made of."""
+
+    bundle: str
+    granularity: str
+    target_date: date
+    change_id: int
+    id: NotRequired[str]
+    task_status: NotRequired[int]
+    s3_keys: NotRequired[dict[str, Any]]
+    team_id: NotRequired[int | None]
+
+
+class TaskChange(TypedDict, total=False):
+    """What a change of a task may name; what it leaves out stays as it is."""
+
+    task_status: int
+    s3_keys: dict[str, Any]
+    bundle: str
+    granularity: str
+    target_date: date
+    change_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFilter:
+    """Which tasks; None is any. Both ends of the dates belong to the range."""
+
+    status: int | None = None
+    bundle: str | None = None
+    granularity: str | None = None
+    team_id: int | None = None
+    target_from: date | None = None
+    target_to: date | None = None
+
+
+class Position(NamedTuple):
+    """A task's place in the list. Neither part ever changes, so it stays right when the task is gone."""
+
+    create_time: datetime
+    id: str
+
+
+def create_task(session: Session, *, new: NewTask) -> TaskRow:
+    """Add a task. An id that is taken is refused here.
+
+    Returns:
+        What was written: it need not be read back.
+
+    Raises:
+        Invalid: the team does not exist. The session stays usable.
+        Conflict: the id is taken. The database says so, and the transaction can only be rolled back.
+    """
+    require_teams(session, team_id=new.get("team_id"))
+    values = _row_of(new, utc_now())
+    session.execute(_INSERT, values)
+    return TaskRow(**values)
+
+
+def create_tasks(session: Session, *, new: Sequence[NewTask]) -> list[str]:
+    """Add many tasks, all or none, a hundred in a statement.
+
+    Returns:
+        Their ids, in the order of ``new``.
+
+    Raises:
+        Invalid: teams do not exist; with a pointer to each. The session stays usable.
+        Conflict: an id is taken. The database says so, and the transaction can only be rolled back.
+    """
+    require_teams(session, **{f"items/{at}/team_id": task.get("team_id") for at, task in enumerate(new)})
+    moment = utc_now()
+    ids: list[str] = []
+    for at in range(0, len(new), _INSERTED_AT_ONCE):
+        rows = [_row_of(task, moment) for task in new[at : at + _INSERTED_AT_ONCE]]
+        session.execute(_INSERT, rows)
+        ids += [row["id"] for row in rows]
+    return ids
+
+
+def claim_tasks(session: Session, *, limit: int, team_id: int | None = None) -> Sequence[Task]:
+    """Take the oldest queued tasks: they are running now, and nobody else is given them.
+
+    Args:
+        limit: how many at most.
+        team_id: of this team only; None is of any team, and of none.
+    """
+    moment = utc_now()
+    where = [Task.task_status == QUEUED]
+    if team_id is not None:
+        where.append(Task.team_id == team_id)
+    taken = take_rows(
+        session,
+        Task,
+        where=where,
+        order_by=[Task.create_time, Task.id],
+        limit=limit,
+        values={
+            Task.task_status: RUNNING,
+            Task.version: Task.version + 1,
+            Task.update_time: case((Task.update_time < moment, moment), else_=Task.update_time),
+        },
+    )
+    return sorted(taken, key=lambda task: (task.create_time, task.id))
+
+
+def stream_tasks(session: Session, *, where: TaskFilter, page_size: int) -> Iterator[Sequence[Row[Any]]]:
+    """All tasks in the order of their ids, a page of rows at a time, read as they are asked for.
+
+    Opens a server-side cursor at the first page: the session has to be in a transaction, and every page
+    is asked for in it. Rows, not tasks: a million objects would cost more than what is done with them.
+    """
+    given = _given(where)
+    statement = select(*_COLUMNS).where(*(_CONDITIONS[name] for name in given)).order_by(_COLUMNS.id)
+    yield from session.execute(statement, given, execution_options={"yield_per": page_size}).partitions()
+
+
+def find_task(session: Session, *, task_id: str) -> Row[Any] | None:
+    """The task's row, or None."""
+    return session.execute(_ONE, {"task_id": task_id}).one_or_none()
+
+
+def get_task(session: Session, *, task_id: str) -> Row[Any]:
+    """The task's row. To change it, begin with `lock_task`.
+
+    Raises:
+        NotFound: no such task. The session stays usable.
+    """
+    task = find_task(session, task_id=task_id)
+    if task is None:
+        raise NotFound("task", task_id)
+    return task
+
+
+def lock_task(session: Session, *, task_id: str) -> Task:
+    """The task as it stands now, not to be changed by others before this transaction ends.
+
+    Whoever reads a task in order to change it begins here: between a plain read and the write
+    another transaction could have its say, and would be overwritten.
+
+    Raises:
+        NotFound: no such task. The session stays usable.
+    """
+    # SQLite has no such lock and drops the clause; its writers have the whole file from BEGIN on.
+    task = session.scalars(_LOCKED, {"task_id": task_id}).one_or_none()
+    if task is None:
+        raise NotFound("task", task_id)
+    return task
+
+
+def list_tasks(
+    session: Session, *, where: TaskFilter = TaskFilter(), limit: int = 50, after: Position | None = None
+) -> Sequence[Row[Any]]:
+    """The rows of tasks, newest first (`create_time`, then `id`).
+
+    Args:
+        where: which of them.
+        limit: how many at most.
+        after: the list goes on behind this place.
+    """
+    values: dict[str, Any] = {**_given(where), "limit": limit}
+    statement = _page_of(tuple(values), after is not None)
+    if after is not None:
+        values |= {"after_time": after.create_time, "after_id": after.id}
+    return session.execute(statement, values).all()
+
+
+def update_task(
+    session: Session, *, task_id: str, change: TaskChange, expected: Callable[[Task], bool] | None = None
+) -> Task:
+    """Change what ``change`` names. Flushes. What it finds as it should be moves nothing, not even `version`.
+
+    Args:
+        expected: whether the task, as it stands now, is what the caller takes it for.
+
+    Raises:
+        NotFound: no such task. The session stays usable.
+        Stale: it is not what was expected. The session stays usable.
+        Conflict: its status may not go there. The session stays usable.
+    """
+    task = lock_task(session, task_id=task_id)
+    _require(task, expected)
+    status = change.get("task_status", task.task_status)
+    if status != task.task_status and status not in NEXT_STATUSES.get(task.task_status, ()):
+        raise Conflict(f"a task cannot go from status {task.task_status} to {status}")
+    for name, value in change.items():
+        setattr(task, name, value)
+    if session.is_modified(task):
+        touch(task)
+        session.flush()
+    return task
+
+
+def delete_task(session: Session, *, task_id: str, expected: Callable[[Task], bool] | None = None) -> None:
+    """Take a task away, and the log of its transfers with it.
+
+    The log goes because ids may be used again: it would be read as the log of the next task of this id.
+
+    Raises:
+        NotFound: no such task. The session stays usable.
+        Stale: it is not what was expected. The session stays usable.
+    """
+    task = lock_task(session, task_id=task_id)
+    _require(task, expected)
+    session.delete(task)
+    session.flush()
+
+
+def touch(task: Task) -> None:
+    """Say that a task has changed: `version` counts on, `update_time` moves."""
+    task.version += 1
+    # Always forward, also where this machine's clock stands still or runs behind the last writer's.
+    task.update_time = max(utc_now(), task.update_time + timedelta(microseconds=1))
+
+
+def _row_of(new: NewTask, moment: datetime) -> dict[str, Any]:
+    return {
+        "id": new_id(),
+        "task_status": QUEUED,
+        "s3_keys": {},
+        "team_id": None,
+        "version": 1,
+        "create_time": moment,
+        "update_time": moment,
+        **new,
+    }
+
+
+def _require(task: Task, expected: Callable[[Task], bool] | None) -> None:
+    if expected is not None and not expected(task):
+        raise Stale("the task has changed since")
+
+
+def _given(where: TaskFilter) -> dict[str, Any]:
+    """What a filter asks for: names of `_CONDITIONS`, and their values."""
+    given = {name: value for name, value in vars(where).items() if value is not None}
+    if where.target_from is not None and where.target_from == where.target_to:
+        # One day: its own index has it in the list's order.
+        given["target_on"] = given.pop("target_from")
+        del given["target_to"]
+    return given
+
+
+@functools.cache
+def _page_of(names: tuple[str, ...], goes_on: bool) -> Select[Any]:
+    """The list's statement for these filters. Built once: to build it costs more than to run it."""
+    statement = select(*_COLUMNS).where(*(_CONDITIONS[name] for name in names if name in _CONDITIONS))
+    if goes_on:
+        after = tuple_(bindparam("after_time", type_=UtcDateTime), bindparam("after_id", type_=String))
+        statement = statement.where(tuple_(_COLUMNS.create_time, _COLUMNS.id) < after)
+    newest_first = statement.order_by(_COLUMNS.create_time.desc(), _COLUMNS.id.desc())
+    return newest_first.limit(bindparam("limit", type_=Integer))

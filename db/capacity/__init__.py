@@ -1,0 +1,1 @@
+"""Who may work, and where."""

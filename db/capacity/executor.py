@@ -1,0 +1,326 @@
+"""A hop: one trip of a unit's work to where it may wait for the database."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy.util.concurrency import await_, greenlet_spawn
+
+from db.capacity.threads import Threads
+from db.errors import DeadlinePassed, Unavailable
+from db.guard import Watch
+
+if TYPE_CHECKING:
+    from db.capacity.greenlets import Workers
+
+log = logging.getLogger("onfinish.db")
+
+Work = Callable[[], Any]
+R = TypeVar("R")
+
+INTERRUPT_EVERY_S = 0.2
+"""How often a stopped unit's statement is cancelled: the first time may fall between two statements."""
+
+SEVER_AFTER_S = 0.5
+"""How long a cancelled statement, or a COMMIT at the deadline, may still take before its link is cut."""
+
+SEVER_EVERY_S = 0.05
+"""How soon it is tried again where that link could not be cut, since a cancel was on its way."""
+
+GIVE_UP_AFTER_S = 1.0
+"""How long the work may take to notice that; then the answer no longer waits for it."""
+
+
+class Hop:
+    """Work that runs where it may wait, and those on the event loop who wait for it.
+
+    Lives until the work is over. Starts at once. Whoever waits may be cancelled, or be told to go on
+    without it; the work runs on all the same.
+
+    Args:
+        ended: called on the loop when the work is over, before anybody who waits goes on.
+    """
+
+    def __init__(self, ended: Callable[[Hop], None]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._ended = ended
+        self._began = time.perf_counter()
+        self.took_s = 0.0
+        self.is_over = False
+        self.answer: asyncio.Future[Any] = self.loop.create_future()
+        self._over: asyncio.Future[None] | None = None
+
+    async def over(self, timeout_s: float | None = None) -> bool:
+        """Wait until the work is over, or given up on. Returns whether it is over."""
+        if not self.is_over:
+            if self._over is None:
+                self._over = self.loop.create_future()
+            await asyncio.wait([self._over], timeout=timeout_s)
+        return self.is_over
+
+    async def end(self, watch: Watch) -> bool:
+        """End the work by stronger and stronger means, in a limited time. Returns whether it is over."""
+        if self._withdraw():
+            self._arrive(None, watch.reason or DeadlinePassed())
+            return True
+        cut_at = self.loop.time() + SEVER_AFTER_S
+        while not self.is_over and (left_s := cut_at - self.loop.time()) > 0:
+            heard = await self._interrupt(watch, left_s)
+            if await self.over(INTERRUPT_EVERY_S) or not heard:
+                break
+        give_up_at = self.loop.time() + GIVE_UP_AFTER_S
+        if not self.is_over:
+            log.warning("%s: the database did not end it in time; its connection is cut", watch.label)
+            while not self._sever(watch) and self.loop.time() < give_up_at:
+                if await self.over(SEVER_EVERY_S):
+                    break
+        if not await self.over(max(0.0, give_up_at - self.loop.time())):
+            log.error("%s: its work hangs, and keeps its place until it ends", watch.label)
+        return self.is_over
+
+    def give_up(self, error: BaseException) -> None:
+        """Let those who wait go on without it: ``error`` is what they get for an answer."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
+
+    def _withdraw(self) -> bool:
+        """Take back work that has not begun. Returns whether it was so: then it never begins."""
+        return False
+
+    async def _interrupt(self, watch: Watch, timeout_s: float) -> bool:
+        """Have the database cancel the statement that runs, see `Watch.interrupt`.
+
+        Returns:
+            Whether the database has heard of it in that time.
+        """
+        raise NotImplementedError
+
+    def _sever(self, watch: Watch) -> bool:
+        """Break the connection under the work, see `Watch.sever`."""
+        raise NotImplementedError
+
+    def _arrive(self, result: Any, error: BaseException | None) -> None:
+        self.took_s = time.perf_counter() - self._began
+        self.is_over = True
+        self._ended(self)
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
+        if self.answer.done():  # nobody waits any more
+            return
+        if error is None:
+            self.answer.set_result(result)
+        elif isinstance(error, StopIteration):  # which no future, and no coroutine, lets through
+            self.answer.set_exception(RuntimeError("the function raised StopIteration"))
+        else:
+            self.answer.set_exception(error)
+
+
+class Hops:
+    """Where a lane's work is done. Lives as long as its lane, which closes it."""
+
+    def start(self, work: Work, ended: Callable[[Hop], None]) -> Hop:
+        """Start a hop, from the event loop.
+
+        Raises:
+            Unavailable: there is no thread for it; it is not done.
+        """
+        raise NotImplementedError
+
+    def detach(self, work: Work) -> None:
+        """Do work that nobody waits for, from the event loop, whether or not there is room for it."""
+        raise NotImplementedError
+
+    def call(self, function: Callable[..., R], /, *args: Any) -> R:
+        """Call a function that closes connections, from a thread that may wait for it."""
+        return function(*args)
+
+    def close(self, *, wait: bool) -> None:
+        """Take no more work."""
+
+
+class ThreadHops(Hops):
+    """In threads, for drivers that block.
+
+    Args:
+        threads: as many as there are places, so that one is free.
+        stoppers: where statements are cancelled, which may take half a second each.
+    """
+
+    def __init__(self, threads: Threads, stoppers: Threads) -> None:
+        self.threads = threads
+        self._stoppers = stoppers
+
+    def start(self, work: Work, ended: Callable[[Hop], None]) -> Hop:
+        return ThreadHop(self.threads, self._stoppers, work, ended)
+
+    def detach(self, work: Work) -> None:
+        try:
+            self.threads.submit(work)
+        except Unavailable:  # they are closed
+            threading.Thread(target=work, daemon=True).start()
+
+    def close(self, *, wait: bool) -> None:
+        self.threads.close(wait=wait)
+
+
+class GreenletHops(Hops):
+    """In greenlets on the event loop itself, for drivers that wait without blocking it."""
+
+    def __init__(self) -> None:
+        self._detached: set[asyncio.Task[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._workers: Workers | None = None
+
+    def start(self, work: Work, ended: Callable[[Hop], None]) -> Hop:
+        loop, workers = asyncio.get_running_loop(), self._workers
+        if workers is None or self._loop is not loop:
+            from db.capacity.greenlets import Workers  # needs an extra
+
+            self._loop, self._workers = loop, workers = loop, Workers()
+        return GreenletHop(workers, work, ended)
+
+    def detach(self, work: Work) -> None:
+        task = asyncio.get_running_loop().create_task(greenlet_spawn(work))
+        self._detached.add(task)
+        task.add_done_callback(self._detached.discard)
+
+    def call(self, function: Callable[..., R], /, *args: Any) -> R:
+        if self._loop is None:  # nothing was ever connected
+            return function(*args)
+        return asyncio.run_coroutine_threadsafe(greenlet_spawn(function, *args), self._loop).result()
+
+
+class ThreadHop(Hop):
+    """A hop to a thread, which cannot be stopped: it ends when its driver lets it go on."""
+
+    def __init__(self, threads: Threads, stoppers: Threads, work: Work, ended: Callable[[Hop], None]) -> None:
+        super().__init__(ended)
+        self._threads = threads
+        self._stoppers = stoppers
+        self._work = work
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._context = contextvars.copy_context()
+        threads.submit(self._begin)
+
+    def _withdraw(self) -> bool:
+        return self._threads.withdraw(self._begin)
+
+    async def _interrupt(self, watch: Watch, timeout_s: float) -> bool:
+        try:
+            stop = ThreadHop(self._stoppers, self._stoppers, watch.interrupt, _ignore)
+        except Unavailable:
+            return False
+        await asyncio.wait([stop.answer], timeout=timeout_s)
+        if not stop.answer.done():
+            stop._withdraw()
+            stop.answer.cancel()
+            return False
+        return stop.answer.result() is not False
+
+    def _sever(self, watch: Watch) -> bool:
+        return watch.sever()
+
+    def _begin(self) -> Callable[[], None]:
+        self._context.run(self._run)
+        return self._report
+
+    def _run(self) -> None:
+        try:
+            self._result = self._work()
+        except BaseException as raised:  # noqa: BLE001  # it belongs to whoever waits
+            self._error = raised
+
+    def _report(self) -> None:
+        result, error = self._result, self._error
+        self._result = self._error = None  # an error holds the frames that it came through, and they this hop
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+            self.loop.call_soon_threadsafe(self._arrive, result, error)
+
+
+class GreenletHop(Hop):
+    """A hop to a greenlet, over SQLAlchemy's own bridge: where its driver waits, the loop goes on.
+
+    In a task of its own, so that whoever waits for it may be cancelled without breaking the connection.
+    """
+
+    def __init__(self, workers: Workers, work: Work, ended: Callable[[Hop], None]) -> None:
+        super().__init__(ended)
+        self._begun = self._cancelled = False
+        self._task = self.loop.create_task(self._run(workers, work))
+
+    async def _interrupt(self, watch: Watch, timeout_s: float) -> bool:
+        heard = watch.interrupt()
+        if heard is None:  # the driver cancels a statement whose task is cancelled
+            self._cancel()
+            return True
+        return heard if isinstance(heard, bool) else await heard
+
+    def _sever(self, watch: Watch) -> bool:
+        severed = watch.sever()
+        if not watch.committing:  # how a COMMIT ended is found out behind it
+            self._cancel()
+        return severed
+
+    def _cancel(self) -> None:
+        if self._begun:
+            self._task.cancel()
+        else:  # a task that is cancelled before its first step takes none, and nobody would be told
+            self._cancelled = True
+
+    async def _run(self, workers: Workers, work: Work) -> None:
+        self._begun = True
+        if self._cancelled:
+            self._arrive(None, asyncio.CancelledError())
+            return
+        try:
+            result, error = await workers.do(work)
+        except GeneratorExit:  # the loop is closed, and nobody waits
+            raise
+        except BaseException as raised:  # noqa: BLE001  # whatever it is, those who wait are told
+            result, error = None, raised
+        self._arrive(result, error)
+
+
+def _ignore(hop: Hop) -> None:
+    """Nothing follows from its end."""
+
+
+def pause(seconds: float) -> None:
+    """Wait, inside of a hop or in a thread of one's own: on the loop's thread without stopping the loop."""
+    if _in_greenlet():
+        await_(asyncio.sleep(seconds))
+    else:
+        time.sleep(seconds)
+
+
+def off_loop(function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
+    """Call a function that blocks, inside of a hop or in a thread of one's own: never on the loop.
+
+    Raises:
+        Unavailable: there is no thread for it. It may be called later all the same.
+    """
+    if not _in_greenlet():
+        return function(*args, **kwargs)
+    loop = asyncio.get_running_loop()
+    try:
+        result = loop.run_in_executor(None, functools.partial(function, *args, **kwargs))
+    except RuntimeError as error:
+        raise Unavailable("the server could start no thread for this") from error
+    return await_(result)
+
+
+def _in_greenlet() -> bool:
+    greenlet = sys.modules.get("greenlet")  # an extra, imported where there is a driver for it
+    return greenlet is not None and getattr(greenlet.getcurrent(), "__sqlalchemy_greenlet_provider__", False)

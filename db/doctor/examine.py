@@ -1,0 +1,144 @@
+"""An examination of the database and of the way to it, without changing anything."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.util.concurrency import greenlet_spawn
+
+from conf import DatabaseSettings
+from conf.masks import mask_text
+from db.backend import Dialect, Role
+from db.backends.choose import dialect_for
+from db.backends.packages import way_to_install
+from db.backends.refusals import way_in, words_of
+from db.doctor.findings import Finding, Plan, error, ok, warning
+from db.engines.engine import blocking, make_engine, make_url
+from db.errors import DatabaseError
+from db.schema import migrate
+
+_SLOW_MS = 50.0
+
+
+def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
+    """Everything that can be found out, a finding at a time, while it is looked for."""
+    dialect = dialect_for(make_url(settings), settings.pooler)
+    try:
+        engine = make_engine(settings, "reader", dialect)
+    except ModuleNotFoundError as missing:
+        fix = way_to_install(missing, settings)
+        yield error("driver", f"{missing.name} is not installed", fix)
+        return
+    except TypeError as fault:  # an argument that create_engine or the driver does not know
+        yield error("driver", mask_text(str(fault)), "look at database.connect_args and database.query")
+        return
+    driver = engine.dialect.dbapi
+    version = getattr(driver, "__version__", "").partition(" ")[0]  # psycopg2 adds what it was built with
+    yield ok("driver", " ".join(filter(None, [getattr(driver, "__name__", engine.driver), version])))
+    own_engine = engine
+    if dialect.is_async:  # the questions are asked in a thread; the driver itself is tried at the end
+        settings = blocking(settings)
+        dialect = dialect_for(make_url(settings), settings.pooler)
+        engine = make_engine(settings, "reader", dialect)
+    absent = dialect.absent()
+    if absent is not None:
+        yield absent
+        return
+    try:
+        began = time.perf_counter()
+        with engine.connect() as connection:
+            connect_ms = (time.perf_counter() - began) * 1000
+            yield _connection(connection, connect_ms)
+            yield from _schema(connection, dialect)
+            yield from dialect.examine(connection, settings, plan)
+            yield from dialect.examine_roles(connection, settings)
+        yield from _other_roles(settings, dialect)
+        if settings.reader_url is not None:
+            yield from _replica(blocking(settings.for_reader()), plan)
+        if own_engine is not engine:
+            asyncio.run(greenlet_spawn(_try, own_engine))
+            yield ok("event loop", f"{own_engine.driver} can be worked with on it")
+    except DBAPIError as fault:
+        yield _refused(dialect, fault)
+    finally:
+        engine.dispose()
+
+
+def _connection(connection: Connection, connect_ms: float) -> Finding:
+    began = time.perf_counter()
+    connection.exec_driver_sql("SELECT 1")
+    trip_ms = (time.perf_counter() - began) * 1000
+    told = f"made in {connect_ms:.0f} ms, a round trip takes {trip_ms:.1f} ms"
+    if trip_ms > _SLOW_MS:
+        return warning(
+            "connection", told, "bring service and database nearer together: a request makes several"
+        )
+    return ok("connection", told)
+
+
+def _other_roles(settings: DatabaseSettings, dialect: Dialect) -> Iterator[Finding]:
+    """Whether the writer can be connected too: it asks for other things than the reader."""
+    role: Role = "writer"
+    engine = make_engine(settings, role, dialect)
+    _try(engine)
+    yield ok("writer", "it can begin a transaction")
+
+
+def _replica(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
+    """The place that reads go to, where it is another one."""
+    dialect = dialect_for(make_url(settings), settings.pooler)
+    engine = make_engine(settings, "reader", dialect)
+    try:
+        with engine.connect() as connection:
+            at, expected = migrate.current_on(connection), migrate.head()
+            if at != expected:
+                fix = "wait until it has caught up, or see what keeps it from that"
+                yield error("replica", f"its schema is at {at}, the code expects {expected}", fix)
+            yield from dialect.examine_replica(connection, settings, plan)
+    except DBAPIError as fault:
+        refused = _refused(dialect, fault)
+        yield error("replica", refused.message, refused.fix)
+    finally:
+        engine.dispose()
+
+
+def _try(engine: Engine) -> None:
+    try:
+        with engine.connect():
+            pass
+    finally:
+        engine.dispose()
+
+
+def _schema(connection: Connection, dialect: Dialect) -> Iterator[Finding]:
+    at, expected = migrate.current_on(connection), migrate.head()
+    if at != expected:
+        told = f"is at {at}" if at else "there is none"
+        if dialect.shares_one_connection:
+            yield ok("schema", "in memory: `serve` makes it")
+        elif dialect.belongs_to_process:
+            yield warning(
+                "schema", f"{told}, the code expects {expected}", f"{migrate.WAY_OUT}, or `serve` does it"
+            )
+        elif at is not None and at > expected:
+            fix = "run the newer release that made it"
+            yield error("schema", f"{told}, which this code does not know (its newest is {expected})", fix)
+        else:
+            yield error("schema", f"{told}, the code expects {expected}", migrate.WAY_OUT)
+        return
+    differences = migrate.drift_on(connection)
+    if differences:
+        fix = "undo by hand what was changed by hand, or write a revision for it"
+        yield from (error("drift", difference, fix) for difference in differences)
+    else:
+        yield ok("schema", f"is at {at}, and its tables are as the code has them")
+
+
+def _refused(dialect: Dialect, fault: DBAPIError) -> Finding:
+    told: DatabaseError = dialect.translate(fault)
+    words = words_of(fault)
+    return error("connection", f"{told}: {words}", way_in(words, dialect))

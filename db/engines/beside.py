@@ -1,0 +1,36 @@
+"""An engine beside the lanes: for questions that none of their connections can answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from conf import DatabaseSettings
+from db.backend import Dialect, Role
+from db.engines.engine import make_engine
+
+
+def engine_beside(settings: DatabaseSettings, role: Role, dialect: Dialect, writer: Engine) -> Engine:
+    """An engine that connects as the writer does, through a driver that blocks.
+
+    Args:
+        settings: of the database, for that driver.
+        writer: the engine whose listeners of ``do_connect`` say what to connect with: an application's, that
+            renews a token, say. One that opens an asyncio driver's connection by itself is of no use here.
+            https://docs.sqlalchemy.org/en/21/core/engines.html#generating-dynamic-authentication-tokens
+
+    Returns:
+        An engine that the caller disposes of.
+    """
+    engine = make_engine(settings, role, dialect)
+
+    @event.listens_for(engine, "do_connect")
+    def as_the_writer(dialect: Any, record: Any, arguments: list[Any], parameters: dict[str, Any]) -> Any:
+        for listener in writer.dialect.dispatch.do_connect:
+            connection = listener(dialect, record, arguments, parameters)
+            if connection is not None:
+                return connection
+        return None
+
+    return engine

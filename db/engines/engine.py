@@ -1,0 +1,254 @@
+"""Engines, made from settings in this one place."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic_core import from_json
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    ExceptionContext,
+    ExecutionContext,
+    PoolProxiedConnection,
+    create_engine,
+    event,
+    make_url as parse_url,
+)
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from conf import DatabaseSettings
+from db.backend import Dialect, Role
+from db.backends.choose import dialect_for
+from db.backends.sqlite import READ_ONLY
+from db.engines.idle_pool import RestingAsyncPool, RestingPool, ask_after_rest
+from db.guard import OPTION, OWN, Watch, watch_at_work, watch_of
+from db.statement_hooks import watch_statements
+
+_INSIDE = ("sqlalchemy.", "db.backends.", "db.engines.engine")
+"""The modules that may work with the driver's connection."""
+
+_DRIVERS = {"postgres": "postgresql+psycopg2", "postgresql": "postgresql+psycopg2"}
+"""Bare names that SQLAlchemy 2.1 refuses, or takes for psycopg 3."""
+
+
+def make_url(settings: DatabaseSettings) -> URL:
+    """Where the database is: the URL of the settings, or the URL that their parts make.
+
+    The environment's ``query`` is what a URL does not say itself: ``?sslmode=…`` in the URL wins.
+
+    Raises:
+        ValueError: there is neither a URL nor a driver name.
+    """
+    if settings.url is not None:
+        url = parse_url(settings.url.get_secret_value())
+    elif settings.drivername is not None:
+        password = settings.password
+        url = URL.create(
+            settings.drivername,
+            username=settings.username,
+            password=None if password is None else password.get_secret_value(),
+            host=settings.host,
+            port=settings.port,
+            database=settings.database,
+        )
+    else:
+        raise ValueError("no database is set: set database.url, or database.drivername and its other parts")
+    url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
+    query = dialect_for(url).own_query(settings.query)
+    return url.update_query_dict({name: value for name, value in query.items() if name not in url.query})
+
+
+def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dialect | None = None) -> Engine:
+    """An engine for one kind of work, with its pool and hooks. Opens no connection yet.
+
+    Args:
+        settings: where and how.
+        role: "writer" runs transactions; "reader" single statements in AUTOCOMMIT that the database
+            itself keeps from writing; "migration" has no pool and no time limits.
+        dialect: the ways of that database, where the caller has them already.
+
+    Returns:
+        An engine that whoever asked for it disposes of.
+    """
+    dialect = dialect or dialect_for(make_url(settings), settings.pooler)
+    options: dict[str, Any] = {
+        # Parameters are people's data; they belong in no message and no log.
+        "hide_parameters": True,
+        "echo": settings.echo,
+        "json_deserializer": _from_json,
+        **dialect.engine_options(settings, role),
+    }
+    pooled = "poolclass" not in options
+    if pooled:
+        size, overflow = dialect.pool_size(settings, role)
+        options |= {
+            "poolclass": RestingAsyncPool if dialect.is_async else RestingPool,
+            "pool_size": size,
+            "max_overflow": overflow,
+            # For a function that opens a connection beside its session's, which has a place before it asks.
+            "pool_timeout": settings.pool_timeout_s,
+            "pool_recycle": settings.pool_recycle_s,
+            "pool_use_lifo": settings.pool_use_lifo,
+        }
+    # `AsyncEngine` is a shell round such an engine; our hops are that shell.
+    engine = create_engine(dialect.engine_url(), connect_args=dialect.connect_args(settings, role), **options)
+    if pooled:
+        ask_after_rest(engine, settings, dialect)
+    _install_watch(engine, dialect, role)
+    dialect.install(engine, settings, role)
+    return engine
+
+
+def blocking(settings: DatabaseSettings) -> DatabaseSettings:
+    """The same database through a driver that blocks: for scripts, jobs and migrations.
+
+    They are no better on an event loop, and what they run is written for a thread of its own.
+    """
+    url = make_url(settings)
+    dialect = dialect_for(url, settings.pooler)
+    if not dialect.is_async:
+        return settings
+    own = url.set(drivername=dialect.blocking_driver)
+    own = own.difference_update_query(("prepared_statement_cache_size",))
+    return settings.model_copy(
+        update={
+            "url": SecretStr(own.render_as_string(hide_password=False)),
+            **dict.fromkeys(("drivername", "username", "password", "host", "port", "database")),
+            "connect_args": dialect.blocking_connect_args(settings.connect_args),
+        }
+    )
+
+
+def read_only_view(engine: Engine) -> Engine:
+    """The reader of a database that has one connection: the writer's engine, told not to write."""
+    return engine.execution_options(**{READ_ONLY: True})
+
+
+def _from_json(text: str | bytes) -> Any:
+    """What a column of JSON holds, by the faster of two readers, unless it is too deep for that one."""
+    try:
+        return from_json(text)
+    except ValueError:
+        return json.loads(text)
+
+
+def _install_watch(engine: Engine, dialect: Dialect, role: Role) -> None:
+    """Let the watch of a unit of work see its connection, its statements and its COMMIT.
+
+    By the methods of SQLAlchemy's dialect, of which each engine has one of its own. The events of an engine
+    say the same, and cost more: with one of them in use, each request looks for the listeners of eight.
+    """
+
+    connect = engine.dialect.connect
+
+    def connect_watched(*arguments: Any, **options: Any) -> Any:
+        try:
+            connection = connect(*arguments, **options)
+        except dialect.connection_errors() as error:  # not the driver's own: SQLAlchemy knows them not
+            raise engine.dialect.loaded_dbapi.OperationalError(str(error)) from error
+        # What a new connection is asked before its first transaction can hang like any other statement.
+        watch = watch_at_work(dialect)
+        if watch is not None:
+            watch.connected(connection)
+        return connection
+
+    if role == "writer":
+        engine._connection_cls = WatchedConnection  # there is no public way to it
+
+    own = engine.dialect
+    own.connect = connect_watched  # type: ignore[method-assign]  # do_connect is the application's
+    set_options, commit, rollback = own.set_connection_execution_options, own.do_commit, own.do_rollback
+    is_settable = role == "writer" and dialect.isolation_is_a_transactions
+    effect_of = dialect.effect_of
+
+    def take_up(connection: Connection, opts: Mapping[str, Any]) -> None:
+        """The session of a unit of work has got a connection, and names that unit, before it begins."""
+        watch: Watch | None = opts.get(OPTION)
+        if watch is not None:
+            lent = connection.connection
+            lent.info[OPTION] = watch
+            watch.connected(lent.dbapi_connection)
+        if (level := opts.get("isolation_level")) is not None:
+            asking = watch or _taken_up(connection.connection)
+            if asking is not None:
+                asking.check_isolation(level, is_settable=is_settable)
+        set_options(connection, opts)  # which may ask the server
+
+    def do_commit(dbapi_connection: PoolProxiedConnection) -> None:
+        watch = _taken_up(dbapi_connection)
+        if watch is None:
+            commit(dbapi_connection)
+            return
+        watch.commit_begins()
+        commit(dbapi_connection)
+        watch.commit_ended()
+
+    def do_rollback(dbapi_connection: PoolProxiedConnection) -> None:
+        watch = _taken_up(dbapi_connection)
+        if watch is not None:
+            watch.rolled_back()
+        rollback(dbapi_connection)
+
+    def before(watch: Watch, context: ExecutionContext, sql: str) -> None:
+        watch.check()
+        watch.check_same_transaction()
+        watch.statement = sql
+        effect = effect_of(sql)
+        if effect and OWN not in context.execution_options:
+            watch.check_effect(effect)
+
+    own.set_connection_execution_options = take_up  # type: ignore[method-assign]
+    own.do_commit, own.do_rollback = do_commit, do_rollback  # type: ignore[method-assign]
+    watch_statements(engine, before=before)
+
+    @event.listens_for(engine, "handle_error")
+    def handle_error(context: ExceptionContext) -> None:
+        watch = None if context.connection is None else watch_of(context.connection)
+        if watch is not None:
+            watch.met_error = True
+
+    @event.listens_for(engine, "close")
+    def parted(connection: Any, record: ConnectionPoolEntry) -> None:
+        watch = record.info.pop(OPTION, None) or watch_at_work(dialect)
+        if watch is not None:
+            watch.parted(connection)
+
+    @event.listens_for(engine, "checkin")
+    def returned(connection: Any, record: ConnectionPoolEntry) -> None:
+        watch = record.info.get(OPTION)
+        parted(connection, record)
+        if watch is not None and watch.changed_session:
+            record.invalidate()
+
+
+class WatchedConnection(Connection):
+    """A connection of the writer, whose watch is told where the program takes the driver's from it.
+
+    Lives as long as the transaction of a unit of work.
+    """
+
+    @property
+    def connection(self) -> PoolProxiedConnection:
+        """As `Connection.connection`, which SQLAlchemy and this package use as well."""
+        lent = super().connection
+        if not sys._getframe(1).f_globals.get("__name__", "").startswith(_INSIDE):
+            watch = watch_of(self)
+            if watch is not None:
+                watch.check()
+                watch.hand_over(self)
+        return lent
+
+
+def _taken_up(connection: PoolProxiedConnection) -> Watch | None:
+    """The watch of the unit of work that has a connection of the pool."""
+    try:
+        watch: Watch | None = connection.info.get(OPTION)
+    except NotImplementedError:  # it was dropped, and is on its way back without a session
+        return None
+    return watch

@@ -1,0 +1,139 @@
+"""The pool of an engine: connections that rested are asked whether they live, and not kept for ever."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import DisconnectionError, TimeoutError as PoolTimeout
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+
+from conf import DatabaseSettings
+from db.backend import Dialect
+from db.errors import NoPlace
+from db.guard import watch_at_work
+from db.observer import Observer
+
+_RESTING_SINCE = "onfinish_resting_since"
+_LENT_AT = "onfinish_lent_at"
+
+
+class RestingPool(QueuePool):
+    """SQLAlchemy's queue of connections, which can close those that have rested for long.
+
+    Lives as long as its engine. Last in, first out, so that what a peak opened comes to rest at the
+    far end, and is closed there.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # It would be named after this module, and heard at INFO; SQLAlchemy's own are quiet unless asked for.
+        self.logger = logging.getLogger(f"sqlalchemy.pool.{type(self).__name__}")
+
+    def close_resting(self, *, longer_than_s: float, keep: int) -> int:
+        """Close connections that were given back more than ``longer_than_s`` ago, down to ``keep``.
+
+        Returns:
+            How many were closed.
+        """
+        since = time.monotonic() - longer_than_s
+        waiting: Any = self._pool  # SQLAlchemy has no public way to the connections at rest
+        with waiting.mutex:
+            surplus = max(0, len(waiting.queue) - keep)
+            rested = [record for record in waiting.queue if record.info.get(_RESTING_SINCE, since) < since]
+            closing = rested[:surplus]
+            for record in closing:
+                waiting.queue.remove(record)
+        for record in closing:
+            record.close()
+            self._dec_overflow()
+        return len(closing)
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        # A unit of work has a place before it asks, and finds one: unless a function took one beside its own.
+        try:
+            return super()._do_get()
+        except PoolTimeout:
+            size = self.size() + self._max_overflow
+            raise NoPlace(
+                f"all {size} connections are in use, by sessions, or by functions that open one beside theirs"
+            ) from None
+
+
+class RestingAsyncPool(RestingPool):
+    """The same, for an asyncio driver. It never waits, which would stop the loop."""
+
+    _is_asyncio = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **(kwargs | {"timeout": 0}))
+
+
+def ask_after_rest(engine: Engine, settings: DatabaseSettings, dialect: Dialect) -> None:
+    """Ask a connection whether it lives when it has rested, not at every checkout: it is a round trip.
+
+    Work that cannot be done again asks at every checkout: a stream, a job. A request that runs again where
+    its connection was gone needs no asking.
+
+    SQLAlchemy's own pre-ping asks each time, and before anybody could stop it: on a link that is dead
+    without a word it waits for ever. Here the unit of work that wants the connection knows of it, and
+    its deadline cuts the link.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def rests(connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info[_RESTING_SINCE] = time.monotonic()
+
+    if not settings.pool_pre_ping:
+        return
+
+    @event.listens_for(engine, "checkout")
+    def wakes(connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
+        since = record.info.pop(_RESTING_SINCE, None)
+        if since is None:
+            return
+        watch = watch_at_work(dialect)  # none for a script's
+        runs_again = watch is not None and watch.runs_again
+        if runs_again and time.monotonic() - since < settings.pool_ping_after_s:
+            return
+        if watch is not None:
+            watch.connected(connection)
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError("a connection at rest was gone") from error
+
+
+def observe_pool(engine: Engine, name: str, observer: Observer) -> None:
+    """Tell an observer of an engine's connections."""
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, record: ConnectionPoolEntry) -> None:
+        observer.connected(name)
+
+    @event.listens_for(engine, "close")
+    def closed(connection: Any, record: ConnectionPoolEntry) -> None:
+        observer.disconnected(name)
+
+    @event.listens_for(engine, "detach")
+    def detached(connection: Any, record: ConnectionPoolEntry) -> None:
+        observer.disconnected(name)
+
+    @event.listens_for(engine, "checkout")
+    def lent(connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
+        # Not in `info`, which is emptied when a connection is thrown away.
+        _kept_of(record)[_LENT_AT] = time.perf_counter()
+        observer.lent(name)
+
+    @event.listens_for(engine, "checkin")
+    def returned(connection: Any, record: ConnectionPoolEntry) -> None:
+        lent_at = _kept_of(record).pop(_LENT_AT, None)
+        if lent_at is not None:  # else it was found dead before anybody had it
+            observer.returned(name, time.perf_counter() - lent_at)
+
+
+def _kept_of(record: ConnectionPoolEntry) -> dict[Any, Any]:
+    kept = record.record_info
+    return {} if kept is None else kept  # None only for what was never in a pool

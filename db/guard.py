@@ -1,0 +1,395 @@
+"""The watch over a unit of work's statements: who may send one, and how the running one is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from db.errors import (
+    Cancelled,
+    DeadlinePassed,
+    Misuse,
+    NotYours,
+    OutsideRun,
+    SessionSettled,
+    TransactionEnded,
+    TransactionLost,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from db.backend import Dialect
+
+OPTION = "onfinish_watch"
+"""The execution option under which a session hands its watch to the hooks of its engine."""
+
+OWN = "onfinish_own"
+"""The execution option of a statement of ours, which may do what the program's may not: BEGIN."""
+
+ENDS_TRANSACTION = 1
+"""What a statement does that ends a transaction, or begins one: COMMIT, ROLLBACK, BEGIN."""
+
+CHANGES_SESSION = 2
+"""What a statement does that the connection's next user would meet: SET, a temporary table, a lock."""
+
+_ANYBODY = object()
+
+_at_work: dict[object, Watch] = {}
+"""The watches of those who work at this moment, by thread or greenlet."""
+
+
+class Watch:
+    """What the engine's hooks, and whoever cancels, know of one unit of work.
+
+    Made with its unit, and of no use after it. It reaches the hooks as an execution option of the
+    session; only the pool's own hooks, which know of no session, ask for the watch of whoever works.
+    Its lock stands between the thread that runs a statement and the one that wants it stopped: a
+    cancel never reaches a connection that has been closed or gone back to the pool, and never a COMMIT.
+
+    Args:
+        label: how messages name the unit: "POST TaskHandler".
+        deadline_at: on the clock of `time.monotonic`; None for no limit. `begin_by`, on the same clock, is
+            when a unit that stood in the queue has waited long enough for its transaction to begin.
+        confined: statements are allowed between `enter` and `leave` only (a request's unit), or
+            from wherever the owner likes (a script's).
+
+    ``began``: the transaction is there, as far as the driver was told; never for a reader. ``ended``: what
+    has ended it, where that was another than the unit of work. ``marked``: how to tell the transaction
+    from another, once the program has had the driver's connection. ``changed_session``: its connection is
+    closed, not given back.
+    ``isolation_level``: the one that the unit was made with, None for the engine's.
+
+    ``runs_again``: whose work is done anew where its connection turns out to be gone. Any other's is asked
+    whether it lives before it is used, however short its rest.
+    """
+
+    __slots__ = (
+        "label",
+        "deadline_at",
+        "begin_by",
+        "reason",
+        "committing",
+        "committed",
+        "closing",
+        "settling",
+        "was_rolled_back",
+        "interrupted",
+        "met_error",
+        "began",
+        "ended",
+        "marked",
+        "changed_session",
+        "isolation_level",
+        "statement",
+        "runs_again",
+        "_confined",
+        "_worker",
+        "_dialect",
+        "_connection",
+        "_lock",
+        "_outer",
+    )
+
+    def __init__(self, label: str, dialect: Dialect, *, deadline_at: float | None, confined: bool) -> None:
+        self.label = label
+        self.deadline_at = deadline_at
+        self.begin_by: float | None = None
+        self.reason: Cancelled | None = None
+        self.committing = False
+        self.committed = False
+        self.closing = False
+        self.settling = False
+        self.was_rolled_back = False
+        self.interrupted = False
+        self.met_error = False
+        self.began = False
+        self.ended = ""
+        self.marked: object = None
+        self.changed_session = False
+        self.isolation_level: str | None = None
+        self.statement: str | None = None
+        self.runs_again = False
+        self._confined = confined
+        self._worker: object = None if confined else _ANYBODY
+        self._dialect = dialect
+        self._connection: Any = None
+        self._lock = threading.Lock()
+        self._outer: Watch | None = None
+
+    @property
+    def has_connection(self) -> bool:
+        """Whether the unit has a connection of the driver."""
+        return self._connection is not None
+
+    def seconds_left(self) -> float | None:
+        """Time until the deadline, 0 when it has passed, None without one."""
+        return None if self.deadline_at is None else max(0.0, self.deadline_at - time.monotonic())
+
+    def mark(self, reason: Cancelled) -> None:
+        """From now on no statement starts, and no COMMIT is sent. The first reason stays."""
+        if self.reason is None:  # else a cancel may be on its way, which has the lock while it lasts
+            with self._lock:
+                if self.reason is None:
+                    self.reason = reason
+
+    def enter(self) -> None:
+        """The calling thread or greenlet may send statements until `leave`."""
+        # Model code of one database may open a `session_scope` of another: that one's watch is the inner.
+        worker = self._dialect.worker()
+        self._outer, _at_work[worker] = _at_work.get(worker), self
+        if self._confined:
+            self._worker = worker
+
+    def leave(self) -> None:
+        """Nobody may send statements; waits for a cancel under way, so that it hits nothing else."""
+        worker = self._dialect.worker()
+        if self._outer is None:
+            _at_work.pop(worker, None)
+        else:
+            _at_work[worker], self._outer = self._outer, None
+        with self._lock:
+            if self._confined:
+                self._worker = None
+
+    def check(self) -> None:
+        """Raise where a statement must not be sent now.
+
+        Raises:
+            Cancelled: the unit was stopped.
+            OutsideRun: the caller is not the piece of work that runs for this unit.
+        """
+        if self.reason is not None:
+            raise self.reason
+        if self._worker != _ANYBODY and self._worker != self._dialect.worker():
+            raise OutsideRun(
+                f"{self.label}: SQL was sent from outside `run` and would have stopped the event loop; "
+                "write `await self.run(function, self.session, …)`, and load inside that function what the "
+                "answer needs (an attribute that loads lazily sends SQL too)"
+            )
+        if self.committing:
+            raise SessionSettled(f"{self.label}: SQL was sent after COMMIT; `self.afterwards(…)` is for that")
+        if self.deadline_at is not None and time.monotonic() >= self.deadline_at:
+            self.mark(DeadlinePassed())
+            raise DeadlinePassed
+
+    def check_effect(self, effect: int) -> None:
+        """Raise where a statement has an effect that it must not have; note that it changes the session.
+
+        Raises:
+            NotYours: it would end the transaction.
+            Misuse: it would change a session that cannot be closed afterwards.
+        """
+        if effect & ENDS_TRANSACTION:
+            raise NotYours(
+                f"{self.label}: a statement was refused that ends or begins a transaction, which the unit of "
+                "work alone does. Raise an error to undo the work, guard a part with "
+                "`session.begin_nested()`; `await self.commit()` in a handler settles early"
+            )
+        if effect & CHANGES_SESSION:
+            if self._dialect.cannot_change_session:
+                raise Misuse(
+                    f"{self.label}: a statement was refused that changes the session of its connection "
+                    f"{self._dialect.cannot_change_session}"
+                )
+            self.changed_session = True
+
+    def check_isolation(self, level: object, *, is_settable: bool) -> None:
+        """Raise where another isolation level is asked for than the unit may have.
+
+        Raises:
+            NotYours: AUTOCOMMIT, of which nothing could be undone; or any, where it would outlast the unit.
+        """
+        if level == self.isolation_level or (is_settable and str(level).upper() != "AUTOCOMMIT"):
+            return
+        raise NotYours(
+            f"{self.label}: the isolation level {level!r} was asked for, which would take its transaction "
+            "from the unit of work. For reads of one state of the database there is `snapshot = True`; on "
+            "PostgreSQL `SET TRANSACTION ISOLATION LEVEL …` as the first statement of a write"
+        )
+
+    # -- called by the engine's hooks, where the work is done
+
+    def connected(self, connection: Any) -> None:
+        """The unit has taken this connection of the driver."""
+        with self._lock:
+            self._connection = connection
+
+    def parted(self, connection: Any) -> None:
+        """The connection goes back to the pool, or is closed: from now on nobody cancels or cuts it."""
+        with self._lock:
+            if self._connection is connection:
+                self._connection = None
+
+    def commit_begins(self) -> None:
+        """COMMIT is about to be sent: the last moment for a second look.
+
+        Raises:
+            Cancelled: the unit was stopped; COMMIT is not sent.
+            TransactionLost: there is no transaction left that could be committed.
+            TransactionEnded: it is not the one that was begun.
+            NotYours: it is not the unit of work that commits.
+        """
+        if not self.settling:
+            raise NotYours(
+                f"{self.label}: somebody else than its unit of work tried to commit its transaction"
+            )
+        self.check_transaction()
+        with self._lock:
+            if self.reason is not None:
+                raise self.reason
+            self.committing = True
+
+    def commit_ended(self) -> None:
+        """COMMIT was sent, and has succeeded."""
+        self.committed = True
+
+    def check_transaction(self) -> None:
+        """Raise where the transaction must not, or cannot, be committed; as `commit_begins` does."""
+        if self.reason is None and self.seconds_left() == 0:
+            self.reason = DeadlinePassed()
+        if self.reason is not None:
+            raise self.reason
+        self._look_back()
+        self.check_same_transaction()
+        if self.was_rolled_back or self._connection is None:
+            raise self.lost()
+        if self.met_error or not self._dialect.asks_whether_lost:
+            if self._dialect.transaction_is_lost(self._connection):
+                raise self.lost()
+            self.met_error = False
+
+    def lost(self) -> TransactionLost:
+        """The error for a transaction that was given up behind the program's back."""
+        return TransactionLost(
+            f"{self.label}: the transaction had been aborted after an error that the program caught; nothing "
+            "is kept. Let the error travel, or guard the statement with `session.begin_nested()`"
+        )
+
+    def check_same_transaction(self) -> None:
+        """Raise where another than the unit of work has ended its transaction, or SQLite by itself.
+
+        Asked before each statement: what comes after would be kept without what came before.
+        """
+        connection = self._connection
+        if not self.began or not (self.ended or connection is None or self._dialect.is_idle(connection)):
+            return
+        if self._has_ended():
+            raise self.ended_error()
+        if self.was_rolled_back:
+            raise self.lost()
+
+    def ended_error(self) -> TransactionEnded:
+        """The error for a transaction that another than its unit of work has ended."""
+        return TransactionEnded(
+            f"{self.label}: {self.ended} ended the transaction, which its unit of work alone may end; what "
+            "came before it is kept or undone already. Guard a part with `session.begin_nested()`; "
+            "`await self.commit()` in a handler settles early"
+        )
+
+    def rolled_back(self) -> None:
+        """The transaction was rolled back: by its unit of work, or there is nothing left to keep."""
+        if not self.closing:
+            self._look_back()
+            self.was_rolled_back = True
+
+    def release_begins(self) -> None:
+        """The connection is about to be rolled back: there is nothing left to cancel."""
+        self._look_back()
+        with self._lock:
+            self.closing = True
+
+    def hand_over(self, connection: Connection) -> None:
+        """The program takes the driver's connection, where what it does is not seen: mark the transaction.
+
+        Costs round trips, here and at the end, to the units alone whose program does so.
+
+        Raises:
+            DBAPIError: the transaction has failed already, or the connection.
+        """
+        if self.marked is None and self._knows_its_transaction:
+            self.marked = self._dialect.mark_transaction(connection)
+            self.began = True
+
+    @property
+    def _knows_its_transaction(self) -> bool:
+        # After a rollback or an interrupt the database may have ended it, and has undone all of it.
+        return self._connection is not None and not (
+            self.was_rolled_back or self.interrupted or self.committing or self.closing
+        )
+
+    def _has_ended(self) -> bool:
+        """Whether another than the unit of work has ended its transaction, as the driver knows by itself."""
+        if self.began and self._knows_its_transaction and self._dialect.is_idle(self._connection):
+            self._note_end()
+        return bool(self.ended)
+
+    def _look_back(self) -> None:
+        """As `_has_ended`, before the transaction ends; another that was begun since is noticed as well."""
+        marked, self.marked = self.marked, None
+        if self._has_ended() or marked is None or not self._knows_its_transaction:
+            return
+        try:
+            is_marked = self._dialect.is_marked(self._connection, marked)
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001  # the connection is given back all the same
+            is_marked = False
+        if not is_marked:
+            self._note_end()
+
+    def _note_end(self) -> None:
+        self.ended = self.ended or "a call of the driver, or a procedure,"
+        self.changed_session = True  # AUTOCOMMIT, say, would be the next user's
+
+    # -- called by whoever stops the unit; a driver that blocks may take a second for it
+
+    def interrupt(self) -> bool | Awaitable[bool] | None:
+        """Have the database cancel the running statement. Does nothing to a COMMIT, or between statements.
+
+        Returns:
+            Whether there is something to wait for: not if the database could not be reached for it. An
+            asyncio driver tells it later, or tells nothing: then it cancels what its cancelled task runs.
+        """
+        with self._lock:
+            if self._connection is None or self._worker is None or self.committing or self.closing:
+                return True
+            self._has_ended()  # afterwards there is no telling: SQLite rolls back what it interrupts
+            self.interrupted = True
+            return self._dialect.interrupt(self._connection)
+
+    def sever(self) -> bool:
+        """Shut the connection's socket down, which wakes the work that waits for its answer. Does not wait.
+
+        Returns:
+            Whether that is done, or needless; False where a cancel of the same connection is on its way.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if self._connection is not None and self._worker is not None:
+                self.interrupted = True
+                self._dialect.sever(self._connection)
+        finally:
+            self._lock.release()
+        return True
+
+
+def watch_of(connection: Connection) -> Watch | None:
+    """The watch of the unit of work that uses this connection, None for work of the engine's own."""
+    watch: Watch | None = connection.get_execution_options().get(OPTION)
+    return watch
+
+
+def watch_at_work(dialect: Dialect) -> Watch | None:
+    """The watch of the unit of work that the calling thread or greenlet works for.
+
+    Args:
+        dialect: of the engine that asks: each `Database` has one of its own.
+
+    Returns:
+        None for any other, and for one that works for another database just now.
+    """
+    watch = _at_work.get(dialect.worker())
+    return watch if watch is not None and watch._dialect is dialect else None

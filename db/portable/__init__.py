@@ -1,0 +1,1 @@
+"""SQL that is spelt for every database."""

@@ -1,0 +1,1 @@
+"""The schema: migrations, and what keeps them safe."""

@@ -1,0 +1,20 @@
+"""Alembic's entry: runs the revisions on the connection of `db.schema.migrate`, or writes their SQL."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from db.schema.guards import guards
+from db.schema.migrations.options import OPTIONS
+
+if context.is_offline_mode():
+    backend = context.config.attributes["backend"]
+    context.configure(dialect_name=backend, literal_binds=True, **OPTIONS)
+    with context.begin_transaction():
+        for statement in guards(backend):
+            context.execute(statement)
+        context.run_migrations()
+else:
+    # The transaction is the caller's, who began it with the guards and ends it.
+    context.configure(connection=context.config.attributes["connection"], **OPTIONS)
+    context.run_migrations()

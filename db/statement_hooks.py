@@ -1,0 +1,43 @@
+"""The statements of units of work, on their way to the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Engine, ExecutionContext
+
+from db.guard import OPTION, Watch
+
+Before = Callable[[Watch, ExecutionContext, str], None]
+After = Callable[[Watch, ExecutionContext], None]
+
+
+def watch_statements(engine: Engine, *, before: Before | None = None, after: After | None = None) -> None:
+    """Look at each statement of an engine's units of work. Those of nobody's are passed on.
+
+    Args:
+        engine: a new one; what is asked for later stands round what was asked for before.
+        before: called with the SQL, before it is sent. What it raises is raised in its place.
+        after: called when the driver has done it.
+    """
+    dialect = engine.dialect
+
+    def watched(do: Callable[..., None]) -> Callable[..., None]:
+        def do_watched(cursor: Any, statement: str, *arguments: Any) -> None:
+            context = arguments[-1]
+            watch = None if context is None else context.execution_options.get(OPTION)
+            if watch is None:
+                do(cursor, statement, *arguments)
+                return
+            if before is not None:
+                before(watch, context, statement)
+            do(cursor, statement, *arguments)
+            if after is not None:
+                after(watch, context)
+
+        return do_watched
+
+    dialect.do_execute = watched(dialect.do_execute)  # type: ignore[method-assign]
+    dialect.do_executemany = watched(dialect.do_executemany)  # type: ignore[method-assign]
+    dialect.do_execute_no_params = watched(dialect.do_execute_no_params)  # type: ignore[method-assign]

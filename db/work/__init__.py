@@ -1,0 +1,1 @@
+"""The life of a session: one unit of work, and the decision about it."""

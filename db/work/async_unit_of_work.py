@@ -1,0 +1,489 @@
+"""A unit of work whose owner lives on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import logging
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from types import CodeType, TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+
+from sqlalchemy.orm import Session
+
+from db.capacity.endpoint import Lane
+from db.capacity.executor import Hop
+from db.capacity.slot import Seat
+from db.errors import (
+    Cancelled,
+    ConcurrentUse,
+    DatabaseError,
+    DeadlinePassed,
+    Misuse,
+    OutcomeUnknown,
+    SessionSettled,
+    TransactionEnded,
+    Unavailable,
+)
+from db.work.unit_of_work import Outcome, UnitOfWork, name_of
+
+if TYPE_CHECKING:
+    from db.database import Database
+
+log = logging.getLogger("onfinish.db")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Work = Callable[[Session], object]
+"""What is done with a session, by itself a unit of work."""
+
+QUEUED_S = 0.01
+"""Who waited longer than this for a place stood in the queue, and what it waits for next counts as well."""
+
+FOLLOW_UP_S = 2.0
+"""What the follow-ups of a unit have together where its deadline is closer than that, or has passed."""
+
+_PASSES_ON: set[CodeType] = set()
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def passes_on(method: Method) -> Method:
+    """Mark a method that passes its call on to `AsyncUnitOfWork.run`: messages name its caller's line."""
+    _PASSES_ON.add(method.__code__)
+    return method
+
+
+_Run = tuple[Coroutine[Any, Any, Any], str, str, int]
+"""A call of `run` that was made: its coroutine, the function's name, and file and line of the caller."""
+
+
+class AsyncUnitOfWork:
+    """A `UnitOfWork` for code on the event loop: its work runs a hop at a time, in its lane.
+
+    Lives as long as one request, or one ``async with database.unit_of_work()``. Takes a place before
+    the first hop and keeps it until it is settled. Settled exactly once, by whoever comes first: its
+    owner, or whoever stopped it.
+
+    Warns:
+        ResourceWarning: dropped without `settle`; what it held came back, and its work is undone.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        lane: Lane,
+        *,
+        label: str,
+        snapshot: bool,
+        deadline_at: float | None,
+        origin: object = None,
+        runs_again: bool = False,
+    ) -> None:
+        self.label = label
+        self.origin = origin
+        self.observed: object = None
+        self.deadline_at = deadline_at
+        self.opened_at = time.monotonic()
+        self.db_s = 0.0
+        self.reason: Cancelled | None = None
+        self._database = database
+        self._lane = lane
+        self._unit = UnitOfWork(
+            lane.engine,
+            lane.dialect,
+            label=label,
+            read_only=lane.read_only,
+            snapshot=snapshot,
+            deadline_at=deadline_at,
+            confined=True,
+            witness=database.witness,
+            schema=database.schema,
+        )
+        self._unit.watch.runs_again = runs_again
+        self.session: Session = self._unit.session
+        self._seat = Seat(database, lane, label)
+        self._seat_is_lent = False
+        self._running = False
+        self._calls = itertools.count()
+        self._not_begun: dict[int, _Run] = {}
+        self._hop: Hop | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._settling = False
+        self._abandoned = self._ended = False
+        self._settled: asyncio.Future[None] | None = None
+        self._callbacks: tuple[Callable[[], object], ...] = ()
+        database.opened(self)
+
+    @property
+    def outcome(self) -> Outcome:
+        """What has become of the work."""
+        unit = self._unit
+        if self._abandoned and not unit.watch.committed:
+            # It cannot be committed any more, but where COMMIT itself hangs, or was another's.
+            return Outcome.UNKNOWN if unit.watch.committing or unit.watch.ended else Outcome.UNDONE
+        return unit.outcome
+
+    @property
+    def commit_s(self) -> float:
+        """How long COMMIT took, in seconds."""
+        return self._unit.commit_s
+
+    @property
+    def pool(self) -> str:
+        """Whose places and connections it works with: "writer" or "reader"."""
+        return self._lane.places.name
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the database refuses it to write."""
+        return self._lane.read_only
+
+    @property
+    def has_connection(self) -> bool:
+        """Whether it holds a connection at this moment."""
+        return self._unit.watch.has_connection
+
+    @property
+    def statement(self) -> str | None:
+        """The SQL that it sent last, without parameters."""
+        return self._unit.watch.statement
+
+    @property
+    def has_place(self) -> bool:
+        """Whether the unit holds one of its lane's places, and with it perhaps a connection."""
+        return self._seat.taken
+
+    @property
+    def settled(self) -> bool:
+        """Whether the decision is made, or is being made."""
+        return self._settling
+
+    def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Call a plain function where it may wait for the database, and return what it returns.
+
+        To be awaited: a unit with a call that was made and has not begun is not kept. The first call takes
+        a place, which may take up to ``database.pool_timeout_s``. The function sees the context variables
+        of the caller.
+
+        Raises:
+            NoPlace: all places stayed taken. Nothing has run; the unit stays usable.
+            ConcurrentUse: another call is under way. That call goes on.
+            SessionSettled: the unit's work is over.
+            Cancelled: the unit was stopped; it can only be undone.
+            DatabaseError: what the driver reported, translated.
+            Misuse: the function is async, or raised what would have ended the process or its thread.
+            Exception: whatever the function raises.
+        """
+        number = next(self._calls)
+        coroutine = self._run(number, function, args, kwargs)
+        frame = sys._getframe(1)
+        while frame.f_code in _PASSES_ON and frame.f_back is not None:
+            frame = frame.f_back
+        self._not_begun[number] = coroutine, name_of(function), frame.f_code.co_filename, frame.f_lineno
+        return coroutine
+
+    async def _run(self, number: int, function: Callable[..., R], args: Any, kwargs: Any) -> R:
+        try:
+            self._check_usable()
+            self._running = True
+            try:
+                if not self._seat.taken:
+                    await self._take_place()
+                answer = self._start(self._unit.call, function, *args, **kwargs)
+                del self._not_begun[number]
+                return await self._result(answer, function)  # type: ignore[no-any-return]
+            finally:
+                self._running = False
+        except BaseException:
+            self._not_begun.pop(number, None)
+            raise
+
+    async def settle(
+        self,
+        *,
+        keep: bool,
+        last: Work | None = None,
+        afterwards: Callable[[Exception | None], Iterable[Work]] | None = None,
+    ) -> None:
+        """Commit or roll back, give everything back.
+
+        Args:
+            keep: commit, unless the unit was stopped meanwhile.
+            last: called with the session just before COMMIT, in the same hop.
+            afterwards: asked for what is to follow, with the error that kept the work from being kept if
+                there was one. Each function is called with a new session, in a unit of work of its own;
+                what they raise is logged. They have until the deadline, or `FOLLOW_UP_S` where that is later.
+
+        Raises:
+            DatabaseError: ``keep`` was asked for, and the work was not kept, or nobody knows.
+            TransactionEnded: whatever was asked for; a part of it may be kept.
+        """
+        first, self._settling = not self._settling, True
+        fault: Exception | None = self._forgotten() if keep else None
+        try:
+            if first:
+                await self._settle(keep and fault is None, last)
+            else:
+                await self._settled_by_another()
+            if self._unit.watch.ended:
+                raise self._unit.watch.ended_error()
+        except Exception as error:
+            fault = fault or error
+            raise
+        finally:
+            try:
+                await self._follow_up(afterwards(fault) if afterwards is not None else ())
+            finally:
+                self._end()
+        if fault is not None:
+            raise fault
+        if keep and self.outcome is Outcome.UNKNOWN:
+            raise OutcomeUnknown
+        if keep and self.outcome is Outcome.UNDONE:
+            raise self.reason or SessionSettled(f"{self.label}: the unit of work was undone already")
+
+    def settle_at_once(self, *, keep: bool) -> bool:
+        """Settle without a hop, where that sends nothing to the database. Returns whether it was so."""
+        if self._settling or self._running or self._hop is not None or not self._unit.settles_at_once:
+            return False
+        if keep and self._not_begun:
+            return False
+        self._settling = True
+        self._unit.settle_at_once(keep=keep and self.reason is None)
+        self._end()
+        return True
+
+    def add_done_callback(self, callback: Callable[[], object]) -> None:
+        """Call a function, on the event loop, when the unit has ended; at once where it has ended already."""
+        if self._ended:
+            callback()
+        else:
+            self._callbacks += (callback,)
+
+    def cancel(self, reason: Cancelled) -> None:
+        """Stop the unit: nothing more of it starts, its running statement is cancelled, nothing is kept.
+
+        Returns at once; the place is given back as soon as the running hop has ended. A COMMIT that
+        has been sent is not cancelled; only at the deadline is its connection given up. Must be called
+        on the event loop. Later calls change nothing, except that a deadline also ends a COMMIT.
+        """
+        late = self._settling
+        if self._unit.outcome is not Outcome.OPEN and not late:
+            return
+        if late and not isinstance(reason, DeadlinePassed):
+            return
+        self.reason = self.reason or reason
+        self._unit.watch.mark(self.reason)
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._timer = (
+            None
+            if self.deadline_at is None
+            else loop.call_later(self.deadline_at - time.monotonic(), self.cancel, DeadlinePassed())
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._hop is not None and isinstance(error, asyncio.CancelledError):
+            self.cancel(Cancelled(f"{self.label}: its task was cancelled; nothing is kept"))
+        try:
+            await self.settle(keep=kind is None)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    # -- hops
+
+    def _check_usable(self) -> None:
+        if self.reason is not None:
+            raise self.reason
+        if self._settling:
+            raise self._over()
+        if self._running or self._hop is not None:
+            raise ConcurrentUse(
+                f"{self.label}: `run` was called while another of the same session was under way (as with "
+                "`asyncio.gather`); a session does one thing at a time: await one after the other, do both "
+                "in one function, or give each a `database.unit_of_work()` outside of the request"
+            )
+
+    def _over(self) -> SessionSettled:
+        return SessionSettled(
+            f"{self.label}: `run` was called after the unit of work had been settled; for later work there "
+            "are `self.afterwards(…)` and `database.unit_of_work()`"
+        )
+
+    def _forgotten(self) -> Misuse | None:
+        for _, name, filename, line in self._not_begun.values():
+            return Misuse(
+                f"{self.label}: `run({name}, …)` in {filename}, line {line}, was not awaited and has not "
+                "run; nothing is kept. Write `await self.run(…)`"
+            )
+        return None
+
+    def _close_not_begun(self) -> None:
+        for coroutine, *_ in self._not_begun.values():
+            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                coroutine.close()
+        self._not_begun.clear()
+
+    async def _result(self, answer: asyncio.Future[Any], function: Callable[..., Any]) -> Any:
+        """What a hop returns; what it raises that is no `Exception`, as one.
+
+        On the event loop, where it would go next, such an error ends the request's task without an answer, or
+        the whole process, and with it all other requests.
+        """
+        try:
+            return await answer
+        except (Exception, asyncio.CancelledError):
+            raise
+        except BaseException as error:
+            raise Misuse(
+                f"{self.label}: {name_of(function)} raised {type(error).__name__}, which would have ended "
+                "the whole process, or this task without an answer; what works with the session raises an "
+                "`Exception`"
+            ) from error
+
+    async def _take_place(self) -> None:
+        waited_s = await self._seat.take(self._seconds_to_wait())
+        if waited_s > QUEUED_S:
+            queued_at = time.monotonic() - waited_s
+            self._unit.watch.begin_by = queued_at + self._database.settings.pool_timeout_s
+        if self._settling:  # its owner went on without it while it stood in the queue
+            self._seat.leave()
+            raise self.reason or self._over()
+        if self.reason is not None:
+            raise self.reason
+
+    def _seconds_to_wait(self) -> float:
+        limit = self._database.settings.pool_timeout_s
+        return (
+            limit if self.deadline_at is None else min(limit, max(0.0, self.deadline_at - time.monotonic()))
+        )
+
+    def _start(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+        """Start a hop. Returns its answer: a waiter that is cancelled cancels that, and the hop runs on."""
+
+        def work() -> Any:
+            worker = self._database.claim_here(self.label, self._lane.dialect)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._database.unclaim(worker)
+
+        hop = self._hop = self._lane.hops.start(work, self._hop_ended)
+        if self.reason is not None:  # only the end of a stopped unit is still to come, and may hang as well
+            self._ending = asyncio.get_running_loop().create_task(self._end_hop(hop))
+        return hop.answer
+
+    def _hop_ended(self, hop: Hop) -> None:
+        self.db_s += hop.took_s
+        self._hop = None
+        if self._abandoned:  # what it held comes back now
+            self._lane.hops.detach(self._clean_up)
+
+    # -- the end
+
+    async def _settle(self, keep: bool, last: Work | None) -> None:
+        if self._hop is not None and not await self._hop.over():
+            if keep:
+                raise self.reason or Unavailable("the database did not answer in time")
+        elif (self._unit.settles_at_once and not (last and keep)) or not (keep or self._seat.taken):
+            self._unit.settle(keep=keep and self.reason is None)
+        else:
+            if not self._seat.taken:  # rows were added to the session, and no `run` has taken a place yet
+                try:
+                    await self._seat.take(self._seconds_to_wait())
+                except BaseException:
+                    self._unit.settle(keep=False)
+                    raise
+            try:
+                await self._result(self._start(self._unit.settle, keep=keep, last=last), self._unit.settle)
+            except asyncio.CancelledError:
+                # Nobody waits for the hop any more, which runs on: where COMMIT is not sent yet, it never is.
+                self._unit.watch.mark(Cancelled(f"{self.label}: its task was cancelled; nothing is kept"))
+                raise
+            except DatabaseError:
+                if keep and not self._unit.watch.committed:
+                    raise  # else it was given up on, and the database undoes it
+
+    async def _stop(self) -> None:
+        """End the running hop, then see that the unit is undone."""
+        if self._hop is not None:
+            await self._end_hop(self._hop)
+        if not self._settling:
+            with suppress(TransactionEnded):  # the owner, who settles too, is told
+                await self.settle(keep=False)
+
+    async def _end_hop(self, hop: Hop) -> None:
+        watch = self._unit.watch
+        if not await hop.end(watch):
+            hop.give_up(OutcomeUnknown() if watch.committing else (self.reason or DeadlinePassed()))
+
+    async def _settled_by_another(self) -> None:
+        if not self._ended:
+            if self._settled is None:
+                self._settled = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._settled)
+
+    async def _follow_up(self, functions: Iterable[Work]) -> None:
+        """Do each piece of work in a unit of its own, on this unit's place where that is a writer's."""
+        give_up_at = None
+        if self.deadline_at is not None:
+            give_up_at = max(self.deadline_at, time.monotonic() + FOLLOW_UP_S)
+        for function in functions:
+            unit = self._database.unit_of_work(label=f"{self.label} afterwards", deadline_at=give_up_at)
+            is_whole = self._hop is None and self._unit.settled and not self._abandoned
+            if self._seat.taken and is_whole and self._lane is self._database.writer:
+                unit._seat, unit._seat_is_lent = self._seat, True
+            else:
+                self._end()  # a reader's place is of no use to a write, and is not kept while it waits
+            try:
+                async with unit:
+                    await unit.run(function, unit.session)
+            except Exception:
+                log.exception("%s: failed", unit.label)
+            if unit._seat_is_lent and unit._abandoned:  # it comes back when the work that hangs in it ends
+                self._seat = Seat(self._database, self._lane, self.label)
+
+    def _end(self) -> None:
+        first, self._ended = not self._ended, True
+        if self.reason is not None:  # it holds the frames that it came through, and with them a cursor
+            self.reason.__traceback__ = self.reason.__cause__ = self.reason.__context__ = None
+        if self._abandoned:
+            pass
+        elif self._hop is None and (self._unit.settled or not self.has_connection):
+            if not self._unit.settled:  # no thread began its end, which sends nothing
+                self._unit.settle(keep=False)
+            if not self._seat_is_lent:
+                self._seat.leave()
+        else:  # given up on, or not begun by any thread: its owner may go on meanwhile
+            self._abandoned = self._unit.abandoned = True
+            self._seat.let_go()
+            if self._hop is None:
+                self._lane.hops.detach(self._clean_up)
+        if first:
+            self._database.ended(self)
+            for callback in self._callbacks:
+                callback()
+        if self._not_begun:  # a task that was made for one takes its first step, and is told, before this
+            asyncio.get_running_loop().call_soon(self._close_not_begun)
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
+
+    def _clean_up(self) -> None:
+        if not self._unit.settled:
+            with suppress(TransactionEnded):  # nobody is left to be told
+                self._unit.settle(keep=False)
+        self._seat.leave()

@@ -1,0 +1,171 @@
+"""Whether a COMMIT was applied whose answer never came."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Engine, String, delete
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from conf import DatabaseSettings
+from db.backend import Dialect, WitnessRow
+from db.backends.choose import dialect_for
+from db.backends.postgresql import sqlstate_of
+from db.base import Base, UtcDateTime, now, utc_now
+from db.engines.beside import engine_beside
+from db.engines.engine import blocking, make_url
+from db.errors import NotGranted
+
+log = logging.getLogger("onfinish.db")
+
+_KEPT_FOR = timedelta(days=1)
+
+_ASK_AGAIN_S = 0.2
+"""A database that restarts, or fails over, is asked again until there is no time left."""
+
+_UNLIMITED_S = 30.0
+"""How long a unit of work without a deadline asks."""
+
+_LATE_S = 0.5
+"""How long is asked where the deadline has passed already: COMMIT was what did not answer."""
+
+
+class CommitWitness(Base):
+    """A row of ``commit_witness``: the last transaction that a connection committed.
+
+    Each connection of the writer has one row, and writes it over as the last statement of a
+    transaction that wrote anything. It is locked until that transaction has ended, so whoever asks
+    waits for the end, and then reads how it ended. One row a connection, and not one a transaction:
+    nothing piles up, and the update touches no index.
+    """
+
+    __tablename__ = "commit_witness"
+
+    connection: Mapped[str] = mapped_column(String(32), primary_key=True)
+    transaction: Mapped[str] = mapped_column(String(32))
+    update_time: Mapped[datetime] = mapped_column(UtcDateTime, server_default=now())
+
+
+def delete_old_witnesses(session: Session) -> int:
+    """Delete the rows of connections that are gone: those not written for a day.
+
+    A connection that is still there writes its row anew. Nobody asks for a COMMIT of yesterday.
+
+    Returns:
+        How many were deleted.
+    """
+    old = CommitWitness.update_time < utc_now() - _KEPT_FOR
+    result: Any = session.execute(delete(CommitWitness).where(old))
+    return int(result.rowcount)
+
+
+class Testimony(NamedTuple):
+    """How to look at a row that a transaction has written, and what is in it if that was committed."""
+
+    mark: str
+    ask: Callable[[Connection], str | None]
+    """Reads the row, in a transaction of its own, once whoever writes it has ended."""
+
+
+NOTHING_WRITTEN = Testimony("", lambda connection: None)
+"""Of a transaction that wrote nothing here: whether it was committed makes no difference, unless it may have
+written elsewhere, through a foreign table. No row tells how that ended."""
+
+_BROUGHT_ALONG = "onfinish_testimony"
+
+
+def bring_testimony(session: Session, testimony: Testimony) -> None:
+    """Have a row that the transaction writes in any case be its witness, and save the witness' own.
+
+    Not for a row that is written inside a savepoint: undone with it, it would say that nothing was committed.
+    """
+    session.info[_BROUGHT_ALONG] = testimony
+
+
+class Witness:
+    """Leaves testimonies and asks for them. Lives as long as its Database, which closes it.
+
+    The errors of a COMMIT that the server never got and of one whose answer was lost are the same,
+    and transaction ids are used again after a crash; a row that the transaction itself wrote is not
+    to be mistaken.
+
+    Args:
+        settings: where the database is.
+        writer: the engine whose transactions testify, and that says what to connect with.
+    """
+
+    def __init__(self, settings: DatabaseSettings, writer: Engine) -> None:
+        self._settings = blocking(settings)
+        self._writer = writer
+        self._dialect = dialect_for(make_url(self._settings), settings.pooler)
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
+
+    def testify(self, session: Session, dialect: Dialect) -> Testimony | None:
+        """Write this transaction's testimony, the last thing before COMMIT.
+
+        Returns:
+            None where this database has no table for it; `NOTHING_WRITTEN` where nothing was written here.
+
+        Raises:
+            NotGranted: the transaction goes on as a role that may not write that table.
+        """
+        brought: Testimony | None = session.info.get(_BROUGHT_ALONG)
+        if brought is not None:
+            return brought
+        connection = session.connection()
+        row: WitnessRow | None = connection.info.get(dialect.witness_key)
+        if row is None:
+            return None
+        mark = uuid.uuid4().hex
+        try:
+            written = connection.exec_driver_sql(row.sql, dialect.witness_parameters(row.name, mark))
+        except DBAPIError as error:
+            if dialect.refuses_for_lack_of_rights(error):
+                raise NotGranted(str(sqlstate_of(error.orig)), row.table) from error
+            raise
+        if not written.rowcount:
+            return NOTHING_WRITTEN
+        return Testimony(mark, functools.partial(self._dialect.ask_witness, row=row))
+
+    def was_committed(self, testimony: Testimony, *, deadline_at: float | None) -> bool | None:
+        """Ask, over a connection of its own, waiting for a transaction that is still in flight.
+
+        Returns:
+            None where nobody could be asked in time.
+        """
+        now_ = time.monotonic()
+        give_up_at = now_ + _UNLIMITED_S if deadline_at is None else max(deadline_at, now_ + _LATE_S)
+        while (left_s := give_up_at - time.monotonic()) > 0:
+            try:
+                with self._own_engine().begin() as connection:
+                    self._dialect.limit_statements(connection, left_s)
+                    if testimony is NOTHING_WRITTEN:
+                        return None if self._dialect.writes_unseen(connection) else True
+                    return testimony.ask(connection) == testimony.mark
+            except Exception as error:  # noqa: BLE001  # whatever it is, the outcome is not known by it
+                log.info("the witness cannot be asked yet: %s", type(getattr(error, "orig", error)).__name__)
+                time.sleep(min(_ASK_AGAIN_S, max(0.0, give_up_at - time.monotonic())))
+        return None
+
+    def close(self) -> None:
+        """Forget the engine."""
+        with self._lock:
+            if self._engine is not None:
+                self._engine.dispose()
+                self._engine = None
+
+    def _own_engine(self) -> Engine:
+        # Without a pool: the writer's may be full of connections as dead as the one in doubt.
+        with self._lock:
+            if self._engine is None:
+                self._engine = engine_beside(self._settings, "migration", self._dialect, self._writer)
+            return self._engine

@@ -1,0 +1,440 @@
+"""One session and the decision about its work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import inspect
+import logging
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.util import EMPTY_DICT
+
+from conf.redaction import code_of
+from db.backend import Dialect
+from db.capacity.executor import off_loop
+from db.errors import (
+    Cancelled,
+    ConnectionLost,
+    DatabaseError,
+    Misuse,
+    NotInSchema,
+    NotMigrated,
+    NotYours,
+    OutcomeUnknown,
+    ReadOnlyViolation,
+    SessionSettled,
+    Unavailable,
+)
+from db.guard import OPTION, Watch
+from db.schema.state import Schema
+from db.work.commit_marker import Testimony, Witness
+
+log = logging.getLogger("onfinish.db")
+
+
+class Outcome(enum.Enum):
+    """What has become of a unit of work."""
+
+    OPEN = "open"
+    KEPT = "kept"
+    UNDONE = "undone"
+    READ = "read"
+    """As kept, of a unit that is read-only: it had nothing to commit."""
+    UNKNOWN = "unknown"
+
+
+class UnitOfWork:
+    """One session and the decision about its work, made exactly once.
+
+    Lives as long as one request or one job; whoever made it settles it. Undone unless
+    ``settle(keep=True)`` is reached and succeeds. Not for two threads or tasks at once.
+
+    Args:
+        engine: the writer or the reader.
+        dialect: that engine's own ways.
+        label: how messages name this unit: "POST TaskHandler".
+        read_only: it runs on the reader; keeping it commits nothing.
+        snapshot: all its reads see the database as it was at the first of them.
+        deadline_at: on the clock of `time.monotonic`; None for no limit.
+        confined: statements only inside of `call` (a request), or anywhere (a script).
+        witness: who tells whether a COMMIT without an answer was applied.
+        schema: tells whether what a statement does not find is a matter of a migration.
+
+    Warns:
+        ResourceWarning: dropped without `settle`; its connection went back to the pool, rolled back.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        dialect: Dialect,
+        *,
+        label: str,
+        read_only: bool = False,
+        snapshot: bool = False,
+        deadline_at: float | None = None,
+        confined: bool = False,
+        witness: Witness | None = None,
+        schema: Schema | None = None,
+    ) -> None:
+        self.label = label
+        self.read_only = read_only
+        self.opened_at = time.monotonic()
+        self.observed: object = None
+        self.outcome = Outcome.OPEN
+        self.watch = Watch(label, dialect, deadline_at=deadline_at, confined=confined)
+        self.commit_s = 0.0
+        self._dialect = dialect
+        self._autocommits = read_only and not snapshot and dialect.reader_autocommits
+        self._witness = None if read_only else witness
+        self._schema = schema
+        self._testimony: Testimony | None = None
+        self.settled = False
+        self.abandoned = False
+        """Nobody waits for it, and its pool may be gone: its connection is closed, not given back."""
+        options = dialect.snapshot_options if snapshot else {}
+        self.session: Session = OwnedSession(engine, self.watch, options)
+
+    def __del__(self) -> None:
+        if not getattr(self, "settled", True):
+            message = f"{self.label}: a unit of work was dropped unsettled"
+            warnings.warn(message, ResourceWarning, stacklevel=1, source=self)
+
+    @property
+    def pool(self) -> str:
+        """Whose connections it works with: "writer" or "reader"."""
+        return "reader" if self.read_only else "writer"
+
+    @property
+    def has_connection(self) -> bool:
+        """Whether it holds a connection at this moment."""
+        return self.watch.has_connection
+
+    @property
+    def statement(self) -> str | None:
+        """The SQL that it sent last, without parameters."""
+        return self.watch.statement
+
+    @property
+    def in_use(self) -> bool:
+        """Whether there is anything to settle: a transaction, or changes that wait for a flush."""
+        return self.session.in_transaction() or self._has_changes
+
+    @property
+    def settles_at_once(self) -> bool:
+        """Whether settling sends nothing to the database, and may be done on an event loop."""
+        if not self.in_use:
+            return not self.watch.was_rolled_back
+        return (
+            self._autocommits
+            and self._dialect.reader_settles_at_once
+            and not (self.watch.interrupted or self.watch.changed_session)
+            and not self._has_changes
+        )
+
+    @property
+    def _has_changes(self) -> bool:
+        session = self.session
+        # `session.dirty` makes a set of what it looks through; this asks whether there is anything in it.
+        return bool(session.new or session.identity_map.check_modified() or session.deleted)
+
+    def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function that works with the session, in a thread that may wait.
+
+        Raises:
+            DatabaseError: a driver's error, translated. The unit can only be undone then, except
+                where the function guarded the statement with a savepoint.
+            Misuse: it was an async function.
+            BaseException: whatever else the function raises.
+        """
+        self.watch.enter()
+        try:
+            return self._plain(function, *args, **kwargs)
+        except DBAPIError as error:
+            raise self.translated(error) from error
+        except asyncio.CancelledError as error:  # how asyncio drivers end a statement
+            raise self._cancelled() from error
+        finally:
+            self.watch.leave()
+
+    def _cancelled(self) -> Cancelled:
+        return self.watch.reason or Cancelled(f"{self.label}: was cancelled; nothing is kept")
+
+    def _plain(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function as one that is to return a value."""
+        result = function(*args, **kwargs)
+        if not inspect.iscoroutine(result):
+            return result
+        result.close()  # it would never run
+        raise Misuse(
+            f"{self.label}: {name_of(function)} is an async function; what works with the session is a plain "
+            "one, called in a thread"
+        )
+
+    def settle(self, *, keep: bool, last: Callable[[Session], object] | None = None) -> None:
+        """Commit or roll back, then close: in that order whatever happens. The session is unusable then.
+
+        A session closed without a rollback after a COMMIT that failed would leave the failed work in the
+        connection, for its next user to commit.
+
+        Args:
+            keep: commit.
+            last: called with the session before COMMIT, where there is one; what it raises undoes the work.
+
+        Raises:
+            DatabaseError: the work could not be kept; `outcome` tells whether that is certain.
+            TransactionEnded: also where it was not to be kept: it cannot be said that it is not.
+            SessionSettled: this was done before.
+        """
+        if self.settled:
+            raise SessionSettled(f"{self.label}: the unit of work is settled already ({self.outcome.value})")
+        self.settled = self.watch.settling = True
+        doubt: OutcomeUnknown | None = None
+        self.watch.enter()
+        try:
+            self._decide(keep, last)
+        except OutcomeUnknown as error:
+            doubt = error
+        finally:
+            self.watch.leave()
+        if doubt is not None:
+            self._resolve(doubt)
+        elif self.watch.ended:
+            raise self.watch.ended_error()
+
+    def settle_at_once(self, *, keep: bool) -> None:
+        """As `settle`, on the event loop, where `settles_at_once` has said that nothing is sent."""
+        self.settled = self.watch.settling = True
+        self._decide(keep, None)
+
+    def _decide(self, keep: bool, last: Callable[[Session], object] | None) -> None:
+        try:
+            self.outcome = Outcome.UNDONE  # what is true if the next line raises
+            if keep:
+                self._keep(last)
+        finally:
+            self._release()
+            if self.watch.ended:
+                self.outcome = Outcome.UNKNOWN
+
+    def _keep(self, last: Callable[[Session], object] | None) -> None:
+        session = self.session
+        try:
+            if last is not None:
+                self._plain(last, session)
+            session.flush()
+            if self.watch.reason is not None:
+                raise self.watch.reason
+            if self.watch.was_rolled_back and not self.read_only:
+                raise self.watch.lost()
+            if not self.read_only and session.in_transaction():
+                if self._witness is not None:
+                    self.watch.check_transaction()
+                    self._testimony = self._witness.testify(session, self._dialect)
+                began = time.perf_counter()
+                try:
+                    self._commit()
+                finally:
+                    self.commit_s = time.perf_counter() - began
+            self.outcome = Outcome.READ if self.read_only else Outcome.KEPT
+        except asyncio.CancelledError as error:
+            if self.watch.committing:
+                raise OutcomeUnknown from error
+            raise self._cancelled() from error
+        except PendingRollbackError as error:  # a flush failed, and the program went on
+            raise self.watch.lost() from error
+        except DBAPIError as error:
+            if self.watch.committing and self._dialect.commit_may_have_been_applied(error):
+                raise OutcomeUnknown from error
+            self.outcome = Outcome.UNDONE
+            if self._dialect.says_transaction_is_lost(error):
+                raise self.watch.lost() from error
+            raise self.translated(error) from error
+
+    def _commit(self) -> None:
+        try:
+            Session.commit(self.session)
+        except BaseException as error:
+            if not self.watch.committed:
+                if self.watch.committing:
+                    self.outcome = Outcome.UNKNOWN
+                    if isinstance(error, Exception) and not isinstance(error, DBAPIError):
+                        raise OutcomeUnknown from error
+                raise
+            # It comes from a hook of the session behind COMMIT, too late to undo anything.
+            log.exception("%s: a hook after the commit failed; the work is kept", self.label)
+            if isinstance(error, SystemExit | KeyboardInterrupt):  # in a script they are the caller's
+                self.outcome = Outcome.KEPT
+                raise
+
+    def _resolve(self, doubt: OutcomeUnknown) -> None:
+        """Ask what became of a COMMIT that was sent and not answered."""
+        committed = None
+        if self._witness is not None and self._testimony is not None:
+            with contextlib.suppress(Unavailable):  # no thread is to be had: nobody is asked
+                committed = off_loop(
+                    self._witness.was_committed, self._testimony, deadline_at=self.watch.deadline_at
+                )
+        if committed is None:
+            raise doubt
+        log.warning(
+            "%s: the connection was lost during COMMIT, which was %s",
+            self.label,
+            "applied, as its witness says" if committed else "not applied",
+        )
+        self.outcome = Outcome.KEPT if committed else Outcome.UNDONE
+        if not committed:
+            raise ConnectionLost from doubt
+
+    def _release(self) -> None:
+        """Give the connection back, rolled back; or throw it away where that cannot be done."""
+        session = self.session
+        self.watch.release_begins()
+        try:
+            if not self._is_discarded and not self._autocommits:
+                Session.rollback(session)
+            if self._is_discarded:
+                Session.invalidate(session)
+            else:
+                Session.close(session)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # it is of no use now
+            log.warning(
+                "%s: a connection was thrown away, it could not be rolled back (%s)",
+                self.label,
+                code_of(error),
+            )
+            Session.invalidate(session)
+        finally:
+            session.execution_options = EMPTY_DICT  # lets go of the watch
+            session.__class__ = SettledSession
+            session.__dict__["label"] = self.label
+
+    @property
+    def _is_discarded(self) -> bool:
+        return self.abandoned or (self.watch.interrupted and self._dialect.discard_after_interrupt)
+
+    def translated(self, error: DBAPIError) -> DatabaseError:
+        """What a driver's error means for this unit of work."""
+        reason = self.watch.reason
+        if reason is not None and self.watch.interrupted:
+            return reason
+        if self.read_only and self._dialect.refuses_write(error):
+            return ReadOnlyViolation(
+                f"{self.label}: a write in a read-only unit of work was refused by the database. GET and "
+                "HEAD work on the reader: write in a POST, PUT, PATCH or DELETE, in `self.afterwards(…)`, "
+                "or set `read_only = False` on the handler"
+            )
+        told = self._dialect.translate(error)
+        if isinstance(told, NotInSchema) and self._schema is not None:
+            fault = off_loop(self._schema.fault)
+            if fault is not None:
+                return NotMigrated(fault)
+        return told
+
+
+class OwnedSession(Session):
+    """A session that its unit of work ends, and nobody else. Lives as long as that unit.
+
+    Model code may flush it and open savepoints in it. A commit or rollback in the middle of a
+    request would keep half of it, or silently drop what came before.
+    """
+
+    def __init__(self, engine: Engine, watch: Watch, options: Mapping[str, Any]) -> None:
+        super().__init__(
+            engine,
+            # Rows end with the unit of work, so nothing may happen between COMMIT and their use.
+            expire_on_commit=False,
+            close_resets_only=False,
+            execution_options={OPTION: watch, **options},
+        )
+        self._watch = watch
+        watch.isolation_level = options.get("isolation_level")
+
+    def commit(self) -> NoReturn:
+        """Not here."""
+        raise self._not_yours(
+            "commit", "its unit of work commits it; `await self.commit()` in a handler settles early"
+        )
+
+    def rollback(self) -> NoReturn:
+        """Not here."""
+        raise self._not_yours(
+            "rollback", "raise an error to undo the request, or guard a part with `begin_nested()`"
+        )
+
+    def close(self) -> NoReturn:
+        """Not here."""
+        raise self._not_yours("close", "its unit of work closes it")
+
+    def reset(self) -> NoReturn:
+        """Not here."""
+        raise self._not_yours("reset", "raise an error to undo the request")
+
+    def invalidate(self) -> NoReturn:
+        """Not here."""
+        raise self._not_yours("invalidate", "raise an error to undo the request")
+
+    def begin(self, nested: bool = False) -> SessionTransaction:
+        """A savepoint; the transaction itself has begun already."""
+        if not nested:
+            raise self._not_yours(
+                "begin", "the unit of work is the transaction; a savepoint is `begin_nested()`"
+            )
+        return super().begin(nested=True)
+
+    def get_bind(self, *args: Any, **kwargs: Any) -> Engine | Connection:
+        """As `Session.get_bind`; refuses where no SQL may be sent, before a connection is waited for.
+
+        Refuses any other engine: what is done there would not be the unit's to undo.
+        """
+        self._watch.check()
+        bind = super().get_bind(*args, **kwargs)
+        if bind.engine is not self.bind.engine:  # type: ignore[union-attr]
+            raise NotYours(
+                f"{self._watch.label}: a statement names an engine of its own, and its unit of work has one; "
+                "another database has units of work of its own, `database.unit_of_work()`"
+            )
+        return bind
+
+    def _not_yours(self, method: str, way_out: str) -> NotYours:
+        label = self._watch.label
+        return NotYours(
+            f"{label}: `session.{method}()` was called on a session that is not the caller's: {way_out}"
+        )
+
+
+class SettledSession(Session):
+    """What an owned session becomes once it is settled: every use says so, naming whose it was.
+
+    But for `close`: it is closed, so that is done already, as with a file. SQLAlchemy's own
+    `close_all_sessions()` closes every session that still exists, these among them.
+    """
+
+    def close(self) -> None:
+        """Nothing is left to be closed."""
+
+    def __getattribute__(self, attribute: str) -> Any:
+        if attribute == "close" or (attribute.startswith("__") and attribute.endswith("__")):
+            return object.__getattribute__(self, attribute)
+        label = object.__getattribute__(self, "__dict__").get("label", "a unit of work")
+        raise SessionSettled(
+            f"{label}: its session was used after it had been settled (`session.{attribute}`); load what you "
+            "need before `finish()`, or give later work a unit of its own: `self.afterwards(…)`, "
+            "`database.unit_of_work()`"
+        )
+
+    def __setattr__(self, attribute: str, value: object) -> None:
+        getattr(self, attribute)
+
+
+def name_of(function: object) -> str:
+    """How messages name a function."""
+    return str(getattr(function, "__qualname__", function))

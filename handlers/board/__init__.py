@@ -1,0 +1,1 @@
+"""The sample's resources. A clone deletes this room."""

@@ -1,0 +1,60 @@
+"""The export: every task as a line of JSON, while it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic_core import to_json
+from sqlalchemy.orm import Session
+
+from db.board import tasks
+from db.board.tasks import TaskFilter
+from db.capacity.limiter import Places
+from db.errors import NoPlace
+from handlers.base import SessionHandler
+from handlers.board.responses import task_json
+from handlers.json_api.query import TaskChoice, read_query
+
+PAGE_SIZE = 1000
+"""Rows a hop reads. Fewer cost round trips and hops, more cost memory: a page is some 300 KiB of JSON."""
+
+
+class ExportHandler(SessionHandler):
+    """``/tasks/export``. Lives as long as its client goes on reading.
+
+    One snapshot, a server-side cursor, and a page at a time: the next is read when the socket has taken
+    the last, so that a slow client costs time and no memory. Each holds one of the reader's places; the
+    application's setting ``exports`` leaves the others to everybody else.
+    """
+
+    streams = True
+    # Its snapshot keeps the database from cleaning up behind it.
+    timeout_s = 3_600.0
+
+    async def head(self, *args: str, **kwargs: str) -> None:
+        """The headers alone; nothing is read for them."""
+        read_query(self, TaskChoice)
+        self.set_header("Content-Type", "application/x-ndjson")
+        await self.flush()  # before the end, which would say that GET's body has a length of 0
+
+    async def get(self) -> None:
+        where = read_query(self, TaskChoice).where()
+        places: Places = self.settings["exports"]
+        if not places.try_take():
+            raise NoPlace(f"{places.size} exports are running, which is as many as may", retry_after_s=10)
+        try:
+            pages = _lines(self.session, where)
+            page = await self.run(next, pages, None)
+            self.set_header("Content-Type", "application/x-ndjson")
+            while page is not None:
+                self.write(page)
+                await self.flush()
+                page = await self.run(next, pages, None)
+        finally:
+            places.give_back()
+
+
+def _lines(session: Session, where: TaskFilter) -> Iterator[bytes]:
+    """The export's body, a page of lines at a time."""
+    for page in tasks.stream_tasks(session, where=where, page_size=PAGE_SIZE):
+        yield b"".join([to_json(task_json(row), inf_nan_mode="null") + b"\n" for row in page])

@@ -1,0 +1,222 @@
+"""A handler that answers in JSON, and errors as problem+json."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Collection
+from types import TracebackType
+from typing import Any, ClassVar
+
+from pydantic_core import to_json
+from tornado.httputil import HTTPServerRequest
+from tornado.web import Application, HTTPError, RequestHandler
+
+from conf.redaction import redacted
+from handlers.json_api.cors import cors_headers, preflight_headers
+from handlers.json_api.debug import debug_of
+from handlers.json_api.errors import (
+    Problem,
+    ProblemBody,
+    body_of,
+    is_fault,
+    leaves_unknown,
+    log_fault,
+    log_refusal,
+    meant,
+    problem_of,
+    status_of,
+)
+from handlers.json_api.security_headers import security_headers
+from handlers.lifecycle.instrumentation import Instrumentation, take_off, tell_trackers
+from handlers.request_id import HEADER, request_id_of
+
+MIB = 1024 * 1024
+
+
+class ProblemHandler(RequestHandler):
+    """What every handler here has in common. Lives as long as one request, as Tornado's handlers do.
+
+    The application's settings: ``cors_origins``, whose pages may read the answers (none), and
+    ``cors_headers``, which these may send besides those of the contract (none); ``trusted_origins`` and
+    ``serve_traceback`` as Tornado has them; ``forms`` (True), False where no body is a form: Tornado reads
+    those before any handler, and refuses a GET too for a malformed one, which nobody has asked for;
+    ``database_messages`` (False), True where a fault is logged with the database's own message, and answered
+    with `debug`.
+    """
+
+    body_max_bytes: ClassVar[int | None] = MIB
+    """The largest body that the server takes for it; a larger one is 413 before any of it is read. Never more
+    than the server's own ``http.body_max_bytes``, which None stands for."""
+
+    large_bodies_at_once: ClassVar[int | None] = None
+    """How many requests with a body above 64 KiB run at once in a process; others wait, or are 503."""
+
+    def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
+        if not application.settings.get("forms", True):
+            request._parse_body = _leave_unread  # type: ignore[method-assign]  # there is no public way
+        super().__init__(application, request, **kwargs)
+        kind = type(self)
+        if (
+            "log_exception" in kind.__dict__
+        ):  # perhaps since an instrumentation has just seen its first instance
+            kind._instrumentation = take_off(kind, kind._instrumented_hooks) or kind._instrumentation
+
+    _instrumentation: ClassVar[Instrumentation | None] = None
+    _instrumented_hooks: ClassVar[tuple[str, ...]] = ("log_exception",)
+
+    @property
+    def outcome(self) -> str:
+        """What an error answer says of the request's work: ``not_applied``, ``applied`` or ``unknown``."""
+        return "not_applied"
+
+    @property
+    def request_id(self) -> str:
+        """The id that the answer, the log and the problem carry."""
+        return request_id_of(self.request)
+
+    def set_default_headers(self) -> None:
+        """What every answer carries, errors too. An override calls ``super()``."""
+        self.clear_header("Server")
+        for name, value in security_headers(self.request.protocol).items():
+            self.set_header(name, value)
+        for name, value in cors_headers(self.request.headers.get("Origin"), self._cors_origins).items():
+            self.set_header(name, value)
+
+    def check_trusted_origin(self, origin: str) -> bool:
+        """Whether a page of another origin may write here: Tornado asks where that is protected.
+
+        Raises:
+            Problem: 403, for Tornado's own has no word for the client.
+        """
+        if super().check_trusted_origin(origin):
+            return True
+        raise Problem(403, "pages of another origin may not write here")
+
+    def options(self, *args: str, **kwargs: str) -> Any:
+        """What may be asked of this path, and what a page of another origin may."""
+        methods = self._allowed()
+        self.set_status(204)
+        self.set_header("Allow", ", ".join(methods))
+        asked, accepted = self.request.headers, self.settings.get("cors_headers", ())
+        for name, value in preflight_headers(asked, self._cors_origins, methods, accepted).items():
+            self.set_header(name, value)
+
+    def compute_etag(self) -> str | None:
+        """No tag for an answer that says nothing of its age: it may not be stored, and hashing it costs."""
+        return None
+
+    def head(self, *args: str, **kwargs: str) -> Any:
+        """HEAD is answered wherever GET is; Tornado leaves out the body."""
+        return self.get(*args, **kwargs)
+
+    def write_json(self, value: object, status: int = 200) -> None:
+        """Answer with JSON. The last thing a method does.
+
+        Args:
+            value: what JSON has, and what pydantic makes of it: dates, UUIDs, models. NaN is null.
+            status: of the answer.
+        """
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(to_json(value, inf_nan_mode="null"))
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        """As Tornado's, with the status that the one table has for the error."""
+        if "exc_info" in kwargs:
+            status_code = status_of(kwargs["exc_info"][1], status_code)
+        super().send_error(status_code, **kwargs)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer with a problem. Override it for your own; `outcome` is what it should say too.
+
+        A status that has no body, such as 204, is answered without one, as Tornado does: that it was raised
+        undoes the work all the same. With the application's setting ``serve_traceback``, the problem of a 5xx
+        has the stack of what was raised.
+        """
+        if self._should_not_send_content(status_code):
+            self.finish()
+            return
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        problem = problem_of(error, status_code)
+        problem.status = status_code
+        if status_code == 405:
+            allowed = ", ".join(self._allowed())
+            problem = Problem(405, f"this path takes {allowed}", headers={"Allow": allowed})
+        for name, value in problem.headers.items():
+            self.set_header(name, value)
+        self.set_header("Content-Type", "application/problem+json")
+        outcome = "unknown" if leaves_unknown(error) else self.outcome
+        self.finish(to_json(self._body_of(problem, error, outcome)))
+
+    def _body_of(self, problem: Problem, error: BaseException | None, outcome: str) -> ProblemBody:
+        body = body_of(problem, instance=self.request.path, request_id=self.request_id, outcome=outcome)
+        shows_all = self.settings.get("database_messages")
+        if error is not None and problem.status >= 500 and self.settings.get("serve_traceback"):
+            shown = error if shows_all else redacted(error)
+            body["traceback"] = "".join(traceback.format_exception(shown))
+        if error is not None and shows_all and is_fault(error):
+            return {**body, "debug": debug_of(error)}  # type: ignore[typeddict-unknown-key]  # FaultBody
+        return body
+
+    def log_exception(
+        self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Log what was raised: faults of ours with their stack, refusals by a line or not at all.
+
+        Faults reach Tornado's own method too, which error trackers wrap, and tracers are told of them.
+        """
+        summary = f"{self._request_summary()} [{self.request_id}]"
+        fault = self._log_error(summary, value)
+        if fault is not None or isinstance(value, HTTPError):
+            self._trace_exception(fault or value)
+
+    def _log_error(self, summary: str, error: BaseException | None) -> BaseException | None:
+        """Log an error. Returns it as it was logged, where it is a fault."""
+        error = meant(error)
+        if error is None or not is_fault(error):
+            log_refusal(summary, error)
+            return None
+        fault = error if self.settings.get("database_messages") else redacted(error)
+        tell_trackers(self, fault)
+        log_fault(summary, fault)
+        return fault
+
+    def _trace_exception(self, error: BaseException | None) -> None:
+        if self._instrumentation is not None and error is not None:
+            self._instrumentation.call("log_exception", self, type(error), error, error.__traceback__)
+
+    def flush(self, include_footers: bool = False) -> Any:
+        """As Tornado's; adds the headers that every answer carries."""
+        if not self._headers_written:
+            self.set_header(HEADER, self.request_id)
+        return super().flush(include_footers)
+
+    @property
+    def _cors_origins(self) -> Collection[str]:
+        origins: Collection[str] = self.settings.get("cors_origins", ())
+        return origins
+
+    def _allowed(self) -> list[str]:
+        unimplemented = RequestHandler.get  # Tornado's placeholder, the same for every method
+        methods = [
+            method
+            for method in self.SUPPORTED_METHODS
+            if method != "HEAD" and getattr(type(self), method.lower()) is not unimplemented
+        ]
+        return sorted([*methods, "HEAD"] if "GET" in methods else methods)
+
+
+class NotFoundHandler(ProblemHandler):
+    """Answers every path that no other handler has."""
+
+    def prepare(self) -> None:
+        """Refuse, whatever the method."""
+        self.send_error(404)
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        """404, also where Tornado refuses before `prepare`: a path that is not there has no methods."""
+        super().send_error(404)
+
+
+def _leave_unread() -> None:
+    """In the place of Tornado's reader of forms."""

@@ -1,0 +1,126 @@
+"""What is done round the end of a request's unit of work: before its commit, after it, and afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from db import AsyncUnitOfWork
+from db.work.async_unit_of_work import Work
+
+log = logging.getLogger("onfinish.handlers")
+
+
+class AfterCommit:
+    """The functions of one request, or of one message. Lives until the last of them has ended."""
+
+    def __init__(self) -> None:
+        self._calls: list[Callable[[], object]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def add(self, call: Callable[[], object]) -> None:
+        """Remember a function, plain or async. One that is called meanwhile may add others."""
+        self._calls.append(call)
+
+    async def call(self, summary: str) -> None:
+        """Call all of them, one after the other; each once. What they raise is logged."""
+        while self._calls:
+            call = self._calls.pop(0)
+            try:
+                result = call()
+                if isinstance(result, Awaitable):
+                    await result
+            except (SystemExit, KeyboardInterrupt):  # as signal handlers raise them, which end the process
+                raise
+            except BaseException as error:
+                # A cancel of the running task goes on; one of what the function waited for does not.
+                if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                    raise
+                log.exception("%s: a function for after the commit failed; the work is kept", summary)
+
+
+def is_being_cancelled() -> bool:
+    """Whether the running task is: else a `CancelledError` comes from something that it has waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+class Sequel:
+    """What one attempt at a request has asked for. Lives as long as its handler."""
+
+    def __init__(self) -> None:
+        self.after_commit = AfterCommit()
+        self.afterwards: list[Work] = []
+        """Each in a unit of work of its own, once this one is settled, kept or not."""
+        self._last: list[Work] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._last or self.afterwards or self.after_commit)
+
+    def before_commit(self, function: Callable[..., object], args: Any, kwargs: Any) -> None:
+        """To be called with the session as the last work of the unit."""
+        self._last.append(lambda session: function(session, *args, **kwargs))
+
+    def follow_up(self, function: Callable[..., object], args: Any, kwargs: Any) -> None:
+        """To be called with another session, afterwards."""
+        self.afterwards.append(lambda session: function(session, *args, **kwargs))
+
+    @property
+    def last_work(self) -> Work | None:
+        """All that is to be done before the commit, as one piece of work."""
+        calls = self._last
+        if not calls:
+            return None
+
+        def last(session: Session) -> None:
+            for call in calls:
+                call(session)
+
+        return last
+
+
+class EarlyCommit:
+    """A handler's own `commit`, before the end of its request. Lives as long as that handler."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether it was asked for, however it ended."""
+        return self._task is not None
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it has begun and not ended: a caller that is cancelled does not cancel it."""
+        return self._task is not None and not self._task.done()
+
+    @property
+    def done(self) -> bool:
+        """Whether it has succeeded."""
+        task = self._task
+        return task is not None and task.done() and not task.cancelled() and task.exception() is None
+
+    async def make(self, unit: AsyncUnitOfWork, last: Work | None) -> None:
+        """Commit, or wait for the commit that is under way.
+
+        Raises:
+            DatabaseError: nothing was kept, or nobody knows.
+        """
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(unit.settle(keep=True, last=last))
+        await asyncio.shield(self._task)
+
+    async def end(self) -> Exception | None:
+        """Wait until it is over, in the place of a caller that is gone. Returns what it has raised."""
+        if self._task is None:
+            return None
+        await asyncio.wait([self._task])
+        error = None if self._task.cancelled() else self._task.exception()
+        return error if isinstance(error, Exception) else None

@@ -1,0 +1,1 @@
+"""The edge: sockets, HTTP and its limits."""

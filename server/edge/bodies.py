@@ -1,0 +1,51 @@
+"""The bodies of requests in a process: how much of them it holds, and how many large ones are worked on."""
+
+from __future__ import annotations
+
+from tornado.web import RequestHandler
+
+from db.capacity.limiter import Places
+from handlers.json_api.body import BODY_BYTES_ON_LOOP
+
+LARGE_BYTES = BODY_BYTES_ON_LOOP
+"""Only larger ones are counted: of 64 MiB that is one in a thousand."""
+
+_LARGEST_AT_ONCE = 8
+"""So many bodies of the largest size may be held at once. Tornado holds each twice when it has come."""
+
+_TURN_S = 10.0
+"""How long a body waits for its turn; a bulk of 10,000 tasks takes about a second."""
+
+
+class Bodies:
+    """What a process holds of large bodies, by connection. Lives as long as its server."""
+
+    def __init__(self, body_max_bytes: int) -> None:
+        self._free_bytes = _LARGEST_AT_ONCE * body_max_bytes
+        self._held: dict[object, int] = {}
+        self._places: dict[type[RequestHandler], Places] = {}
+        self._taken: dict[object, Places] = {}
+
+    def hold(self, connection: object, size: int) -> bool:
+        """Note what has come of a connection's body. Returns whether there is room for it."""
+        self._held[connection] = self._held.get(connection, 0) + size
+        self._free_bytes -= size
+        return self._free_bytes >= 0
+
+    async def turn(self, connection: object, handler: type[RequestHandler], at_once: int) -> None:
+        """Wait until fewer than ``at_once`` others of a handler are worked on.
+
+        Raises:
+            NoPlace: that took too long.
+        """
+        places = self._places.get(handler)
+        if places is None:
+            places = self._places[handler] = Places(at_once, name="large bodies of this path")
+        await places.take(_TURN_S)
+        self._taken[connection] = places
+
+    def give_back(self, connection: object) -> None:
+        """A connection's request is over."""
+        self._free_bytes += self._held.pop(connection, 0)
+        if (places := self._taken.pop(connection, None)) is not None:
+            places.give_back()

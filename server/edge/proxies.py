@@ -1,0 +1,58 @@
+"""Proxies that are believed when they say whose request they pass on."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+from tornado.httputil import HTTPHeaders
+
+from server.edge.early_errors import Caller
+
+
+class Proxies:
+    """The trusted networks. Lives as long as its server.
+
+    Tornado's own ``xheaders`` believes whoever connects, and takes ``X-Real-Ip`` first, which many proxies
+    pass on as the client wrote it. Here a header counts only if the connection comes from a trusted address,
+    and only those two that every proxy writes itself: ``X-Forwarded-For`` and ``X-Forwarded-Proto``.
+    """
+
+    def __init__(self, networks: Sequence[str]) -> None:
+        self._networks = [ipaddress.ip_network(network) for network in networks]
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
+    def caller(self, peer: Caller, headers: HTTPHeaders) -> Caller:
+        """Who sent a request that came over a connection from ``peer``.
+
+        Each proxy appends the address that it was called from, so the list is read from its end, past the
+        proxies that are trusted; what stands before is the client's own tale.
+        """
+        if not self._trusts(peer.remote_ip):
+            return peer
+        ip = peer.remote_ip
+        for hop in reversed(",".join(headers.get_list("X-Forwarded-For")).split(",")):
+            if not _is_ip(hop.strip()):
+                break
+            ip = hop.strip()
+            if not self._trusts(ip):
+                break
+        protocol = headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()
+        return Caller(ip, protocol if protocol in ("http", "https") else peer.protocol)
+
+    def _trusts(self, ip: str) -> bool:
+        if not _is_ip(ip):
+            return False
+        address = ipaddress.ip_address(ip)
+        mapped = getattr(address, "ipv4_mapped", None)  # as a socket for both families shows IPv4
+        return any((mapped or address) in network for network in self._networks)
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,91 @@
+"""A tally as Prometheus reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from itertools import accumulate
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    UnknownMetricFamily,
+)
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from server.monitoring.metrics import FAMILIES, Family
+from server.monitoring.shared_counters import Tally
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_KINDS: Mapping[str, type[CounterMetricFamily | GaugeMetricFamily | UnknownMetricFamily]] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "untyped": UnknownMetricFamily,
+}
+
+_NOT_SUMS = {"process_start_time_seconds": min, "process_max_fds": min}
+"""What of several processes is not added up."""
+
+
+class Exposition(Collector):
+    """The numbers of all processes of a server. Lives as long as its process; any process can show them."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def text(self) -> bytes:
+        """Everything, in the text format that Prometheus reads."""
+        return generate_latest(self._registry)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing beforehand: prometheus_client would collect everything once, only for the names."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, as prometheus_client asks for them."""
+        by_family: dict[str, list[tuple[tuple[str, ...], list[float]]]] = {}
+        for (name, labels), numbers in sorted(self._tally.sums().items()):
+            by_family.setdefault(name, []).append((labels, numbers))
+        for family in FAMILIES:
+            yield _metric(family, by_family.get(family.name, []))
+        yield from _of_processes(self._tally.pids)
+
+
+def _metric(family: Family, series: list[tuple[tuple[str, ...], list[float]]]) -> Metric:
+    if family.kind == "histogram":
+        histogram = HistogramMetricFamily(family.name, family.about, labels=family.labels)
+        bounds = [*map(floatToGoString, family.bounds), "+Inf"]
+        for labels, numbers in series:
+            *counts, total = numbers
+            histogram.add_metric(labels, list(zip(bounds, accumulate(counts), strict=True)), total)
+        return histogram
+    metric = _KINDS[family.kind](family.name, family.about, labels=family.labels)
+    for labels, [number] in series:
+        metric.add_metric(labels, number)
+    return metric
+
+
+def _of_processes(pids: list[int]) -> Iterable[Metric]:
+    """Memory, CPU and files of all processes together, under the names that prometheus_client has for one.
+
+    Not the CPU time of several: it would fall when one of them is replaced.
+    """
+    found: dict[str, Metric] = {}
+    for pid in pids:
+        for metric in ProcessCollector(pid=partial(int, pid), registry=None).collect():
+            if len(pids) > 1 and metric.type == "counter":
+                continue
+            before = found.setdefault(metric.name, metric)
+            if before is metric or not metric.samples:
+                continue
+            [one], [other] = before.samples, metric.samples
+            add = _NOT_SUMS.get(one.name, lambda pair: sum(pair))
+            before.samples = [one._replace(value=add((one.value, other.value)))]
+    return found.values()

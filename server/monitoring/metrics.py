@@ -1,0 +1,264 @@
+"""What a process counts of its requests and of its database, under OpenTelemetry's names.
+
+https://opentelemetry.io/docs/specs/semconv/database/database-metrics/
+https://opentelemetry.io/docs/specs/semconv/http/http-metrics/
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tornado.web import RequestHandler
+
+from db import AsyncUnitOfWork, UnitOfWork
+from db.observer import Observer
+from server.monitoring.route_names import UNMATCHED, RouteNames
+from server.monitoring.shared_counters import Slot
+from server.monitoring.tracebacks import origin_here
+
+_METHODS = frozenset(RequestHandler.SUPPORTED_METHODS)
+_OTHER_METHOD = "_OTHER"  # OpenTelemetry's word; a client may write anything there
+
+# The boundaries that OpenTelemetry advises for each.
+_REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+_CONNECTION_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+
+
+class Family(NamedTuple):
+    """A metric with its labels. A constant of this module."""
+
+    name: str
+    about: str
+    kind: str
+    labels: tuple[str, ...]
+    bounds: tuple[float, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many numbers a series has: one, or a histogram's buckets and its sum."""
+        return len(self.bounds) + 2 if self.bounds else 1
+
+
+REQUESTS = Family(
+    "http_server_request_duration_seconds",
+    "Requests by route, from the first byte of the headers to the answer.",
+    "histogram",
+    ("http_request_method", "http_route", "http_response_status_code"),
+    _REQUEST_S,
+)
+# A gauge under OpenTelemetry's name, which Prometheus keeps for histograms: `promtool check metrics` takes it
+# from what says nothing of its type.
+CONNECTIONS = Family("db_client_connection_count", "Connections that are open.", "untyped", ("pool", "state"))
+CONNECTIONS_MAX = Family("db_client_connection_max", "Connections that may be open.", "gauge", ("pool",))
+PENDING = Family(
+    "db_client_connection_pending_requests", "Units of work that wait for a place.", "gauge", ("pool",)
+)
+TIMEOUTS = Family(
+    "db_client_connection_timeouts_total", "Waits for a place that were given up.", "counter", ("pool",)
+)
+WAIT = Family(
+    "db_client_connection_wait_time_seconds",
+    "How long a unit of work waited for its place.",
+    "histogram",
+    ("pool",),
+    _CONNECTION_S,
+)
+USE = Family(
+    "db_client_connection_use_time_seconds",
+    "How long a connection was out of its pool.",
+    "histogram",
+    ("pool",),
+    _CONNECTION_S,
+)
+UNITS = Family(
+    "onfinish_units_of_work_total", "Units of work by what became of them.", "counter", ("pool", "outcome")
+)
+RUNS_AGAIN = Family(
+    "onfinish_runs_again_total", "Requests and messages that were tried again.", "counter", ("reason",)
+)
+LEAKS = Family(
+    "onfinish_leaks_total", "Units of work that stayed open for longer than leak_s.", "counter", ()
+)
+LAGS = Family("onfinish_loop_lags_total", "Times that the event loop stood still for lag_s.", "counter", ())
+RUNNING = Family("onfinish_processes", "Processes that serve.", "gauge", ())
+STARTS = Family("onfinish_process_starts_total", "Processes that were started.", "counter", ())
+
+FAMILIES = (
+    REQUESTS,
+    CONNECTIONS,
+    CONNECTIONS_MAX,
+    PENDING,
+    TIMEOUTS,
+    WAIT,
+    USE,
+    UNITS,
+    RUNS_AGAIN,
+    LEAKS,
+    LAGS,
+    RUNNING,
+    STARTS,
+)
+
+GAUGES = frozenset(family.name for family in FAMILIES if family.kind in ("gauge", "untyped"))
+
+
+class _Pool(NamedTuple):
+    """Where the numbers of one pool stand. Lives as long as the process; they are asked for all the time."""
+
+    used: int
+    idle: int
+    pending: int
+    timeouts: int
+    wait: int
+    use: int
+
+
+class Metrics(Observer):
+    """Counts for one process. Lives as long as that; its numbers live in a slot of the server's tally.
+
+    Requests are counted by whoever gives `answered` or `log_function` to the application.
+
+    Args:
+        stacks: note where units of work are opened, for the watchdog.
+    """
+
+    def __init__(self, slot: Slot, *, stacks: bool = False) -> None:
+        slot.take()
+        slot.clear(GAUGES)
+        self._slot = slot
+        self._stacks = stacks
+        self._numbers = slot.numbers
+        # A store into the tally is a read and a write, and threads may come between.
+        self._lock = threading.Lock()
+        self._requests: dict[tuple[str, str, int], int] = {}
+        self._places: dict[tuple[str, ...], int] = {}
+        self._pools: dict[str, _Pool] = {}
+        self._add(LEAKS, by=0)
+        self._add(LAGS, by=0)
+        self._add(RUNNING)
+        self._add(STARTS)
+
+    def log_function(
+        self, names: RouteNames, then: Callable[[RequestHandler], None]
+    ) -> Callable[[RequestHandler], None]:
+        """A ``log_function`` for Tornado that counts each answer and hands it on."""
+
+        def counted(handler: RequestHandler) -> None:
+            request = handler.request
+            self.answered(
+                method=request.method or "",
+                route=names.of_handler(handler),
+                status=handler.get_status(),
+                took_s=request.request_time(),
+            )
+            then(handler)
+
+        return counted
+
+    def answered(self, *, method: str, route: str = UNMATCHED, status: int, took_s: float) -> None:
+        """A request was answered. Called on the event loop only."""
+        at = self._requests.get((method, route, status))
+        if at is None:
+            method_ = method if method in _METHODS else _OTHER_METHOD
+            at = self._slot.place_of(REQUESTS.name, (method_, route, str(status)), REQUESTS.size)
+            if method_ == method:
+                self._requests[method, route, status] = at
+        self._numbers[at + bisect_left(_REQUEST_S, took_s)] += 1.0
+        self._numbers[at + REQUESTS.size - 1] += took_s
+
+    def allow(self, pool: str, connections: int) -> None:
+        """Say how many connections a pool may have."""
+        self._add(CONNECTIONS_MAX, pool, by=connections)
+        self._pool(pool)  # so that its numbers are there before the first connection
+
+    def leaked(self) -> None:
+        """A unit of work stayed open for too long."""
+        self._add(LEAKS)
+
+    def lagged(self) -> None:
+        """The event loop stood still."""
+        self._add(LAGS)
+
+    def queued(self, pool: str) -> None:
+        """See `Observer`."""
+        self._move(self._pool(pool).pending, +1)
+
+    def waited(self, pool: str, waited_s: float, *, queued: bool, in_vain: bool = False) -> None:
+        """See `Observer`."""
+        at, numbers = self._pool(pool), self._numbers
+        with self._lock:
+            if queued:
+                numbers[at.pending] -= 1.0
+            if in_vain:
+                numbers[at.timeouts] += 1.0
+            else:
+                numbers[at.wait + bisect_left(_CONNECTION_S, waited_s)] += 1.0
+                numbers[at.wait + WAIT.size - 1] += waited_s
+
+    def connected(self, pool: str) -> None:
+        """See `Observer`."""
+        self._move(self._pool(pool).idle, +1)
+
+    def disconnected(self, pool: str) -> None:
+        """See `Observer`."""
+        self._move(self._pool(pool).idle, -1)
+
+    def lent(self, pool: str) -> None:
+        """See `Observer`."""
+        at, numbers = self._pool(pool), self._numbers
+        with self._lock:
+            numbers[at.idle] -= 1.0
+            numbers[at.used] += 1.0
+
+    def returned(self, pool: str, used_s: float) -> None:
+        """See `Observer`."""
+        at, numbers = self._pool(pool), self._numbers
+        with self._lock:
+            numbers[at.used] -= 1.0
+            numbers[at.idle] += 1.0
+            numbers[at.use + bisect_left(_CONNECTION_S, used_s)] += 1.0
+            numbers[at.use + USE.size - 1] += used_s
+
+    def opened(self, unit: AsyncUnitOfWork | UnitOfWork) -> None:
+        """See `Observer`."""
+        if self._stacks:
+            unit.observed = origin_here(skip=1)
+
+    def ended(self, unit: AsyncUnitOfWork | UnitOfWork) -> None:
+        """See `Observer`."""
+        self._add(UNITS, unit.pool, unit.outcome.value)
+
+    def runs_again(self, reason: str) -> None:
+        """See `Observer`."""
+        self._add(RUNS_AGAIN, reason)
+
+    def _add(self, family: Family, *labels: str, by: float = 1.0) -> None:
+        at = self._places.get((family.name, *labels))
+        if at is None:
+            at = self._place(family, labels)
+        with self._lock:
+            self._numbers[at] += by
+
+    def _move(self, at: int, by: float) -> None:
+        with self._lock:
+            self._numbers[at] += by
+
+    def _pool(self, name: str) -> _Pool:
+        pool = self._pools.get(name)
+        if pool is None:
+            pool = self._pools[name] = _Pool(
+                used=self._place(CONNECTIONS, (name, "used")),
+                idle=self._place(CONNECTIONS, (name, "idle")),
+                pending=self._place(PENDING, (name,)),
+                timeouts=self._place(TIMEOUTS, (name,)),
+                wait=self._place(WAIT, (name,)),
+                use=self._place(USE, (name,)),
+            )
+        return pool
+
+    def _place(self, family: Family, labels: tuple[str, ...]) -> int:
+        at = self._places[family.name, *labels] = self._slot.place_of(family.name, labels, family.size)
+        return at

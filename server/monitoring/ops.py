@@ -1,0 +1,157 @@
+"""What whoever runs the service may see: ``/metrics`` and ``/stats``."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from socket import socket
+
+from tornado.routing import URLSpec
+from tornado.web import Application, HTTPError, RequestHandler
+
+from conf import Settings
+from db import Database
+from handlers import NotFoundHandler
+from handlers.json_api.problem import ProblemHandler
+from server.edge.hosts import hosts_of
+from server.edge.http import DrainingServer
+from server.edge.listening import LOOPBACK
+from server.monitoring.exposition import CONTENT_TYPE, Exposition
+from server.monitoring.metrics import Metrics
+from server.monitoring.peers import Peers
+from server.monitoring.route_names import RouteNames
+from server.monitoring.shared_counters import Tally
+from server.monitoring.stats import Stats
+from server.monitoring.watchdog import Watchdog
+
+_FORWARDED = ("Forwarded", "Via", "X-Real-Ip", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
+"""Whoever sends one of these passes on what somebody else wants to see."""
+
+
+class Ops:
+    """Everything with which one process can be seen. Lives as long as that.
+
+    Args:
+        tally: the counts of all processes; one of this process alone by default.
+        peers: the other processes.
+        index: which of the processes this is.
+    """
+
+    def __init__(
+        self, settings: Settings, *, tally: Tally | None = None, peers: Peers | None = None, index: int = 0
+    ) -> None:
+        self._settings = settings
+        self._index = index
+        self._tally = tally or Tally()
+        self.peers = peers or Peers(1)
+        self.exposition = Exposition(self._tally)
+        self.metrics = Metrics(self._tally.slots[index], stacks=settings.ops.leak_s is not None)
+        """The observer of the database."""
+        self._names = RouteNames([])
+        self._watchdog: Watchdog | None = None
+        self._server: DrainingServer | None = None
+
+    @property
+    def routes(self) -> list[URLSpec]:
+        """The two pages as the main port has them; none where it has not."""
+        if self._settings.production or self._settings.ops.port is not None:
+            return []
+        return self._routes(local=True)
+
+    def log_function(
+        self, routes: Sequence[URLSpec], then: Callable[[RequestHandler], None]
+    ) -> Callable[[RequestHandler], None]:
+        """A ``log_function`` for the application with these routes: counts an answer, and hands it on."""
+        self._names = RouteNames(routes)
+        return self.metrics.log_function(self._names, then)
+
+    async def start(self, application: Application, database: Database, server: DrainingServer) -> None:
+        """Show a process that is about to serve."""
+        for lane in {database.writer, database.reader}:
+            self.metrics.allow(lane.places.name, lane.places.size)
+        stats = Stats(self._index, database, self._names, application, server)
+        await self.peers.listen(self._index, stats.look)
+
+    def watch(self, database: Database) -> None:
+        """Watch a process that serves, on its loop."""
+        self._watchdog = Watchdog(self._settings.ops, database, self.metrics, self._names)
+        self._watchdog.start()
+
+    def listen(self, sockets: Sequence[socket]) -> None:
+        """Show the two pages, and nothing else, at ``ops.port``."""
+        application = Application(
+            self._routes(local=False),
+            default_handler_class=NotFoundHandler,
+            log_function=lambda handler: None,  # else a line for every few seconds
+        )
+        hosts = hosts_of(
+            self._settings.ops.hosts,
+            setting="ops.hosts",
+            production=self._settings.production,
+            address=LOOPBACK,
+            sockets=sockets,
+        )
+        self._server = DrainingServer(application, self._settings.http, hosts=hosts)
+        self._server.add_sockets(sockets)
+
+    async def stop(self) -> None:
+        """Look no more."""
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        if self._server is not None:
+            self._server.stop()
+            await self._server.close_all_connections()
+        self.peers.close()
+
+    def _routes(self, *, local: bool) -> list[URLSpec]:
+        arguments = {"ops": self, "local": local}
+        return [
+            URLSpec("/metrics", MetricsHandler, arguments, name="metrics"),
+            URLSpec("/stats", StatsHandler, arguments, name="stats"),
+        ]
+
+
+class OpsHandler(ProblemHandler):
+    """Shows something to whoever may see it. Lives as long as one request."""
+
+    def initialize(self, ops: Ops, local: bool) -> None:
+        """Take the route's arguments.
+
+        Args:
+            local: on the main port, where strangers may call too.
+        """
+        self.ops = ops
+        self.local = local
+
+    def prepare(self) -> None:
+        """There is nothing here for strangers."""
+        if self.local and not (_is_loopback(self.request.remote_ip) and not self._is_forwarded):
+            raise HTTPError(404)
+
+    @property
+    def _is_forwarded(self) -> bool:
+        return any(name in self.request.headers for name in _FORWARDED)
+
+
+class MetricsHandler(OpsHandler):
+    """The counts of all processes."""
+
+    def get(self) -> None:
+        """Prometheus' text format."""
+        self.set_header("Content-Type", CONTENT_TYPE)
+        self.finish(self.ops.exposition.text())
+
+
+class StatsHandler(OpsHandler):
+    """What all processes are doing."""
+
+    async def get(self) -> None:
+        """Each process's pools, places and open units of work; of one that is stuck, just that."""
+        self.write_json({"processes": await self.ops.peers.ask()})
+
+
+def _is_loopback(address: str | None) -> bool:
+    try:
+        return address is not None and ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,77 @@
+"""What a process is doing at this moment, as JSON."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from tornado.httputil import HTTPServerRequest
+from tornado.web import Application
+
+from db import AsyncUnitOfWork, Database, UnitOfWork
+from db.capacity.endpoint import Lane
+from handlers.request_id import request_id_of
+from server.edge.http import DrainingServer
+from server.monitoring.route_names import RouteNames
+
+
+class Stats:
+    """Looks at one process. Lives as long as that."""
+
+    def __init__(
+        self,
+        index: int,
+        database: Database,
+        names: RouteNames,
+        application: Application,
+        server: DrainingServer,
+    ) -> None:
+        self._index = index
+        self._database = database
+        self._names = names
+        self._application = application
+        self._began_at = time.monotonic()
+        self._server = server
+
+    def look(self) -> dict[str, Any]:
+        """Pools, places, open units of work, oldest first. Call it on the event loop."""
+        database = self._database
+        now = time.monotonic()
+        return {
+            "process": self._index,
+            "pid": os.getpid(),
+            "uptime_s": round(now - self._began_at, 1),
+            "draining": bool(self._application.settings.get("draining")),
+            "requests_in_flight": self._server.busy,
+            "pools": {lane.places.name: _pool(lane) for lane in (database.writer, database.reader)},
+            "units": [self._unit(unit, now) for unit in database.open_units],
+        }
+
+    def _unit(self, unit: AsyncUnitOfWork | UnitOfWork, now: float) -> dict[str, Any]:
+        return {
+            "label": unit.label,
+            **about_origin(unit, self._names),
+            "age_s": round(now - unit.opened_at, 3),
+            "pool": unit.pool,
+            "has_place": unit.has_place if isinstance(unit, AsyncUnitOfWork) else True,
+            "has_connection": unit.has_connection,
+            "outcome": unit.outcome.value,
+        }
+
+
+def about_origin(unit: AsyncUnitOfWork | UnitOfWork, names: RouteNames) -> dict[str, str]:
+    """The request that a unit of work was made for, where it was made for one."""
+    request = unit.origin if isinstance(unit, AsyncUnitOfWork) else None
+    if not isinstance(request, HTTPServerRequest):
+        return {}
+    return {"request_id": request_id_of(request), "route": names.of_request(request)}
+
+
+def _pool(lane: Lane) -> dict[str, Any]:
+    pool: Any = lane.engine.pool
+    used, idle = (pool.checkedout(), pool.checkedin()) if hasattr(pool, "checkedout") else (None, None)
+    return {
+        "connections": {"max": lane.places.size, "used": used, "idle": idle},
+        "places": {"size": lane.places.size, "taken": lane.places.taken, "waiting": lane.places.waiting},
+    }

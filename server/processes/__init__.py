@@ -1,0 +1,1 @@
+"""Processes: how they start, stop and are replaced."""
