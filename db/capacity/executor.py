@@ -69,14 +69,13 @@ class Hop:
 
     async def end(self, watch: Watch) -> bool:
         """End the work by stronger and stronger means, in a limited time. Returns whether it is over."""
-        if self._withdraw():
-            self._arrive(None, watch.reason or DeadlinePassed())
-            return True
         cut_at = self.loop.time() + SEVER_AFTER_S
         while not self.is_over and (left_s := cut_at - self.loop.time()) > 0:
             heard = await self._interrupt(watch, left_s)
             if await self.over(INTERRUPT_EVERY_S) or not heard:
                 break
+        if self._withdraw():  # no thread was free for it in that time; one that is on its way has begun it
+            self._arrive(None, watch.reason or DeadlinePassed())
         give_up_at = self.loop.time() + GIVE_UP_AFTER_S
         if not self.is_over:
             log.warning("%s: the database did not end it in time; its connection is cut", watch.label)
