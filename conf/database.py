@@ -191,7 +191,7 @@ class DatabaseSettings(Section):
     )
     echo: bool = Field(False, description="log every statement (parameters hidden)")
     # Three attempts: two that meet once in a deadlock do not meet a third time but by a design fault.
-    run_again_max: int = Field(
+    attempts_max: int = Field(
         3, ge=1, le=20, description="attempts in all at a request that conflicts with another"
     )
 

@@ -22,7 +22,7 @@ HOMES = "onfinish_homes"
 look for tables elsewhere (``SET LOCAL search_path``)."""
 
 
-class WitnessRow(NamedTuple):
+class MarkerRow(NamedTuple):
     """A connection's own row of ``commit_witness``. Lives as long as that connection."""
 
     name: str
@@ -33,7 +33,7 @@ class WitnessRow(NamedTuple):
     """Writes the row over, for ``connection`` and ``transaction``, where the transaction has written."""
 
 
-class Dialect:
+class Backend:
     """One database's own ways. Lives as long as the engines made with it, and holds no connection.
 
     Args:
@@ -110,10 +110,10 @@ class Dialect:
             return settings.reader_pool_size, 0
         return settings.pool_size, settings.max_overflow
 
-    witness_key = ""
-    """Where a connection's ``info`` has its `WitnessRow`."""
+    marker_key = ""
+    """Where a connection's ``info`` has its `MarkerRow`."""
 
-    has_witness = False
+    has_commit_markers = False
     """Whether COMMIT can be lost on its way: the database is on the other side of a network."""
 
     snapshot_options: Mapping[str, Any] = MappingProxyType({})
@@ -151,7 +151,7 @@ class Dialect:
         """End every statement of this transaction that takes longer."""
         raise NotImplementedError
 
-    def ask_witness(self, connection: Connection, row: WitnessRow) -> str:
+    def ask_marker(self, connection: Connection, row: MarkerRow) -> str:
         """The transaction in a row of ``commit_witness``, once the transaction that writes it has ended."""
         raise NotImplementedError
 
@@ -174,8 +174,8 @@ class Dialect:
         """Whether a statement was refused because the transaction had failed before."""
         return False
 
-    def witness_parameters(self, connection: str, transaction: str) -> Any:
-        """The parameters of a `WitnessRow`'s statement, in the driver's own form."""
+    def marker_parameters(self, connection: str, transaction: str) -> Any:
+        """The parameters of a `MarkerRow`'s statement, in the driver's own form."""
         raise NotImplementedError
 
     def refuses_for_lack_of_rights(self, error: DBAPIError) -> bool:
@@ -204,7 +204,7 @@ class Dialect:
         """What there is to say of a replica that reads go to, asked over a connection of the reader."""
         yield ok("replica", "it answers")
 
-    def interrupt(self, connection: Any) -> bool | Awaitable[bool] | None:
+    def cancel_statement(self, connection: Any) -> bool | Awaitable[bool] | None:
         """Cancel what the driver's connection runs. Takes half a second at most.
 
         Called from another thread, or on the loop where the driver is asyncio's.
@@ -214,7 +214,7 @@ class Dialect:
         """
         raise NotImplementedError
 
-    def sever(self, connection: Any) -> None:
+    def shutdown_socket(self, connection: Any) -> None:
         """Break the driver's connection under whoever waits for it."""
         raise NotImplementedError
 

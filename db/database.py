@@ -13,20 +13,20 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
-from db.backend import Dialect, Role
-from db.backends.choose import dialect_for
-from db.capacity.endpoint import Lane
-from db.capacity.executor import GreenletHops, Hops, ThreadHops
-from db.capacity.limiter import Places
+from db.backend import Backend, Role
+from db.backends.choose import backend_for
+from db.capacity.endpoint import Endpoint
+from db.capacity.executor import Executor, GreenletExecutor, ThreadExecutor
+from db.capacity.limiter import AdmissionLimiter
 from db.capacity.threads import Threads
 from db.capacity.turns import Turns
 from db.engines.engine import blocking, make_engine, make_url, read_only_view
 from db.engines.idle_pool import observe_pool
-from db.errors import DeadlinePassed, OutsideRun, SecondPlace
+from db.errors import DeadlinePassed, NestedUnitOfWork, OutsideRun
 from db.observer import Observer
 from db.schema.state import Schema
 from db.work.async_unit_of_work import AsyncUnitOfWork
-from db.work.commit_marker import Witness
+from db.work.commit_marker import CommitMarkers
 from db.work.unit_of_work import UnitOfWork
 
 _STOPPERS = 4
@@ -35,7 +35,7 @@ stopped by a cut of its link, which needs no thread."""
 
 
 class Database:
-    """A writer and a reader, each a `Lane`. Lives as long as its process; made after a fork.
+    """A writer and a reader, each a `Endpoint`. Lives as long as its process; made after a fork.
 
     The writer runs transactions. The reader runs single statements outside of any, and the database
     itself refuses to write for it: one round trip instead of three. It may be a replica's, which has what was
@@ -51,27 +51,27 @@ class Database:
         self.settings = settings
         self.observer = observer or Observer()
         self._stoppers = Threads(_STOPPERS, name="onfinish-stopper")
-        self.writer = self._lane("writer", settings, dialect_for(make_url(settings), settings.pooler))
-        self.dialect = dialect = self.writer.dialect
-        if dialect.shares_one_connection:
+        self.writer = self._endpoint("writer", settings, backend_for(make_url(settings), settings.pooler))
+        self.backend = backend = self.writer.backend
+        if backend.shares_one_connection:
             engine = read_only_view(self.writer.engine)
-            places = self.writer.places
-            self.reader = Lane(
+            limiter = self.writer.limiter
+            self.reader = Endpoint(
                 engine,
-                dialect,
-                places,
-                self._hops(dialect, places),
+                backend,
+                limiter,
+                self._executor(backend, limiter),
                 read_only=True,
                 scopes=engine,
-                scopes_dialect=dialect,
+                scopes_backend=backend,
             )
         elif settings.reader_url is None:
-            self.reader = self._lane("reader", settings, dialect, self.writer.scopes_dialect)
+            self.reader = self._endpoint("reader", settings, backend, self.writer.scopes_backend)
         else:
             replica = settings.for_reader()
-            self.reader = self._lane("reader", replica, dialect_for(make_url(replica), settings.pooler))
-        with_witness = self.dialect.has_witness and settings.commit_witness
-        self.witness = Witness(settings, self.writer.engine) if with_witness else None
+            self.reader = self._endpoint("reader", replica, backend_for(make_url(replica), settings.pooler))
+        with_markers = self.backend.has_commit_markers and settings.commit_witness
+        self.commit_markers = CommitMarkers(settings, self.writer.engine) if with_markers else None
         self.schema: Schema | None = None
         self.units: weakref.WeakSet[AsyncUnitOfWork] = weakref.WeakSet()
         self.turns = Turns()
@@ -88,7 +88,7 @@ class Database:
         Args:
             revision: the newest one that the code knows.
         """
-        if not self.dialect.shares_one_connection:  # else whoever serves it has made its schema
+        if not self.backend.shares_one_connection:  # else whoever serves it has made its schema
             self.schema = Schema(self.settings, revision, self.writer.engine)
 
     def unit_of_work(
@@ -99,7 +99,7 @@ class Database:
         snapshot: bool = False,
         deadline_at: float | None = None,
         origin: object = None,
-        runs_again: bool = False,
+        retries: bool = False,
     ) -> AsyncUnitOfWork:
         """A unit of work for code on the event loop; opens nothing yet.
 
@@ -114,18 +114,18 @@ class Database:
             snapshot: all its reads see the database as it was at the first of them.
             deadline_at: on the clock of `time.monotonic`; past it the unit is stopped and undone.
             origin: what it is done for, a request say; kept for whoever observes.
-            runs_again: the caller does its work again where its connection was lost (`ConnectionLost`). Else
+            retries: the caller does its work again where its connection was lost (`ConnectionLost`). Else
                 a connection is asked whether it lives before it is used: that is a round trip.
         """
-        lane = self.reader if read_only else self.writer
+        endpoint = self.reader if read_only else self.writer
         return AsyncUnitOfWork(
             self,
-            lane,
+            endpoint,
             label=label,
             snapshot=snapshot,
             deadline_at=deadline_at,
             origin=origin,
-            runs_again=runs_again,
+            retries=retries,
         )
 
     @contextlib.contextmanager
@@ -137,28 +137,28 @@ class Database:
         Stands in the same queue for a place as the requests of the process do.
 
         Raises:
-            NoPlace: all places stayed taken for ``database.pool_timeout_s``.
+            PoolTimeout: all places stayed taken for ``database.pool_timeout_s``.
             OutsideRun: called on an event loop, which it would stop; `unit_of_work` is for there.
-            SecondPlace: the caller holds a unit of work open already.
+            NestedUnitOfWork: the caller holds a unit of work open already.
             DatabaseError: a driver's error, translated; nothing is kept then, or `OutcomeUnknown`.
         """
         if asyncio._get_running_loop() is not None:
             raise OutsideRun(
                 f"{label}: session_scope() would stop the event loop; `async with database.unit_of_work()`"
             )
-        lane = self.reader if read_only else self.writer
-        worker = self.claim_here(label, lane.scopes_dialect)
+        endpoint = self.reader if read_only else self.writer
+        worker = self.claim_here(label, endpoint.scopes_backend)
         try:
-            lane.places.take_blocking(self.settings.pool_timeout_s)
+            endpoint.limiter.take_blocking(self.settings.pool_timeout_s)
             try:
                 deadline_at = None if timeout_s is None else time.monotonic() + timeout_s
                 unit = UnitOfWork(
-                    lane.scopes,
-                    lane.scopes_dialect,
+                    endpoint.scopes,
+                    endpoint.scopes_backend,
                     label=label,
                     read_only=read_only,
                     deadline_at=deadline_at,
-                    witness=self.witness,
+                    commit_markers=self.commit_markers,
                     schema=self.schema,
                 )
                 self._scopes.add(unit)
@@ -177,7 +177,7 @@ class Database:
                     self._scopes.discard(unit)
                     self.observer.ended(unit)
             finally:
-                lane.places.give_back()
+                endpoint.limiter.give_back()
         finally:
             self.unclaim(worker)
 
@@ -189,17 +189,17 @@ class Database:
         for unit in list(self.units):
             unit.cancel(DeadlinePassed("the service is shutting down; nothing of this request was kept"))
         await self.idle(grace_s)
-        for lane in {self.writer, self.reader}:
-            await lane.close_on_loop()
+        for endpoint in {self.writer, self.reader}:
+            await endpoint.close_on_loop()
         await asyncio.get_running_loop().run_in_executor(None, self.dispose)
 
     def dispose(self) -> None:
         """Close all connections and end the threads, from a script that has no event loop."""
-        for lane in {self.writer, self.reader}:
-            lane.close()
+        for endpoint in {self.writer, self.reader}:
+            endpoint.close()
         self._stoppers.close(wait=not self.units)
-        if self.witness is not None:
-            self.witness.close()
+        if self.commit_markers is not None:
+            self.commit_markers.close()
 
     async def idle(self, timeout_s: float) -> bool:
         """Wait until no unit of work is open and nothing follows from one. Returns whether it came to be."""
@@ -218,7 +218,7 @@ class Database:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    def close_resting(self) -> int:
+    def close_idle(self) -> int:
         """Close connections that nobody has used for ``pool_idle_s``, down to ``pool_min`` a lane.
 
         Called now and then by whoever keeps the process alive, in a thread that may wait. Returns how many
@@ -227,7 +227,9 @@ class Database:
         idle_s, keep = self.settings.pool_idle_s, self.settings.pool_min
         if idle_s is None:
             return 0
-        return sum(lane.close_resting(longer_than_s=idle_s, keep=keep) for lane in (self.writer, self.reader))
+        return sum(
+            endpoint.close_idle(longer_than_s=idle_s, keep=keep) for endpoint in (self.writer, self.reader)
+        )
 
     @property
     def open_units(self) -> list[AsyncUnitOfWork | UnitOfWork]:
@@ -251,10 +253,10 @@ class Database:
             self._idle.set()
         self.observer.ended(unit)
 
-    def dropped(self, lane: Lane, holder: object) -> None:
+    def dropped(self, endpoint: Endpoint, holder: object) -> None:
         """Take back what a unit of work held that nobody settled."""
         self.unclaim(holder)
-        lane.places.give_back()
+        endpoint.limiter.give_back()
         if not self.units:
             self._idle.set()
 
@@ -262,20 +264,20 @@ class Database:
         """Note that a task or thread wants a place.
 
         Raises:
-            SecondPlace: it holds one already.
+            NestedUnitOfWork: it holds one already.
         """
         held = self._holders.get(holder)
         if held is not None:
-            raise SecondPlace(
+            raise NestedUnitOfWork(
                 f"{label}: a second unit of work was begun while {held} is open in the same task "
                 "or thread; with all places taken both would wait for ever. Work in that one's session, "
-                "or after it: `self.afterwards(…)`"
+                "or after it: `self.in_new_transaction(…)`"
             )
         self._holders[holder] = label
 
-    def claim_here(self, label: str, dialect: Dialect) -> object:
+    def claim_here(self, label: str, backend: Backend) -> object:
         """Note that the calling thread or greenlet works in a unit of work; returns what to `unclaim`."""
-        worker = dialect.worker()
+        worker = backend.worker()
         self.claim(worker, label)
         return worker
 
@@ -283,30 +285,30 @@ class Database:
         """Forget a holder."""
         self._holders.pop(holder, None)
 
-    def _lane(
-        self, role: Role, settings: DatabaseSettings, dialect: Dialect, scopes_dialect: Dialect | None = None
-    ) -> Lane:
-        engine = make_engine(settings, role, dialect)
+    def _endpoint(
+        self, role: Role, settings: DatabaseSettings, backend: Backend, scopes_backend: Backend | None = None
+    ) -> Endpoint:
+        engine = make_engine(settings, role, backend)
         scopes = blocking(settings)
-        if scopes_dialect is None:
-            scopes_dialect = dialect_for(make_url(scopes), settings.pooler) if dialect.is_async else dialect
-        own = make_engine(scopes, role, scopes_dialect) if dialect.is_async else engine
+        if scopes_backend is None:
+            scopes_backend = backend_for(make_url(scopes), settings.pooler) if backend.is_async else backend
+        own = make_engine(scopes, role, scopes_backend) if backend.is_async else engine
         if type(self.observer) is not Observer:
             for each in {engine, own}:
                 observe_pool(each, role, self.observer)
-        places = Places(sum(dialect.pool_size(settings, role)), name=role, observer=self.observer)
-        return Lane(
+        limiter = AdmissionLimiter(sum(backend.pool_size(settings, role)), name=role, observer=self.observer)
+        return Endpoint(
             engine,
-            dialect,
-            places,
-            self._hops(dialect, places),
+            backend,
+            limiter,
+            self._executor(backend, limiter),
             read_only=role == "reader",
             scopes=own,
-            scopes_dialect=scopes_dialect,
+            scopes_backend=scopes_backend,
         )
 
-    def _hops(self, dialect: Dialect, places: Places) -> Hops:
-        if dialect.is_async:
-            return GreenletHops()
+    def _executor(self, backend: Backend, limiter: AdmissionLimiter) -> Executor:
+        if backend.is_async:
+            return GreenletExecutor()
         # As many threads as places: a unit of work that has a place runs at once.
-        return ThreadHops(Threads(places.size, name=f"onfinish-{places.name}"), self._stoppers)
+        return ThreadExecutor(Threads(limiter.size, name=f"onfinish-{limiter.name}"), self._stoppers)

@@ -7,26 +7,26 @@
     │   ├── NotFound
     │   ├── Conflict            also what a constraint refuses, at a statement or only at COMMIT
     │   ├── Invalid
-    │   └── Stale
-    ├── RunAgain                a serialization failure, a deadlock, a busy SQLite file
+    │   └── PreconditionFailed
+    ├── RetryableConflict       a serialization failure, a deadlock, a busy SQLite file
     ├── Unavailable             no answer to be had now; later perhaps
-    │   ├── NoPlace
+    │   ├── PoolTimeout
     │   ├── NotMigrated         the schema is not there, or not as new as the code
     │   └── Unreachable
     │       ├── ConnectionLost  in the middle of a unit of work, before COMMIT was sent
     │       └── PoolerInBetween  a pooler that the settings do not know of
-    ├── OutcomeUnknown          COMMIT was sent and nobody knows what became of it
+    ├── OutcomeUnknown          COMMIT was sent, and its outcome is not known
     ├── Cancelled               stopped from outside, nothing kept
     │   ├── DeadlinePassed
-    │   └── ClientGone
-    ├── Misuse                  a fault of the program
-    │   ├── SessionSettled, ConcurrentUse, OutsideRun, NotYours, SecondPlace
+    │   └── ClientDisconnected
+    ├── UsageError              a fault of the program
+    │   ├── SessionSettled, ConcurrentUse, OutsideRun, SessionNotOwned, NestedUnitOfWork
     │   ├── ReadOnlyViolation
-    │   └── TransactionLost
+    │   └── TransactionAborted
     │       └── TransactionEnded  and part of its work may be kept
     ├── SchemaError             the schema is not where it would have to be
     └── StatementFailed         the database refused a statement for a reason that is no client's
-        └── ConstraintFailed    a NOT NULL or a CHECK, for which no sentence is written
+        ├── ConstraintFailed    a NOT NULL or a CHECK, for which no sentence is written
         ├── NotInSchema         it names a table or a column that is not there
         └── NotGranted          the transaction's role may not leave what its COMMIT needs
 
@@ -98,11 +98,11 @@ class Invalid(Refused):
         return self.faults[0][0]
 
 
-class Stale(Refused):
+class PreconditionFailed(Refused):
     """The row is not in the state any more that the caller knows it in."""
 
 
-class RunAgain(DatabaseError):
+class RetryableConflict(DatabaseError):
     """The database broke a tie between two transactions against this one.
 
     Nothing of it is kept, and the same work may well succeed when it is done again from the
@@ -130,7 +130,7 @@ class Unavailable(DatabaseError):
         self.retry_after_s = retry_after_s
 
 
-class NoPlace(Unavailable):
+class PoolTimeout(Unavailable):
     """Every place was taken for as long as a unit of work may wait for one."""
 
 
@@ -189,42 +189,42 @@ class DeadlinePassed(Cancelled):
         super().__init__(message)
 
 
-class ClientGone(Cancelled):
+class ClientDisconnected(Cancelled):
     """Whoever asked is no longer there to be answered."""
 
     def __init__(self) -> None:
         super().__init__("the client closed its connection before it was answered")
 
 
-class Misuse(DatabaseError):
+class UsageError(DatabaseError):
     """The program used a session in a way that cannot be right. The message names the way out."""
 
 
-class SessionSettled(Misuse):
+class SessionSettled(UsageError):
     """A session was used after its unit of work had ended."""
 
 
-class ConcurrentUse(Misuse):
+class ConcurrentUse(UsageError):
     """Two pieces of work wanted one session at the same time."""
 
 
-class OutsideRun(Misuse):
+class OutsideRun(UsageError):
     """SQL was sent from outside `run`, where it would have stopped the event loop."""
 
 
-class NotYours(Misuse):
+class SessionNotOwned(UsageError):
     """Somebody other than the unit of work tried to end its session."""
 
 
-class SecondPlace(Misuse):
+class NestedUnitOfWork(UsageError):
     """A unit of work was begun by somebody who holds another one open."""
 
 
-class ReadOnlyViolation(Misuse):
+class ReadOnlyViolation(UsageError):
     """A write in a read-only unit of work, refused by the database itself."""
 
 
-class TransactionLost(Misuse):
+class TransactionAborted(UsageError):
     """The database had given the transaction up before COMMIT.
 
     PostgreSQL answers COMMIT in an aborted transaction with ROLLBACK and no error, and sqlite3's
@@ -233,7 +233,7 @@ class TransactionLost(Misuse):
     """
 
 
-class TransactionEnded(TransactionLost):
+class TransactionEnded(TransactionAborted):
     """Another than the unit of work ended its transaction: the driver's own ``commit()``, DDL on MySQL.
 
     What came before may be kept, or not: the outcome is unknown, whatever else went wrong.

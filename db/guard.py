@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 from db.errors import (
     Cancelled,
     DeadlinePassed,
-    Misuse,
-    NotYours,
     OutsideRun,
+    SessionNotOwned,
     SessionSettled,
+    TransactionAborted,
     TransactionEnded,
-    TransactionLost,
+    UsageError,
 )
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from db.backend import Dialect
+    from db.backend import Backend
 
 OPTION = "onfinish_watch"
 """The execution option under which a session hands its watch to the hooks of its engine."""
@@ -38,11 +38,11 @@ CHANGES_SESSION = 2
 
 _ANYBODY = object()
 
-_at_work: dict[object, Watch] = {}
+_at_work: dict[object, StatementGuard] = {}
 """The watches of those who work at this moment, by thread or greenlet."""
 
 
-class Watch:
+class StatementGuard:
     """What the engine's hooks, and whoever cancels, know of one unit of work.
 
     Made with its unit, and of no use after it. It reaches the hooks as an execution option of the
@@ -63,7 +63,7 @@ class Watch:
     closed, not given back.
     ``isolation_level``: the one that the unit was made with, None for the engine's.
 
-    ``runs_again``: whose work is done anew where its connection turns out to be gone. Any other's is asked
+    ``retries``: whose work is done anew where its connection turns out to be gone. Any other's is asked
     whether it lives before it is used, however short its rest.
     """
 
@@ -77,7 +77,7 @@ class Watch:
         "closing",
         "settling",
         "was_rolled_back",
-        "interrupted",
+        "cancelled",
         "met_error",
         "began",
         "ended",
@@ -85,16 +85,16 @@ class Watch:
         "changed_session",
         "isolation_level",
         "statement",
-        "runs_again",
+        "retries",
         "_confined",
         "_worker",
-        "_dialect",
+        "_backend",
         "_connection",
         "_lock",
         "_outer",
     )
 
-    def __init__(self, label: str, dialect: Dialect, *, deadline_at: float | None, confined: bool) -> None:
+    def __init__(self, label: str, backend: Backend, *, deadline_at: float | None, confined: bool) -> None:
         self.label = label
         self.deadline_at = deadline_at
         self.begin_by: float | None = None
@@ -104,7 +104,7 @@ class Watch:
         self.closing = False
         self.settling = False
         self.was_rolled_back = False
-        self.interrupted = False
+        self.cancelled = False
         self.met_error = False
         self.began = False
         self.ended = ""
@@ -112,13 +112,13 @@ class Watch:
         self.changed_session = False
         self.isolation_level: str | None = None
         self.statement: str | None = None
-        self.runs_again = False
+        self.retries = False
         self._confined = confined
         self._worker: object = None if confined else _ANYBODY
-        self._dialect = dialect
+        self._backend = backend
         self._connection: Any = None
         self._lock = threading.Lock()
-        self._outer: Watch | None = None
+        self._outer: StatementGuard | None = None
 
     @property
     def has_connection(self) -> bool:
@@ -139,14 +139,14 @@ class Watch:
     def enter(self) -> None:
         """The calling thread or greenlet may send statements until `leave`."""
         # Model code of one database may open a `session_scope` of another: that one's watch is the inner.
-        worker = self._dialect.worker()
+        worker = self._backend.worker()
         self._outer, _at_work[worker] = _at_work.get(worker), self
         if self._confined:
             self._worker = worker
 
     def leave(self) -> None:
         """Nobody may send statements; waits for a cancel under way, so that it hits nothing else."""
-        worker = self._dialect.worker()
+        worker = self._backend.worker()
         if self._outer is None:
             _at_work.pop(worker, None)
         else:
@@ -164,14 +164,16 @@ class Watch:
         """
         if self.reason is not None:
             raise self.reason
-        if self._worker != _ANYBODY and self._worker != self._dialect.worker():
+        if self._worker != _ANYBODY and self._worker != self._backend.worker():
             raise OutsideRun(
                 f"{self.label}: SQL was sent from outside `run` and would have stopped the event loop; "
                 "write `await self.run(function, self.session, …)`, and load inside that function what the "
                 "answer needs (an attribute that loads lazily sends SQL too)"
             )
         if self.committing:
-            raise SessionSettled(f"{self.label}: SQL was sent after COMMIT; `self.afterwards(…)` is for that")
+            raise SessionSettled(
+                f"{self.label}: SQL was sent after COMMIT; `self.in_new_transaction(…)` is for that"
+            )
         if self.deadline_at is not None and time.monotonic() >= self.deadline_at:
             self.mark(DeadlinePassed())
             raise DeadlinePassed
@@ -180,20 +182,20 @@ class Watch:
         """Raise where a statement has an effect that it must not have; note that it changes the session.
 
         Raises:
-            NotYours: it would end the transaction.
-            Misuse: it would change a session that cannot be closed afterwards.
+            SessionNotOwned: it would end the transaction.
+            UsageError: it would change a session that cannot be closed afterwards.
         """
         if effect & ENDS_TRANSACTION:
-            raise NotYours(
+            raise SessionNotOwned(
                 f"{self.label}: a statement was refused that ends or begins a transaction, which the unit of "
                 "work alone does. Raise an error to undo the work, guard a part with "
                 "`session.begin_nested()`; `await self.commit()` in a handler settles early"
             )
         if effect & CHANGES_SESSION:
-            if self._dialect.cannot_change_session:
-                raise Misuse(
+            if self._backend.cannot_change_session:
+                raise UsageError(
                     f"{self.label}: a statement was refused that changes the session of its connection "
-                    f"{self._dialect.cannot_change_session}"
+                    f"{self._backend.cannot_change_session}"
                 )
             self.changed_session = True
 
@@ -201,11 +203,12 @@ class Watch:
         """Raise where another isolation level is asked for than the unit may have.
 
         Raises:
-            NotYours: AUTOCOMMIT, of which nothing could be undone; or any, where it would outlast the unit.
+            SessionNotOwned: AUTOCOMMIT, of which nothing could be undone; or any, where it would
+                outlast the unit.
         """
         if level == self.isolation_level or (is_settable and str(level).upper() != "AUTOCOMMIT"):
             return
-        raise NotYours(
+        raise SessionNotOwned(
             f"{self.label}: the isolation level {level!r} was asked for, which would take its transaction "
             "from the unit of work. For reads of one state of the database there is `snapshot = True`; on "
             "PostgreSQL `SET TRANSACTION ISOLATION LEVEL …` as the first statement of a write"
@@ -229,12 +232,12 @@ class Watch:
 
         Raises:
             Cancelled: the unit was stopped; COMMIT is not sent.
-            TransactionLost: there is no transaction left that could be committed.
+            TransactionAborted: there is no transaction left that could be committed.
             TransactionEnded: it is not the one that was begun.
-            NotYours: it is not the unit of work that commits.
+            SessionNotOwned: it is not the unit of work that commits.
         """
         if not self.settling:
-            raise NotYours(
+            raise SessionNotOwned(
                 f"{self.label}: somebody else than its unit of work tried to commit its transaction"
             )
         self.check_transaction()
@@ -257,14 +260,14 @@ class Watch:
         self.check_same_transaction()
         if self.was_rolled_back or self._connection is None:
             raise self.lost()
-        if self.met_error or not self._dialect.asks_whether_lost:
-            if self._dialect.transaction_is_lost(self._connection):
+        if self.met_error or not self._backend.asks_whether_lost:
+            if self._backend.transaction_is_lost(self._connection):
                 raise self.lost()
             self.met_error = False
 
-    def lost(self) -> TransactionLost:
+    def lost(self) -> TransactionAborted:
         """The error for a transaction that was given up behind the program's back."""
-        return TransactionLost(
+        return TransactionAborted(
             f"{self.label}: the transaction had been aborted after an error that the program caught; nothing "
             "is kept. Let the error travel, or guard the statement with `session.begin_nested()`"
         )
@@ -275,7 +278,7 @@ class Watch:
         Asked before each statement: what comes after would be kept without what came before.
         """
         connection = self._connection
-        if not self.began or not (self.ended or connection is None or self._dialect.is_idle(connection)):
+        if not self.began or not (self.ended or connection is None or self._backend.is_idle(connection)):
             return
         if self._has_ended():
             raise self.ended_error()
@@ -311,19 +314,19 @@ class Watch:
             DBAPIError: the transaction has failed already, or the connection.
         """
         if self.marked is None and self._knows_its_transaction:
-            self.marked = self._dialect.mark_transaction(connection)
+            self.marked = self._backend.mark_transaction(connection)
             self.began = True
 
     @property
     def _knows_its_transaction(self) -> bool:
         # After a rollback or an interrupt the database may have ended it, and has undone all of it.
         return self._connection is not None and not (
-            self.was_rolled_back or self.interrupted or self.committing or self.closing
+            self.was_rolled_back or self.cancelled or self.committing or self.closing
         )
 
     def _has_ended(self) -> bool:
         """Whether another than the unit of work has ended its transaction, as the driver knows by itself."""
-        if self.began and self._knows_its_transaction and self._dialect.is_idle(self._connection):
+        if self.began and self._knows_its_transaction and self._backend.is_idle(self._connection):
             self._note_end()
         return bool(self.ended)
 
@@ -333,7 +336,7 @@ class Watch:
         if self._has_ended() or marked is None or not self._knows_its_transaction:
             return
         try:
-            is_marked = self._dialect.is_marked(self._connection, marked)
+            is_marked = self._backend.is_marked(self._connection, marked)
         except (Exception, asyncio.CancelledError):  # noqa: BLE001  # the connection is given back all the same
             is_marked = False
         if not is_marked:
@@ -345,7 +348,7 @@ class Watch:
 
     # -- called by whoever stops the unit; a driver that blocks may take a second for it
 
-    def interrupt(self) -> bool | Awaitable[bool] | None:
+    def cancel_statement(self) -> bool | Awaitable[bool] | None:
         """Have the database cancel the running statement. Does nothing to a COMMIT, or between statements.
 
         Returns:
@@ -356,10 +359,10 @@ class Watch:
             if self._connection is None or self._worker is None or self.committing or self.closing:
                 return True
             self._has_ended()  # afterwards there is no telling: SQLite rolls back what it interrupts
-            self.interrupted = True
-            return self._dialect.interrupt(self._connection)
+            self.cancelled = True
+            return self._backend.cancel_statement(self._connection)
 
-    def sever(self) -> bool:
+    def shutdown_socket(self) -> bool:
         """Shut the connection's socket down, which wakes the work that waits for its answer. Does not wait.
 
         Returns:
@@ -369,20 +372,20 @@ class Watch:
             return False
         try:
             if self._connection is not None and self._worker is not None:
-                self.interrupted = True
-                self._dialect.sever(self._connection)
+                self.cancelled = True
+                self._backend.shutdown_socket(self._connection)
         finally:
             self._lock.release()
         return True
 
 
-def watch_of(connection: Connection) -> Watch | None:
+def guard_of(connection: Connection) -> StatementGuard | None:
     """The watch of the unit of work that uses this connection, None for work of the engine's own."""
-    watch: Watch | None = connection.get_execution_options().get(OPTION)
-    return watch
+    guard: StatementGuard | None = connection.get_execution_options().get(OPTION)
+    return guard
 
 
-def watch_at_work(dialect: Dialect) -> Watch | None:
+def guard_at_work(backend: Backend) -> StatementGuard | None:
     """The watch of the unit of work that the calling thread or greenlet works for.
 
     Args:
@@ -391,5 +394,5 @@ def watch_at_work(dialect: Dialect) -> Watch | None:
     Returns:
         None for any other, and for one that works for another database just now.
     """
-    watch = _at_work.get(dialect.worker())
-    return watch if watch is not None and watch._dialect is dialect else None
+    guard = _at_work.get(backend.worker())
+    return guard if guard is not None and guard._backend is backend else None

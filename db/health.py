@@ -11,17 +11,17 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
-from db.backend import Dialect
+from db.backend import Backend
 from db.backends.refusals import drivers_words, way_in
 from db.database import Database
 from db.doctor.findings import Finding, error
 from db.errors import (
     DatabaseError,
     DeadlinePassed,
-    NoPlace,
     NotInSchema,
     NotMigrated,
     PoolerInBetween,
+    PoolTimeout,
     StatementFailed,
 )
 from db.schema.state import REVISION, WAY_OUT, not_migrated
@@ -67,12 +67,12 @@ async def faults_of(database: Database, *, revision: str | None) -> list[Fault]:
     if database.settings.reader_url is None:
         fault = await _fault(database, revision=revision, read_only=True)
         return [fault] if fault is not None else []
-    lanes = {"primary": False, "replica": True}
+    endpoints = {"primary": False, "replica": True}
     # At once, for a probe has no patience for one after the other.
-    asked = [_fault(database, revision=revision, read_only=read_only) for read_only in lanes.values()]
+    asked = [_fault(database, revision=revision, read_only=read_only) for read_only in endpoints.values()]
     return [
         fault._replace(told=f"{name}: {fault.told}")
-        for name, fault in zip(lanes, await _all(asked), strict=True)
+        for name, fault in zip(endpoints, await _all(asked), strict=True)
         if fault is not None
     ]
 
@@ -91,13 +91,13 @@ async def _fault(database: Database, *, revision: str | None, read_only: bool) -
             label="readiness check", read_only=read_only, deadline_at=deadline_at
         ) as unit:
             found = await unit.run(_revision if revision else _answers, unit.session)
-    except NoPlace as error:
+    except PoolTimeout as error:
         # Writers that are stuck behind a lock are no reason to send reads elsewhere.
         return Fault(f"no connection is free: {error}") if read_only else None
     except DatabaseError as error:
         if isinstance(error, NotInSchema | NotMigrated) and revision:
             return _not_migrated(None, revision)
-        return _fault_of(error, database.dialect)
+        return _fault_of(error, database.backend)
     if revision and found != revision:
         return _not_migrated(found, revision)
     return None
@@ -107,7 +107,7 @@ def _not_migrated(found: str | None, revision: str) -> Fault:
     return Fault(not_migrated(found, revision), fix=WAY_OUT)
 
 
-def _fault_of(error: DatabaseError, dialect: Dialect) -> Fault:
+def _fault_of(error: DatabaseError, backend: Backend) -> Fault:
     if isinstance(error, DeadlinePassed):
         fix = "is the server running, does it take connections from here, are user and password right?"
         return Fault(f"the database does not answer within {CHECK_TIMEOUT_S:g} s", fix=fix)
@@ -115,7 +115,7 @@ def _fault_of(error: DatabaseError, dialect: Dialect) -> Fault:
     if isinstance(error, StatementFailed):
         fix = "may this user read the tables? `python -m server check` looks at it all"
         return Fault(f"the database does not tell its schema's revision: {error}", words, fix)
-    return Fault(f"the database does not answer: {error}", words, way_in(words, dialect))
+    return Fault(f"the database does not answer: {error}", words, way_in(words, backend))
 
 
 async def first_look(database: Database, *, revision: str | None) -> list[Finding]:
@@ -129,7 +129,7 @@ async def first_look(database: Database, *, revision: str | None) -> list[Findin
     """
     unanswered = await require_known_pooler(database)
     if unanswered is not None and database.settings.reader_url is None:
-        faults = [_fault_of(unanswered, database.dialect)]
+        faults = [_fault_of(unanswered, database.backend)]
     else:
         faults = await faults_of(database, revision=revision)
     if faults:
@@ -139,7 +139,7 @@ async def first_look(database: Database, *, revision: str | None) -> list[Findin
         async with database.unit_of_work(
             label="look at the roles", read_only=True, deadline_at=deadline_at
         ) as unit:
-            return await unit.run(_roles, unit.session, database.reader.dialect, database.settings)
+            return await unit.run(_roles, unit.session, database.reader.backend, database.settings)
     except DatabaseError:
         return []
 
@@ -161,7 +161,7 @@ async def require_known_pooler(database: Database) -> DatabaseError | None:
         async with database.unit_of_work(
             label="look at the database", read_only=True, deadline_at=deadline_at
         ) as unit:
-            read_only = await unit.run(_is_read_only, unit.session, database.reader.dialect)
+            read_only = await unit.run(_is_read_only, unit.session, database.reader.backend)
     except PoolerInBetween:
         raise
     except DatabaseError as unanswered:
@@ -171,12 +171,12 @@ async def require_known_pooler(database: Database) -> DatabaseError | None:
     return None
 
 
-def _is_read_only(session: Session, dialect: Dialect) -> bool:
-    return dialect.is_read_only(session.connection())
+def _is_read_only(session: Session, backend: Backend) -> bool:
+    return backend.is_read_only(session.connection())
 
 
-def _roles(session: Session, dialect: Dialect, settings: DatabaseSettings) -> list[Finding]:
-    return list(dialect.examine_roles(session.connection(), settings))
+def _roles(session: Session, backend: Backend, settings: DatabaseSettings) -> list[Finding]:
+    return list(backend.examine_roles(session.connection(), settings))
 
 
 def _revision(session: Session) -> str | None:

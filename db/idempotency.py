@@ -31,7 +31,7 @@ from db.base import Base, Json, UtcDateTime, now, utc_now
 from db.errors import Conflict, Invalid
 from db.portable.inserting import insert_unless_there
 from db.portable.types import LONG_BYTES, short_in_mysql
-from db.work.commit_marker import Testimony, bring_testimony
+from db.work.commit_marker import CommitMarker, use_marker
 
 KEPT_FOR = timedelta(hours=24)
 KEY_CHARS_MAX = 255
@@ -139,7 +139,7 @@ def keep_answer(session: Session, *, key: Key, answer: Answer) -> None:
     kept = {"status": answer.status, "headers": dict(answer.headers), "body": answer.body, "attempt": attempt}
     write = update(IdempotencyKey).where(*_is(key)).values(kept)
     session.execute(write, execution_options={**at_home, "synchronize_session": False})
-    bring_testimony(session, Testimony(attempt, functools.partial(_attempt_of, key, at_home)))
+    use_marker(session, CommitMarker(attempt, functools.partial(_attempt_of, key, at_home)))
 
 
 def delete_expired_keys(session: Session, *, at_most: int = _DELETED_AT_ONCE) -> int:

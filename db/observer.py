@@ -40,5 +40,5 @@ class Observer:
     def ended(self, unit: AsyncUnitOfWork | UnitOfWork) -> None:
         """A unit of work is settled, see its ``outcome``."""
 
-    def runs_again(self, reason: str) -> None:
+    def retries(self, reason: str) -> None:
         """A request, or a message, is tried again: "deadlock", "serialization", "busy", "connection lost"."""

@@ -7,13 +7,13 @@ from typing import Any
 
 from sqlalchemy import Engine, ExecutionContext
 
-from db.guard import OPTION, Watch
+from db.guard import OPTION, StatementGuard
 
-Before = Callable[[Watch, ExecutionContext, str], None]
-After = Callable[[Watch, ExecutionContext], None]
+Before = Callable[[StatementGuard, ExecutionContext, str], None]
+After = Callable[[StatementGuard, ExecutionContext], None]
 
 
-def watch_statements(engine: Engine, *, before: Before | None = None, after: After | None = None) -> None:
+def hook_statements(engine: Engine, *, before: Before | None = None, after: After | None = None) -> None:
     """Look at each statement of an engine's units of work. Those of nobody's are passed on.
 
     Args:
@@ -23,21 +23,21 @@ def watch_statements(engine: Engine, *, before: Before | None = None, after: Aft
     """
     dialect = engine.dialect
 
-    def watched(do: Callable[..., None]) -> Callable[..., None]:
+    def guarded(do: Callable[..., None]) -> Callable[..., None]:
         def do_watched(cursor: Any, statement: str, *arguments: Any) -> None:
             context = arguments[-1]
-            watch = None if context is None else context.execution_options.get(OPTION)
-            if watch is None:
+            guard = None if context is None else context.execution_options.get(OPTION)
+            if guard is None:
                 do(cursor, statement, *arguments)
                 return
             if before is not None:
-                before(watch, context, statement)
+                before(guard, context, statement)
             do(cursor, statement, *arguments)
             if after is not None:
-                after(watch, context)
+                after(guard, context)
 
         return do_watched
 
-    dialect.do_execute = watched(dialect.do_execute)  # type: ignore[method-assign]
-    dialect.do_executemany = watched(dialect.do_executemany)  # type: ignore[method-assign]
-    dialect.do_execute_no_params = watched(dialect.do_execute_no_params)  # type: ignore[method-assign]
+    dialect.do_execute = guarded(dialect.do_execute)  # type: ignore[method-assign]
+    dialect.do_executemany = guarded(dialect.do_executemany)  # type: ignore[method-assign]
+    dialect.do_execute_no_params = guarded(dialect.do_execute_no_params)  # type: ignore[method-assign]

@@ -36,18 +36,18 @@ from tornado.websocket import WebSocketHandler
 from db import AsyncUnitOfWork, Database, Outcome, passes_on
 from db.errors import (
     Cancelled,
-    ClientGone,
+    ClientDisconnected,
     ConnectionLost,
     DeadlinePassed,
-    Misuse,
-    RunAgain,
+    RetryableConflict,
     Unavailable,
+    UsageError,
 )
 from handlers.json_api.errors import is_fault, leaves_unknown, meant, status_of
 from handlers.json_api.problem import ProblemHandler
-from handlers.lifecycle.attempts import Exchange, exchange_of
+from handlers.lifecycle.attempts import RequestAttempts, attempts_of
 from handlers.lifecycle.held_response import HeldResponse, ResponseDropped, StreamedResponse
-from handlers.lifecycle.hooks import EarlyCommit, Sequel
+from handlers.lifecycle.hooks import CommitHooks, EarlyCommit
 from handlers.lifecycle.instrumentation import Instrumentation, Traced
 from handlers.lifecycle.overrides import check_overrides, forgotten
 from handlers.lifecycle.retry import CONFLICTS, backoff_s
@@ -64,7 +64,7 @@ _SWALLOWED_CANCEL_S = 1.0
 
 _TOO_LATE = "the time for this request ran out after its work had been applied"
 
-_OUTCOMES = {Outcome.KEPT: "applied", Outcome.UNKNOWN: "unknown"}
+_OUTCOMES = {Outcome.COMMITTED: "applied", Outcome.UNKNOWN: "unknown"}
 """What a client is told has become of the work; of any other outcome, that it is not applied."""
 
 
@@ -89,10 +89,10 @@ class SessionHandler(ProblemHandler):
     read_only: ClassVar[bool | None] = None
     """Whether the request works on the reader, where the database refuses writes. None: GET and HEAD do."""
 
-    run_again: ClassVar[bool] = True
+    retry: ClassVar[bool] = True
     """A request that the database refuses as a conflict is run again from its start.
 
-    What a method does outside of the database is then done twice: that belongs into `after_commit`.
+    What a method does outside of the database is then done twice: that belongs into `on_commit`.
     """
 
     timeout_s: ClassVar[float | None] = None
@@ -102,16 +102,16 @@ class SessionHandler(ProblemHandler):
     """Whether a client that leaves takes its request along. None: reads, and not writes."""
 
     _instrumented_hooks = ("prepare", "log_exception", "on_finish")
-    _sequel: Sequel
+    _hooks: CommitHooks
     _early: EarlyCommit
-    _exchange: Exchange | None = None
+    _attempts: RequestAttempts | None = None
     _unit: AsyncUnitOfWork | None = None
     _response: HeldResponse | StreamedResponse | None = None
     _task: asyncio.Task[Any] | None = None
     _timer: asyncio.TimerHandle | None = None
     _raised: BaseException | None = None
     _stopped: Cancelled | None = None
-    _again: RunAgain | ConnectionLost | None = None
+    _again: RetryableConflict | ConnectionLost | None = None
     _failed = _answered = _client_gone = _closed = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -124,7 +124,7 @@ class SessionHandler(ProblemHandler):
         check_overrides(cls, SessionHandler)
 
     def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
-        exchange = self._exchange = exchange_of(request)
+        exchange = self._attempts = attempts_of(request)
         if exchange is not None and exchange.refusal is not None:
             # A subclass's `prepare` may count, log in, or use up a nonce: it has had its turn.
             self.prepare = self._refuse  # type: ignore[method-assign]
@@ -160,8 +160,8 @@ class SessionHandler(ProblemHandler):
             DatabaseError: nothing was kept, or (`OutcomeUnknown`) nobody knows.
         """
         unit = self._begun()
-        await self._early.make(unit, self._sequel.last_work)
-        await self._sequel.after_commit.call(self._summary())
+        await self._early.make(unit, self._hooks.last_work)
+        await self._hooks.on_commit.call(self._summary())
 
     def before_commit(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
         """Call ``function(session, …)`` as the last work of this unit, just before COMMIT.
@@ -170,32 +170,32 @@ class SessionHandler(ProblemHandler):
         raises undoes the request, and is answered in place of the success.
 
         Raises:
-            Misuse: `commit` was called before; nothing is registered.
+            UsageError: `commit` was called before; nothing is registered.
         """
         self._begun()
         if self._early.begun:
-            raise Misuse(
+            raise UsageError(
                 f"{self._summary()}: before_commit() was called after commit(), and would never be run: "
                 "register the function first"
             )
-        self._sequel.before_commit(function, args, kwargs)
+        self._hooks.before_commit(function, args, kwargs)
 
-    def after_commit(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def on_commit(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call a function, plain or async, once the work is committed; never if it is undone.
 
         It runs on the event loop when the answer has left. What it raises is logged.
         """
         self._begun()
-        self._sequel.after_commit.add(lambda: function(*args, **kwargs))
+        self._hooks.on_commit.add(lambda: function(*args, **kwargs))
 
-    def afterwards(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+    def in_new_transaction(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
         """Call ``function(session, …)`` in a unit of work of its own once this one is settled, kept or not.
 
         For the audit row that must survive a rollback. It is committed before the answer leaves; what
         it raises is logged.
         """
         self._begun()
-        self._sequel.follow_up(function, args, kwargs)
+        self._hooks.follow_up(function, args, kwargs)
 
     @property
     def work_outcome(self) -> str:
@@ -211,7 +211,7 @@ class SessionHandler(ProblemHandler):
     def _work(self) -> Outcome:
         if self._unit is not None:
             return self._unit.outcome
-        return Outcome.UNDONE if self._exchange is None else self._exchange.work
+        return Outcome.ROLLED_BACK if self._attempts is None else self._attempts.work
 
     # -- Tornado's hooks, in the order of their calls
 
@@ -222,11 +222,11 @@ class SessionHandler(ProblemHandler):
         """
         self._task = asyncio.current_task()
         if self._unit is not None or self._task is None:
-            raise Misuse(
+            raise UsageError(
                 f"{self._summary()}: prepare() is to be reached once, before anything is awaited or yielded: "
                 "call `super().prepare()` first"
             )
-        exchange = self._exchange = self._exchange or self._first_attempt()
+        exchange = self._attempts = self._attempts or self._first_attempt()
         if exchange.attempt == 1 and self._comes_too_late:
             raise Unavailable("the service is shutting down", retry_after_s=5)
         self._unit = self._database.unit_of_work(
@@ -235,9 +235,9 @@ class SessionHandler(ProblemHandler):
             snapshot=self._reads and (self.snapshot or self.streams),
             deadline_at=exchange.deadline_at,
             origin=self.request,
-            runs_again=self._can_run_again,
+            retries=self._can_retry,
         )
-        self._sequel = Sequel()
+        self._hooks = CommitHooks()
         self._early = EarlyCommit()
         connection = exchange.connection
         self._response = (
@@ -252,7 +252,7 @@ class SessionHandler(ProblemHandler):
 
     def _refuse(self) -> None:
         """In the place of `prepare`, where the answer is an error that another handler has come to."""
-        refusal = self._exchanged().refusal
+        refusal = self._attempted().refusal
         if refusal is not None:
             raise refusal
 
@@ -268,8 +268,8 @@ class SessionHandler(ProblemHandler):
                 "COMMIT. Write it all, and `finish()` sends it; for a long answer that only reads, set "
                 "`streams = True`"
             )
-        if self._unit is None and self._exchange is not None and not self._headers_written:
-            self.set_header("Server-Timing", self._exchange.server_timing)
+        if self._unit is None and self._attempts is not None and not self._headers_written:
+            self.set_header("Server-Timing", self._attempts.server_timing)
         return super().flush(include_footers)
 
     def on_connection_close(self) -> None:
@@ -278,7 +278,7 @@ class SessionHandler(ProblemHandler):
         self._client_gone = True
         cancels = self._reads if self.cancel_on_disconnect is None else self.cancel_on_disconnect
         if cancels and self._unit is not None and not self._answered:
-            self._stopped = ClientGone()
+            self._stopped = ClientDisconnected()
             self._unit.cancel(self._stopped)
 
     def log_exception(
@@ -295,15 +295,15 @@ class SessionHandler(ProblemHandler):
             self._stopped is None
             and not isinstance(value, ResponseDropped)
             and not self._commits
-            and not (isinstance(meant(value), CONFLICTS) and self._may_run_again())
+            and not (isinstance(meant(value), CONFLICTS) and self._may_retry())
         ):
             super().log_exception(typ, value, tb)
 
     def _trace_exception(self, error: BaseException | None) -> None:
-        if self._exchange is None:  # refused before `prepare`
+        if self._attempts is None:  # refused before `prepare`
             super()._trace_exception(error)
-        elif self._exchange.traced is not None and error is not None and is_fault(error):
-            self._exchange.traced.failed(error)
+        elif self._attempts.traced is not None and error is not None and is_fault(error):
+            self._attempts.traced.failed(error)
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """As Tornado's; of a handler that was stopped, the reason is what is told."""
@@ -328,7 +328,7 @@ class SessionHandler(ProblemHandler):
             self.data_received = _ignore  # type: ignore[method-assign]  # the answer is held, so the body goes on
         fault = None if self._response is None else self._response.fault
         keep = not self._failed and fault is None and self.get_status() < 400
-        if not (self._sequel or self._commits) and self._unit.settle_at_once(keep=keep):
+        if not (self._hooks or self._commits) and self._unit.settle_at_once(keep=keep):
             self._note_conflict(fault or self._raised)
             self._conclude(fault)
         else:
@@ -341,15 +341,15 @@ class SessionHandler(ProblemHandler):
             fault = await self._end_of_commit() or fault
         self._note_conflict(fault or self._raised)
         try:
-            last = None if self._early.begun else self._sequel.last_work
-            await self._begun().settle(keep=keep, last=last, afterwards=self._due_afterwards)
+            last = None if self._early.begun else self._hooks.last_work
+            await self._begun().settle(keep=keep, last=last, in_new_transaction=self._due_afterwards)
         except Exception as error:  # noqa: BLE001
             fault = fault or error  # whatever kept the work from being kept is what the client is told
         if self._again is not None:
-            await asyncio.sleep(backoff_s(self._exchanged().attempt))
+            await asyncio.sleep(backoff_s(self._attempted().attempt))
         self._conclude(fault)
         if self._settled_early or (keep and fault is None):
-            await self._sequel.after_commit.call(self._summary())
+            await self._hooks.on_commit.call(self._summary())
 
     async def _end_of_commit(self) -> Exception | None:
         """Wait for a `commit` whose caller is gone. Returns what is told now in place of an error answer.
@@ -368,23 +368,23 @@ class SessionHandler(ProblemHandler):
             return None
         if raised is None:  # send_error() with a status alone
             return HTTPError(self.get_status())
-        return raised if isinstance(raised, Exception) else Misuse(f"{self._summary()}: was cancelled")
+        return raised if isinstance(raised, Exception) else UsageError(f"{self._summary()}: was cancelled")
 
     def _note_conflict(self, error: BaseException | None) -> None:
         told = meant(error)  # a conflict in a task of a TaskGroup is one, too
         if leaves_unknown(error):  # what was applied would be applied again
             self._again = None
-        elif isinstance(told, CONFLICTS) and self._may_run_again():
+        elif isinstance(told, CONFLICTS) and self._may_retry():
             self._again = told
 
     def _due_afterwards(self, error: Exception | None) -> list[Callable[[Session], object]]:
         """What is to be done in units of their own, once a request: at the attempt that is answered."""
         self._note_conflict(error)
-        return [] if self._again is not None else self._sequel.afterwards
+        return [] if self._again is not None else self._hooks.in_new_transaction
 
     def _conclude(self, fault: Exception | None) -> None:
         """The unit is settled: let the response leave, or have another handler give another one."""
-        exchange, response = self._exchanged(), self._response
+        exchange, response = self._attempted(), self._response
         exchange.add(self._begun())
         exchange.work = Outcome.UNKNOWN if leaves_unknown(fault) else self._work
         self._forget()
@@ -400,7 +400,7 @@ class SessionHandler(ProblemHandler):
             self._release(response, exchange)
             self._close()
 
-    def _release(self, response: HeldResponse | StreamedResponse, exchange: Exchange) -> None:
+    def _release(self, response: HeldResponse | StreamedResponse, exchange: RequestAttempts) -> None:
         try:
             status = response.release({"Server-Timing": exchange.server_timing})
         except Exception:  # a header that was set after finish(), and that nobody can write
@@ -418,7 +418,7 @@ class SessionHandler(ProblemHandler):
         if self._response is not None and self._response.finished:
             fault: Exception = TypeError(forgotten(type(self), "on_finish"))
         else:
-            fault = Misuse(f"{self._summary()}: the handler ended without an answer")
+            fault = UsageError(f"{self._summary()}: the handler ended without an answer")
         self._fail(fault)
         self._answered = True
         self._database.start(self._settle_unanswered(fault))
@@ -426,7 +426,7 @@ class SessionHandler(ProblemHandler):
     async def _settle_unanswered(self, fault: Exception) -> None:
         await self._early.end()
         try:
-            await self._begun().settle(keep=False, afterwards=self._due_afterwards)
+            await self._begun().settle(keep=False, in_new_transaction=self._due_afterwards)
         except Exception as error:  # noqa: BLE001  # another than the unit has ended its transaction
             fault = error
         response = self._response
@@ -435,14 +435,14 @@ class SessionHandler(ProblemHandler):
             self._conclude(fault)
         else:
             if self._client_gone:  # a streamed upload that was broken off
-                self.set_status(status_of(ClientGone()), "Client Closed Request")
+                self.set_status(status_of(ClientDisconnected()), "Client Closed Request")
             elif response is not None:
                 log.error("%s", fault)  # no client is left to be told
                 response.drop()
             self._forget()
             self._close()
         if self._settled_early:
-            await self._sequel.after_commit.call(self._summary())
+            await self._hooks.on_commit.call(self._summary())
 
     def _deadline_passed(self) -> None:
         """Stop the unit's statement and the handler. A COMMIT that has been sent may still be answered."""
@@ -491,11 +491,11 @@ class SessionHandler(ProblemHandler):
 
     def _end_trace(self, instrumentation: Instrumentation) -> None:
         """The status is the one that the client has read."""
-        if self._exchange is None:  # refused before `prepare`
+        if self._attempts is None:  # refused before `prepare`
             instrumentation.call("on_finish", self)
-        elif self._exchange.traced is not None:
-            self._exchange.traced.ended(self.get_status())
-            self._exchange.traced = None
+        elif self._attempts.traced is not None:
+            self._attempts.traced.ended(self.get_status())
+            self._attempts.traced = None
 
     # -- small questions
 
@@ -526,38 +526,38 @@ class SessionHandler(ProblemHandler):
         since: float | None = self.settings.get("refuses_requests_since")
         return since is not None and time.time() - self.request.request_time() > since
 
-    def _first_attempt(self) -> Exchange:
+    def _first_attempt(self) -> RequestAttempts:
         timeout_s = self.timeout_s
         if timeout_s is None and not self.streams:
             timeout_s = self.settings.get("request_timeout_s", DEFAULT_TIMEOUT_S)
-        exchange = Exchange(self.application, self.request, timeout_s=timeout_s)
+        exchange = RequestAttempts(self.application, self.request, timeout_s=timeout_s)
         if self._instrumentation is not None:
             exchange.traced = Traced(self._instrumentation, self)
         return exchange
 
     @property
-    def _can_run_again(self) -> bool:
-        return self.run_again and not (self.streams or _has_stream_request_body(type(self)))
+    def _can_retry(self) -> bool:
+        return self.retry and not (self.streams or _has_stream_request_body(type(self)))
 
-    def _may_run_again(self) -> bool:
-        exchange = self._exchanged()
+    def _may_retry(self) -> bool:
+        exchange = self._attempted()
         return (
-            self._can_run_again
+            self._can_retry
             and exchange.refusal is None
             and not (self._commits or self._settled_early)
-            and exchange.attempt < self._database.settings.run_again_max
+            and exchange.attempt < self._database.settings.attempts_max
             and (exchange.deadline_at is None or time.monotonic() < exchange.deadline_at)
         )
 
     def _begun(self) -> AsyncUnitOfWork:
         if self._unit is None:
-            raise Misuse(f"{self._summary()}: no session was made: {forgotten(type(self), 'prepare')}")
+            raise UsageError(f"{self._summary()}: no session was made: {forgotten(type(self), 'prepare')}")
         return self._unit
 
-    def _exchanged(self) -> Exchange:
-        if self._exchange is None:
-            raise Misuse(f"{self._summary()}: {forgotten(type(self), 'prepare')}")
-        return self._exchange
+    def _attempted(self) -> RequestAttempts:
+        if self._attempts is None:
+            raise UsageError(f"{self._summary()}: {forgotten(type(self), 'prepare')}")
+        return self._attempts
 
     def _summary(self) -> str:
         return f"{self.request.method} {type(self).__name__} [{self.request_id}]"

@@ -18,7 +18,7 @@ from sqlalchemy.orm import InstanceState
 from tornado.web import RequestHandler, _has_stream_request_body, authenticated
 
 from db import idempotency
-from db.errors import DeadlinePassed, Misuse, Unavailable
+from db.errors import DeadlinePassed, Unavailable, UsageError
 from db.idempotency import KEY_CHARS_MAX, Answer, Key
 from handlers.base import SessionHandler
 from handlers.json_api.errors import Problem
@@ -81,14 +81,14 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
         past.
 
         Raises:
-            Misuse: the user is an object that has no such text.
+            UsageError: the user is an object that has no such text.
         """
         user = self.current_user
         if user is None:
             return ""
         text = _text_of(user)
         if text is None:
-            raise Misuse(
+            raise UsageError(
                 f"{type(self).__name__}: current_user is a {type(user).__name__}, which has no text that is "
                 "the same in every process: override `idempotency_principal()`, which returns the caller's"
             )
@@ -158,7 +158,7 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
         if body is None:
             return  # a decorator has refused
         if not inspect.iscoroutine(body):
-            raise Misuse(
+            raise UsageError(
                 f"{type(self).__name__}.post was begun by its decorator before its {HEADER} was taken: let "
                 "the decorator return what the method returns"
             )

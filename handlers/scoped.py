@@ -49,7 +49,7 @@ class ScopedHandler(SessionHandler):
             return super().run(self.scope.carry(bound, session), *args[1:], **kwargs)
         return super().run(self.scope.carry(function, session), *args, **kwargs)
 
-    def afterwards(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+    def in_new_transaction(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
         """As `SessionHandler.afterwards`; the scope is entered for the session of that unit of work."""
         scope = self.scope
 
@@ -57,7 +57,7 @@ class ScopedHandler(SessionHandler):
             with scope.entered(session):
                 return scope.bind(function, session)(*args, **kwargs)
 
-        super().afterwards(entered)
+        super().in_new_transaction(entered)
 
 
 def scoped_routes(routes: Iterable[URLSpec], scope: Scope) -> list[URLSpec]:

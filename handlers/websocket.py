@@ -17,11 +17,11 @@ from tornado.iostream import IOStream
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from db import Database, passes_on
-from db.errors import ClientGone, DeadlinePassed, Misuse, Unavailable
+from db.errors import ClientDisconnected, DeadlinePassed, Unavailable, UsageError
 from handlers.base import DEFAULT_TIMEOUT_S
 from handlers.json_api.errors import Problem, leaves_unknown, meant, problem_of, status_of
 from handlers.json_api.problem import ProblemHandler
-from handlers.lifecycle.hooks import AfterCommit, is_being_cancelled
+from handlers.lifecycle.hooks import OnCommit, is_being_cancelled
 from handlers.lifecycle.message import Message, current_message
 from handlers.lifecycle.retry import CONFLICTS, backoff_s
 
@@ -51,7 +51,7 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
     read_only: ClassVar[bool] = False
     """Messages work on the reader, where the database refuses writes."""
 
-    run_again: ClassVar[bool] = True
+    retry: ClassVar[bool] = True
     """A message that the database refuses as a conflict is handled again from its start.
 
     On the same handler: what `handle_message` keeps in attributes it finds there again.
@@ -100,12 +100,12 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
         """
         return self._begun().unit.run(function, *args, **kwargs)
 
-    def after_commit(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def on_commit(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call a function, plain or async, once the message's work is committed; never if it is undone.
 
         The replies have left then, and the next message waits. What it raises is logged.
         """
-        self._begun().after_commit.add(lambda: function(*args, **kwargs))
+        self._begun().on_commit.add(lambda: function(*args, **kwargs))
 
     def write_message(
         self, message: bytes | str | dict[str, Any], binary: bool = False
@@ -183,10 +183,10 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
         timeout_s = self.timeout_s or self.settings.get("request_timeout_s", DEFAULT_TIMEOUT_S)
         deadline_at = time.monotonic() + timeout_s
         error, attempt = await self._attempt(message, deadline_at, summary), 1
-        while isinstance(error, CONFLICTS) and self._may_run_again(attempt, deadline_at):
+        while isinstance(error, CONFLICTS) and self._may_retry(attempt, deadline_at):
             attempt += 1
             log.info("%s: runs again (%s), attempt %d", summary, error.reason, attempt)
-            self._database.observer.runs_again(error.reason)
+            self._database.observer.retries(error.reason)
             await asyncio.sleep(backoff_s(attempt))
             error = await self._attempt(message, deadline_at, summary)
         if error is not None:
@@ -205,7 +205,7 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
         """The client has left: a read is stopped, a write runs to its end; see `cancel_on_disconnect`."""
         cancels = self.read_only if self.cancel_on_disconnect is None else self.cancel_on_disconnect
         if cancels and self._message is not None:
-            self._message.unit.cancel(ClientGone())
+            self._message.unit.cancel(ClientDisconnected())
 
     # -- the life of a message
 
@@ -216,9 +216,9 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
             read_only=self.read_only,
             deadline_at=deadline_at,
             origin=self.request,
-            runs_again=self.run_again,
+            retries=self.retry,
         )
-        message = self._message = Message(unit, AfterCommit())
+        message = self._message = Message(unit, OnCommit())
         token = current_message.set(message)
         try:
             async with unit:
@@ -232,19 +232,19 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
             message.release(keep=False)
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise
-            escaped = Misuse(f"{summary}: handle_message() raised {type(error).__name__}")
+            escaped = UsageError(f"{summary}: handle_message() raised {type(error).__name__}")
             escaped.__cause__ = error
             return unit.reason or escaped
         finally:
             current_message.reset(token)
             self._message = None
         message.release(keep=True)
-        await message.after_commit.call(summary)
+        await message.on_commit.call(summary)
         return None
 
     def _tell(self, error: BaseException, summary: str) -> None:
         self._log_error(summary, error)
-        if isinstance(error, ClientGone):
+        if isinstance(error, ClientDisconnected):
             return
         status = status_of(error)
         problem = problem_of(error, status)
@@ -257,16 +257,14 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
     def _goes_away(self) -> bool:
         return self._is_closing
 
-    def _may_run_again(self, attempt: int, deadline_at: float) -> bool:
+    def _may_retry(self, attempt: int, deadline_at: float) -> bool:
         return (
-            self.run_again
-            and attempt < self._database.settings.run_again_max
-            and time.monotonic() < deadline_at
+            self.retry and attempt < self._database.settings.attempts_max and time.monotonic() < deadline_at
         )
 
     def _begun(self) -> Message:
         if self._message is None:
-            raise Misuse(
+            raise UsageError(
                 f"{type(self).__name__}: a socket has a session while a message is handled, and not between; "
                 "`async with self.settings['database'].unit_of_work()` has one of its own"
             )

@@ -7,7 +7,7 @@ from tornado.web import Application
 
 from conf import Settings
 from db import Database
-from db.capacity.limiter import Places
+from db.capacity.limiter import AdmissionLimiter
 from db.schema import migrate
 from handlers import NotFoundHandler, log_request
 from handlers.board.routes import routes
@@ -47,7 +47,7 @@ def make_app(settings: Settings, database: Database, ops: Ops | None = None) -> 
         sockets=Sockets(),
         scopes=scopes,
         request_timeout_s=http.request_timeout_s,
-        exports=Places(http.exports_max, name="exports"),
+        exports=AdmissionLimiter(http.exports_max, name="exports"),
         schema_revision=revision,
         default_handler_class=NotFoundHandler,
         log_function=log_request if ops is None else ops.log_function(all_routes, log_request),

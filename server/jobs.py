@@ -10,9 +10,9 @@ from collections.abc import Callable
 from functools import partial
 
 from db import Database
-from db.errors import DatabaseError, RunAgain
+from db.errors import DatabaseError, RetryableConflict
 from db.idempotency import delete_expired_keys
-from db.work.commit_marker import delete_old_witnesses
+from db.work.commit_marker import delete_old_markers
 
 log = logging.getLogger("onfinish.jobs")
 
@@ -63,7 +63,7 @@ class Jobs:
     def _do(self, name: str, job: Job) -> None:
         try:
             job(self._stopped)
-        except RunAgain as error:  # another server's job was at the same rows
+        except RetryableConflict as error:  # another server's job was at the same rows
             log.debug("%s: is tried again: %s", name, error)
         except Exception as error:  # noqa: BLE001  # whatever it is, the other jobs and the next turn go on
             self._failed(name, error)
@@ -87,10 +87,10 @@ def jobs_of(database: Database, *, first: bool) -> dict[str, Job]:
         database: whose.
         first: whether it is the one of its server's processes that does what need not be done by each.
     """
-    jobs: dict[str, Job] = {"closing idle connections": lambda stopped: database.close_resting()}
+    jobs: dict[str, Job] = {"closing idle connections": lambda stopped: database.close_idle()}
     if first:
         jobs["deleting expired idempotency keys"] = partial(_delete_expired_keys, database)
-        if database.witness is not None:
+        if database.commit_markers is not None:
             jobs["deleting old commit witnesses"] = partial(_delete_old_witnesses, database)
     return jobs
 
@@ -107,4 +107,4 @@ def _delete_expired_keys(database: Database, stopped: threading.Event) -> None:
 
 def _delete_old_witnesses(database: Database, stopped: threading.Event) -> None:
     with database.session_scope(label="deleting old witnesses", timeout_s=_TIMEOUT_S) as session:
-        delete_old_witnesses(session)
+        delete_old_markers(session)

@@ -78,15 +78,15 @@ def test_engines_and_sessions_are_made_in_one_place_each():
     """One module makes engines, one makes sessions; what is only there to be compared with makes its own."""
     packages = ("conf", "db", "handlers", "server")
 
-    def places(name: str) -> set[str]:
+    def limiter(name: str) -> set[str]:
         found = {place for package in packages for place in _calls_of(name, package)}
         return {place for place in found if not place.startswith(("db/scope/", "server/compare/"))}
 
-    assert places("create_engine") == {"db/engines/engine.py"}
-    assert places("OwnedSession") == {"db/work/unit_of_work.py"}
+    assert limiter("create_engine") == {"db/engines/engine.py"}
+    assert limiter("OwnedSession") == {"db/work/unit_of_work.py"}
     # Its two subclasses; and who asks the witness does so on a connection outside of any unit of work.
-    assert places("Session") == {"db/work/unit_of_work.py", "db/idempotency.py"}
-    assert places("sessionmaker") | places("scoped_session") == set()
+    assert limiter("Session") == {"db/work/unit_of_work.py", "db/idempotency.py"}
+    assert limiter("sessionmaker") | limiter("scoped_session") == set()
 
 
 def test_each_environment_has_its_engine():

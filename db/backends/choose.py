@@ -4,46 +4,46 @@ from __future__ import annotations
 
 from sqlalchemy import URL
 
-from db.backend import HOMES, Dialect, Role, WitnessRow
+from db.backend import HOMES, Backend, MarkerRow, Role
 from db.backends.mysql import MySQL
 from db.backends.pgbouncer import PgBouncer
 from db.backends.postgresql import PostgreSQL, sqlstate_of
 from db.backends.sqlite import SQLite
 
-_BY_BACKEND: dict[str, type[Dialect]] = {
+_BY_BACKEND: dict[str, type[Backend]] = {
     "mariadb": MySQL,
     "mysql": MySQL,
     "postgresql": PostgreSQL,
     "sqlite": SQLite,
 }
 
-_BY_POOLER: dict[str, type[Dialect]] = {"pgbouncer": PgBouncer}
+_BY_POOLER: dict[str, type[Backend]] = {"pgbouncer": PgBouncer}
 
 __all__ = [
     "HOMES",
-    "Dialect",
+    "Backend",
     "MySQL",
     "PgBouncer",
     "PostgreSQL",
     "Role",
     "SQLite",
-    "WitnessRow",
-    "dialect_for",
+    "MarkerRow",
+    "backend_for",
     "sqlstate_of",
 ]
 
 
-def dialect_for(url: URL, pooler: str | None = None) -> Dialect:
+def backend_for(url: URL, pooler: str | None = None) -> Backend:
     """The ways of the database that ``url`` names, and of the pooler before it.
 
     Raises:
         ValueError: no such database is supported here.
     """
     name, driver = url.get_backend_name(), url.get_driver_name()
-    dialect = _BY_BACKEND.get(name) if pooler is None else _BY_POOLER[pooler]
-    if dialect is None or driver not in dialect.drivers:
+    backend = _BY_BACKEND.get(name) if pooler is None else _BY_POOLER[pooler]
+    if backend is None or driver not in backend.drivers:
         supported = ", ".join(
             f"{name}+{driver}" for name, ways in _BY_BACKEND.items() for driver in ways.drivers
         )
         raise ValueError(f"{name}+{driver} is not supported yet; there are: {supported}")
-    return dialect(url)
+    return backend(url)

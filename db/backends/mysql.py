@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
-from db.backend import Dialect, Role, refused_by, table_of
+from db.backend import Backend, Role, refused_by, table_of
 from db.backends.effects import MYSQL
 from db.doctor import mysql as mysql_checkup
 from db.doctor.findings import Finding, Plan
@@ -26,12 +26,12 @@ from db.errors import (
     DatabaseError,
     DeadlinePassed,
     NotInSchema,
-    RunAgain,
+    RetryableConflict,
     StatementFailed,
     Unavailable,
     Unreachable,
 )
-from db.guard import OWN, watch_of
+from db.guard import OWN, guard_of
 from db.schema.guards import STATEMENT_TIMEOUT_S
 
 # Most numbers mean the same on both: https://mariadb.com/docs/server/reference/error-codes
@@ -90,7 +90,7 @@ _READ_MARGIN_S = 10.0
 _SSL_QUERY = ("sslmode", "sslrootcert", "sslcert", "sslkey")
 
 
-class MySQL(Dialect):
+class MySQL(Backend):
     """MariaDB 10.6 and newer, MySQL 8.0 and newer.
 
     READ COMMITTED instead of their REPEATABLE READ, as everywhere else here: a statement sees what has been
@@ -175,9 +175,9 @@ class MySQL(Dialect):
             # A round trip, and without it there would be no telling: PyMySQL takes the state of the
             # transaction from the answers to commands, and not from those that are rows.
             connection.exec_driver_sql("START TRANSACTION", execution_options={OWN: True})
-            watch = watch_of(connection)
-            if watch is not None:
-                watch.began = True
+            guard = guard_of(connection)
+            if guard is not None:
+                guard.began = True
 
         @event.listens_for(engine, "handle_error")
         def note_rollback(context: ExceptionContext) -> None:
@@ -187,16 +187,16 @@ class MySQL(Dialect):
 
         @event.listens_for(engine, "before_cursor_execute")
         def before_cursor_execute(connection: Connection, *statement: object) -> None:
-            watch = watch_of(connection)
-            if watch is not None and connection.connection.dbapi_connection in self._rolled_back:
-                raise watch.lost()
+            guard = guard_of(connection)
+            if guard is not None and connection.connection.dbapi_connection in self._rolled_back:
+                raise guard.lost()
 
         @event.listens_for(engine, "after_cursor_execute")
         def after_cursor_execute(connection: Connection, *statement: object) -> None:
-            watch = watch_of(connection)
-            if watch is not None and not _is_in_transaction(connection.connection.dbapi_connection):
-                watch.ended = "a statement (on MySQL and MariaDB every DDL does)"
-                raise watch.ended_error()
+            guard = guard_of(connection)
+            if guard is not None and not _is_in_transaction(connection.connection.dbapi_connection):
+                guard.ended = "a statement (on MySQL and MariaDB every DDL does)"
+                raise guard.ended_error()
 
     def translate(self, error: DBAPIError) -> DatabaseError:
         code = _code(error.orig)
@@ -204,7 +204,7 @@ class MySQL(Dialect):
             fault = str(code) if code in _NOT_NULL | _CHECK else None
             return refused_by(_constraint_of(error), table=table_of(error), fault=fault)
         if code in _ROLLED_BACK:
-            return RunAgain(_ROLLED_BACK[code])
+            return RetryableConflict(_ROLLED_BACK[code])
         if code in _LOCK_WAIT_TIMEOUT:
             return Unavailable("a lock was not to be had in time")
         if code in _INTERRUPTED:
@@ -248,7 +248,7 @@ class MySQL(Dialect):
     def transaction_is_lost(self, connection: Any) -> bool:
         return connection in self._rolled_back or not _is_in_transaction(connection)
 
-    def interrupt(self, connection: Any) -> bool:
+    def cancel_statement(self, connection: Any) -> bool:
         # Only another connection can do it. Made with the same arguments by hand, it cannot hang for longer.
         arguments: dict[str, Any] = {
             "host": connection.host,
@@ -270,7 +270,7 @@ class MySQL(Dialect):
             return False
         return True
 
-    def sever(self, connection: Any) -> None:
+    def shutdown_socket(self, connection: Any) -> None:
         # As with psycopg2: close() would wait for the thread that hangs on it.
         link = connection._sock  # PyMySQL has no public way to it
         if link is None:

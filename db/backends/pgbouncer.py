@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, event
 from conf import DatabaseSettings
 from db.backend import Role
 from db.backends.postgresql import READ_ONLY_DEFAULT, PostgreSQL
-from db.guard import watch_of
+from db.guard import guard_of
 
 _OPTION = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.-]*)=((?:\\.|[^\s\\])*)(?:\s+|$)", re.DOTALL)
 """One server setting as a command line has it: ``-c name=value``, a backslash before a blank in the value.
@@ -71,9 +71,9 @@ class PgBouncer(PostgreSQL):
         def put_before_first_statement(
             connection: Connection, cursor: Any, statement: str, parameters: Any, context: object, many: bool
         ) -> tuple[str, Any]:
-            watch = watch_of(connection)
-            if watch is not None:
-                watch.check()  # what comes before a statement is sent only where the statement may be
+            guard = guard_of(connection)
+            if guard is not None:
+                guard.check()  # what comes before a statement is sent only where the statement may be
             # The driver says BEGIN with the first statement, so before that one there is no transaction yet.
             if not self.driver.is_idle(connection.connection.dbapi_connection):
                 return statement, parameters

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
-from db.backend import HOMES, Dialect, Role, WitnessRow, refused_by
+from db.backend import HOMES, Backend, MarkerRow, Role, refused_by
 from db.backends.drivers.asyncpg import Asyncpg
 from db.backends.drivers.driver import PostgresDriver
 from db.backends.drivers.psycopg import Psycopg
@@ -27,13 +27,13 @@ from db.errors import (
     DeadlinePassed,
     NotInSchema,
     PoolerInBetween,
-    RunAgain,
+    RetryableConflict,
     StatementFailed,
     Unavailable,
     Unreachable,
 )
-from db.guard import Watch
-from db.statement_hooks import watch_statements
+from db.guard import StatementGuard
+from db.statement_hooks import hook_statements
 
 _INTEGRITY_CONSTRAINT_VIOLATION = "23"
 _NOT_NULL_VIOLATION = "23502"
@@ -90,13 +90,13 @@ _LOOK_FOR_OWN = """
 """
 
 
-class PostgreSQL(Dialect):
+class PostgreSQL(Backend):
     """PostgreSQL 13 and newer. https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 
     drivers = ("psycopg2", "psycopg", "asyncpg")
     blocking_driver = "postgresql+psycopg2"
-    has_witness = True
-    witness_key = "onfinish_witness"
+    has_commit_markers = True
+    marker_key = "onfinish_witness"
     snapshot_options = MappingProxyType({"isolation_level": "REPEATABLE READ"})
     isolation_is_a_transactions = True
 
@@ -143,7 +143,7 @@ class PostgreSQL(Dialect):
         if code[:2] == _INTEGRITY_CONSTRAINT_VIOLATION:
             return self._refused_by_constraint(code, error.orig)
         if code in _RUN_AGAIN:
-            return RunAgain(_RUN_AGAIN[code])
+            return RetryableConflict(_RUN_AGAIN[code])
         if code == _QUERY_CANCELED:
             return DeadlinePassed()
         if code == _LOCK_NOT_AVAILABLE:
@@ -200,7 +200,7 @@ class PostgreSQL(Dialect):
 
         if role != "writer":
             return
-        watch_statements(engine, after=_began)  # the driver begins with the first statement
+        hook_statements(engine, after=_began)  # the driver begins with the first statement
         before = self._before_first_statement(settings, role)
 
         @event.listens_for(engine, "connect")
@@ -218,8 +218,8 @@ class PostgreSQL(Dialect):
             record.info[HOMES] = {name: schema for name, (schema, _) in found.items()}
             if settings.commit_witness and "commit_witness" in found:
                 table = found["commit_witness"][1]
-                sql = self.driver.witness_sql(_TESTIFY, table=table)
-                record.info[self.witness_key] = WitnessRow(uuid.uuid4().hex, table, sql)
+                sql = self.driver.marker_sql(_TESTIFY, table=table)
+                record.info[self.marker_key] = MarkerRow(uuid.uuid4().hex, table, sql)
 
     def effect_of(self, sql: str) -> int:
         return POSTGRESQL.effect_of(sql)
@@ -248,7 +248,7 @@ class PostgreSQL(Dialect):
         milliseconds = max(1, int(timeout_s * 1000))
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
 
-    def ask_witness(self, connection: Connection, row: WitnessRow) -> str:
+    def ask_marker(self, connection: Connection, row: MarkerRow) -> str:
         # An insert, since the row in question may itself be of a transaction in flight: it waits for that.
         table = row.table.replace("%", "%%")
         found = connection.exec_driver_sql(
@@ -291,8 +291,8 @@ class PostgreSQL(Dialect):
     def says_transaction_is_lost(self, error: DBAPIError) -> bool:
         return sqlstate_of(error.orig) == _IN_FAILED_TRANSACTION
 
-    def witness_parameters(self, connection: str, transaction: str) -> Any:
-        return self.driver.witness_parameters(connection, transaction)
+    def marker_parameters(self, connection: str, transaction: str) -> Any:
+        return self.driver.marker_parameters(connection, transaction)
 
     def connection_errors(self) -> tuple[type[Exception], ...]:
         return self.driver.connection_errors()
@@ -308,11 +308,11 @@ class PostgreSQL(Dialect):
     ) -> Iterator[Finding]:
         return postgresql_checkup.examine_replica(connection, settings, plan)
 
-    def interrupt(self, connection: Any) -> bool | Awaitable[bool] | None:
-        return self.driver.interrupt(connection)
+    def cancel_statement(self, connection: Any) -> bool | Awaitable[bool] | None:
+        return self.driver.cancel_statement(connection)
 
-    def sever(self, connection: Any) -> None:
-        self.driver.sever(connection)
+    def shutdown_socket(self, connection: Any) -> None:
+        self.driver.shutdown_socket(connection)
 
     def _settings(self, settings: DatabaseSettings, role: Role) -> dict[str, str]:
         """Server settings that hold from the connection's first moment, at no round trip."""
@@ -381,5 +381,5 @@ def _discard_changed(engine: Engine, driver: PostgresDriver) -> None:
             record.invalidate()
 
 
-def _began(watch: Watch, context: ExecutionContext) -> None:
-    watch.began = True
+def _began(guard: StatementGuard, context: ExecutionContext) -> None:
+    guard.began = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.exc import DBAPIError
 
 from conf.masks import mask_text
-from db.backend import Dialect
+from db.backend import Backend
 from db.errors import DatabaseError
 
 _WORDS_CHARS_MAX = 500
@@ -45,9 +45,9 @@ def words_of(error: DBAPIError) -> str:
     return "; ".join(filter(None, lines))[:_WORDS_CHARS_MAX]
 
 
-def way_in(words: str, dialect: Dialect) -> str:
+def way_in(words: str, backend: Backend) -> str:
     """What to do, as far as the driver's words tell."""
-    if dialect.belongs_to_process:
+    if backend.belongs_to_process:
         return "may this user read and write the file and its folder, and is it an SQLite file?"
     return next(
         (fix for told, fix in _FIXES.items() if told in words),

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, StaticPool
 
 from conf import DatabaseSettings
-from db.backend import Dialect, Role, refused_by, table_of
+from db.backend import Backend, Role, refused_by, table_of
 from db.backends.effects import SQLITE
 from db.capacity.executor import pause
 from db.doctor import sqlite as sqlite_checkup
@@ -24,12 +24,12 @@ from db.errors import (
     DatabaseError,
     DeadlinePassed,
     NotInSchema,
-    RunAgain,
+    RetryableConflict,
     StatementFailed,
     Unavailable,
     Unreachable,
 )
-from db.guard import ENDS_TRANSACTION, OWN, watch_of
+from db.guard import ENDS_TRANSACTION, OWN, guard_of
 
 READ_ONLY = "onfinish_read_only"
 """Execution option of the in-memory database's reader, which is the writer's engine under another name."""
@@ -49,7 +49,7 @@ _CLOSED = (sqlite3.ProgrammingError, ValueError)
 _SERVED_FROM_MEMORY = (None, "", ":memory:")
 
 
-class SQLite(Dialect):
+class SQLite(Backend):
     """SQLite, through the standard library's driver or aiosqlite."""
 
     drivers = ("pysqlite", "aiosqlite")
@@ -132,9 +132,9 @@ class SQLite(Dialect):
                 connection.exec_driver_sql("BEGIN", execution_options={OWN: True})
             else:
                 _begin_immediate(connection, self._busy_timeout_s(settings))
-            watch = watch_of(connection)
-            if watch is not None:
-                watch.began = True
+            guard = guard_of(connection)
+            if guard is not None:
+                guard.began = True
 
         _end_statements_at_checkin(engine)
         if role == "reader":
@@ -144,11 +144,11 @@ class SQLite(Dialect):
         def note_rollback(context: ExceptionContext) -> None:
             # SQLite rolls back by itself for RAISE(ROLLBACK), a full disk and the like. Where the program
             # caught that error, each statement after it would be kept, alone.
-            watch = None if context.connection is None else watch_of(context.connection)
-            if watch is not None and watch.began and watch.has_connection:
+            guard = None if context.connection is None else guard_of(context.connection)
+            if guard is not None and guard.began and guard.has_connection:
                 driver: Any = context.connection.connection.dbapi_connection  # type: ignore[union-attr]
                 if self.is_idle(driver):
-                    watch.was_rolled_back = True
+                    guard.was_rolled_back = True
 
     def _busy_timeout_s(self, settings: DatabaseSettings) -> float:
         # The driver's own name for it, in a URL ("?timeout=1") or among its arguments, wins over ours.
@@ -167,7 +167,7 @@ class SQLite(Dialect):
                 _constraint_of(error.orig, code), table=table_of(error), fault=name if is_fault else None
             )
         if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return RunAgain("busy")
+            return RetryableConflict("busy")
         if primary == sqlite3.SQLITE_INTERRUPT:
             return DeadlinePassed()
         if primary in (
@@ -224,11 +224,11 @@ class SQLite(Dialect):
     def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
         return sqlite_checkup.examine(connection, settings, plan)
 
-    def interrupt(self, connection: Any) -> bool:
+    def cancel_statement(self, connection: Any) -> bool:
         _sqlite3_of(connection).interrupt()
         return True
 
-    def sever(self, connection: Any) -> None:
+    def shutdown_socket(self, connection: Any) -> None:
         _sqlite3_of(connection).interrupt()  # no socket; a statement that ignores this ends by itself
 
 
@@ -277,11 +277,11 @@ def _begin_immediate(connection: Connection, busy_timeout_s: float) -> None:
     A deferred transaction that has read and then wants to write fails "locked" whatever the busy
     timeout. The wait is cut into pieces, since SQLite does not hear an interrupt while it waits.
     """
-    watch = watch_of(connection)
+    guard = guard_of(connection)
     driver: Any = connection.connection.dbapi_connection
     limits = [time.monotonic() + busy_timeout_s]
-    if watch is not None:
-        limits += [limit for limit in (watch.deadline_at, watch.begin_by) if limit is not None]
+    if guard is not None:
+        limits += [limit for limit in (guard.deadline_at, guard.begin_by) if limit is not None]
     give_up_at = min(limits)
     driver.execute(f"PRAGMA busy_timeout = {_POLL_S * 1000:.0f}")
     try:
@@ -291,11 +291,11 @@ def _begin_immediate(connection: Connection, busy_timeout_s: float) -> None:
                 return
             except sqlite3.OperationalError as error:
                 busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-            if watch is not None:
-                watch.check()
+            if guard is not None:
+                guard.check()
             if not busy or time.monotonic() >= give_up_at:
                 break
-        if busy and watch is not None and give_up_at == watch.begin_by:
+        if busy and guard is not None and give_up_at == guard.begin_by:
             # In the queue for the place and here, it was one wait for a turn to write.
             raise Unavailable("another process holds the database file's write lock")
         # The last try, whose error is SQLAlchemy's.

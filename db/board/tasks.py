@@ -30,7 +30,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from db.base import Base, Json, SerialId, UtcDateTime, new_id, now, refusals, utc_now
 from db.board.teams import require_teams
-from db.errors import Conflict, NotFound, Stale
+from db.errors import Conflict, NotFound, PreconditionFailed
 from db.portable.taking import take_rows
 from db.portable.types import chars, empty_json
 
@@ -373,7 +373,7 @@ def _row_of(new: NewTask, moment: datetime) -> dict[str, Any]:
 
 def _require(task: Task, expected: Callable[[Task], bool] | None) -> None:
     if expected is not None and not expected(task):
-        raise Stale("the task has changed since")
+        raise PreconditionFailed("the task has changed since")
 
 
 def _given(where: TaskFilter) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sqlalchemy.util.concurrency import await_, greenlet_spawn
 
 from db.capacity.threads import Threads
 from db.errors import DeadlinePassed, Unavailable
-from db.guard import Watch
+from db.guard import StatementGuard
 
 if TYPE_CHECKING:
     from db.capacity.greenlets import Workers
@@ -40,7 +40,7 @@ GIVE_UP_AFTER_S = 1.0
 """How long the work may take to notice that; then the answer no longer waits for it."""
 
 
-class Hop:
+class Call:
     """Work that runs where it may wait, and those on the event loop who wait for it.
 
     Lives until the work is over. Starts at once. Whoever waits may be cancelled, or be told to go on
@@ -50,7 +50,7 @@ class Hop:
         ended: called on the loop when the work is over, before anybody who waits goes on.
     """
 
-    def __init__(self, ended: Callable[[Hop], None]) -> None:
+    def __init__(self, ended: Callable[[Call], None]) -> None:
         self.loop = asyncio.get_running_loop()
         self._ended = ended
         self._began = time.perf_counter()
@@ -67,23 +67,23 @@ class Hop:
             await asyncio.wait([self._over], timeout=timeout_s)
         return self.is_over
 
-    async def end(self, watch: Watch) -> bool:
+    async def end(self, guard: StatementGuard) -> bool:
         """End the work by stronger and stronger means, in a limited time. Returns whether it is over."""
         cut_at = self.loop.time() + SEVER_AFTER_S
         while not self.is_over and (left_s := cut_at - self.loop.time()) > 0:
-            heard = await self._interrupt(watch, left_s)
+            heard = await self._cancel_statement(guard, left_s)
             if await self.over(INTERRUPT_EVERY_S) or not heard:
                 break
         if self._withdraw():  # no thread was free for it in that time; one that is on its way has begun it
-            self._arrive(None, watch.reason or DeadlinePassed())
+            self._arrive(None, guard.reason or DeadlinePassed())
         give_up_at = self.loop.time() + GIVE_UP_AFTER_S
         if not self.is_over:
-            log.warning("%s: the database did not end it in time; its connection is cut", watch.label)
-            while not self._sever(watch) and self.loop.time() < give_up_at:
+            log.warning("%s: the database did not end it in time; its connection is cut", guard.label)
+            while not self._shutdown_socket(guard) and self.loop.time() < give_up_at:
                 if await self.over(SEVER_EVERY_S):
                     break
         if not await self.over(max(0.0, give_up_at - self.loop.time())):
-            log.error("%s: its work hangs, and keeps its place until it ends", watch.label)
+            log.error("%s: its work hangs, and keeps its place until it ends", guard.label)
         return self.is_over
 
     def give_up(self, error: BaseException) -> None:
@@ -97,16 +97,16 @@ class Hop:
         """Take back work that has not begun. Returns whether it was so: then it never begins."""
         return False
 
-    async def _interrupt(self, watch: Watch, timeout_s: float) -> bool:
-        """Have the database cancel the statement that runs, see `Watch.interrupt`.
+    async def _cancel_statement(self, guard: StatementGuard, timeout_s: float) -> bool:
+        """Have the database cancel the statement that runs, see `StatementGuard.interrupt`.
 
         Returns:
             Whether the database has heard of it in that time.
         """
         raise NotImplementedError
 
-    def _sever(self, watch: Watch) -> bool:
-        """Break the connection under the work, see `Watch.sever`."""
+    def _shutdown_socket(self, guard: StatementGuard) -> bool:
+        """Break the connection under the work, see `StatementGuard.sever`."""
         raise NotImplementedError
 
     def _arrive(self, result: Any, error: BaseException | None) -> None:
@@ -125,10 +125,10 @@ class Hop:
             self.answer.set_exception(error)
 
 
-class Hops:
+class Executor:
     """Where a lane's work is done. Lives as long as its lane, which closes it."""
 
-    def start(self, work: Work, ended: Callable[[Hop], None]) -> Hop:
+    def start(self, work: Work, ended: Callable[[Call], None]) -> Call:
         """Start a hop, from the event loop.
 
         Raises:
@@ -148,7 +148,7 @@ class Hops:
         """Take no more work."""
 
 
-class ThreadHops(Hops):
+class ThreadExecutor(Executor):
     """In threads, for drivers that block.
 
     Args:
@@ -160,8 +160,8 @@ class ThreadHops(Hops):
         self.threads = threads
         self._stoppers = stoppers
 
-    def start(self, work: Work, ended: Callable[[Hop], None]) -> Hop:
-        return ThreadHop(self.threads, self._stoppers, work, ended)
+    def start(self, work: Work, ended: Callable[[Call], None]) -> Call:
+        return ThreadCall(self.threads, self._stoppers, work, ended)
 
     def detach(self, work: Work) -> None:
         try:
@@ -173,7 +173,7 @@ class ThreadHops(Hops):
         self.threads.close(wait=wait)
 
 
-class GreenletHops(Hops):
+class GreenletExecutor(Executor):
     """In greenlets on the event loop itself, for drivers that wait without blocking it."""
 
     def __init__(self) -> None:
@@ -181,13 +181,13 @@ class GreenletHops(Hops):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._workers: Workers | None = None
 
-    def start(self, work: Work, ended: Callable[[Hop], None]) -> Hop:
+    def start(self, work: Work, ended: Callable[[Call], None]) -> Call:
         loop, workers = asyncio.get_running_loop(), self._workers
         if workers is None or self._loop is not loop:
             from db.capacity.greenlets import Workers  # needs an extra
 
             self._loop, self._workers = loop, workers = loop, Workers()
-        return GreenletHop(workers, work, ended)
+        return GreenletCall(workers, work, ended)
 
     def detach(self, work: Work) -> None:
         task = asyncio.get_running_loop().create_task(greenlet_spawn(work))
@@ -200,10 +200,12 @@ class GreenletHops(Hops):
         return asyncio.run_coroutine_threadsafe(greenlet_spawn(function, *args), self._loop).result()
 
 
-class ThreadHop(Hop):
+class ThreadCall(Call):
     """A hop to a thread, which cannot be stopped: it ends when its driver lets it go on."""
 
-    def __init__(self, threads: Threads, stoppers: Threads, work: Work, ended: Callable[[Hop], None]) -> None:
+    def __init__(
+        self, threads: Threads, stoppers: Threads, work: Work, ended: Callable[[Call], None]
+    ) -> None:
         super().__init__(ended)
         self._threads = threads
         self._stoppers = stoppers
@@ -216,9 +218,9 @@ class ThreadHop(Hop):
     def _withdraw(self) -> bool:
         return self._threads.withdraw(self._begin)
 
-    async def _interrupt(self, watch: Watch, timeout_s: float) -> bool:
+    async def _cancel_statement(self, guard: StatementGuard, timeout_s: float) -> bool:
         try:
-            stop = ThreadHop(self._stoppers, self._stoppers, watch.interrupt, _ignore)
+            stop = ThreadCall(self._stoppers, self._stoppers, guard.cancel_statement, _ignore)
         except Unavailable:
             return False
         await asyncio.wait([stop.answer], timeout=timeout_s)
@@ -228,8 +230,8 @@ class ThreadHop(Hop):
             return False
         return stop.answer.result() is not False
 
-    def _sever(self, watch: Watch) -> bool:
-        return watch.sever()
+    def _shutdown_socket(self, guard: StatementGuard) -> bool:
+        return guard.shutdown_socket()
 
     def _begin(self) -> Callable[[], None]:
         self._context.run(self._run)
@@ -248,27 +250,27 @@ class ThreadHop(Hop):
             self.loop.call_soon_threadsafe(self._arrive, result, error)
 
 
-class GreenletHop(Hop):
+class GreenletCall(Call):
     """A hop to a greenlet, over SQLAlchemy's own bridge: where its driver waits, the loop goes on.
 
     In a task of its own, so that whoever waits for it may be cancelled without breaking the connection.
     """
 
-    def __init__(self, workers: Workers, work: Work, ended: Callable[[Hop], None]) -> None:
+    def __init__(self, workers: Workers, work: Work, ended: Callable[[Call], None]) -> None:
         super().__init__(ended)
         self._begun = self._cancelled = False
         self._task = self.loop.create_task(self._run(workers, work))
 
-    async def _interrupt(self, watch: Watch, timeout_s: float) -> bool:
-        heard = watch.interrupt()
+    async def _cancel_statement(self, guard: StatementGuard, timeout_s: float) -> bool:
+        heard = guard.cancel_statement()
         if heard is None:  # the driver cancels a statement whose task is cancelled
             self._cancel()
             return True
         return heard if isinstance(heard, bool) else await heard
 
-    def _sever(self, watch: Watch) -> bool:
-        severed = watch.sever()
-        if not watch.committing:  # how a COMMIT ended is found out behind it
+    def _shutdown_socket(self, guard: StatementGuard) -> bool:
+        severed = guard.shutdown_socket()
+        if not guard.committing:  # how a COMMIT ended is found out behind it
             self._cancel()
         return severed
 
@@ -292,7 +294,7 @@ class GreenletHop(Hop):
         self._arrive(result, error)
 
 
-def _ignore(hop: Hop) -> None:
+def _ignore(call: Call) -> None:
     """Nothing follows from its end."""
 
 

@@ -8,13 +8,13 @@ import time
 from collections import deque
 from typing import Protocol, TypeVar
 
-from db.errors import NoPlace
+from db.errors import PoolTimeout
 from db.observer import Observer
 
 T = TypeVar("T", bound="_Ticket")
 
 
-class Places:
+class AdmissionLimiter:
     """As many places as an engine has connections. Lives as long as its engine.
 
     A unit of work takes a place before its first statement and gives it back when it is settled,
@@ -54,7 +54,7 @@ class Places:
         """Take a place, without holding up the event loop.
 
         Raises:
-            NoPlace: none came free within ``timeout_s``.
+            PoolTimeout: none came free within ``timeout_s``.
             asyncio.CancelledError: the caller was cancelled; no place was taken.
         """
         if self.try_take():
@@ -74,7 +74,7 @@ class Places:
         """Take a place from a thread that may wait.
 
         Raises:
-            NoPlace: none came free within ``timeout_s``.
+            PoolTimeout: none came free within ``timeout_s``.
         """
         if self.try_take():
             self._observer.waited(self.name, 0.0, queued=False)
@@ -120,8 +120,10 @@ class Places:
             self.give_back()
         return keep_if_handed_over
 
-    def _none_free(self, timeout_s: float) -> NoPlace:
-        return NoPlace(f"all {self.size} places for {self.name} are taken; none came free in {timeout_s:g} s")
+    def _none_free(self, timeout_s: float) -> PoolTimeout:
+        return PoolTimeout(
+            f"all {self.size} places for {self.name} are taken; none came free in {timeout_s:g} s"
+        )
 
 
 class _Ticket(Protocol):
@@ -179,8 +181,8 @@ class _LoopTicket:
 class _Wait:
     """Tells the observer of one who stands in the queue. Lives as long as he does."""
 
-    def __init__(self, places: Places) -> None:
-        self._name, self._observer = places.name, places._observer
+    def __init__(self, limiter: AdmissionLimiter) -> None:
+        self._name, self._observer = limiter.name, limiter._observer
 
     def __enter__(self) -> None:
         self._began = time.monotonic()
@@ -188,5 +190,5 @@ class _Wait:
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         waited_s = time.monotonic() - self._began
-        in_vain = kind is not None and issubclass(kind, NoPlace)
+        in_vain = kind is not None and issubclass(kind, PoolTimeout)
         self._observer.waited(self._name, waited_s, queued=True, in_vain=in_vain)

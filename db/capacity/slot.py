@@ -7,22 +7,22 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from db.capacity.endpoint import Lane
+from db.capacity.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from db.database import Database
 
 
-class Seat:
+class Slot:
     """One place of a lane, and the note that its task has one. Lives as long as its unit of work.
 
     Dropped while taken, it is given back by the loop: whoever had it is gone.
     """
 
-    def __init__(self, database: Database, lane: Lane, label: str) -> None:
+    def __init__(self, database: Database, endpoint: Endpoint, label: str) -> None:
         self.taken = False
         self._database = database
-        self._lane = lane
+        self._endpoint = endpoint
         self._label = label
         self._holder: object = None
 
@@ -33,14 +33,14 @@ class Seat:
             How long that took, in seconds.
 
         Raises:
-            NoPlace: none came free in time.
-            SecondPlace: the calling task has one already.
+            PoolTimeout: none came free in time.
+            NestedUnitOfWork: the calling task has one already.
         """
         holder = asyncio.current_task()
         self._database.claim(holder, self._label)
         began = time.monotonic()
         try:
-            await self._lane.places.take(timeout_s)
+            await self._endpoint.limiter.take(timeout_s)
         except BaseException:
             self._database.unclaim(holder)
             raise
@@ -58,11 +58,11 @@ class Seat:
         if self.taken:
             self.taken = False
             self.let_go()
-            self._lane.places.give_back()
+            self._endpoint.limiter.give_back()
 
     def __del__(self) -> None:
         if self.taken:
             # Given back by the loop, since the collector comes at any moment, also while this thread holds
             # the lock of the places.
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the database with it
-                self._loop.call_soon_threadsafe(self._database.dropped, self._lane, self._holder)
+                self._loop.call_soon_threadsafe(self._database.dropped, self._endpoint, self._holder)

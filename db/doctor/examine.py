@@ -12,8 +12,8 @@ from sqlalchemy.util.concurrency import greenlet_spawn
 
 from conf import DatabaseSettings
 from conf.masks import mask_text
-from db.backend import Dialect, Role
-from db.backends.choose import dialect_for
+from db.backend import Backend, Role
+from db.backends.choose import backend_for
 from db.backends.packages import way_to_install
 from db.backends.refusals import way_in, words_of
 from db.doctor.findings import Finding, Plan, error, ok, warning
@@ -26,9 +26,9 @@ _SLOW_MS = 50.0
 
 def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     """Everything that can be found out, a finding at a time, while it is looked for."""
-    dialect = dialect_for(make_url(settings), settings.pooler)
+    backend = backend_for(make_url(settings), settings.pooler)
     try:
-        engine = make_engine(settings, "reader", dialect)
+        engine = make_engine(settings, "reader", backend)
     except ModuleNotFoundError as missing:
         fix = way_to_install(missing, settings)
         yield error("driver", f"{missing.name} is not installed", fix)
@@ -40,11 +40,11 @@ def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     version = getattr(driver, "__version__", "").partition(" ")[0]  # psycopg2 adds what it was built with
     yield ok("driver", " ".join(filter(None, [getattr(driver, "__name__", engine.driver), version])))
     own_engine = engine
-    if dialect.is_async:  # the questions are asked in a thread; the driver itself is tried at the end
+    if backend.is_async:  # the questions are asked in a thread; the driver itself is tried at the end
         settings = blocking(settings)
-        dialect = dialect_for(make_url(settings), settings.pooler)
-        engine = make_engine(settings, "reader", dialect)
-    absent = dialect.absent()
+        backend = backend_for(make_url(settings), settings.pooler)
+        engine = make_engine(settings, "reader", backend)
+    absent = backend.absent()
     if absent is not None:
         yield absent
         return
@@ -53,17 +53,17 @@ def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
         with engine.connect() as connection:
             connect_ms = (time.perf_counter() - began) * 1000
             yield _connection(connection, connect_ms)
-            yield from _schema(connection, dialect)
-            yield from dialect.examine(connection, settings, plan)
-            yield from dialect.examine_roles(connection, settings)
-        yield from _other_roles(settings, dialect)
+            yield from _schema(connection, backend)
+            yield from backend.examine(connection, settings, plan)
+            yield from backend.examine_roles(connection, settings)
+        yield from _other_roles(settings, backend)
         if settings.reader_url is not None:
             yield from _replica(blocking(settings.for_reader()), plan)
         if own_engine is not engine:
             asyncio.run(greenlet_spawn(_try, own_engine))
             yield ok("event loop", f"{own_engine.driver} can be worked with on it")
     except DBAPIError as fault:
-        yield _refused(dialect, fault)
+        yield _refused(backend, fault)
     finally:
         engine.dispose()
 
@@ -80,27 +80,27 @@ def _connection(connection: Connection, connect_ms: float) -> Finding:
     return ok("connection", told)
 
 
-def _other_roles(settings: DatabaseSettings, dialect: Dialect) -> Iterator[Finding]:
+def _other_roles(settings: DatabaseSettings, backend: Backend) -> Iterator[Finding]:
     """Whether the writer can be connected too: it asks for other things than the reader."""
     role: Role = "writer"
-    engine = make_engine(settings, role, dialect)
+    engine = make_engine(settings, role, backend)
     _try(engine)
     yield ok("writer", "it can begin a transaction")
 
 
 def _replica(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     """The place that reads go to, where it is another one."""
-    dialect = dialect_for(make_url(settings), settings.pooler)
-    engine = make_engine(settings, "reader", dialect)
+    backend = backend_for(make_url(settings), settings.pooler)
+    engine = make_engine(settings, "reader", backend)
     try:
         with engine.connect() as connection:
             at, expected = migrate.current_on(connection), migrate.head()
             if at != expected:
                 fix = "wait until it has caught up, or see what keeps it from that"
                 yield error("replica", f"its schema is at {at}, the code expects {expected}", fix)
-            yield from dialect.examine_replica(connection, settings, plan)
+            yield from backend.examine_replica(connection, settings, plan)
     except DBAPIError as fault:
-        refused = _refused(dialect, fault)
+        refused = _refused(backend, fault)
         yield error("replica", refused.message, refused.fix)
     finally:
         engine.dispose()
@@ -114,13 +114,13 @@ def _try(engine: Engine) -> None:
         engine.dispose()
 
 
-def _schema(connection: Connection, dialect: Dialect) -> Iterator[Finding]:
+def _schema(connection: Connection, backend: Backend) -> Iterator[Finding]:
     at, expected = migrate.current_on(connection), migrate.head()
     if at != expected:
         told = f"is at {at}" if at else "there is none"
-        if dialect.shares_one_connection:
+        if backend.shares_one_connection:
             yield ok("schema", "in memory: `serve` makes it")
-        elif dialect.belongs_to_process:
+        elif backend.belongs_to_process:
             yield warning(
                 "schema", f"{told}, the code expects {expected}", f"{migrate.WAY_OUT}, or `serve` does it"
             )
@@ -138,7 +138,7 @@ def _schema(connection: Connection, dialect: Dialect) -> Iterator[Finding]:
         yield ok("schema", f"is at {at}, and its tables are as the code has them")
 
 
-def _refused(dialect: Dialect, fault: DBAPIError) -> Finding:
-    told: DatabaseError = dialect.translate(fault)
+def _refused(backend: Backend, fault: DBAPIError) -> Finding:
+    told: DatabaseError = backend.translate(fault)
     words = words_of(fault)
-    return error("connection", f"{told}: {words}", way_in(words, dialect))
+    return error("connection", f"{told}: {words}", way_in(words, backend))

@@ -24,7 +24,7 @@ def examine(connection: Connection, settings: DatabaseSettings, plan: Plan) -> I
     """Look at what can be asked of the reader's connection. Changes nothing."""
     found = connection.execute(_LOOK).mappings().one()
     yield from _server(found)
-    yield from _places(found, settings, plan)
+    yield from _limiter(found, settings, plan)
     yield from _tls(connection, plan)
     if found["flush"] != 1:
         report = error if plan.production else warning
@@ -51,7 +51,7 @@ def _server(found: Any) -> Iterator[Finding]:
         yield warning("clock", f"the server's clock and this machine's are {apart_s:.0f} s apart", fix)
 
 
-def _places(found: Any, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
+def _limiter(found: Any, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     writer = settings.pool_size + settings.max_overflow
     reader = settings.reader_pool_size if settings.reader_pool_size is not None else writer
     wanted, most = (writer + reader) * plan.processes, int(found["max_connections"])

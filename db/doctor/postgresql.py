@@ -57,7 +57,7 @@ def examine(connection: Connection, settings: DatabaseSettings, plan: Plan) -> I
     """Look at everything that can be asked of the reader's connection. Changes nothing."""
     found = connection.execute(_LOOK, {"ours": settings.application_name}).mappings().one()
     yield from _server(found)
-    yield from _places(found, settings, plan)
+    yield from _limiter(found, settings, plan)
     yield from _tls(connection, found, plan)
     yield from _limits(found, settings, plan)
     yield from _role(connection, found, plan)
@@ -124,12 +124,12 @@ def _server(found: Any) -> Iterator[Finding]:
         yield warning("clock", f"the server's clock and this machine's are {apart_s:.0f} s apart", fix)
 
 
-def _places(found: Any, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
+def _limiter(found: Any, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     """What the processes want of the database's own server at most."""
     writer = settings.pool_size + settings.max_overflow
     reader = _readers(settings) if settings.reader_url is None else 0  # else they go elsewhere
-    witness = 1 if settings.commit_witness else 0
-    parts = {"writer": writer, "reader": reader, "witness": witness}
+    commit_markers = 1 if settings.commit_witness else 0
+    parts = {"writer": writer, "reader": reader, "witness": commit_markers}
     told = " + ".join(f"{name} {number}" for name, number in parts.items() if number)
     return _connections(found, settings, plan, sum(parts.values()), told)
 
@@ -166,8 +166,8 @@ def _connections(
         yield ok("pool", f"{told}: its max_client_conn has to be as many, and is not to be seen from here")
         return
     told = f"{wanted} connections at most ({parts}, {count}) of {most} ({which})"
-    witness = 1 if settings.commit_witness else 0
-    fits = max(1, (most // plan.processes - witness) // 2)
+    commit_markers = 1 if settings.commit_witness else 0
+    fits = max(1, (most // plan.processes - commit_markers) // 2)
     fix = f"set database.pool_size to {fits} or less (--pool-size), or raise the limit on the server"
     if wanted > most:
         yield error("pool", f"{told}: some will be refused", fix)

@@ -7,11 +7,11 @@ from typing import Any
 from sqlalchemy import Engine, event
 
 from conf import DatabaseSettings
-from db.backend import Dialect, Role
+from db.backend import Backend, Role
 from db.engines.engine import make_engine
 
 
-def engine_beside(settings: DatabaseSettings, role: Role, dialect: Dialect, writer: Engine) -> Engine:
+def engine_beside(settings: DatabaseSettings, role: Role, backend: Backend, writer: Engine) -> Engine:
     """An engine that connects as the writer does, through a driver that blocks.
 
     Args:
@@ -23,7 +23,7 @@ def engine_beside(settings: DatabaseSettings, role: Role, dialect: Dialect, writ
     Returns:
         An engine that the caller disposes of.
     """
-    engine = make_engine(settings, role, dialect)
+    engine = make_engine(settings, role, backend)
 
     @event.listens_for(engine, "do_connect")
     def as_the_writer(dialect: Any, record: Any, arguments: list[Any], parameters: dict[str, Any]) -> Any:

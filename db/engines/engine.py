@@ -23,12 +23,12 @@ from sqlalchemy import (
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from conf import DatabaseSettings
-from db.backend import Dialect, Role
-from db.backends.choose import dialect_for
+from db.backend import Backend, Role
+from db.backends.choose import backend_for
 from db.backends.sqlite import READ_ONLY
-from db.engines.idle_pool import RestingAsyncPool, RestingPool, ask_after_rest
-from db.guard import OPTION, OWN, Watch, watch_at_work, watch_of
-from db.statement_hooks import watch_statements
+from db.engines.idle_pool import IdleAsyncPool, IdlePool, ping_after_idle
+from db.guard import OPTION, OWN, StatementGuard, guard_at_work, guard_of
+from db.statement_hooks import hook_statements
 
 _INSIDE = ("sqlalchemy.", "db.backends.", "db.engines.engine")
 """The modules that may work with the driver's connection."""
@@ -60,11 +60,11 @@ def make_url(settings: DatabaseSettings) -> URL:
     else:
         raise ValueError("no database is set: set database.url, or database.drivername and its other parts")
     url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
-    query = dialect_for(url).own_query(settings.query)
+    query = backend_for(url).own_query(settings.query)
     return url.update_query_dict({name: value for name, value in query.items() if name not in url.query})
 
 
-def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dialect | None = None) -> Engine:
+def make_engine(settings: DatabaseSettings, role: Role = "writer", backend: Backend | None = None) -> Engine:
     """An engine for one kind of work, with its pool and hooks. Opens no connection yet.
 
     Args:
@@ -76,19 +76,19 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dial
     Returns:
         An engine that whoever asked for it disposes of.
     """
-    dialect = dialect or dialect_for(make_url(settings), settings.pooler)
+    backend = backend or backend_for(make_url(settings), settings.pooler)
     options: dict[str, Any] = {
         # Parameters are people's data; they belong in no message and no log.
         "hide_parameters": True,
         "echo": settings.echo,
         "json_deserializer": _from_json,
-        **dialect.engine_options(settings, role),
+        **backend.engine_options(settings, role),
     }
     pooled = "poolclass" not in options
     if pooled:
-        size, overflow = dialect.pool_size(settings, role)
+        size, overflow = backend.pool_size(settings, role)
         options |= {
-            "poolclass": RestingAsyncPool if dialect.is_async else RestingPool,
+            "poolclass": IdleAsyncPool if backend.is_async else IdlePool,
             "pool_size": size,
             "max_overflow": overflow,
             # For a function that opens a connection beside its session's, which has a place before it asks.
@@ -97,11 +97,11 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", dialect: Dial
             "pool_use_lifo": settings.pool_use_lifo,
         }
     # `AsyncEngine` is a shell round such an engine; our hops are that shell.
-    engine = create_engine(dialect.engine_url(), connect_args=dialect.connect_args(settings, role), **options)
+    engine = create_engine(backend.engine_url(), connect_args=backend.connect_args(settings, role), **options)
     if pooled:
-        ask_after_rest(engine, settings, dialect)
-    _install_watch(engine, dialect, role)
-    dialect.install(engine, settings, role)
+        ping_after_idle(engine, settings, backend)
+    _install_watch(engine, backend, role)
+    backend.install(engine, settings, role)
     return engine
 
 
@@ -111,16 +111,16 @@ def blocking(settings: DatabaseSettings) -> DatabaseSettings:
     They are no better on an event loop, and what they run is written for a thread of its own.
     """
     url = make_url(settings)
-    dialect = dialect_for(url, settings.pooler)
-    if not dialect.is_async:
+    backend = backend_for(url, settings.pooler)
+    if not backend.is_async:
         return settings
-    own = url.set(drivername=dialect.blocking_driver)
+    own = url.set(drivername=backend.blocking_driver)
     own = own.difference_update_query(("prepared_statement_cache_size",))
     return settings.model_copy(
         update={
             "url": SecretStr(own.render_as_string(hide_password=False)),
             **dict.fromkeys(("drivername", "username", "password", "host", "port", "database")),
-            "connect_args": dialect.blocking_connect_args(settings.connect_args),
+            "connect_args": backend.blocking_connect_args(settings.connect_args),
         }
     )
 
@@ -138,7 +138,7 @@ def _from_json(text: str | bytes) -> Any:
         return json.loads(text)
 
 
-def _install_watch(engine: Engine, dialect: Dialect, role: Role) -> None:
+def _install_watch(engine: Engine, backend: Backend, role: Role) -> None:
     """Let the watch of a unit of work see its connection, its statements and its COMMIT.
 
     By the methods of SQLAlchemy's dialect, of which each engine has one of its own. The events of an engine
@@ -150,12 +150,12 @@ def _install_watch(engine: Engine, dialect: Dialect, role: Role) -> None:
     def connect_watched(*arguments: Any, **options: Any) -> Any:
         try:
             connection = connect(*arguments, **options)
-        except dialect.connection_errors() as error:  # not the driver's own: SQLAlchemy knows them not
+        except backend.connection_errors() as error:  # not the driver's own: SQLAlchemy knows them not
             raise engine.dialect.loaded_dbapi.OperationalError(str(error)) from error
         # What a new connection is asked before its first transaction can hang like any other statement.
-        watch = watch_at_work(dialect)
-        if watch is not None:
-            watch.connected(connection)
+        guard = guard_at_work(backend)
+        if guard is not None:
+            guard.connected(connection)
         return connection
 
     if role == "writer":
@@ -164,66 +164,66 @@ def _install_watch(engine: Engine, dialect: Dialect, role: Role) -> None:
     own = engine.dialect
     own.connect = connect_watched  # type: ignore[method-assign]  # do_connect is the application's
     set_options, commit, rollback = own.set_connection_execution_options, own.do_commit, own.do_rollback
-    is_settable = role == "writer" and dialect.isolation_is_a_transactions
-    effect_of = dialect.effect_of
+    is_settable = role == "writer" and backend.isolation_is_a_transactions
+    effect_of = backend.effect_of
 
     def take_up(connection: Connection, opts: Mapping[str, Any]) -> None:
         """The session of a unit of work has got a connection, and names that unit, before it begins."""
-        watch: Watch | None = opts.get(OPTION)
-        if watch is not None:
+        guard: StatementGuard | None = opts.get(OPTION)
+        if guard is not None:
             lent = connection.connection
-            lent.info[OPTION] = watch
-            watch.connected(lent.dbapi_connection)
+            lent.info[OPTION] = guard
+            guard.connected(lent.dbapi_connection)
         if (level := opts.get("isolation_level")) is not None:
-            asking = watch or _taken_up(connection.connection)
+            asking = guard or _taken_up(connection.connection)
             if asking is not None:
                 asking.check_isolation(level, is_settable=is_settable)
         set_options(connection, opts)  # which may ask the server
 
     def do_commit(dbapi_connection: PoolProxiedConnection) -> None:
-        watch = _taken_up(dbapi_connection)
-        if watch is None:
+        guard = _taken_up(dbapi_connection)
+        if guard is None:
             commit(dbapi_connection)
             return
-        watch.commit_begins()
+        guard.commit_begins()
         commit(dbapi_connection)
-        watch.commit_ended()
+        guard.commit_ended()
 
     def do_rollback(dbapi_connection: PoolProxiedConnection) -> None:
-        watch = _taken_up(dbapi_connection)
-        if watch is not None:
-            watch.rolled_back()
+        guard = _taken_up(dbapi_connection)
+        if guard is not None:
+            guard.rolled_back()
         rollback(dbapi_connection)
 
-    def before(watch: Watch, context: ExecutionContext, sql: str) -> None:
-        watch.check()
-        watch.check_same_transaction()
-        watch.statement = sql
+    def before(guard: StatementGuard, context: ExecutionContext, sql: str) -> None:
+        guard.check()
+        guard.check_same_transaction()
+        guard.statement = sql
         effect = effect_of(sql)
         if effect and OWN not in context.execution_options:
-            watch.check_effect(effect)
+            guard.check_effect(effect)
 
     own.set_connection_execution_options = take_up  # type: ignore[method-assign]
     own.do_commit, own.do_rollback = do_commit, do_rollback  # type: ignore[method-assign]
-    watch_statements(engine, before=before)
+    hook_statements(engine, before=before)
 
     @event.listens_for(engine, "handle_error")
     def handle_error(context: ExceptionContext) -> None:
-        watch = None if context.connection is None else watch_of(context.connection)
-        if watch is not None:
-            watch.met_error = True
+        guard = None if context.connection is None else guard_of(context.connection)
+        if guard is not None:
+            guard.met_error = True
 
     @event.listens_for(engine, "close")
     def parted(connection: Any, record: ConnectionPoolEntry) -> None:
-        watch = record.info.pop(OPTION, None) or watch_at_work(dialect)
-        if watch is not None:
-            watch.parted(connection)
+        guard = record.info.pop(OPTION, None) or guard_at_work(backend)
+        if guard is not None:
+            guard.parted(connection)
 
     @event.listens_for(engine, "checkin")
     def returned(connection: Any, record: ConnectionPoolEntry) -> None:
-        watch = record.info.get(OPTION)
+        guard = record.info.get(OPTION)
         parted(connection, record)
-        if watch is not None and watch.changed_session:
+        if guard is not None and guard.changed_session:
             record.invalidate()
 
 
@@ -238,17 +238,17 @@ class WatchedConnection(Connection):
         """As `Connection.connection`, which SQLAlchemy and this package use as well."""
         lent = super().connection
         if not sys._getframe(1).f_globals.get("__name__", "").startswith(_INSIDE):
-            watch = watch_of(self)
-            if watch is not None:
-                watch.check()
-                watch.hand_over(self)
+            guard = guard_of(self)
+            if guard is not None:
+                guard.check()
+                guard.hand_over(self)
         return lent
 
 
-def _taken_up(connection: PoolProxiedConnection) -> Watch | None:
+def _taken_up(connection: PoolProxiedConnection) -> StatementGuard | None:
     """The watch of the unit of work that has a connection of the pool."""
     try:
-        watch: Watch | None = connection.info.get(OPTION)
+        guard: StatementGuard | None = connection.info.get(OPTION)
     except NotImplementedError:  # it was dropped, and is on its way back without a session
         return None
-    return watch
+    return guard

@@ -7,20 +7,20 @@ import time
 from typing import Any
 
 from sqlalchemy import Engine, event
-from sqlalchemy.exc import DisconnectionError, TimeoutError as PoolTimeout
+from sqlalchemy.exc import DisconnectionError, TimeoutError as NoConnectionLeft
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from conf import DatabaseSettings
-from db.backend import Dialect
-from db.errors import NoPlace
-from db.guard import watch_at_work
+from db.backend import Backend
+from db.errors import PoolTimeout
+from db.guard import guard_at_work
 from db.observer import Observer
 
 _RESTING_SINCE = "onfinish_resting_since"
 _LENT_AT = "onfinish_lent_at"
 
 
-class RestingPool(QueuePool):
+class IdlePool(QueuePool):
     """SQLAlchemy's queue of connections, which can close those that have rested for long.
 
     Lives as long as its engine. Last in, first out, so that what a peak opened comes to rest at the
@@ -32,7 +32,7 @@ class RestingPool(QueuePool):
         # It would be named after this module, and heard at INFO; SQLAlchemy's own are quiet unless asked for.
         self.logger = logging.getLogger(f"sqlalchemy.pool.{type(self).__name__}")
 
-    def close_resting(self, *, longer_than_s: float, keep: int) -> int:
+    def close_idle(self, *, longer_than_s: float, keep: int) -> int:
         """Close connections that were given back more than ``longer_than_s`` ago, down to ``keep``.
 
         Returns:
@@ -55,14 +55,14 @@ class RestingPool(QueuePool):
         # A unit of work has a place before it asks, and finds one: unless a function took one beside its own.
         try:
             return super()._do_get()
-        except PoolTimeout:
+        except NoConnectionLeft:
             size = self.size() + self._max_overflow
-            raise NoPlace(
+            raise PoolTimeout(
                 f"all {size} connections are in use, by sessions, or by functions that open one beside theirs"
             ) from None
 
 
-class RestingAsyncPool(RestingPool):
+class IdleAsyncPool(IdlePool):
     """The same, for an asyncio driver. It never waits, which would stop the loop."""
 
     _is_asyncio = True
@@ -71,7 +71,7 @@ class RestingAsyncPool(RestingPool):
         super().__init__(*args, **(kwargs | {"timeout": 0}))
 
 
-def ask_after_rest(engine: Engine, settings: DatabaseSettings, dialect: Dialect) -> None:
+def ping_after_idle(engine: Engine, settings: DatabaseSettings, backend: Backend) -> None:
     """Ask a connection whether it lives when it has rested, not at every checkout: it is a round trip.
 
     Work that cannot be done again asks at every checkout: a stream, a job. A request that runs again where
@@ -94,12 +94,12 @@ def ask_after_rest(engine: Engine, settings: DatabaseSettings, dialect: Dialect)
         since = record.info.pop(_RESTING_SINCE, None)
         if since is None:
             return
-        watch = watch_at_work(dialect)  # none for a script's
-        runs_again = watch is not None and watch.runs_again
-        if runs_again and time.monotonic() - since < settings.pool_ping_after_s:
+        guard = guard_at_work(backend)  # none for a script's
+        retries = guard is not None and guard.retries
+        if retries and time.monotonic() - since < settings.pool_ping_after_s:
             return
-        if watch is not None:
-            watch.connected(connection)
+        if guard is not None:
+            guard.connected(connection)
         try:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:

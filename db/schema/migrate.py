@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from conf import DatabaseSettings
 from db.backend import Role
-from db.backends.choose import dialect_for
+from db.backends.choose import backend_for
 from db.base import Base
 from db.engines.engine import blocking, make_engine, make_url
 from db.errors import Cancelled, SchemaError
@@ -136,7 +136,7 @@ def sql(settings: DatabaseSettings, to: str = "head") -> str:
 def _connection(settings: DatabaseSettings, role: Role) -> Iterator[Connection]:
     """A connection of our own in a transaction, which is kept unless something is raised."""
     settings = blocking(settings)
-    dialect = dialect_for(make_url(settings), settings.pooler)
+    dialect = backend_for(make_url(settings), settings.pooler)
     engine = make_engine(settings, role, dialect)
     try:
         with engine.begin() as connection:

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from conf import DatabaseSettings
-from db.backends.choose import dialect_for
+from db.backends.choose import backend_for
 from db.engines.beside import engine_beside
 from db.engines.engine import blocking, make_url
 from db.errors import NotInSchema
@@ -58,7 +58,7 @@ class Schema:
             return self._found
 
     def _ask(self) -> str | None:
-        dialect = dialect_for(make_url(self._settings), self._settings.pooler)
+        dialect = backend_for(make_url(self._settings), self._settings.pooler)
         engine = engine_beside(self._settings, "reader", dialect, self._writer)
         try:
             with engine.connect() as connection:

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from sqlalchemy.orm import Session
 
-from db.capacity.endpoint import Lane
-from db.capacity.executor import Hop
-from db.capacity.slot import Seat
+from db.capacity.endpoint import Endpoint
+from db.capacity.executor import Call
+from db.capacity.slot import Slot
 from db.errors import (
     Cancelled,
     ConcurrentUse,
     DatabaseError,
     DeadlinePassed,
-    Misuse,
     OutcomeUnknown,
     SessionSettled,
     TransactionEnded,
     Unavailable,
+    UsageError,
 )
 from db.work.unit_of_work import Outcome, UnitOfWork, name_of
 
@@ -77,13 +77,13 @@ class AsyncUnitOfWork:
     def __init__(
         self,
         database: Database,
-        lane: Lane,
+        endpoint: Endpoint,
         *,
         label: str,
         snapshot: bool,
         deadline_at: float | None,
         origin: object = None,
-        runs_again: bool = False,
+        retries: bool = False,
     ) -> None:
         self.label = label
         self.origin = origin
@@ -93,26 +93,26 @@ class AsyncUnitOfWork:
         self.db_s = 0.0
         self.reason: Cancelled | None = None
         self._database = database
-        self._lane = lane
+        self._endpoint = endpoint
         self._unit = UnitOfWork(
-            lane.engine,
-            lane.dialect,
+            endpoint.engine,
+            endpoint.backend,
             label=label,
-            read_only=lane.read_only,
+            read_only=endpoint.read_only,
             snapshot=snapshot,
             deadline_at=deadline_at,
             confined=True,
-            witness=database.witness,
+            commit_markers=database.commit_markers,
             schema=database.schema,
         )
-        self._unit.watch.runs_again = runs_again
+        self._unit.guard.retries = retries
         self.session: Session = self._unit.session
-        self._seat = Seat(database, lane, label)
-        self._seat_is_lent = False
+        self._slot = Slot(database, endpoint, label)
+        self._slot_is_lent = False
         self._running = False
         self._calls = itertools.count()
         self._not_begun: dict[int, _Run] = {}
-        self._hop: Hop | None = None
+        self._call: Call | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._settling = False
@@ -125,9 +125,9 @@ class AsyncUnitOfWork:
     def outcome(self) -> Outcome:
         """What has become of the work."""
         unit = self._unit
-        if self._abandoned and not unit.watch.committed:
+        if self._abandoned and not unit.guard.committed:
             # It cannot be committed any more, but where COMMIT itself hangs, or was another's.
-            return Outcome.UNKNOWN if unit.watch.committing or unit.watch.ended else Outcome.UNDONE
+            return Outcome.UNKNOWN if unit.guard.committing or unit.guard.ended else Outcome.ROLLED_BACK
         return unit.outcome
 
     @property
@@ -138,27 +138,27 @@ class AsyncUnitOfWork:
     @property
     def pool(self) -> str:
         """Whose places and connections it works with: "writer" or "reader"."""
-        return self._lane.places.name
+        return self._endpoint.limiter.name
 
     @property
     def read_only(self) -> bool:
         """Whether the database refuses it to write."""
-        return self._lane.read_only
+        return self._endpoint.read_only
 
     @property
     def has_connection(self) -> bool:
         """Whether it holds a connection at this moment."""
-        return self._unit.watch.has_connection
+        return self._unit.guard.has_connection
 
     @property
     def statement(self) -> str | None:
         """The SQL that it sent last, without parameters."""
-        return self._unit.watch.statement
+        return self._unit.guard.statement
 
     @property
     def has_place(self) -> bool:
         """Whether the unit holds one of its lane's places, and with it perhaps a connection."""
-        return self._seat.taken
+        return self._slot.taken
 
     @property
     def settled(self) -> bool:
@@ -173,12 +173,12 @@ class AsyncUnitOfWork:
         of the caller.
 
         Raises:
-            NoPlace: all places stayed taken. Nothing has run; the unit stays usable.
+            PoolTimeout: all places stayed taken. Nothing has run; the unit stays usable.
             ConcurrentUse: another call is under way. That call goes on.
             SessionSettled: the unit's work is over.
             Cancelled: the unit was stopped; it can only be undone.
             DatabaseError: what the driver reported, translated.
-            Misuse: the function is async, or raised what would have ended the process or its thread.
+            UsageError: the function is async, or raised what would have ended the process or its thread.
             Exception: whatever the function raises.
         """
         number = next(self._calls)
@@ -194,8 +194,8 @@ class AsyncUnitOfWork:
             self._check_usable()
             self._running = True
             try:
-                if not self._seat.taken:
-                    await self._take_place()
+                if not self._slot.taken:
+                    await self._take_slot()
                 answer = self._start(self._unit.call, function, *args, **kwargs)
                 del self._not_begun[number]
                 return await self._result(answer, function)  # type: ignore[no-any-return]
@@ -210,7 +210,7 @@ class AsyncUnitOfWork:
         *,
         keep: bool,
         last: Work | None = None,
-        afterwards: Callable[[Exception | None], Iterable[Work]] | None = None,
+        in_new_transaction: Callable[[Exception | None], Iterable[Work]] | None = None,
     ) -> None:
         """Commit or roll back, give everything back.
 
@@ -232,26 +232,26 @@ class AsyncUnitOfWork:
                 await self._settle(keep and fault is None, last)
             else:
                 await self._settled_by_another()
-            if self._unit.watch.ended:
-                raise self._unit.watch.ended_error()
+            if self._unit.guard.ended:
+                raise self._unit.guard.ended_error()
         except Exception as error:
             fault = fault or error
             raise
         finally:
             try:
-                await self._follow_up(afterwards(fault) if afterwards is not None else ())
+                await self._follow_up(in_new_transaction(fault) if in_new_transaction is not None else ())
             finally:
                 self._end()
         if fault is not None:
             raise fault
         if keep and self.outcome is Outcome.UNKNOWN:
             raise OutcomeUnknown
-        if keep and self.outcome is Outcome.UNDONE:
+        if keep and self.outcome is Outcome.ROLLED_BACK:
             raise self.reason or SessionSettled(f"{self.label}: the unit of work was undone already")
 
     def settle_at_once(self, *, keep: bool) -> bool:
         """Settle without a hop, where that sends nothing to the database. Returns whether it was so."""
-        if self._settling or self._running or self._hop is not None or not self._unit.settles_at_once:
+        if self._settling or self._running or self._call is not None or not self._unit.settles_at_once:
             return False
         if keep and self._not_begun:
             return False
@@ -280,7 +280,7 @@ class AsyncUnitOfWork:
         if late and not isinstance(reason, DeadlinePassed):
             return
         self.reason = self.reason or reason
-        self._unit.watch.mark(self.reason)
+        self._unit.guard.mark(self.reason)
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._stop())
 
@@ -296,7 +296,7 @@ class AsyncUnitOfWork:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._hop is not None and isinstance(error, asyncio.CancelledError):
+        if self._call is not None and isinstance(error, asyncio.CancelledError):
             self.cancel(Cancelled(f"{self.label}: its task was cancelled; nothing is kept"))
         try:
             await self.settle(keep=kind is None)
@@ -311,7 +311,7 @@ class AsyncUnitOfWork:
             raise self.reason
         if self._settling:
             raise self._over()
-        if self._running or self._hop is not None:
+        if self._running or self._call is not None:
             raise ConcurrentUse(
                 f"{self.label}: `run` was called while another of the same session was under way (as with "
                 "`asyncio.gather`); a session does one thing at a time: await one after the other, do both "
@@ -321,12 +321,12 @@ class AsyncUnitOfWork:
     def _over(self) -> SessionSettled:
         return SessionSettled(
             f"{self.label}: `run` was called after the unit of work had been settled; for later work there "
-            "are `self.afterwards(…)` and `database.unit_of_work()`"
+            "are `self.in_new_transaction(…)` and `database.unit_of_work()`"
         )
 
-    def _forgotten(self) -> Misuse | None:
+    def _forgotten(self) -> UsageError | None:
         for _, name, filename, line in self._not_begun.values():
-            return Misuse(
+            return UsageError(
                 f"{self.label}: `run({name}, …)` in {filename}, line {line}, was not awaited and has not "
                 "run; nothing is kept. Write `await self.run(…)`"
             )
@@ -349,19 +349,19 @@ class AsyncUnitOfWork:
         except (Exception, asyncio.CancelledError):
             raise
         except BaseException as error:
-            raise Misuse(
+            raise UsageError(
                 f"{self.label}: {name_of(function)} raised {type(error).__name__}, which would have ended "
                 "the whole process, or this task without an answer; what works with the session raises an "
                 "`Exception`"
             ) from error
 
-    async def _take_place(self) -> None:
-        waited_s = await self._seat.take(self._seconds_to_wait())
+    async def _take_slot(self) -> None:
+        waited_s = await self._slot.take(self._seconds_to_wait())
         if waited_s > QUEUED_S:
             queued_at = time.monotonic() - waited_s
-            self._unit.watch.begin_by = queued_at + self._database.settings.pool_timeout_s
+            self._unit.guard.begin_by = queued_at + self._database.settings.pool_timeout_s
         if self._settling:  # its owner went on without it while it stood in the queue
-            self._seat.leave()
+            self._slot.leave()
             raise self.reason or self._over()
         if self.reason is not None:
             raise self.reason
@@ -376,35 +376,35 @@ class AsyncUnitOfWork:
         """Start a hop. Returns its answer: a waiter that is cancelled cancels that, and the hop runs on."""
 
         def work() -> Any:
-            worker = self._database.claim_here(self.label, self._lane.dialect)
+            worker = self._database.claim_here(self.label, self._endpoint.backend)
             try:
                 return function(*args, **kwargs)
             finally:
                 self._database.unclaim(worker)
 
-        hop = self._hop = self._lane.hops.start(work, self._hop_ended)
+        call = self._call = self._endpoint.executor.start(work, self._call_ended)
         if self.reason is not None:  # only the end of a stopped unit is still to come, and may hang as well
-            self._ending = asyncio.get_running_loop().create_task(self._end_hop(hop))
-        return hop.answer
+            self._ending = asyncio.get_running_loop().create_task(self._end_call(call))
+        return call.answer
 
-    def _hop_ended(self, hop: Hop) -> None:
-        self.db_s += hop.took_s
-        self._hop = None
+    def _call_ended(self, call: Call) -> None:
+        self.db_s += call.took_s
+        self._call = None
         if self._abandoned:  # what it held comes back now
-            self._lane.hops.detach(self._clean_up)
+            self._endpoint.executor.detach(self._clean_up)
 
     # -- the end
 
     async def _settle(self, keep: bool, last: Work | None) -> None:
-        if self._hop is not None and not await self._hop.over():
+        if self._call is not None and not await self._call.over():
             if keep:
                 raise self.reason or Unavailable("the database did not answer in time")
-        elif (self._unit.settles_at_once and not (last and keep)) or not (keep or self._seat.taken):
+        elif (self._unit.settles_at_once and not (last and keep)) or not (keep or self._slot.taken):
             self._unit.settle(keep=keep and self.reason is None)
         else:
-            if not self._seat.taken:  # rows were added to the session, and no `run` has taken a place yet
+            if not self._slot.taken:  # rows were added to the session, and no `run` has taken a place yet
                 try:
-                    await self._seat.take(self._seconds_to_wait())
+                    await self._slot.take(self._seconds_to_wait())
                 except BaseException:
                     self._unit.settle(keep=False)
                     raise
@@ -412,24 +412,24 @@ class AsyncUnitOfWork:
                 await self._result(self._start(self._unit.settle, keep=keep, last=last), self._unit.settle)
             except asyncio.CancelledError:
                 # Nobody waits for the hop any more, which runs on: where COMMIT is not sent yet, it never is.
-                self._unit.watch.mark(Cancelled(f"{self.label}: its task was cancelled; nothing is kept"))
+                self._unit.guard.mark(Cancelled(f"{self.label}: its task was cancelled; nothing is kept"))
                 raise
             except DatabaseError:
-                if keep and not self._unit.watch.committed:
+                if keep and not self._unit.guard.committed:
                     raise  # else it was given up on, and the database undoes it
 
     async def _stop(self) -> None:
         """End the running hop, then see that the unit is undone."""
-        if self._hop is not None:
-            await self._end_hop(self._hop)
+        if self._call is not None:
+            await self._end_call(self._call)
         if not self._settling:
             with suppress(TransactionEnded):  # the owner, who settles too, is told
                 await self.settle(keep=False)
 
-    async def _end_hop(self, hop: Hop) -> None:
-        watch = self._unit.watch
-        if not await hop.end(watch):
-            hop.give_up(OutcomeUnknown() if watch.committing else (self.reason or DeadlinePassed()))
+    async def _end_call(self, call: Call) -> None:
+        guard = self._unit.guard
+        if not await call.end(guard):
+            call.give_up(OutcomeUnknown() if guard.committing else (self.reason or DeadlinePassed()))
 
     async def _settled_by_another(self) -> None:
         if not self._ended:
@@ -444,9 +444,9 @@ class AsyncUnitOfWork:
             give_up_at = max(self.deadline_at, time.monotonic() + FOLLOW_UP_S)
         for function in functions:
             unit = self._database.unit_of_work(label=f"{self.label} afterwards", deadline_at=give_up_at)
-            is_whole = self._hop is None and self._unit.settled and not self._abandoned
-            if self._seat.taken and is_whole and self._lane is self._database.writer:
-                unit._seat, unit._seat_is_lent = self._seat, True
+            is_whole = self._call is None and self._unit.settled and not self._abandoned
+            if self._slot.taken and is_whole and self._endpoint is self._database.writer:
+                unit._slot, unit._slot_is_lent = self._slot, True
             else:
                 self._end()  # a reader's place is of no use to a write, and is not kept while it waits
             try:
@@ -454,8 +454,8 @@ class AsyncUnitOfWork:
                     await unit.run(function, unit.session)
             except Exception:
                 log.exception("%s: failed", unit.label)
-            if unit._seat_is_lent and unit._abandoned:  # it comes back when the work that hangs in it ends
-                self._seat = Seat(self._database, self._lane, self.label)
+            if unit._slot_is_lent and unit._abandoned:  # it comes back when the work that hangs in it ends
+                self._slot = Slot(self._database, self._endpoint, self.label)
 
     def _end(self) -> None:
         first, self._ended = not self._ended, True
@@ -463,16 +463,16 @@ class AsyncUnitOfWork:
             self.reason.__traceback__ = self.reason.__cause__ = self.reason.__context__ = None
         if self._abandoned:
             pass
-        elif self._hop is None and (self._unit.settled or not self.has_connection):
+        elif self._call is None and (self._unit.settled or not self.has_connection):
             if not self._unit.settled:  # no thread began its end, which sends nothing
                 self._unit.settle(keep=False)
-            if not self._seat_is_lent:
-                self._seat.leave()
+            if not self._slot_is_lent:
+                self._slot.leave()
         else:  # given up on, or not begun by any thread: its owner may go on meanwhile
             self._abandoned = self._unit.abandoned = True
-            self._seat.let_go()
-            if self._hop is None:
-                self._lane.hops.detach(self._clean_up)
+            self._slot.let_go()
+            if self._call is None:
+                self._endpoint.executor.detach(self._clean_up)
         if first:
             self._database.ended(self)
             for callback in self._callbacks:
@@ -486,4 +486,4 @@ class AsyncUnitOfWork:
         if not self._unit.settled:
             with suppress(TransactionEnded):  # nobody is left to be told
                 self._unit.settle(keep=False)
-        self._seat.leave()
+        self._slot.leave()

@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from conf import DatabaseSettings
-from db.backend import Dialect, WitnessRow
-from db.backends.choose import dialect_for
+from db.backend import Backend, MarkerRow
+from db.backends.choose import backend_for
 from db.backends.postgresql import sqlstate_of
 from db.base import Base, UtcDateTime, now, utc_now
 from db.engines.beside import engine_beside
@@ -38,7 +38,7 @@ _LATE_S = 0.5
 """How long is asked where the deadline has passed already: COMMIT was what did not answer."""
 
 
-class CommitWitness(Base):
+class CommitMarkerRow(Base):
     """A row of ``commit_witness``: the last transaction that a connection committed.
 
     Each connection of the writer has one row, and writes it over as the last statement of a
@@ -54,7 +54,7 @@ class CommitWitness(Base):
     update_time: Mapped[datetime] = mapped_column(UtcDateTime, server_default=now())
 
 
-def delete_old_witnesses(session: Session) -> int:
+def delete_old_markers(session: Session) -> int:
     """Delete the rows of connections that are gone: those not written for a day.
 
     A connection that is still there writes its row anew. Nobody asks for a COMMIT of yesterday.
@@ -62,12 +62,12 @@ def delete_old_witnesses(session: Session) -> int:
     Returns:
         How many were deleted.
     """
-    old = CommitWitness.update_time < utc_now() - _KEPT_FOR
-    result: Any = session.execute(delete(CommitWitness).where(old))
+    old = CommitMarkerRow.update_time < utc_now() - _KEPT_FOR
+    result: Any = session.execute(delete(CommitMarkerRow).where(old))
     return int(result.rowcount)
 
 
-class Testimony(NamedTuple):
+class CommitMarker(NamedTuple):
     """How to look at a row that a transaction has written, and what is in it if that was committed."""
 
     mark: str
@@ -75,22 +75,22 @@ class Testimony(NamedTuple):
     """Reads the row, in a transaction of its own, once whoever writes it has ended."""
 
 
-NOTHING_WRITTEN = Testimony("", lambda connection: None)
+NOTHING_WRITTEN = CommitMarker("", lambda connection: None)
 """Of a transaction that wrote nothing here: whether it was committed makes no difference, unless it may have
 written elsewhere, through a foreign table. No row tells how that ended."""
 
 _BROUGHT_ALONG = "onfinish_testimony"
 
 
-def bring_testimony(session: Session, testimony: Testimony) -> None:
+def use_marker(session: Session, marker: CommitMarker) -> None:
     """Have a row that the transaction writes in any case be its witness, and save the witness' own.
 
     Not for a row that is written inside a savepoint: undone with it, it would say that nothing was committed.
     """
-    session.info[_BROUGHT_ALONG] = testimony
+    session.info[_BROUGHT_ALONG] = marker
 
 
-class Witness:
+class CommitMarkers:
     """Leaves testimonies and asks for them. Lives as long as its Database, which closes it.
 
     The errors of a COMMIT that the server never got and of one whose answer was lost are the same,
@@ -105,11 +105,11 @@ class Witness:
     def __init__(self, settings: DatabaseSettings, writer: Engine) -> None:
         self._settings = blocking(settings)
         self._writer = writer
-        self._dialect = dialect_for(make_url(self._settings), settings.pooler)
+        self._backend = backend_for(make_url(self._settings), settings.pooler)
         self._engine: Engine | None = None
         self._lock = threading.Lock()
 
-    def testify(self, session: Session, dialect: Dialect) -> Testimony | None:
+    def write(self, session: Session, backend: Backend) -> CommitMarker | None:
         """Write this transaction's testimony, the last thing before COMMIT.
 
         Returns:
@@ -118,25 +118,25 @@ class Witness:
         Raises:
             NotGranted: the transaction goes on as a role that may not write that table.
         """
-        brought: Testimony | None = session.info.get(_BROUGHT_ALONG)
+        brought: CommitMarker | None = session.info.get(_BROUGHT_ALONG)
         if brought is not None:
             return brought
         connection = session.connection()
-        row: WitnessRow | None = connection.info.get(dialect.witness_key)
+        row: MarkerRow | None = connection.info.get(backend.marker_key)
         if row is None:
             return None
         mark = uuid.uuid4().hex
         try:
-            written = connection.exec_driver_sql(row.sql, dialect.witness_parameters(row.name, mark))
+            written = connection.exec_driver_sql(row.sql, backend.marker_parameters(row.name, mark))
         except DBAPIError as error:
-            if dialect.refuses_for_lack_of_rights(error):
+            if backend.refuses_for_lack_of_rights(error):
                 raise NotGranted(str(sqlstate_of(error.orig)), row.table) from error
             raise
         if not written.rowcount:
             return NOTHING_WRITTEN
-        return Testimony(mark, functools.partial(self._dialect.ask_witness, row=row))
+        return CommitMarker(mark, functools.partial(self._backend.ask_marker, row=row))
 
-    def was_committed(self, testimony: Testimony, *, deadline_at: float | None) -> bool | None:
+    def was_committed(self, marker: CommitMarker, *, deadline_at: float | None) -> bool | None:
         """Ask, over a connection of its own, waiting for a transaction that is still in flight.
 
         Returns:
@@ -147,10 +147,10 @@ class Witness:
         while (left_s := give_up_at - time.monotonic()) > 0:
             try:
                 with self._own_engine().begin() as connection:
-                    self._dialect.limit_statements(connection, left_s)
-                    if testimony is NOTHING_WRITTEN:
-                        return None if self._dialect.writes_unseen(connection) else True
-                    return testimony.ask(connection) == testimony.mark
+                    self._backend.limit_statements(connection, left_s)
+                    if marker is NOTHING_WRITTEN:
+                        return None if self._backend.writes_unseen(connection) else True
+                    return marker.ask(connection) == marker.mark
             except Exception as error:  # noqa: BLE001  # whatever it is, the outcome is not known by it
                 log.info("the witness cannot be asked yet: %s", type(getattr(error, "orig", error)).__name__)
                 time.sleep(min(_ASK_AGAIN_S, max(0.0, give_up_at - time.monotonic())))
@@ -167,5 +167,5 @@ class Witness:
         # Without a pool: the writer's may be full of connections as dead as the one in doubt.
         with self._lock:
             if self._engine is None:
-                self._engine = engine_beside(self._settings, "migration", self._dialect, self._writer)
+                self._engine = engine_beside(self._settings, "migration", self._backend, self._writer)
             return self._engine

@@ -18,24 +18,24 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import EMPTY_DICT
 
 from conf.redaction import code_of
-from db.backend import Dialect
+from db.backend import Backend
 from db.capacity.executor import off_loop
 from db.errors import (
     Cancelled,
     ConnectionLost,
     DatabaseError,
-    Misuse,
     NotInSchema,
     NotMigrated,
-    NotYours,
     OutcomeUnknown,
     ReadOnlyViolation,
+    SessionNotOwned,
     SessionSettled,
     Unavailable,
+    UsageError,
 )
-from db.guard import OPTION, Watch
+from db.guard import OPTION, StatementGuard
 from db.schema.state import Schema
-from db.work.commit_marker import Testimony, Witness
+from db.work.commit_marker import CommitMarker, CommitMarkers
 
 log = logging.getLogger("onfinish.db")
 
@@ -44,8 +44,8 @@ class Outcome(enum.Enum):
     """What has become of a unit of work."""
 
     OPEN = "open"
-    KEPT = "kept"
-    UNDONE = "undone"
+    COMMITTED = "kept"
+    ROLLED_BACK = "undone"
     READ = "read"
     """As kept, of a unit that is read-only: it had nothing to commit."""
     UNKNOWN = "unknown"
@@ -75,14 +75,14 @@ class UnitOfWork:
     def __init__(
         self,
         engine: Engine,
-        dialect: Dialect,
+        backend: Backend,
         *,
         label: str,
         read_only: bool = False,
         snapshot: bool = False,
         deadline_at: float | None = None,
         confined: bool = False,
-        witness: Witness | None = None,
+        commit_markers: CommitMarkers | None = None,
         schema: Schema | None = None,
     ) -> None:
         self.label = label
@@ -90,18 +90,18 @@ class UnitOfWork:
         self.opened_at = time.monotonic()
         self.observed: object = None
         self.outcome = Outcome.OPEN
-        self.watch = Watch(label, dialect, deadline_at=deadline_at, confined=confined)
+        self.guard = StatementGuard(label, backend, deadline_at=deadline_at, confined=confined)
         self.commit_s = 0.0
-        self._dialect = dialect
-        self._autocommits = read_only and not snapshot and dialect.reader_autocommits
-        self._witness = None if read_only else witness
+        self._backend = backend
+        self._autocommits = read_only and not snapshot and backend.reader_autocommits
+        self._commit_markers = None if read_only else commit_markers
         self._schema = schema
-        self._testimony: Testimony | None = None
+        self._marker: CommitMarker | None = None
         self.settled = False
         self.abandoned = False
         """Nobody waits for it, and its pool may be gone: its connection is closed, not given back."""
-        options = dialect.snapshot_options if snapshot else {}
-        self.session: Session = OwnedSession(engine, self.watch, options)
+        options = backend.snapshot_options if snapshot else {}
+        self.session: Session = OwnedSession(engine, self.guard, options)
 
     def __del__(self) -> None:
         if not getattr(self, "settled", True):
@@ -116,12 +116,12 @@ class UnitOfWork:
     @property
     def has_connection(self) -> bool:
         """Whether it holds a connection at this moment."""
-        return self.watch.has_connection
+        return self.guard.has_connection
 
     @property
     def statement(self) -> str | None:
         """The SQL that it sent last, without parameters."""
-        return self.watch.statement
+        return self.guard.statement
 
     @property
     def in_use(self) -> bool:
@@ -132,11 +132,11 @@ class UnitOfWork:
     def settles_at_once(self) -> bool:
         """Whether settling sends nothing to the database, and may be done on an event loop."""
         if not self.in_use:
-            return not self.watch.was_rolled_back
+            return not self.guard.was_rolled_back
         return (
             self._autocommits
-            and self._dialect.reader_settles_at_once
-            and not (self.watch.interrupted or self.watch.changed_session)
+            and self._backend.reader_settles_at_once
+            and not (self.guard.cancelled or self.guard.changed_session)
             and not self._has_changes
         )
 
@@ -152,10 +152,10 @@ class UnitOfWork:
         Raises:
             DatabaseError: a driver's error, translated. The unit can only be undone then, except
                 where the function guarded the statement with a savepoint.
-            Misuse: it was an async function.
+            UsageError: it was an async function.
             BaseException: whatever else the function raises.
         """
-        self.watch.enter()
+        self.guard.enter()
         try:
             return self._plain(function, *args, **kwargs)
         except DBAPIError as error:
@@ -163,10 +163,10 @@ class UnitOfWork:
         except asyncio.CancelledError as error:  # how asyncio drivers end a statement
             raise self._cancelled() from error
         finally:
-            self.watch.leave()
+            self.guard.leave()
 
     def _cancelled(self) -> Cancelled:
-        return self.watch.reason or Cancelled(f"{self.label}: was cancelled; nothing is kept")
+        return self.guard.reason or Cancelled(f"{self.label}: was cancelled; nothing is kept")
 
     def _plain(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function as one that is to return a value."""
@@ -174,7 +174,7 @@ class UnitOfWork:
         if not inspect.iscoroutine(result):
             return result
         result.close()  # it would never run
-        raise Misuse(
+        raise UsageError(
             f"{self.label}: {name_of(function)} is an async function; what works with the session is a plain "
             "one, called in a thread"
         )
@@ -196,33 +196,33 @@ class UnitOfWork:
         """
         if self.settled:
             raise SessionSettled(f"{self.label}: the unit of work is settled already ({self.outcome.value})")
-        self.settled = self.watch.settling = True
+        self.settled = self.guard.settling = True
         doubt: OutcomeUnknown | None = None
-        self.watch.enter()
+        self.guard.enter()
         try:
             self._decide(keep, last)
         except OutcomeUnknown as error:
             doubt = error
         finally:
-            self.watch.leave()
+            self.guard.leave()
         if doubt is not None:
             self._resolve(doubt)
-        elif self.watch.ended:
-            raise self.watch.ended_error()
+        elif self.guard.ended:
+            raise self.guard.ended_error()
 
     def settle_at_once(self, *, keep: bool) -> None:
         """As `settle`, on the event loop, where `settles_at_once` has said that nothing is sent."""
-        self.settled = self.watch.settling = True
+        self.settled = self.guard.settling = True
         self._decide(keep, None)
 
     def _decide(self, keep: bool, last: Callable[[Session], object] | None) -> None:
         try:
-            self.outcome = Outcome.UNDONE  # what is true if the next line raises
+            self.outcome = Outcome.ROLLED_BACK  # what is true if the next line raises
             if keep:
                 self._keep(last)
         finally:
             self._release()
-            if self.watch.ended:
+            if self.guard.ended:
                 self.outcome = Outcome.UNKNOWN
 
     def _keep(self, last: Callable[[Session], object] | None) -> None:
@@ -231,40 +231,40 @@ class UnitOfWork:
             if last is not None:
                 self._plain(last, session)
             session.flush()
-            if self.watch.reason is not None:
-                raise self.watch.reason
-            if self.watch.was_rolled_back and not self.read_only:
-                raise self.watch.lost()
+            if self.guard.reason is not None:
+                raise self.guard.reason
+            if self.guard.was_rolled_back and not self.read_only:
+                raise self.guard.lost()
             if not self.read_only and session.in_transaction():
-                if self._witness is not None:
-                    self.watch.check_transaction()
-                    self._testimony = self._witness.testify(session, self._dialect)
+                if self._commit_markers is not None:
+                    self.guard.check_transaction()
+                    self._marker = self._commit_markers.write(session, self._backend)
                 began = time.perf_counter()
                 try:
                     self._commit()
                 finally:
                     self.commit_s = time.perf_counter() - began
-            self.outcome = Outcome.READ if self.read_only else Outcome.KEPT
+            self.outcome = Outcome.READ if self.read_only else Outcome.COMMITTED
         except asyncio.CancelledError as error:
-            if self.watch.committing:
+            if self.guard.committing:
                 raise OutcomeUnknown from error
             raise self._cancelled() from error
         except PendingRollbackError as error:  # a flush failed, and the program went on
-            raise self.watch.lost() from error
+            raise self.guard.lost() from error
         except DBAPIError as error:
-            if self.watch.committing and self._dialect.commit_may_have_been_applied(error):
+            if self.guard.committing and self._backend.commit_may_have_been_applied(error):
                 raise OutcomeUnknown from error
-            self.outcome = Outcome.UNDONE
-            if self._dialect.says_transaction_is_lost(error):
-                raise self.watch.lost() from error
+            self.outcome = Outcome.ROLLED_BACK
+            if self._backend.says_transaction_is_lost(error):
+                raise self.guard.lost() from error
             raise self.translated(error) from error
 
     def _commit(self) -> None:
         try:
             Session.commit(self.session)
         except BaseException as error:
-            if not self.watch.committed:
-                if self.watch.committing:
+            if not self.guard.committed:
+                if self.guard.committing:
                     self.outcome = Outcome.UNKNOWN
                     if isinstance(error, Exception) and not isinstance(error, DBAPIError):
                         raise OutcomeUnknown from error
@@ -272,16 +272,16 @@ class UnitOfWork:
             # It comes from a hook of the session behind COMMIT, too late to undo anything.
             log.exception("%s: a hook after the commit failed; the work is kept", self.label)
             if isinstance(error, SystemExit | KeyboardInterrupt):  # in a script they are the caller's
-                self.outcome = Outcome.KEPT
+                self.outcome = Outcome.COMMITTED
                 raise
 
     def _resolve(self, doubt: OutcomeUnknown) -> None:
         """Ask what became of a COMMIT that was sent and not answered."""
         committed = None
-        if self._witness is not None and self._testimony is not None:
+        if self._commit_markers is not None and self._marker is not None:
             with contextlib.suppress(Unavailable):  # no thread is to be had: nobody is asked
                 committed = off_loop(
-                    self._witness.was_committed, self._testimony, deadline_at=self.watch.deadline_at
+                    self._commit_markers.was_committed, self._marker, deadline_at=self.guard.deadline_at
                 )
         if committed is None:
             raise doubt
@@ -290,14 +290,14 @@ class UnitOfWork:
             self.label,
             "applied, as its witness says" if committed else "not applied",
         )
-        self.outcome = Outcome.KEPT if committed else Outcome.UNDONE
+        self.outcome = Outcome.COMMITTED if committed else Outcome.ROLLED_BACK
         if not committed:
             raise ConnectionLost from doubt
 
     def _release(self) -> None:
         """Give the connection back, rolled back; or throw it away where that cannot be done."""
         session = self.session
-        self.watch.release_begins()
+        self.guard.release_begins()
         try:
             if not self._is_discarded and not self._autocommits:
                 Session.rollback(session)
@@ -319,20 +319,20 @@ class UnitOfWork:
 
     @property
     def _is_discarded(self) -> bool:
-        return self.abandoned or (self.watch.interrupted and self._dialect.discard_after_interrupt)
+        return self.abandoned or (self.guard.cancelled and self._backend.discard_after_interrupt)
 
     def translated(self, error: DBAPIError) -> DatabaseError:
         """What a driver's error means for this unit of work."""
-        reason = self.watch.reason
-        if reason is not None and self.watch.interrupted:
+        reason = self.guard.reason
+        if reason is not None and self.guard.cancelled:
             return reason
-        if self.read_only and self._dialect.refuses_write(error):
+        if self.read_only and self._backend.refuses_write(error):
             return ReadOnlyViolation(
                 f"{self.label}: a write in a read-only unit of work was refused by the database. GET and "
-                "HEAD work on the reader: write in a POST, PUT, PATCH or DELETE, in `self.afterwards(…)`, "
-                "or set `read_only = False` on the handler"
+                "HEAD work on the reader: write in a POST, PUT, PATCH or DELETE, in "
+                "`self.in_new_transaction(…)`, or set `read_only = False` on the handler"
             )
-        told = self._dialect.translate(error)
+        told = self._backend.translate(error)
         if isinstance(told, NotInSchema) and self._schema is not None:
             fault = off_loop(self._schema.fault)
             if fault is not None:
@@ -347,16 +347,16 @@ class OwnedSession(Session):
     request would keep half of it, or silently drop what came before.
     """
 
-    def __init__(self, engine: Engine, watch: Watch, options: Mapping[str, Any]) -> None:
+    def __init__(self, engine: Engine, guard: StatementGuard, options: Mapping[str, Any]) -> None:
         super().__init__(
             engine,
             # Rows end with the unit of work, so nothing may happen between COMMIT and their use.
             expire_on_commit=False,
             close_resets_only=False,
-            execution_options={OPTION: watch, **options},
+            execution_options={OPTION: guard, **options},
         )
-        self._watch = watch
-        watch.isolation_level = options.get("isolation_level")
+        self._guard = guard
+        guard.isolation_level = options.get("isolation_level")
 
     def commit(self) -> NoReturn:
         """Not here."""
@@ -395,18 +395,18 @@ class OwnedSession(Session):
 
         Refuses any other engine: what is done there would not be the unit's to undo.
         """
-        self._watch.check()
+        self._guard.check()
         bind = super().get_bind(*args, **kwargs)
         if bind.engine is not self.bind.engine:  # type: ignore[union-attr]
-            raise NotYours(
-                f"{self._watch.label}: a statement names an engine of its own, and its unit of work has one; "
+            raise SessionNotOwned(
+                f"{self._guard.label}: a statement names an engine of its own, and its unit of work has one; "
                 "another database has units of work of its own, `database.unit_of_work()`"
             )
         return bind
 
-    def _not_yours(self, method: str, way_out: str) -> NotYours:
-        label = self._watch.label
-        return NotYours(
+    def _not_yours(self, method: str, way_out: str) -> SessionNotOwned:
+        label = self._guard.label
+        return SessionNotOwned(
             f"{label}: `session.{method}()` was called on a session that is not the caller's: {way_out}"
         )
 
@@ -427,7 +427,7 @@ class SettledSession(Session):
         label = object.__getattribute__(self, "__dict__").get("label", "a unit of work")
         raise SessionSettled(
             f"{label}: its session was used after it had been settled (`session.{attribute}`); load what you "
-            "need before `finish()`, or give later work a unit of its own: `self.afterwards(…)`, "
+            "need before `finish()`, or give later work a unit of its own: `self.in_new_transaction(…)`, "
             "`database.unit_of_work()`"
         )
 

@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 
 from db.board import tasks
 from db.board.tasks import TaskFilter
-from db.capacity.limiter import Places
-from db.errors import NoPlace
+from db.capacity.limiter import AdmissionLimiter
+from db.errors import PoolTimeout
 from handlers.base import SessionHandler
 from handlers.board.responses import task_json
 from handlers.json_api.query import TaskChoice, read_query
@@ -39,9 +39,11 @@ class ExportHandler(SessionHandler):
 
     async def get(self) -> None:
         where = read_query(self, TaskChoice).where()
-        places: Places = self.settings["exports"]
-        if not places.try_take():
-            raise NoPlace(f"{places.size} exports are running, which is as many as may", retry_after_s=10)
+        limiter: AdmissionLimiter = self.settings["exports"]
+        if not limiter.try_take():
+            raise PoolTimeout(
+                f"{limiter.size} exports are running, which is as many as may", retry_after_s=10
+            )
         try:
             pages = _lines(self.session, where)
             page = await self.run(next, pages, None)
@@ -51,7 +53,7 @@ class ExportHandler(SessionHandler):
                 await self.flush()
                 page = await self.run(next, pages, None)
         finally:
-            places.give_back()
+            limiter.give_back()
 
 
 def _lines(session: Session, where: TaskFilter) -> Iterator[bytes]:

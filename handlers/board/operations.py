@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from db.errors import Conflict, Invalid, NoPlace, NotFound
+from db.errors import Conflict, Invalid, NotFound, PoolTimeout
 from handlers.board import examples, responses as answers
 from handlers.json_api import body as bodies, query as queries
 from handlers.json_api.errors import Problem
@@ -134,7 +134,7 @@ OPERATIONS: tuple[Operation, ...] = (
                 media_type="application/x-ndjson",
             ),
         ),
-        refuses=(NoPlace("2 exports are running, which is as many as may", retry_after_s=10),),
+        refuses=(PoolTimeout("2 exports are running, which is as many as may", retry_after_s=10),),
     ),
     Operation(
         method="get",

@@ -31,12 +31,12 @@ _STATUS: Sequence[tuple[type[BaseException], int]] = (
     (db.NotFound, 404),
     (db.Conflict, 409),
     (db.Invalid, 422),
-    (db.Stale, 412),
-    (db.RunAgain, 503),
+    (db.PreconditionFailed, 412),
+    (db.RetryableConflict, 503),
     (db.Unavailable, 503),
     (db.OutcomeUnknown, 503),
     (db.DeadlinePassed, 504),
-    (db.ClientGone, CLIENT_CLOSED_REQUEST),
+    (db.ClientDisconnected, CLIENT_CLOSED_REQUEST),
     (StreamClosedError, CLIENT_CLOSED_REQUEST),
 )
 
@@ -179,7 +179,7 @@ def problem_of(error: BaseException | None, status: int) -> Problem:
         told = "the body is not the form that its content type says" if unread else title_of(status)
         return Problem(status, error.reason or told, headers=headers)
     if status < 500 or isinstance(
-        error, db.RunAgain | db.Unavailable | db.OutcomeUnknown | db.DeadlinePassed
+        error, db.RetryableConflict | db.Unavailable | db.OutcomeUnknown | db.DeadlinePassed
     ):
         return Problem(status, str(error) if error else title_of(status), headers=headers)
     return Problem(status, "the server failed to answer this request", headers=headers)
@@ -214,7 +214,7 @@ def is_fault(error: BaseException | None) -> bool:
     return (
         status_of(error) >= 500
         and error is not None
-        and not isinstance(error, HTTPError | db.RunAgain | db.Unavailable | db.DeadlinePassed)
+        and not isinstance(error, HTTPError | db.RetryableConflict | db.Unavailable | db.DeadlinePassed)
     )
 
 

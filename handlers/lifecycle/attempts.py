@@ -21,7 +21,7 @@ from handlers.request_id import request_id_of
 log = logging.getLogger("onfinish.handlers")
 
 
-class Exchange:
+class RequestAttempts:
     """What stays the same while a request is tried more than once. Lives until its answer has left.
 
     A second attempt is a request object and a handler of its own, routed like the first: on the same
@@ -59,7 +59,7 @@ class Exchange:
         self.attempt += 1
         log.info("%s: runs again (%s), attempt %d", summary, reason, self.attempt)
         database: Database = self.application.settings["database"]
-        database.observer.runs_again(reason)
+        database.observer.retries(reason)
         self._dispatch()
 
     def refuse(self, error: Exception) -> None:
@@ -91,7 +91,7 @@ class Exchange:
 class AttemptedRequest(HTTPServerRequest):
     """A request that is tried again, or answered with an error. Lives as long as that attempt."""
 
-    def __init__(self, exchange: Exchange, start_line: RequestStartLine, headers: HTTPHeaders) -> None:
+    def __init__(self, exchange: RequestAttempts, start_line: RequestStartLine, headers: HTTPHeaders) -> None:
         first = exchange.request
         super().__init__(
             start_line=start_line,
@@ -110,6 +110,6 @@ class AttemptedRequest(HTTPServerRequest):
         return time.monotonic() - self.exchange.began_at
 
 
-def exchange_of(request: HTTPServerRequest) -> Exchange | None:
+def attempts_of(request: HTTPServerRequest) -> RequestAttempts | None:
     """The exchange that a request is a further attempt of; None for a first attempt."""
     return request.exchange if isinstance(request, AttemptedRequest) else None

@@ -15,7 +15,7 @@ from db.work.async_unit_of_work import Work
 log = logging.getLogger("onfinish.handlers")
 
 
-class AfterCommit:
+class OnCommit:
     """The functions of one request, or of one message. Lives until the last of them has ended."""
 
     def __init__(self) -> None:
@@ -51,17 +51,17 @@ def is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-class Sequel:
+class CommitHooks:
     """What one attempt at a request has asked for. Lives as long as its handler."""
 
     def __init__(self) -> None:
-        self.after_commit = AfterCommit()
-        self.afterwards: list[Work] = []
+        self.on_commit = OnCommit()
+        self.in_new_transaction: list[Work] = []
         """Each in a unit of work of its own, once this one is settled, kept or not."""
         self._last: list[Work] = []
 
     def __bool__(self) -> bool:
-        return bool(self._last or self.afterwards or self.after_commit)
+        return bool(self._last or self.in_new_transaction or self.on_commit)
 
     def before_commit(self, function: Callable[..., object], args: Any, kwargs: Any) -> None:
         """To be called with the session as the last work of the unit."""
@@ -69,7 +69,7 @@ class Sequel:
 
     def follow_up(self, function: Callable[..., object], args: Any, kwargs: Any) -> None:
         """To be called with another session, afterwards."""
-        self.afterwards.append(lambda session: function(session, *args, **kwargs))
+        self.in_new_transaction.append(lambda session: function(session, *args, **kwargs))
 
     @property
     def last_work(self) -> Work | None:

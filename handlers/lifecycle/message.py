@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from tornado.websocket import WebSocketClosedError
 
 from db import AsyncUnitOfWork
-from handlers.lifecycle.hooks import AfterCommit
+from handlers.lifecycle.hooks import OnCommit
 
 
 class Message:
@@ -18,9 +18,9 @@ class Message:
     Whatever is written meanwhile in its context, to its own socket or to others, is held until then.
     """
 
-    def __init__(self, unit: AsyncUnitOfWork, after_commit: AfterCommit) -> None:
+    def __init__(self, unit: AsyncUnitOfWork, on_commit: OnCommit) -> None:
         self.unit = unit
-        self.after_commit = after_commit
+        self.on_commit = on_commit
         self.holds = True
         self._replies: list[Callable[[], object]] = []
         self._closes: list[Callable[[], object]] = []

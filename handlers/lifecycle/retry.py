@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from db.errors import ConnectionLost, RunAgain
+from db.errors import ConnectionLost, RetryableConflict
 
-CONFLICTS = (RunAgain, ConnectionLost)
+CONFLICTS = (RetryableConflict, ConnectionLost)
 """After these nothing was applied, and the same work may well succeed."""
 
 _BACKOFF_S = 0.01

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from db.errors import Conflict, DeadlinePassed, Invalid, NoPlace, OutcomeUnknown, Stale, Unavailable
+from db.errors import (
+    Conflict,
+    DeadlinePassed,
+    Invalid,
+    OutcomeUnknown,
+    PoolTimeout,
+    PreconditionFailed,
+    Unavailable,
+)
 from handlers.json_api import body as bodies, query as queries
 from handlers.json_api.errors import Problem
 
@@ -29,7 +37,7 @@ WRITE: tuple[Exception, ...] = (
     OutcomeUnknown(),
 )
 SESSION: tuple[Exception, ...] = (
-    NoPlace("all 10 places of the writer stayed taken for 5 s"),
+    PoolTimeout("all 10 places of the writer stayed taken for 5 s"),
     DeadlinePassed(),
 )
 KEYED: tuple[Exception, ...] = (
@@ -40,7 +48,7 @@ KEYED: tuple[Exception, ...] = (
 )
 CONDITIONAL: tuple[Exception, ...] = (
     Problem(400, 'If-Match is * or a list of entity tags, each in quotes: "3-5a1b…"'),
-    Stale("the task has changed since"),
+    PreconditionFailed("the task has changed since"),
 )
 QUERY: tuple[Exception, ...] = (
     Problem(400, "query arguments are wrong: limit: should be greater than or equal to 1"),

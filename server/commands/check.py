@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from conf import Settings
 from conf.names import names
-from server.commands._dialect import dialect_of
+from server.commands._backend import backend_of
 from server.findings import lines
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     Raises:
         SettingsError: this database is not supported.
     """
-    dialect_of(settings)
+    backend_of(settings)
     findings = []
     for finding in _findings(settings):
         findings.append(finding)

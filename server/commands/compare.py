@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 from conf import Fault, Settings, SettingsError
-from server.commands._dialect import dialect_of
+from server.commands._backend import backend_of
 from server.compare import DEFAULT_OUT
 
 SUMMARY = "compare sessions passed explicitly with contextvars and thread-locals: what holds, what it costs"
@@ -72,7 +72,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
         origin = settings.origin_of("environment")
         fault = "the comparison makes what fails on purpose: run it in development or testing"
         raise SettingsError([Fault("environment", origin, fault)])
-    dialect_of(settings)
+    backend_of(settings)
     order = Order(
         # In their own order, each once, whatever order they were asked for in.
         scenarios=[name for name in SCENARIOS if name in scenarios],

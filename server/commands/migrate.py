@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from conf import Settings
-from server.commands._dialect import dialect_of
+from server.commands._backend import backend_of
 
 SUMMARY = "bring the schema to the newest revision, or check it against the code"
 
@@ -39,7 +39,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     if arguments.sql:
         print(migrate.sql(database, arguments.to or "head").strip())
         return 0
-    if dialect_of(settings).shares_one_connection:
+    if backend_of(settings).shares_one_connection:
         print("the database is in memory: who serves it makes its schema, and takes it along")
         return 0
     if arguments.action == "check":

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from conf import Fault, Settings, SettingsError
-from server.commands._dialect import dialect_of
+from server.commands._backend import backend_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -60,7 +60,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     from db.errors import SchemaError
     from db.schema import migrate
 
-    dialect = dialect_of(settings)
+    dialect = backend_of(settings)
     if dialect.shares_one_connection:
         fault = "in memory, it ends with this command: give a file, --database-url sqlite:///onfinish.db"
         raise SettingsError([Fault("database.url", settings.origin_of("database.url"), fault)])
@@ -96,7 +96,7 @@ def _seed(database: Database, arguments: argparse.Namespace, *, where: str) -> i
                 added, moved = _in_transaction(database, _add_chunks, batch)
                 tasks, transfers = tasks + added, transfers + moved
                 bar.update(sum(len(chunk.tasks) for chunk in batch))
-                if database.dialect.belongs_to_process:
+                if database.backend.belongs_to_process:
                     time.sleep(_PAUSE_S)
         except KeyboardInterrupt:
             bar.close()
@@ -112,14 +112,14 @@ def _seed(database: Database, arguments: argparse.Namespace, *, where: str) -> i
 
 def _in_transaction(database: Database, function: Callable[[Session, A], R], argument: A) -> R:
     """Call a function in a transaction of its own, and again where the database broke a tie against it."""
-    from db.errors import Conflict, RunAgain
+    from db.errors import Conflict, RetryableConflict
 
     attempt = 1
     while True:
         try:
             with database.session_scope(label="seed") as session:
                 return function(session, argument)
-        except (RunAgain, Conflict):  # a twin adds the same teams, or a server holds SQLite's lock
+        except (RetryableConflict, Conflict):  # a twin adds the same teams, or a server holds SQLite's lock
             if attempt == _ATTEMPTS:
                 raise
         time.sleep(_PAUSE_S * attempt)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from conf import Settings
-from server.commands._dialect import dialect_of
+from server.commands._backend import backend_of
 
 SUMMARY = "serve until SIGTERM, SIGINT or SIGHUP"
 
@@ -22,6 +22,6 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     from server.processes.supervisor import serve_in_processes
 
     keep_few_arenas()
-    dialect_of(settings)  # a database that is not supported is told like any other wrong setting
+    backend_of(settings)  # a database that is not supported is told like any other wrong setting
     check_event_loop(settings)
     return serve(settings) if settings.http.processes == 1 else serve_in_processes(settings)

@@ -85,13 +85,13 @@ def commit_times(
     """
     found: dict[str, dict[str, Any]] = {}
     with contextlib.ExitStack() as stack:
-        places = {idiom: _prepared(stack.enter_context(own_place(settings))) for idiom in IDIOMS}
+        limiter = {idiom: _prepared(stack.enter_context(own_place(settings))) for idiom in IDIOMS}
         threads = stack.enter_context(ThreadPoolExecutor(len(IDIOMS)))
 
         def count(idiom: str, fault: str) -> dict[str, Any]:
             counted = Count()
             for number in range(amount.kills if fault == "kill" else 1):
-                _one(places[idiom], idiom, f"{idiom} {number}", fault, amount, counted)
+                _one(limiter[idiom], idiom, f"{idiom} {number}", fault, amount, counted)
             return asdict(counted)
 
         for fault in FAULTS:

@@ -62,9 +62,9 @@ def compare(settings: DatabaseSettings, order: Order, terminal: Terminal) -> dic
     began = time.monotonic()
     result: dict[str, Any] = {"about": {"made_at": datetime.now(UTC).isoformat(timespec="seconds")}}
     with contextlib.ExitStack() as stack:
-        places = [stack.enter_context(own_place(settings)) for _ in range(AT_ONCE)]
+        limiter = [stack.enter_context(own_place(settings)) for _ in range(AT_ONCE)]
         result["about"] |= {
-            "database": database_name(places[0]),
+            "database": database_name(limiter[0]),
             "versions": versions(),
             "machine": machine(),
             "quick": order.quick,
@@ -72,7 +72,7 @@ def compare(settings: DatabaseSettings, order: Order, terminal: Terminal) -> dic
             "clients": CLIENTS,
         }
         terminal.line(f"on {result['about']['database']}, {len(order.scenarios)} scenarios")
-        result["scenarios"] = _verdicts(places, order, terminal)
+        result["scenarios"] = _verdicts(limiter, order, terminal)
     if order.measures:
         _measure(settings, order, terminal, result)
         result["code"] = {scope: code(scope) for scope in order.scopes}
@@ -89,11 +89,11 @@ def explicit_is_sound(result: dict[str, Any]) -> bool:
     return all(verdict["verdict"] in SOUND for verdict in found if verdict is not None)
 
 
-def _verdicts(places: Sequence[DatabaseSettings], order: Order, terminal: Terminal) -> dict[str, Any]:
+def _verdicts(limiter: Sequence[DatabaseSettings], order: Order, terminal: Terminal) -> dict[str, Any]:
     found: dict[str, Any] = {}
     steps = [(name, scope) for name in order.scenarios for scope in order.scopes]
     terminal.headline(order.scopes)
-    for (name, scope), result in verdicts(places, steps):
+    for (name, scope), result in verdicts(limiter, steps):
         scenario = SCENARIOS[name]
         if name not in found:
             found[name] = {

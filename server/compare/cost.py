@@ -101,7 +101,7 @@ def load(
     with ExitStack() as stack:
         subjects = []
         workers = []
-        places = {}
+        limiter = {}
         for name in names:
             place = stack.enter_context(own_place(settings))
             place = place.model_copy(
@@ -111,7 +111,7 @@ def load(
                     "busy_timeout_s": 0.5,
                 }
             )
-            places[name] = place
+            limiter[name] = place
             workers.append((name, stack.enter_context(Worker(serve, place, board))))
         for name, worker in workers:
             subjects.append(Subject(name, names[name], worker.receive(START_S)))
@@ -122,7 +122,7 @@ def load(
                 tell(told)
                 continue
             measured: dict[str, Any] = told
-            for name, place in places.items():
+            for name, place in limiter.items():
                 measured[name]["rows"] = _rows(place)
             return measured
 

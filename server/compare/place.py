@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from conf import DatabaseSettings
 from db import make_engine, make_url
-from db.backends.choose import dialect_for
+from db.backends.choose import backend_for
 from db.schema import migrate
 
 _MEMORY = "/dev/shm"
@@ -31,7 +31,7 @@ def own_place(settings: DatabaseSettings) -> Iterator[DatabaseSettings]:
         DatabaseError: it cannot be made.
     """
     with (
-        _folder(settings) if dialect_for(make_url(settings)).belongs_to_process else _schema(settings) as own
+        _folder(settings) if backend_for(make_url(settings)).belongs_to_process else _schema(settings) as own
     ):
         migrate.upgrade(own)
         yield own

@@ -87,7 +87,7 @@ class UsageHandler(RequestHandler):
             database: Database = self.settings["database"]
             await database.idle(2.0)
             gc.collect()
-            pools = [lane.engine.pool for lane in (database.writer, database.reader)]
+            pools = [endpoint.engine.pool for endpoint in (database.writer, database.reader)]
             told |= {
                 "sessions_alive": len(orm_session._sessions),
                 "sessions_registered": sum(map(_registered, self.settings["scopes"])),

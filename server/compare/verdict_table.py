@@ -16,7 +16,7 @@ _START_S = 20.0
 
 
 def verdicts(
-    places: Sequence[DatabaseSettings], steps: Sequence[Step], *, deadline_s: float = DEADLINE_S
+    limiter: Sequence[DatabaseSettings], steps: Sequence[Step], *, deadline_s: float = DEADLINE_S
 ) -> Iterator[tuple[Step, dict[str, Any]]]:
     """Run each step; yields the results in the order of the steps, each as soon as there is one.
 
@@ -30,20 +30,20 @@ def verdicts(
         deadline_s: how long each may take.
     """
     scopes = list(dict.fromkeys(scope for _, scope in steps))
-    lanes = [
-        _Lane(place, [step for step in steps if scopes.index(step[1]) % len(places) == number], deadline_s)
-        for number, place in enumerate(places)
+    endpoints = [
+        _Lane(place, [step for step in steps if scopes.index(step[1]) % len(limiter) == number], deadline_s)
+        for number, place in enumerate(limiter)
     ]
-    found = {step: result for lane in lanes for step, result in lane.results.items()}
-    with ThreadPoolExecutor(len(lanes)) as threads:
-        for lane in lanes:
-            threads.submit(lane.run)
+    found = {step: result for endpoint in endpoints for step, result in endpoint.results.items()}
+    with ThreadPoolExecutor(len(endpoints)) as threads:
+        for endpoint in endpoints:
+            threads.submit(endpoint.run)
         try:
             for step in steps:
                 yield step, found[step].result()
         finally:
-            for lane in lanes:
-                lane.stop()
+            for endpoint in endpoints:
+                endpoint.stop()
 
 
 class _Lane:

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
-from db.errors import Misuse
+from db.errors import UsageError
 from db.scope import NoSession
 
 
@@ -167,7 +167,7 @@ def judge(evidence: Evidence) -> Verdict:
 def is_clear(error: BaseException) -> bool:
     """Whether an error says what was done wrong: whoever sees it knows what to mend."""
     forgotten = isinstance(error, TypeError) and "'session'" in str(error)
-    return isinstance(error, (Misuse, NoSession)) or forgotten
+    return isinstance(error, (UsageError, NoSession)) or forgotten
 
 
 def _listed(texts: set[str] | list[str]) -> list[str]:

@@ -226,7 +226,7 @@ class World:
                 self.evidence.errors.append(("a task", error))
         for database in self._databases:
             await database.idle(SETTLE_S)
-        pools = [lane.engine.pool for each in self._databases for lane in (each.writer, each.reader)]
+        pools = [endpoint.engine.pool for each in self._databases for endpoint in (each.writer, each.reader)]
         self.evidence.connections_out = sum(
             pool.checkedout() for pool in pools if isinstance(pool, QueuePool)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tornado.web import RequestHandler
 
-from db.capacity.limiter import Places
+from db.capacity.limiter import AdmissionLimiter
 from handlers.json_api.body import BODY_BYTES_ON_LOOP
 
 LARGE_BYTES = BODY_BYTES_ON_LOOP
@@ -23,8 +23,8 @@ class Bodies:
     def __init__(self, body_max_bytes: int) -> None:
         self._free_bytes = _LARGEST_AT_ONCE * body_max_bytes
         self._held: dict[object, int] = {}
-        self._places: dict[type[RequestHandler], Places] = {}
-        self._taken: dict[object, Places] = {}
+        self._places: dict[type[RequestHandler], AdmissionLimiter] = {}
+        self._taken: dict[object, AdmissionLimiter] = {}
 
     def hold(self, connection: object, size: int) -> bool:
         """Note what has come of a connection's body. Returns whether there is room for it."""
@@ -36,16 +36,16 @@ class Bodies:
         """Wait until fewer than ``at_once`` others of a handler are worked on.
 
         Raises:
-            NoPlace: that took too long.
+            PoolTimeout: that took too long.
         """
-        places = self._places.get(handler)
-        if places is None:
-            places = self._places[handler] = Places(at_once, name="large bodies of this path")
-        await places.take(_TURN_S)
-        self._taken[connection] = places
+        limiter = self._places.get(handler)
+        if limiter is None:
+            limiter = self._places[handler] = AdmissionLimiter(at_once, name="large bodies of this path")
+        await limiter.take(_TURN_S)
+        self._taken[connection] = limiter
 
     def give_back(self, connection: object) -> None:
         """A connection's request is over."""
         self._free_bytes += self._held.pop(connection, 0)
-        if (places := self._taken.pop(connection, None)) is not None:
-            places.give_back()
+        if (limiter := self._taken.pop(connection, None)) is not None:
+            limiter.give_back()

@@ -19,7 +19,7 @@ from handlers.json_api.errors import Problem
 from server.edge.bodies import Bodies
 from server.edge.early_errors import Caller, Head, refusal
 from server.edge.hosts import Hosts
-from server.edge.limits import Intake
+from server.edge.limits import RequestLimits
 from server.edge.linger import Lingering
 from server.edge.proxies import Proxies
 from server.edge.stream import ClientStream
@@ -41,7 +41,7 @@ class DrainingServer(HTTPServer):
     row was committed. A connection is busy from a request's headers until the next request is waited for,
     which Tornado does when the answer has been written to the socket.
 
-    How large and how slow a request may be is in its settings, see `Intake` and `ClientStream`.
+    How large and how slow a request may be is in its settings, see `RequestLimits` and `ClientStream`.
     """
 
     def initialize(  # type: ignore[override]
@@ -105,7 +105,7 @@ class DrainingServer(HTTPServer):
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """A connection waits for its next request."""
         self._is_idle(server_conn)
-        return Intake(
+        return RequestLimits(
             super().start_request(server_conn, request_conn),
             connection=request_conn,
             key=server_conn,

@@ -16,7 +16,7 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from db.errors import NoPlace
+from db.errors import PoolTimeout
 from handlers.json_api.errors import Problem, problem_of
 from server.edge.bodies import LARGE_BYTES, Bodies
 from server.edge.early_errors import Head
@@ -31,7 +31,7 @@ _ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE)
 _UNLIMITED = 2**62
 
 
-class Intake(HTTPMessageDelegate):
+class RequestLimits(HTTPMessageDelegate):
     """Stands before the application's delegate. Lives as long as its request is being read.
 
     A request that is refused here raises Tornado's `HTTPInputError`: Tornado stops reading, writes its bare
@@ -122,7 +122,9 @@ class Intake(HTTPMessageDelegate):
         if self._body_bytes > self._body_max_bytes:
             self._refuse_body()
         if not self._bodies.hold(self._key, len(chunk)):
-            self._stream.problem = problem_of(NoPlace("the bodies of other requests take all the room"), 503)
+            self._stream.problem = problem_of(
+                PoolTimeout("the bodies of other requests take all the room"), 503
+            )
             raise HTTPInputError("no room for the body")
         return self._delegate.data_received(chunk)
 
@@ -144,7 +146,7 @@ class Intake(HTTPMessageDelegate):
     async def _finish_in_turn(self, at_once: int) -> None:
         try:
             await self._bodies.turn(self._key, self._handler, at_once)
-        except NoPlace as error:
+        except PoolTimeout as error:
             self._stream.refuse(problem_of(error, 503))
             return
         if (

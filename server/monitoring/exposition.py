@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from server.monitoring.metrics import FAMILIES, Family
-from server.monitoring.shared_counters import Tally
+from server.monitoring.shared_counters import SharedCounters
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -35,7 +35,7 @@ _NOT_SUMS = {"process_start_time_seconds": min, "process_max_fds": min}
 class Exposition(Collector):
     """The numbers of all processes of a server. Lives as long as its process; any process can show them."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: SharedCounters) -> None:
         self._tally = tally
         self._registry = CollectorRegistry()
         self._registry.register(self)

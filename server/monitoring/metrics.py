@@ -231,7 +231,7 @@ class Metrics(Observer):
         """See `Observer`."""
         self._add(UNITS, unit.pool, unit.outcome.value)
 
-    def runs_again(self, reason: str) -> None:
+    def retries(self, reason: str) -> None:
         """See `Observer`."""
         self._add(RUNS_AGAIN, reason)
 

@@ -20,7 +20,7 @@ from server.monitoring.exposition import CONTENT_TYPE, Exposition
 from server.monitoring.metrics import Metrics
 from server.monitoring.peers import Peers
 from server.monitoring.route_names import RouteNames
-from server.monitoring.shared_counters import Tally
+from server.monitoring.shared_counters import SharedCounters
 from server.monitoring.stats import Stats
 from server.monitoring.watchdog import Watchdog
 
@@ -38,11 +38,16 @@ class Ops:
     """
 
     def __init__(
-        self, settings: Settings, *, tally: Tally | None = None, peers: Peers | None = None, index: int = 0
+        self,
+        settings: Settings,
+        *,
+        tally: SharedCounters | None = None,
+        peers: Peers | None = None,
+        index: int = 0,
     ) -> None:
         self._settings = settings
         self._index = index
-        self._tally = tally or Tally()
+        self._tally = tally or SharedCounters()
         self.peers = peers or Peers(1)
         self.exposition = Exposition(self._tally)
         self.metrics = Metrics(self._tally.slots[index], stacks=settings.ops.leak_s is not None)
@@ -67,8 +72,8 @@ class Ops:
 
     async def start(self, application: Application, database: Database, server: DrainingServer) -> None:
         """Show a process that is about to serve."""
-        for lane in {database.writer, database.reader}:
-            self.metrics.allow(lane.places.name, lane.places.size)
+        for endpoint in {database.writer, database.reader}:
+            self.metrics.allow(endpoint.limiter.name, endpoint.limiter.size)
         stats = Stats(self._index, database, self._names, application, server)
         await self.peers.listen(self._index, stats.look)
 

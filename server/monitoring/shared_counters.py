@@ -31,7 +31,7 @@ class Series(NamedTuple):
     size: int
 
 
-class Tally:
+class SharedCounters:
     """Shared memory with a slot for each process. Made before the fork; lives as long as the server.
 
     A process writes into its own slot alone, plain stores without a lock between processes; who reads adds
@@ -64,7 +64,7 @@ class Tally:
 
 
 class Slot:
-    """One process's part of a `Tally`. Lives as long as that; one process at a time has it."""
+    """One process's part of a `SharedCounters`. Lives as long as that; one process at a time has it."""
 
     def __init__(self, memory: memoryview) -> None:
         self._keys_end = memory[:8].cast("q")

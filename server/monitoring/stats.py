@@ -10,7 +10,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.web import Application
 
 from db import AsyncUnitOfWork, Database, UnitOfWork
-from db.capacity.endpoint import Lane
+from db.capacity.endpoint import Endpoint
 from handlers.request_id import request_id_of
 from server.edge.http import DrainingServer
 from server.monitoring.route_names import RouteNames
@@ -44,7 +44,9 @@ class Stats:
             "uptime_s": round(now - self._began_at, 1),
             "draining": bool(self._application.settings.get("draining")),
             "requests_in_flight": self._server.busy,
-            "pools": {lane.places.name: _pool(lane) for lane in (database.writer, database.reader)},
+            "pools": {
+                endpoint.limiter.name: _pool(endpoint) for endpoint in (database.writer, database.reader)
+            },
             "units": [self._unit(unit, now) for unit in database.open_units],
         }
 
@@ -68,10 +70,14 @@ def about_origin(unit: AsyncUnitOfWork | UnitOfWork, names: RouteNames) -> dict[
     return {"request_id": request_id_of(request), "route": names.of_request(request)}
 
 
-def _pool(lane: Lane) -> dict[str, Any]:
-    pool: Any = lane.engine.pool
+def _pool(endpoint: Endpoint) -> dict[str, Any]:
+    pool: Any = endpoint.engine.pool
     used, idle = (pool.checkedout(), pool.checkedin()) if hasattr(pool, "checkedout") else (None, None)
     return {
-        "connections": {"max": lane.places.size, "used": used, "idle": idle},
-        "places": {"size": lane.places.size, "taken": lane.places.taken, "waiting": lane.places.waiting},
+        "connections": {"max": endpoint.limiter.size, "used": used, "idle": idle},
+        "places": {
+            "size": endpoint.limiter.size,
+            "taken": endpoint.limiter.taken,
+            "waiting": endpoint.limiter.waiting,
+        },
     }

@@ -175,11 +175,11 @@ class Lifecycle:
 
     async def _bring_schema_up(self, database: Database) -> None:
         """An SQLite file belongs to this process, which brings its schema up to date; a server's does not."""
-        if not database.dialect.belongs_to_process:
+        if not database.backend.belongs_to_process:
             return
 
         def upgrade() -> None:
-            if database.dialect.shares_one_connection:  # in memory: no other connection would see it
+            if database.backend.shares_one_connection:  # in memory: no other connection would see it
                 with database.writer.engine.begin() as connection:
                     migrate.upgrade_on(connection)
             else:

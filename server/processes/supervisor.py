@@ -15,7 +15,7 @@ import warnings
 from conf import Settings
 from conf.logs import set_up_logs
 from db import Database
-from db.backends.choose import dialect_for
+from db.backends.choose import backend_for
 from db.doctor.findings import Finding
 from db.engines.engine import make_url
 from db.health import first_look
@@ -24,7 +24,7 @@ from server.edge.listening import CannotListen, listen
 from server.monitoring.metrics import GAUGES
 from server.monitoring.ops import Ops
 from server.monitoring.peers import Peers
-from server.monitoring.shared_counters import Tally
+from server.monitoring.shared_counters import SharedCounters
 from server.processes.event_loop import run_loop
 from server.processes.lifecycle import (
     CLOSE_S,
@@ -106,7 +106,7 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._count = settings.http.processes
-        self._tally = Tally(self._count)
+        self._tally = SharedCounters(self._count)
         self._peers = Peers(self._count)
         self._children: dict[int, Child] = {}  # by index
         self._due: dict[int, float] = {}  # when to start the process of an index
@@ -120,7 +120,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until told to stop. Returns the worst exit status of the processes that were stopped."""
-        if dialect_for(make_url(self._settings.database)).belongs_to_process:
+        if backend_for(make_url(self._settings.database)).belongs_to_process:
             migrate.upgrade(self._settings.database)
         asyncio.run(self._look_at_database())
         try:

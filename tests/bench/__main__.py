@@ -23,6 +23,7 @@ from typing import Any
 
 from tests.bench import (
     bodies,
+    commit_markers,
     compare,
     goal,
     locks,
@@ -33,7 +34,6 @@ from tests.bench import (
     profile,
     report,
     soak,
-    witness,
 )
 from tests.bench.calls import CALLS
 from tests.bench.databases import Databases, databases
@@ -54,7 +54,7 @@ BARE = "bare"
 
 OTHERS: dict[str, Callable[[Sequence[str]], int]] = {
     "soak": soak.main,
-    "witness": witness.main,
+    "witness": commit_markers.main,
     "bodies": bodies.main,
     "profile": profile.main,
 }

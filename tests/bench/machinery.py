@@ -21,7 +21,7 @@ from tornado.httputil import HTTPHeaders, ResponseStartLine
 
 from conf import DatabaseSettings
 from db import Database
-from db.capacity.limiter import Places
+from db.capacity.limiter import AdmissionLimiter
 from handlers.json_api.security_headers import security_headers
 from handlers.lifecycle.held_response import HeldResponse
 from tests.bench import compare
@@ -78,7 +78,7 @@ async def measure_parts(url: str, *, driver: str, rounds: int) -> dict[str, Spre
     """Microseconds of this process's CPU for each part: one alone, and several at once."""
     settings = DatabaseSettings(url=url.replace("postgresql://", f"postgresql+{driver}://", 1))
     database = Database(settings)
-    places = Places(AT_ONCE, name="bench")
+    limiter = AdmissionLimiter(AT_ONCE, name="bench")
 
     async def empty_unit() -> None:
         async with database.unit_of_work(read_only=True):
@@ -94,8 +94,8 @@ async def measure_parts(url: str, *, driver: str, rounds: int) -> dict[str, Spre
             await unit.run(_nothing)
 
     async def place() -> None:
-        await places.take(1.0)
-        places.give_back()
+        await limiter.take(1.0)
+        limiter.give_back()
 
     async def held_response() -> None:
         response = HeldResponse(Nowhere(), "GET")

@@ -16,13 +16,13 @@ from tornado.ioloop import IOLoop
 from conf import DatabaseSettings
 from db import Database, Outcome
 from db.errors import (
-    ClientGone,
+    ClientDisconnected,
     ConcurrentUse,
     Conflict,
     DeadlinePassed,
-    NoPlace,
+    NestedUnitOfWork,
     OutsideRun,
-    SecondPlace,
+    PoolTimeout,
     SessionSettled,
 )
 from tests.db.counters import add, create_counters, create_families, orphan, read, sleep, value
@@ -43,8 +43,8 @@ def database_settings(database_url: str) -> DatabaseSettings:
 
 def places_of(database: Database) -> tuple[int, int]:
     """The taken and the wanted places of all its lanes."""
-    lanes = {database.writer.places, database.reader.places}
-    return sum(places.taken for places in lanes), sum(places.waiting for places in lanes)
+    endpoints = {database.writer.limiter, database.reader.limiter}
+    return sum(limiter.taken for limiter in endpoints), sum(limiter.waiting for limiter in endpoints)
 
 
 async def test_it_is_kept_at_the_end_of_the_block_and_undone_where_the_block_raises(
@@ -59,25 +59,25 @@ async def test_it_is_kept_at_the_end_of_the_block_and_undone_where_the_block_rai
             await undone.run(add, undone.session, 10)
             raise KeyError
 
-    assert (kept.outcome, undone.outcome) == (Outcome.KEPT, Outcome.UNDONE)
+    assert (kept.outcome, undone.outcome) == (Outcome.COMMITTED, Outcome.ROLLED_BACK)
     assert value(sql) == 1
     assert places_of(database) == (0, 0)
 
 
 async def test_a_unit_that_does_nothing_takes_nothing(database: Database):
     """No place, no thread, no connection, and so no wait where everything is taken."""
-    taken = database.writer.places.size
+    taken = database.writer.limiter.size
     for _ in range(taken):
-        assert database.writer.places.try_take()
+        assert database.writer.limiter.try_take()
 
     began = own_time()
     async with database.unit_of_work() as unit:
         pass
 
-    assert unit.outcome is Outcome.KEPT
+    assert unit.outcome is Outcome.COMMITTED
     assert own_time() - began < 0.2
     for _ in range(taken):
-        database.writer.places.give_back()
+        database.writer.limiter.give_back()
 
 
 async def test_work_runs_off_the_loop_and_sees_the_callers_context(database: Database):
@@ -125,7 +125,7 @@ async def test_forty_units_of_two_hops_share_five_connections(database: Database
     """With a pool alone this ends in time-outs: second hops wait for first ones, and these for them."""
     create_counters(sql)
     pool: Any = database.reader.engine.pool
-    assert (pool.size(), database.reader.places.size) == (FEW, FEW)
+    assert (pool.size(), database.reader.limiter.size) == (FEW, FEW)
     most = 0
 
     def look(session: Session) -> int:
@@ -156,8 +156,8 @@ async def test_no_thread_ever_waits_in_the_pool(
     create_counters(sql)
     database.settings = database.settings.model_copy(update={"pool_timeout_s": 20.0})
     short: list[str] = []
-    for lane in (database.writer, database.reader):
-        pool: Any = lane.engine.pool
+    for endpoint in (database.writer, database.reader):
+        pool: Any = endpoint.engine.pool
 
         def get(pool: Any = pool, original: Any = pool._do_get) -> Any:
             if pool.checkedout() >= pool.size():
@@ -180,8 +180,8 @@ async def test_a_full_lane_is_a_prompt_refusal_and_the_loop_goes_on(database: Da
     """Writers stuck behind something do not stop the readers, and the loop never waits."""
     create_counters(sql)
     release = threading.Event()
-    stuck = [database.unit_of_work() for _ in range(database.writer.places.size)]
-    hops = [asyncio.ensure_future(unit.run(release.wait, 10)) for unit in stuck]
+    stuck = [database.unit_of_work() for _ in range(database.writer.limiter.size)]
+    executor = [asyncio.ensure_future(unit.run(release.wait, 10)) for unit in stuck]
     await asyncio.sleep(0.05)
     longest_s = 0.0
 
@@ -194,7 +194,7 @@ async def test_a_full_lane_is_a_prompt_refusal_and_the_loop_goes_on(database: Da
 
     heart = asyncio.ensure_future(beat())
     began, began_here = time.monotonic(), own_time()
-    with pytest.raises(NoPlace) as caught:
+    with pytest.raises(PoolTimeout) as caught:
         async with database.unit_of_work() as unit:
             await unit.run(add, unit.session)
     refused_after_s, refused_after_here_s = time.monotonic() - began, own_time() - began_here
@@ -202,7 +202,7 @@ async def test_a_full_lane_is_a_prompt_refusal_and_the_loop_goes_on(database: Da
         assert await reading.run(read, reading.session) == 0
     heart.cancel()
     release.set()
-    await asyncio.gather(*hops)
+    await asyncio.gather(*executor)
     for unit in stuck:
         await unit.settle(keep=False)
 
@@ -215,14 +215,14 @@ async def test_a_full_lane_is_a_prompt_refusal_and_the_loop_goes_on(database: Da
 
 async def test_a_unit_that_got_no_place_may_try_again(database: Database, sql: RawSql):
     create_counters(sql)
-    for _ in range(database.writer.places.size):
-        database.writer.places.try_take()
+    for _ in range(database.writer.limiter.size):
+        database.writer.limiter.try_take()
 
     async with database.unit_of_work() as unit:
-        with pytest.raises(NoPlace):
+        with pytest.raises(PoolTimeout):
             await unit.run(add, unit.session)
-        for _ in range(database.writer.places.size):
-            database.writer.places.give_back()
+        for _ in range(database.writer.limiter.size):
+            database.writer.limiter.give_back()
         await unit.run(add, unit.session)
 
     assert value(sql) == 1
@@ -264,10 +264,10 @@ async def test_a_second_place_is_refused_to_who_holds_one(database: Database, sq
 
     async with database.unit_of_work(label="outer") as unit:
         await unit.run(add, unit.session)
-        with pytest.raises(SecondPlace, match=r"(?s)inner.*outer.*afterwards"):
+        with pytest.raises(NestedUnitOfWork, match=r"(?s)inner.*outer.*in_new_transaction"):
             async with database.unit_of_work(label="inner") as inner:
                 await inner.run(add, inner.session)
-        with pytest.raises(SecondPlace, match=r"(?s)inner.*outer"):
+        with pytest.raises(NestedUnitOfWork, match=r"(?s)inner.*outer"):
             await unit.run(nested)
 
     assert value(sql) == 1
@@ -315,7 +315,7 @@ async def test_a_failed_commit_gives_its_place_back(database: Database, sql: Raw
             async with database.unit_of_work() as unit:
                 await unit.run(orphan, unit.session)
 
-    assert unit.outcome is Outcome.UNDONE
+    assert unit.outcome is Outcome.ROLLED_BACK
     assert places_of(database) == (0, 0)
 
 
@@ -330,26 +330,26 @@ async def test_rows_that_were_only_added_are_kept(database: Database, sql: RawSq
     assert places_of(database) == (0, 0)
 
 
-@pytest.mark.parametrize("reason", [ClientGone(), DeadlinePassed()])
+@pytest.mark.parametrize("reason", [ClientDisconnected(), DeadlinePassed()])
 async def test_a_unit_that_is_stopped_is_undone_at_once(
-    database: Database, sql: RawSql, reason: ClientGone | DeadlinePassed
+    database: Database, sql: RawSql, reason: ClientDisconnected | DeadlinePassed
 ):
     """Its statement is cancelled in the database, its waiter gets the reason, its place is free."""
     create_counters(sql)
     unit = database.unit_of_work()
     await unit.run(add, unit.session)
-    hop = asyncio.ensure_future(unit.run(sleep, unit.session, 30))
+    call = asyncio.ensure_future(unit.run(sleep, unit.session, 30))
     await asyncio.sleep(0.1)
 
     began = own_time()
     unit.cancel(reason)
     with pytest.raises(type(reason)):
-        await hop
+        await call
     with pytest.raises(type(reason)):
         await unit.settle(keep=True)
 
     assert own_time() - began < 0.8
-    assert unit.outcome is Outcome.UNDONE
+    assert unit.outcome is Outcome.ROLLED_BACK
     assert value(sql) == 0
     assert places_of(database) == (0, 0)
     async with database.unit_of_work() as following:
@@ -361,28 +361,28 @@ async def test_a_stop_after_the_end_changes_nothing(database: Database, sql: Raw
     async with database.unit_of_work() as unit:
         await unit.run(add, unit.session)
 
-    unit.cancel(ClientGone())
+    unit.cancel(ClientDisconnected())
     unit.cancel(DeadlinePassed())
     await asyncio.sleep(0.01)
 
-    assert unit.outcome is Outcome.KEPT
+    assert unit.outcome is Outcome.COMMITTED
     assert value(sql) == 1
 
 
 async def test_a_stop_in_the_queue_leaves_no_place_behind(database: Database, sql: RawSql):
     create_counters(sql)
-    for _ in range(database.writer.places.size):
-        database.writer.places.try_take()
+    for _ in range(database.writer.limiter.size):
+        database.writer.limiter.try_take()
     unit = database.unit_of_work()
-    hop = asyncio.ensure_future(unit.run(add, unit.session))
+    call = asyncio.ensure_future(unit.run(add, unit.session))
     await asyncio.sleep(0.01)
 
-    unit.cancel(ClientGone())
-    for _ in range(database.writer.places.size):
-        database.writer.places.give_back()
+    unit.cancel(ClientDisconnected())
+    for _ in range(database.writer.limiter.size):
+        database.writer.limiter.give_back()
 
-    with pytest.raises(ClientGone):
-        await hop
+    with pytest.raises(ClientDisconnected):
+        await call
     await unit.settle(keep=False)
     assert places_of(database) == (0, 0)
 
@@ -447,7 +447,7 @@ async def test_a_task_that_is_cancelled_before_its_commit_is_undone_as_its_unit_
     while places_of(database) != (0, 0):  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0.01)
 
-    assert said is Outcome.UNDONE
+    assert said is Outcome.ROLLED_BACK
     assert value(sql) == 0
 
 
@@ -464,9 +464,9 @@ async def test_what_follows_is_done_whatever_became_of_the_unit(
         raise KeyError
 
     with expect_log("onfinish.db", "^POST Some afterwards: failed"):
-        await unit.settle(keep=False, afterwards=lambda fault: [add, fail, add])
+        await unit.settle(keep=False, in_new_transaction=lambda fault: [add, fail, add])
 
-    assert unit.outcome is Outcome.UNDONE
+    assert unit.outcome is Outcome.ROLLED_BACK
     assert value(sql) == 2
     assert places_of(database) == (0, 0)
 
@@ -476,7 +476,7 @@ async def test_what_follows_a_read_is_done_on_the_writer(database: Database, sql
     unit = database.unit_of_work(read_only=True)
     await unit.run(read, unit.session)
 
-    await unit.settle(keep=True, afterwards=lambda fault: [add])
+    await unit.settle(keep=True, in_new_transaction=lambda fault: [add])
 
     assert value(sql) == 1
     assert places_of(database) == (0, 0)
@@ -494,14 +494,14 @@ def test_a_unit_that_was_dropped_warns_and_leaves_everything_whole(
         del unit
         gc.collect()
 
-    async def afterwards() -> None:
+    async def in_new_transaction() -> None:
         async with database.unit_of_work() as unit:
             await unit.run(add, unit.session)
 
     with pytest.warns(ResourceWarning, match="a job: a unit of work was dropped unsettled"):
         io_loop.run_sync(forgetful)
     gc.collect()  # the warning held it
-    io_loop.run_sync(afterwards)
+    io_loop.run_sync(in_new_transaction)
 
     assert places_of(database) == (0, 0)
     assert value(sql) == 1

@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
 from db import Database, Outcome, make_engine
-from db.backends.choose import dialect_for
+from db.backends.choose import backend_for
 from db.engines.engine import blocking, make_url
-from db.errors import DatabaseError, DeadlinePassed, Refused, TransactionLost
+from db.errors import DatabaseError, DeadlinePassed, Refused, TransactionAborted
 from tests.db.counters import add, create_counters, read, sleep, value
 from tests.fixtures.backends import ASYNC
 from tests.fixtures.databases import RawSql
@@ -103,7 +103,7 @@ async def test_connections_at_rest_are_closed_from_the_jobs_thread(database_sett
     await asyncio.gather(look(), look(), look())
     await asyncio.sleep(0.1)
 
-    assert await asyncio.to_thread(database.close_resting) == 2
+    assert await asyncio.to_thread(database.close_idle) == 2
     await look()
     await database.close()
 
@@ -114,7 +114,7 @@ async def test_a_deadline_cancels_the_statement_at_the_server(database: Database
         async with database.unit_of_work(deadline_at=time.monotonic() + 0.2) as unit:
             await unit.run(sleep, unit.session, 60)
 
-    assert unit.outcome is Outcome.UNDONE
+    assert unit.outcome is Outcome.ROLLED_BACK
     running = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'"
     assert wait_until(lambda: sql(running) == [])
 
@@ -146,7 +146,7 @@ async def test_an_error_that_was_caught_is_no_commit(
         with contextlib.suppress(IntegrityError):
             session.execute(text("INSERT INTO teams (id, name) VALUES (1, 'a'), (1, 'b')"))
 
-    with pytest.raises(TransactionLost):
+    with pytest.raises(TransactionAborted):
         async with database.unit_of_work() as unit:
             await unit.run(caught, unit.session)
     await database.close()
@@ -219,7 +219,7 @@ async def test_behind_pgbouncer_no_statement_is_prepared_by_name(
 def test_a_url_means_the_same_for_asyncpg_and_for_libpq():
     url = "postgresql+asyncpg://me:secret@db/x?sslmode=verify-full&sslrootcert=/ca.pem&options=-csearch_path%3Da"
     settings = DatabaseSettings(url=url, application_name="here", connect_timeout_s=3)
-    dialect = dialect_for(parse_url(url))
+    dialect = backend_for(parse_url(url))
 
     given = dialect.connect_args(settings, "reader")
 

@@ -18,7 +18,7 @@ from tornado.ioloop import IOLoop
 
 from conf import DatabaseSettings
 from db import Database, Outcome
-from db.capacity.executor import ThreadHops
+from db.capacity.executor import ThreadExecutor
 from db.errors import DeadlinePassed
 from tests.db.counters import add, create_counters, read, sleep, value
 from tests.fixtures.clock import own_time
@@ -40,10 +40,10 @@ def test_there_are_as_many_places_as_connections(database_url: str):
     database = Database(DatabaseSettings(url=database_url, pool_size=3, max_overflow=2, reader_pool_size=4))
     try:
         writers = 1 if database_url.startswith("sqlite") else 5
-        assert (database.writer.places.size, database.reader.places.size) == (writers, 4)
-        for lane in (database.writer, database.reader):
-            assert isinstance(lane.hops, ThreadHops)
-            assert lane.hops.threads.size == lane.places.size
+        assert (database.writer.limiter.size, database.reader.limiter.size) == (writers, 4)
+        for endpoint in (database.writer, database.reader):
+            assert isinstance(endpoint.executor, ThreadExecutor)
+            assert endpoint.executor.threads.size == endpoint.limiter.size
     finally:
         database.dispose()
 
@@ -55,7 +55,7 @@ async def test_closing_stops_and_undoes_what_is_under_way(database_url: str, sql
     database = Database(DatabaseSettings(url=database_url, pool_size=2))
     busy = database.unit_of_work(label="busy")
     await asyncio.create_task(busy.run(add, busy.session))
-    hop = asyncio.ensure_future(busy.run(sleep, busy.session, 30))
+    call = asyncio.ensure_future(busy.run(sleep, busy.session, 30))
     pausing = database.unit_of_work(label="pausing", read_only=True)
     await asyncio.create_task(pausing.run(read, pausing.session))
     await asyncio.sleep(0.05)
@@ -65,10 +65,10 @@ async def test_closing_stops_and_undoes_what_is_under_way(database_url: str, sql
 
     assert own_time() - began < 2
     with pytest.raises(DeadlinePassed, match="shutting down"):
-        await hop
-    assert (busy.outcome, pausing.outcome) == (Outcome.UNDONE, Outcome.UNDONE)
+        await call
+    assert (busy.outcome, pausing.outcome) == (Outcome.ROLLED_BACK, Outcome.ROLLED_BACK)
     assert value(sql) == 0
-    assert database.writer.places.taken == database.reader.places.taken == 0
+    assert database.writer.limiter.taken == database.reader.limiter.taken == 0
 
 
 @pytest.mark.gen_test
@@ -88,7 +88,7 @@ async def test_closing_does_not_wait_for_ever(
     monkeypatch.setattr("db.capacity.executor.SEVER_AFTER_S", 0.2)
     monkeypatch.setattr("db.capacity.executor.GIVE_UP_AFTER_S", 0.2)
     unit = database.unit_of_work(label="hanging")
-    hop = asyncio.ensure_future(unit.run(hang, unit.session))
+    call = asyncio.ensure_future(unit.run(hang, unit.session))
     await asyncio.to_thread(begun.wait, 10)
 
     with expect_log("onfinish.db", "connection is cut"), expect_log("onfinish.db", "its work hangs"):
@@ -96,7 +96,7 @@ async def test_closing_does_not_wait_for_ever(
         await database.close()
         took_s = own_time() - began
     with pytest.raises(DeadlinePassed):
-        await hop
+        await call
     enough.set()
 
     assert took_s < 1.5
@@ -228,5 +228,5 @@ async def test_a_function_that_used_another_database_can_be_stopped(
             await unit.run(both, unit.session)
 
     assert own_time() - began < 3
-    assert database.writer.places.taken == 0
+    assert database.writer.limiter.taken == 0
     assert value(sql) == 0

@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from conf import DatabaseSettings
 from db import make_engine, make_url
-from db.backends.choose import dialect_for
+from db.backends.choose import backend_for
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.postgres import PostgresCluster
@@ -211,7 +211,7 @@ def test_a_migration_has_no_pool_and_no_time_limits():
 def test_a_database_that_is_not_supported_is_named_beside_those_that_are():
     told = r"mssql\+pyodbc is not supported yet; there are: mariadb\+pymysql, mysql\+pymysql, postgresql"
     with pytest.raises(ValueError, match=told):
-        dialect_for(parse_url("mssql+pyodbc://h/d"))
+        backend_for(parse_url("mssql+pyodbc://h/d"))
 
 
 def test_neither_greenlet_nor_the_asyncio_extension_is_imported():

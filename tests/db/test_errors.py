@@ -156,7 +156,7 @@ def test_a_write_on_the_reader_is_a_fault_that_names_who_and_what_to_do(database
     """The same on both databases, in a flush and in SQL of one's own."""
     for work in (insert_team, lambda session: teams.create_team(session, name="a")):
         with (
-            pytest.raises(ReadOnlyViolation, match=r"^GET Some: .*afterwards") as caught,
+            pytest.raises(ReadOnlyViolation, match=r"^GET Some: .*in_new_transaction") as caught,
             database.session_scope(label="GET Some", read_only=True) as session,
         ):
             work(session)

@@ -17,7 +17,7 @@ import db.schema.migrate
 from conf import DatabaseSettings, Settings, load_settings
 from db import Database, Outcome
 from db.board import teams
-from db.errors import RunAgain, Unreachable
+from db.errors import RetryableConflict, Unreachable
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.mariadb import MariaDbServer
@@ -74,7 +74,7 @@ def add_team(session: Session) -> None:
 
 async def aborted_by_force(database: Database, node: MariaDbServer) -> None:
     """Have the cluster end every local transaction that works with teams."""
-    name = database.dialect.url.database
+    name = database.backend.url.database
     await asyncio.to_thread(node._execute, f"ALTER TABLE {name}.teams COMMENT = 'by force'")
 
 
@@ -113,7 +113,7 @@ async def test_a_commit_that_the_node_does_not_take_is_undone_for_certain(
     finally:
         node._execute("SET GLOBAL wsrep_reject_queries = NONE")
 
-    assert unit.outcome is Outcome.UNDONE
+    assert unit.outcome is Outcome.ROLLED_BACK
     assert sql("SELECT * FROM teams") == []
     async with database.unit_of_work() as next_unit:
         await next_unit.run(add_team, next_unit.session)
@@ -129,7 +129,7 @@ async def test_a_rollback_behind_a_forced_abort_is_done_without_a_word(
 
     await unit.settle(keep=False)
 
-    assert unit.outcome is Outcome.UNDONE
+    assert unit.outcome is Outcome.ROLLED_BACK
     async with database.unit_of_work() as next_unit:  # the pool's one connection, or another: it works
         await next_unit.run(add_team, next_unit.session)
     assert len(sql("SELECT * FROM teams")) == 1
@@ -143,8 +143,8 @@ async def test_a_commit_behind_a_forced_abort_is_a_conflict(
     await unit.run(add_team, unit.session)
     await aborted_by_force(database, node)
 
-    with pytest.raises(RunAgain):
+    with pytest.raises(RetryableConflict):
         await unit.settle(keep=True)
 
-    assert unit.outcome is Outcome.UNDONE
+    assert unit.outcome is Outcome.ROLLED_BACK
     assert sql("SELECT * FROM teams") == []

@@ -50,9 +50,9 @@ async def test_full_readers_are_a_reason(database: Database):
     """The probe stands in the queue like any request, and does not stand there for long."""
     release = threading.Event()
     database.settings = database.settings.model_copy(update={"pool_timeout_s": 0.2})
-    units = [database.unit_of_work(read_only=True) for _ in range(database.reader.places.size)]
+    units = [database.unit_of_work(read_only=True) for _ in range(database.reader.limiter.size)]
     for _ in units:
-        assert database.reader.places.try_take()
+        assert database.reader.limiter.try_take()
 
     reason = await why_not_ready(database, revision=migrate.head())
 
@@ -60,18 +60,18 @@ async def test_full_readers_are_a_reason(database: Database):
     assert reason.startswith("no connection is free")
     release.set()
     for unit in units:
-        database.reader.places.give_back()
+        database.reader.limiter.give_back()
         await unit.settle(keep=False)
 
 
 async def test_writers_that_are_stuck_are_none(database: Database):
     """Reads are answered all the same, and a restart would not free a lock."""
-    for _ in range(database.writer.places.size):
-        database.writer.places.try_take()
+    for _ in range(database.writer.limiter.size):
+        database.writer.limiter.try_take()
 
     assert await why_not_ready(database, revision=migrate.head()) is None
-    for _ in range(database.writer.places.size):
-        database.writer.places.give_back()
+    for _ in range(database.writer.limiter.size):
+        database.writer.limiter.give_back()
 
 
 def test_a_database_that_is_down_is_a_reason_that_names_no_host(io_loop: IOLoop):

@@ -124,10 +124,10 @@ async def stopped(
 
 async def whole_again(database: Database, sql: RawSql) -> None:
     """All places are free, and a new unit of work on each lane does its work."""
-    for lane in (database.writer, database.reader):
-        while lane.places.taken:  # noqa: ASYNC110 - it tells nobody
+    for endpoint in (database.writer, database.reader):
+        while endpoint.limiter.taken:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.01)
-        assert lane.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+        assert endpoint.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
     before = value(sql)
     async with database.unit_of_work() as unit:
         await unit.run(add, unit.session)
@@ -151,7 +151,7 @@ async def test_a_statement_that_is_never_answered_ends_in_time_and_stops_nobody_
             error, took_s, outcome = await stopped(database, work)
 
     assert isinstance(error, DeadlinePassed)
-    assert outcome is Outcome.UNDONE
+    assert outcome is Outcome.ROLLED_BACK
     assert took_s < DEADLINE_S + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
     assert max(heart.longest_s.values()) < 0.4
     proxy.thaw()
@@ -191,7 +191,7 @@ async def test_a_dead_link_is_found_out_by_the_first_who_pings_it(
         assert isinstance(error, DeadlinePassed | Unreachable)
         assert took_s < DEADLINE_S + impatient + MARGIN_S
     began = time.monotonic()
-    while database.writer.places.taken or database.reader.places.taken:
+    while database.writer.limiter.taken or database.reader.limiter.taken:
         assert time.monotonic() - began < 2 + MARGIN_S, "a ping hangs for ever"
         await asyncio.sleep(0.01)
     assert proxy.is_frozen
@@ -213,7 +213,7 @@ async def test_a_peer_that_accepts_and_says_nothing_is_given_up(
 
     assert isinstance(error, DeadlinePassed)
     assert took_s < DEADLINE_S + impatient + MARGIN_S
-    assert outcome is not Outcome.KEPT
+    assert outcome is not Outcome.COMMITTED
     assert max(heart.longest_s.values()) < 0.4
     proxy.thaw()
     await whole_again(database, sql)
@@ -312,7 +312,7 @@ async def test_a_commit_that_is_late_is_not_cancelled(database: Database, sql: R
     async with database.unit_of_work(deadline_at=began + 0.2) as unit:
         await unit.run(add, unit.session)
 
-    assert unit.outcome is Outcome.KEPT
+    assert unit.outcome is Outcome.COMMITTED
     assert time.monotonic() - began > 0.4
     assert value(sql) == 1
 
@@ -332,7 +332,7 @@ async def test_a_rollback_that_is_never_answered_ends_in_time(
         error, took_s, outcome = await stopped(database, work)
 
     assert isinstance(error, KeyError)
-    assert outcome is Outcome.UNDONE
+    assert outcome is Outcome.ROLLED_BACK
     assert took_s < DEADLINE_S + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
     proxy.thaw()
     assert value(sql) == 0
@@ -350,7 +350,7 @@ async def test_a_link_that_is_reset_in_a_transaction_is_unreachable(
             proxy.cut()
             await unit.run(add, unit.session)
 
-    assert unit.outcome is Outcome.UNDONE
+    assert unit.outcome is Outcome.ROLLED_BACK
     assert wait_until(lambda: value(sql) == 0)
     await whole_again(database, sql)
 
@@ -372,7 +372,7 @@ async def test_a_connection_that_broke_in_a_hop_that_goes_on_is_stopped_all_the_
         error, _, outcome = await stopped(database, lambda unit: unit.run(break_and_dawdle, unit.session))
 
     assert isinstance(error, DeadlinePassed)
-    assert outcome is Outcome.UNDONE
+    assert outcome is Outcome.ROLLED_BACK
     await whole_again(database, sql)
 
 
@@ -392,11 +392,11 @@ async def test_a_hop_that_sleeps_in_python_is_given_up_and_its_place_comes_back_
     with pytest.raises(Unavailable):
         async with database.unit_of_work() as unit:
             await unit.run(add, unit.session)
-    taken = database.writer.places.taken
+    taken = database.writer.limiter.taken
     enough.set()
 
     assert isinstance(error, DeadlinePassed)
-    assert outcome is not Outcome.KEPT
+    assert outcome is not Outcome.COMMITTED
     assert took_s < DEADLINE_S + impatient + MARGIN_S
     assert taken == 1
     await whole_again(database, sql)
@@ -410,13 +410,13 @@ async def test_a_deadline_between_two_statements_undoes_the_unit_at_once(databas
     async def work(unit: Any) -> None:
         await unit.run(add, unit.session)
         await asyncio.sleep(0.4)
-        assert database.writer.places.taken == 0, "given back at the deadline, not when its owner wakes up"
+        assert database.writer.limiter.taken == 0, "given back at the deadline, not when its owner wakes up"
         await unit.run(add, unit.session)
 
     error, took_s, outcome = await stopped(database, work)
 
     assert isinstance(error, DeadlinePassed)
-    assert outcome is Outcome.UNDONE
+    assert outcome is Outcome.ROLLED_BACK
     assert took_s < 0.4 + MARGIN_S
     assert value(sql) == 0
     await whole_again(database, sql)
@@ -437,7 +437,7 @@ async def test_a_link_that_dies_between_two_statements_holds_nobody_up(
         error, took_s, outcome = await stopped(database, work)
 
     assert isinstance(error, DeadlinePassed)
-    assert outcome is Outcome.UNDONE
+    assert outcome is Outcome.ROLLED_BACK
     assert took_s < DEADLINE_S + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
     proxy.thaw()
     assert wait_until(lambda: value(sql) == 0)
@@ -454,7 +454,7 @@ async def test_a_dead_link_under_a_statement_that_is_not_sent_any_more(
         add(session)
         proxy.freeze()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(database.dialect, "interrupt", lambda connection: None)
+            patch.setattr(database.backend, "cancel_statement", lambda connection: None)
             time.sleep(0.3)
         read(session)
 
@@ -462,7 +462,7 @@ async def test_a_dead_link_under_a_statement_that_is_not_sent_any_more(
         error, took_s, outcome = await stopped(database, lambda unit: unit.run(dawdle, unit.session))
 
     assert isinstance(error, DeadlinePassed)
-    assert outcome is Outcome.UNDONE
+    assert outcome is Outcome.ROLLED_BACK
     assert took_s < 0.3 + SEVER_AFTER_S + MARGIN_S
     proxy.thaw()
     await whole_again(database, sql)
@@ -481,7 +481,7 @@ async def test_a_deadline_in_the_queue_for_a_place(database: Database, sql: RawS
 
     assert isinstance(error, DeadlinePassed | Unavailable)
     assert took_s < DEADLINE_S + 0.3
-    assert outcome is Outcome.UNDONE
+    assert outcome is Outcome.ROLLED_BACK
     await whole_again(database, sql)
     assert value(sql) == 2
 

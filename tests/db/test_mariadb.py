@@ -32,13 +32,13 @@ from db.errors import (
     ConstraintFailed,
     DatabaseError,
     DeadlinePassed,
-    NotYours,
     OutcomeUnknown,
     ReadOnlyViolation,
-    RunAgain,
+    RetryableConflict,
     SchemaError,
+    SessionNotOwned,
+    TransactionAborted,
     TransactionEnded,
-    TransactionLost,
     Unavailable,
     Unreachable,
 )
@@ -97,10 +97,10 @@ def test_connections_are_what_the_settings_say(
 
     with database.session_scope() as session:
         writer = tuple(session.execute(SESSION).one())
-        assert database.dialect.is_read_only(session.connection()) is False
+        assert database.backend.is_read_only(session.connection()) is False
     with database.session_scope(read_only=True) as session:
         reader = tuple(session.execute(SESSION).one())
-        assert database.dialect.is_read_only(session.connection()) is True
+        assert database.backend.is_read_only(session.connection()) is True
 
     assert writer == ("READ-COMMITTED", 0, 0, "+00:00", 11.0, 3, "utf8mb4")
     assert reader[:3] == ("READ-COMMITTED", 1, 1)
@@ -176,7 +176,7 @@ def test_of_two_in_a_deadlock_one_is_told_to_run_again(database: Database) -> No
                 tasks.lock_task(session, task_id=one)
                 both.wait(5)
                 tasks.lock_task(session, task_id=other)
-        except RunAgain as error:
+        except RetryableConflict as error:
             return error.reason
         return "kept"
 
@@ -202,7 +202,7 @@ def test_who_catches_a_deadlock_cannot_keep_the_rest(database: Database, sql: Ra
                 except Exception:  # noqa: BLE001  # the mistake in question
                     if goes_on:
                         session.execute(text("INSERT INTO teams (name) VALUES ('the rest')"))
-        except TransactionLost:
+        except TransactionAborted:
             return "lost"
         return one
 
@@ -218,7 +218,7 @@ def test_who_catches_a_deadlock_cannot_keep_the_rest(database: Database, sql: Ra
 def test_a_statement_that_ends_the_transaction_is_refused(
     database: Database, sql: RawSql, statement: str
 ) -> None:
-    with pytest.raises(NotYours, match="begin_nested"), database.session_scope() as session:
+    with pytest.raises(SessionNotOwned, match="begin_nested"), database.session_scope() as session:
         teams.create_team(session, name="a")
         session.execute(text(statement))
 
@@ -507,7 +507,7 @@ async def test_a_black_hole_ends_at_the_deadline_and_the_pool_is_whole(
         async with through.unit_of_work(deadline_at=began + 0.3) as unit:
             await unit.run(lambda session: session.scalar(text("SELECT 1")), unit.session)
     assert time.monotonic() - began < 3
-    while through.writer.places.taken:
+    while through.writer.limiter.taken:
         await asyncio.sleep(0.05)
         assert time.monotonic() - began < 6
     proxy.thaw()

@@ -91,16 +91,16 @@ async def test_writers_behind_a_lock_stop_neither_reads_nor_probes(
     path = f"/teams/{team}"
     for _ in range(3):  # what is done once a process is not what is measured
         await asyncio.gather(client.get("/livez"), client.get(f"/tasks/{task}"))
-    places = database.writer.places
+    limiter = database.writer.limiter
     alive_s: list[float] = []
     reads_s: list[float] = []
 
     with lock():
         stuck = [
             asyncio.ensure_future(client.patch(path, {"name": f"b{number}"}, request_timeout=120))
-            for number in range(places.size)
+            for number in range(limiter.size)
         ]
-        while places.taken < places.size:  # noqa: ASYNC110 - it tells nobody
+        while limiter.taken < limiter.size:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         further = [
@@ -129,7 +129,7 @@ async def test_writers_behind_a_lock_stop_neither_reads_nor_probes(
         assert took_s < POOL_TIMEOUT_S + 0.5
     assert {answer.code for answer in answers} == {200}
     assert (await client.patch(path, {"name": "z"})).code == 200
-    assert places.taken == 0
+    assert limiter.taken == 0
 
 
 async def test_a_full_queue_of_writers_is_served_in_the_end(client: Client, database: Database, sql: RawSql):
@@ -170,8 +170,8 @@ OTHER_PROCESS = """
 import sys, time
 from conf import DatabaseSettings
 from db import Database
-from db.errors import RunAgain
-from db.teams import create_team
+from db.errors import RetryableConflict
+from db.board.teams import create_team
 
 database = Database(DatabaseSettings(url=sys.argv[1], busy_timeout_s=0.05))
 print("ready", flush=True)
@@ -184,7 +184,7 @@ while time.monotonic() < give_up_at:
             create_team(session, name=f"other {kept}")
             time.sleep(0.03)
         kept += 1
-    except RunAgain:
+    except RetryableConflict:
         pass
 database.dispose()
 print(kept)

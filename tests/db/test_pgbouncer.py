@@ -22,7 +22,7 @@ from conf import DatabaseSettings
 from db import Database, Outcome, idempotency
 from db.backends.pgbouncer import parsed
 from db.board import tasks
-from db.errors import ConnectionLost, DeadlinePassed, Misuse, PoolerInBetween, ReadOnlyViolation
+from db.errors import ConnectionLost, DeadlinePassed, PoolerInBetween, ReadOnlyViolation, UsageError
 from db.health import require_known_pooler, why_not_ready
 from db.idempotency import Answer, Key
 from tests.db.board import add_task, add_team, load_task, new_task
@@ -224,7 +224,7 @@ async def test_a_wait_for_pgbouncers_own_pool_ends_at_the_deadline(
                 async with database.unit_of_work(deadline_at=began + 0.3) as unit:
                     await unit.run(lambda session: session.execute(text("SELECT 1")), unit.session)
             assert time.monotonic() - began < 2
-            assert database.writer.places.taken == 0
+            assert database.writer.limiter.taken == 0
     async with database.unit_of_work() as unit:
         assert await unit.run(lambda session: session.scalar(text("SELECT 1")), unit.session) == 1
 
@@ -331,7 +331,7 @@ async def test_the_witness_tells_what_became_of_a_commit(
             with pytest.raises(ConnectionLost):
                 await unit.settle(keep=True)
 
-    assert unit.outcome is (Outcome.KEPT if delivered else Outcome.UNDONE)
+    assert unit.outcome is (Outcome.COMMITTED if delivered else Outcome.ROLLED_BACK)
     assert len(sql("SELECT id FROM tasks")) == delivered
     await database.close()
 
@@ -454,7 +454,7 @@ async def test_what_would_reach_another_client_is_refused(
     statement: str, read_only: bool, database: Database, database_url: str, bouncer: Bouncer
 ):
     """The connection to the server is not ours to close. The message says what can be had instead."""
-    with pytest.raises(Misuse, match=r"POST Some: .*SET LOCAL.*set_config.*pg_advisory_xact_lock"):
+    with pytest.raises(UsageError, match=r"POST Some: .*SET LOCAL.*set_config.*pg_advisory_xact_lock"):
         async with database.unit_of_work(label="POST Some", read_only=read_only) as unit:
             await unit.run(lambda session: session.scalar(text("SELECT 1")), unit.session)
             await unit.run(lambda session: session.execute(text(statement)), unit.session)
@@ -475,4 +475,4 @@ async def test_what_ends_with_the_transaction_is_allowed(statement: str, databas
     async with database.unit_of_work() as unit:
         await unit.run(lambda session: session.execute(text(statement)), unit.session)
 
-    assert unit.outcome is Outcome.KEPT
+    assert unit.outcome is Outcome.COMMITTED

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from db.capacity.limiter import Places
-from db.errors import NoPlace
+from db.capacity.limiter import AdmissionLimiter
+from db.errors import PoolTimeout
 from tests.fixtures.clock import own_time
 from tests.fixtures.waiting import wait_until
 
@@ -23,65 +23,65 @@ def run(coroutine: object) -> None:
 
 
 def test_a_free_place_is_taken_at_once():
-    places = Places(2, name="writer")
+    limiter = AdmissionLimiter(2, name="writer")
 
-    assert places.try_take()
-    assert places.try_take()
-    assert not places.try_take()
-    assert (places.taken, places.waiting) == (2, 0)
+    assert limiter.try_take()
+    assert limiter.try_take()
+    assert not limiter.try_take()
+    assert (limiter.taken, limiter.waiting) == (2, 0)
 
-    places.give_back()
-    assert places.taken == 1
+    limiter.give_back()
+    assert limiter.taken == 1
 
 
 @pytest.mark.gen_test
 async def test_the_wait_has_a_limit_and_says_what_for():
-    places = Places(1, name="writer")
-    places.try_take()
+    limiter = AdmissionLimiter(1, name="writer")
+    limiter.try_take()
 
     began, began_here = time.monotonic(), own_time()
     with pytest.raises(
-        NoPlace, match=r"all 1 places for writer are taken; none came free in 0\.1 s"
+        PoolTimeout, match=r"all 1 places for writer are taken; none came free in 0\.1 s"
     ) as caught:
-        await places.take(0.1)
+        await limiter.take(0.1)
 
     assert time.monotonic() - began > 0.08
     assert own_time() - began_here < 0.5
     assert caught.value.retry_after_s >= 1
-    assert (places.taken, places.waiting) == (1, 0)
+    assert (limiter.taken, limiter.waiting) == (1, 0)
 
 
 @pytest.mark.gen_test
 async def test_the_loop_goes_on_while_a_place_is_waited_for():
-    places = Places(1, name="writer")
-    places.try_take()
-    waiter = asyncio.ensure_future(places.take(5))
+    limiter = AdmissionLimiter(1, name="writer")
+    limiter.try_take()
+    waiter = asyncio.ensure_future(limiter.take(5))
     turns = 0
     for _ in range(20):
         await asyncio.sleep(0.001)
         turns += 1
 
-    places.give_back()
+    limiter.give_back()
     await waiter
 
     assert turns == 20
-    assert places.taken == 1
+    assert limiter.taken == 1
 
 
 def test_threads_and_tasks_stand_in_one_queue_and_are_served_in_order():
-    places = Places(1, name="writer")
-    places.try_take()
+    limiter = AdmissionLimiter(1, name="writer")
+    limiter.try_take()
     served: list[int] = []
 
     def job(number: int) -> None:
-        places.take_blocking(5)
+        limiter.take_blocking(5)
         served.append(number)
-        places.give_back()
+        limiter.give_back()
 
     async def request(number: int) -> None:
-        await places.take(5)
+        await limiter.take(5)
         served.append(number)
-        places.give_back()
+        limiter.give_back()
 
     async def everybody() -> None:
         loop = asyncio.get_running_loop()
@@ -92,33 +92,33 @@ def test_threads_and_tasks_stand_in_one_queue_and_are_served_in_order():
                     waiters.append(loop.run_in_executor(threads, job, number))
                 else:
                     waiters.append(asyncio.ensure_future(request(number)))
-                while places.waiting <= number:  # noqa: ASYNC110 - it tells nobody when somebody joins
+                while limiter.waiting <= number:  # noqa: ASYNC110 - it tells nobody when somebody joins
                     await asyncio.sleep(0.001)
-            places.give_back()
+            limiter.give_back()
             await asyncio.gather(*waiters)
 
     run(everybody())
 
     assert served == list(range(10))
-    assert (places.taken, places.waiting) == (0, 0)
+    assert (limiter.taken, limiter.waiting) == (0, 0)
 
 
 def test_nobody_overtakes_the_queue():
     """A place that comes free goes to the first who waits, not to who asks in that moment."""
-    places = Places(1, name="writer")
-    places.try_take()
+    limiter = AdmissionLimiter(1, name="writer")
+    limiter.try_take()
     taken = threading.Event()
 
     def job() -> None:
-        places.take_blocking(5)
+        limiter.take_blocking(5)
         taken.set()
 
     thread = threading.Thread(target=job)
     thread.start()
-    assert wait_until(lambda: places.waiting == 1)
+    assert wait_until(lambda: limiter.waiting == 1)
 
-    places.give_back()
-    overtook = places.try_take()
+    limiter.give_back()
+    overtook = limiter.try_take()
     thread.join(5)
 
     assert taken.is_set()
@@ -127,76 +127,76 @@ def test_nobody_overtakes_the_queue():
 
 @pytest.mark.gen_test
 async def test_a_waiter_that_is_cancelled_takes_no_place_along():
-    places = Places(1, name="writer")
-    places.try_take()
-    gone = asyncio.ensure_future(places.take(5))
-    next_one = asyncio.ensure_future(places.take(5))
+    limiter = AdmissionLimiter(1, name="writer")
+    limiter.try_take()
+    gone = asyncio.ensure_future(limiter.take(5))
+    next_one = asyncio.ensure_future(limiter.take(5))
     await asyncio.sleep(0)
 
     gone.cancel()
     await asyncio.wait([gone])
-    places.give_back()
+    limiter.give_back()
     await next_one
 
     assert gone.cancelled()
-    assert (places.taken, places.waiting) == (1, 0)
+    assert (limiter.taken, limiter.waiting) == (1, 0)
 
 
 @pytest.mark.gen_test
 async def test_a_waiter_that_is_cancelled_as_its_place_comes_hands_it_on():
     """Both in one turn of the loop, whichever came first."""
     for first in ("place", "cancel"):
-        places = Places(1, name="writer")
-        places.try_take()
-        waiter = asyncio.ensure_future(places.take(5))
+        limiter = AdmissionLimiter(1, name="writer")
+        limiter.try_take()
+        waiter = asyncio.ensure_future(limiter.take(5))
         await asyncio.sleep(0)
 
         if first == "place":
-            places.give_back()
+            limiter.give_back()
             waiter.cancel()
         else:
             waiter.cancel()
-            places.give_back()
+            limiter.give_back()
         await asyncio.wait([waiter])
 
         assert waiter.cancelled()
-        assert places.taken == 0, first
-        assert places.try_take()
+        assert limiter.taken == 0, first
+        assert limiter.try_take()
 
 
 @pytest.mark.gen_test
 async def test_a_place_that_comes_with_the_time_limit_is_kept_or_refused_but_not_lost():
     for _ in range(20):
-        places = Places(1, name="writer")
-        places.try_take()
-        waiter = asyncio.ensure_future(places.take(0.002))
+        limiter = AdmissionLimiter(1, name="writer")
+        limiter.try_take()
+        waiter = asyncio.ensure_future(limiter.take(0.002))
         await asyncio.sleep(0.001)
         time.sleep(0.001)  # noqa: ASYNC251 - so that the limit and the place come in one turn
-        places.give_back()
+        limiter.give_back()
         try:
             await waiter
             expected = 1
-        except NoPlace:
+        except PoolTimeout:
             expected = 0
 
-        assert (places.taken, places.waiting) == (expected, 0)
+        assert (limiter.taken, limiter.waiting) == (expected, 0)
 
 
 def test_ctrl_c_in_the_queue_leaves_the_queue():
     """The thread is gone, and nothing may be handed to it."""
-    places = Places(1, name="writer")
-    places.try_take()
+    limiter = AdmissionLimiter(1, name="writer")
+    limiter.try_take()
     me = threading.get_ident()
     threading.Timer(0.1, signal.pthread_kill, [me, signal.SIGINT]).start()
 
     began = own_time()
     with pytest.raises(KeyboardInterrupt):
-        places.take_blocking(5)
+        limiter.take_blocking(5)
 
     assert own_time() - began < 2
-    assert places.waiting == 0
-    places.give_back()
-    assert places.taken == 0
+    assert limiter.waiting == 0
+    limiter.give_back()
+    assert limiter.taken == 0
 
 
 STEPS = st.lists(
@@ -210,13 +210,13 @@ def test_whatever_happens_no_place_is_lost_or_doubled(size: int, steps: list[tup
     """Takers, cancellations and returns in any order, and in the end all are free."""
 
     async def act() -> None:
-        places = Places(size, name="writer")
+        limiter = AdmissionLimiter(size, name="writer")
         holders = 0
         waiters: list[asyncio.Future[None]] = []
 
         async def take() -> None:
             nonlocal holders
-            await places.take(5)
+            await limiter.take(5)
             holders += 1
 
         for step, which in steps:
@@ -226,24 +226,24 @@ def test_whatever_happens_no_place_is_lost_or_doubled(size: int, steps: list[tup
                 waiters[which % len(waiters)].cancel()
             elif step == "give" and holders:
                 holders -= 1
-                places.give_back()
+                limiter.give_back()
             else:
                 await asyncio.sleep(0)
             assert holders <= size
         for waiter in waiters:
             waiter.cancel()
         await asyncio.gather(*waiters, return_exceptions=True)
-        assert places.taken == holders
+        assert limiter.taken == holders
         for _ in range(holders):
-            places.give_back()
-        assert (places.taken, places.waiting) == (0, 0)
+            limiter.give_back()
+        assert (limiter.taken, limiter.waiting) == (0, 0)
 
     run(act())
 
 
 def test_many_threads_and_many_tasks_with_little_patience():
     """A storm: nobody holds a place beyond the number that there is, nobody is forgotten."""
-    places = Places(3, name="writer")
+    limiter = AdmissionLimiter(3, name="writer")
     chance = random.Random(7)
     inside = most = served = 0
     lock = threading.Lock()
@@ -258,23 +258,23 @@ def test_many_threads_and_many_tasks_with_little_patience():
     def job(patience_s: list[float]) -> None:
         for limit in patience_s:
             try:
-                places.take_blocking(limit)
-            except NoPlace:
+                limiter.take_blocking(limit)
+            except PoolTimeout:
                 continue
             enter(1)
             time.sleep(0.0005)
             enter(-1)
-            places.give_back()
+            limiter.give_back()
 
     async def request(limit: float, cancelled_after_s: float | None) -> None:
         async def once() -> None:
-            await places.take(limit)
+            await limiter.take(limit)
             enter(1)
             try:
                 await asyncio.sleep(0.0005)
             finally:
                 enter(-1)
-                places.give_back()
+                limiter.give_back()
 
         task = asyncio.ensure_future(once())
         if cancelled_after_s is not None:
@@ -302,5 +302,5 @@ def test_many_threads_and_many_tasks_with_little_patience():
 
     assert most <= 3
     assert served > 100
-    assert (places.taken, places.waiting) == (0, 0)
-    assert all(places.try_take() for _ in range(3))
+    assert (limiter.taken, limiter.waiting) == (0, 0)
+    assert all(limiter.try_take() for _ in range(3))

@@ -21,18 +21,18 @@ from tornado.ioloop import IOLoop
 
 from conf import DatabaseSettings
 from db import Database, Outcome, UnitOfWork
-from db.backends.choose import dialect_for
+from db.backends.choose import backend_for
 from db.errors import (
     Conflict,
     DatabaseError,
     DeadlinePassed,
-    NotYours,
     OutcomeUnknown,
     ReadOnlyViolation,
-    RunAgain,
+    RetryableConflict,
+    SessionNotOwned,
     StatementFailed,
+    TransactionAborted,
     TransactionEnded,
-    TransactionLost,
     Unavailable,
     Unreachable,
 )
@@ -119,7 +119,7 @@ def test_a_reader_cannot_write_and_says_what_to_do(database: Database, sql: RawS
     create_counters(sql)
 
     with (
-        pytest.raises(ReadOnlyViolation, match=r"GET Some: .*reader.*afterwards"),
+        pytest.raises(ReadOnlyViolation, match=r"GET Some: .*reader.*in_new_transaction"),
         database.session_scope(label="GET Some", read_only=True) as session,
     ):
         add(session)
@@ -216,8 +216,8 @@ def failing(statement: str) -> Callable[[Session], object]:
         ("SELEC 1", StatementFailed, "42601"),
         ("SELECT 1 FROM nowhere", StatementFailed, "42P01"),
         ("SELECT 1/0", StatementFailed, "22012"),
-        ("DO $$ BEGIN RAISE serialization_failure; END $$", RunAgain, "serialization"),
-        ("DO $$ BEGIN RAISE deadlock_detected; END $$", RunAgain, "deadlock"),
+        ("DO $$ BEGIN RAISE serialization_failure; END $$", RetryableConflict, "serialization"),
+        ("DO $$ BEGIN RAISE deadlock_detected; END $$", RetryableConflict, "deadlock"),
         ("DO $$ BEGIN RAISE check_violation; END $$", Conflict, "does not allow"),
         ("DO $$ BEGIN RAISE lock_not_available; END $$", Unavailable, "lock"),
         ("DO $$ BEGIN RAISE query_canceled; END $$", DeadlinePassed, "time"),
@@ -248,7 +248,7 @@ def test_errors_are_told_apart_by_their_codes(
 )
 def test_an_answer_that_broke_off_is_the_links_fault_and_not_the_programs(error: Exception):
     """What the drivers say then has no code; seen where backends were terminated under load."""
-    dialect = dialect_for(parse_url("postgresql+psycopg2://h/d"))
+    dialect = backend_for(parse_url("postgresql+psycopg2://h/d"))
 
     assert isinstance(dialect.translate(DBAPIError("SELECT 1", None, error)), Unreachable)
 
@@ -320,7 +320,7 @@ def test_a_deadlock_names_one_to_run_again_and_lets_the_other_through(
                 both.wait()
                 add(session, 1, second)
             outcomes.append("kept")
-        except RunAgain as error:
+        except RetryableConflict as error:
             outcomes.append(error.reason)
 
     threads = [threading.Thread(target=work, args=pair) for pair in ((1, 2), (2, 1))]
@@ -337,7 +337,7 @@ def test_an_aborted_transaction_is_not_called_kept(database: Database, sql: RawS
     """PostgreSQL answers COMMIT in it with ROLLBACK and no error, and psycopg2 says nothing."""
     create_counters(sql)
 
-    with pytest.raises(TransactionLost, match="begin_nested"), database.session_scope() as session:
+    with pytest.raises(TransactionAborted, match="begin_nested"), database.session_scope() as session:
         add(session)
         with pytest.raises(Exception, match="division"):
             session.execute(text("SELECT 1/0"))
@@ -374,16 +374,16 @@ def test_what_the_server_refuses_at_commit_is_undone_for_certain(
         " FOR EACH ROW EXECUTE FUNCTION refuse()"
     )
     database = make_database()
-    unit = UnitOfWork(database.writer.engine, database.dialect, label="POST Some")
+    unit = UnitOfWork(database.writer.engine, database.backend, label="POST Some")
     add(unit.session)
     if refusal == "cancelled":
         threading.Thread(target=cancel_commit, args=(sql,)).start()
 
-    expected = {"unique": Conflict, "serialization": RunAgain, "cancelled": DeadlinePassed}[refusal]
+    expected = {"unique": Conflict, "serialization": RetryableConflict, "cancelled": DeadlinePassed}[refusal]
     with pytest.raises(expected):
         unit.settle(keep=True)
 
-    assert unit.outcome is Outcome.UNDONE
+    assert unit.outcome is Outcome.ROLLED_BACK
     assert value(sql) == 0
 
 
@@ -420,7 +420,7 @@ def test_an_ended_connection_whose_error_was_caught_is_not_called_kept(
     create_counters(sql)
     database = make_database(pool_size=1)
 
-    with pytest.raises(TransactionLost), database.session_scope() as session:
+    with pytest.raises(TransactionAborted), database.session_scope() as session:
         add(session)
         terminate_others(sql)
         with pytest.raises(Exception, match=r"terminating|closed"):
@@ -435,7 +435,7 @@ def test_connections_that_were_ended_while_idle_cost_no_unit_of_work(
     sql: RawSql,
     io_loop: IOLoop,
     ping_after_s: float,
-    runs_again: bool,
+    retries: bool,
 ):
     """Pre-ping, after a rest, or before work that nobody would do again: a restart is not its problem."""
     database = Database(database_settings.model_copy(update={"pool_ping_after_s": ping_after_s}))
@@ -443,7 +443,7 @@ def test_connections_that_were_ended_while_idle_cost_no_unit_of_work(
 
     async def read_all() -> None:
         for read_only in (False, True):
-            async with database.unit_of_work(read_only=read_only, runs_again=runs_again) as unit:
+            async with database.unit_of_work(read_only=read_only, retries=retries) as unit:
                 await unit.run(read, unit.session)
             await asyncio.to_thread(scope, read_only)
 
@@ -464,7 +464,7 @@ def test_connections_that_were_ended_while_idle_cost_no_unit_of_work(
 def test_a_commit_whose_connection_was_ended_is_unknown(database: Database, sql: RawSql):
     """A backend told to stop may have committed already, as one that waits for a standby has: 57P01."""
     create_counters(sql)
-    unit = UnitOfWork(database.writer.engine, database.dialect, label="POST Some")
+    unit = UnitOfWork(database.writer.engine, database.backend, label="POST Some")
     add(unit.session)
     terminate_others(sql)
 
@@ -572,7 +572,10 @@ def test_a_statement_that_ends_the_transaction_is_refused(database: Database, sq
     """What comes after it would be kept alone."""
     create_counters(sql)
 
-    with pytest.raises(NotYours, match="POST Some"), database.session_scope(label="POST Some") as session:
+    with (
+        pytest.raises(SessionNotOwned, match="POST Some"),
+        database.session_scope(label="POST Some") as session,
+    ):
         add(session)
         session.execute(text(statement))
 
@@ -583,7 +586,7 @@ def test_a_writer_in_autocommit_is_refused(database: Database, sql: RawSql):
     """Nothing it does could be undone."""
     create_counters(sql)
 
-    with pytest.raises(NotYours, match="AUTOCOMMIT"), database.session_scope() as session:
+    with pytest.raises(SessionNotOwned, match="AUTOCOMMIT"), database.session_scope() as session:
         session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
         add(session)
 

@@ -109,5 +109,5 @@ async def test_the_witness_connects_with_the_credentials_that_the_writer_has_now
         with expect_log("onfinish.db", "was applied"):
             await unit.settle(keep=True)
 
-    assert unit.outcome is (Outcome.UNKNOWN if breaks else Outcome.KEPT)
+    assert unit.outcome is (Outcome.UNKNOWN if breaks else Outcome.COMMITTED)
     await database.close()

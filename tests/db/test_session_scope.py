@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.pool import QueuePool
 from tornado.ioloop import IOLoop
 
 from conf import DatabaseSettings
 from db import Database
-from db.errors import Conflict, DeadlinePassed, NoPlace, OutsideRun, SecondPlace, SessionSettled
+from db.errors import Conflict, DeadlinePassed, NestedUnitOfWork, OutsideRun, PoolTimeout, SessionSettled
 from tests.db.counters import add, create_counters, create_families, orphan, read, value
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
@@ -28,8 +29,11 @@ def database_settings(database_url: str) -> DatabaseSettings:
 
 
 def is_whole(database: Database) -> bool:
-    lanes = (database.writer, database.reader)
-    return all(lane.places.taken == 0 and lane.engine.pool.checkedout() == 0 for lane in lanes)  # type: ignore[attr-defined]
+    endpoints = (database.writer, database.reader)
+    pools = [endpoint.engine.pool for endpoint in endpoints]
+    return all(endpoint.limiter.taken == 0 for endpoint in endpoints) and all(
+        isinstance(pool, QueuePool) and pool.checkedout() == 0 for pool in pools
+    )
 
 
 def test_what_is_done_is_kept_at_the_end(database: Database, sql: RawSql):
@@ -75,12 +79,12 @@ def test_ctrl_c_in_the_queue_leaves_nothing_behind(database: Database, sql: RawS
     create_counters(sql)
     me = threading.get_ident()
     database.settings = database.settings.model_copy(update={"pool_timeout_s": 5.0})
-    assert database.writer.places.try_take()
+    assert database.writer.limiter.try_take()
     threading.Timer(0.05, signal.pthread_kill, [me, signal.SIGINT]).start()
 
     with pytest.raises(KeyboardInterrupt), database.session_scope() as session:
         add(session)
-    database.writer.places.give_back()
+    database.writer.limiter.give_back()
 
     with database.session_scope() as session:
         add(session)
@@ -128,7 +132,7 @@ def test_a_second_one_inside_of_it_is_refused(database: Database, sql: RawSql):
         add(session)
         for read_only in (False, True):
             with (
-                pytest.raises(SecondPlace, match=r"(?s)inner.*outer"),
+                pytest.raises(NestedUnitOfWork, match=r"(?s)inner.*outer"),
                 database.session_scope(label="inner", read_only=read_only),
             ):
                 raise AssertionError("not reached")
@@ -166,7 +170,7 @@ def test_the_wait_for_a_place_has_a_limit(database: Database):
 
         def job() -> tuple[float, float]:
             began, began_here = time.monotonic(), own_time()
-            with pytest.raises(NoPlace), database.session_scope():
+            with pytest.raises(PoolTimeout), database.session_scope():
                 raise AssertionError("not reached")
             return time.monotonic() - began, own_time() - began_here
 
@@ -194,8 +198,8 @@ def test_jobs_and_requests_stand_in_one_queue(database: Database, sql: RawSql, i
 
     async def everybody() -> None:
         loop = asyncio.get_running_loop()
-        places = database.writer.places
-        assert places.try_take()
+        limiter = database.writer.limiter
+        assert limiter.try_take()
         with ThreadPoolExecutor(3) as threads:
             waiters: list[asyncio.Future[None]] = []
             for number in range(6):
@@ -203,9 +207,9 @@ def test_jobs_and_requests_stand_in_one_queue(database: Database, sql: RawSql, i
                     waiters.append(loop.run_in_executor(threads, job))
                 else:
                     waiters.append(asyncio.ensure_future(request()))
-                while places.waiting <= number:  # noqa: ASYNC110 - it tells nobody
+                while limiter.waiting <= number:  # noqa: ASYNC110 - it tells nobody
                     await asyncio.sleep(0.001)
-            places.give_back()
+            limiter.give_back()
             await asyncio.gather(*waiters)
 
     io_loop.run_sync(everybody)

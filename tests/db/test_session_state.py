@@ -14,7 +14,7 @@ from tornado.ioloop import IOLoop
 from conf import DatabaseSettings
 from db import Database
 from db.backends.effects import MYSQL, POSTGRESQL, SQLITE
-from db.errors import Misuse, ReadOnlyViolation, StatementFailed
+from db.errors import ReadOnlyViolation, StatementFailed, UsageError
 from db.guard import CHANGES_SESSION, ENDS_TRANSACTION
 from tests.db.counters import add, create_counters, value
 from tests.fixtures.backends import ASYNC, DEFAULT
@@ -252,7 +252,7 @@ async def test_in_memory_the_one_connection_is_not_to_be_changed():
     """It cannot be closed: it is the database."""
     database = Database(DatabaseSettings(url="sqlite://"))
 
-    with pytest.raises(Misuse, match="use a file"):
+    with pytest.raises(UsageError, match="use a file"):
         await do(database, execute("CREATE TEMP TABLE mine (n integer)"))
 
     await database.close()

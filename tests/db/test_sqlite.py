@@ -19,7 +19,14 @@ from tornado.ioloop import IOLoop
 
 from conf import DatabaseSettings
 from db import Database
-from db.errors import ClientGone, Conflict, DeadlinePassed, ReadOnlyViolation, RunAgain, TransactionLost
+from db.errors import (
+    ClientDisconnected,
+    Conflict,
+    DeadlinePassed,
+    ReadOnlyViolation,
+    RetryableConflict,
+    TransactionAborted,
+)
 from tests.db.counters import (
     add,
     create_counters,
@@ -87,7 +94,7 @@ def test_the_busy_timeout_is_the_one_that_somebody_gave(
     with sql.connect() as other:
         other.execute("BEGIN IMMEDIATE")
         began, began_here = time.monotonic(), own_time()
-        with pytest.raises(RunAgain) as caught, database.session_scope() as session:
+        with pytest.raises(RetryableConflict) as caught, database.session_scope() as session:
             add(session)
         waited_s, waited_here_s = time.monotonic() - began, own_time() - began_here
     with database.session_scope() as session:
@@ -201,7 +208,7 @@ PROCESS = """
 import sys
 from conf import DatabaseSettings
 from db import Database
-from db.errors import RunAgain
+from db.errors import RetryableConflict
 from tests.db.counters import read_then_write
 
 database = Database(DatabaseSettings(url=sys.argv[1], busy_timeout_s=0.1))
@@ -213,7 +220,7 @@ while done < 15:
         with database.session_scope() as session:
             read_then_write(session, 0.002)
         done += 1
-    except RunAgain:
+    except RetryableConflict:
         busy += 1
 database.dispose()
 print(busy)
@@ -278,7 +285,7 @@ def test_a_commit_that_fails_is_not_committed_by_the_next_user(
     with sql.connect() as other:
         other.execute("BEGIN")
         other.execute("SELECT * FROM counters").fetchall()
-        with pytest.raises(RunAgain), database.session_scope() as session:
+        with pytest.raises(RetryableConflict), database.session_scope() as session:
             add(session, 1000)
     with database.session_scope() as session:
         add(session, 1)
@@ -322,7 +329,7 @@ def test_a_transaction_that_sqlite_rolled_back_by_itself_is_not_called_kept(
     create_counters(sql)
     sql(refusal)
 
-    with pytest.raises(TransactionLost, match="begin_nested"), database.session_scope() as session:
+    with pytest.raises(TransactionAborted, match="begin_nested"), database.session_scope() as session:
         add(session)
         with pytest.raises(Exception, match=r"UNIQUE|no"):
             session.execute(text(statement))
@@ -337,7 +344,7 @@ def test_what_follows_an_automatic_rollback_is_not_kept_either(database: Databas
     """After it, SQLite would run each statement in a transaction of its own: half a unit, committed."""
     create_counters(sql)
 
-    with pytest.raises(TransactionLost), database.session_scope() as session:
+    with pytest.raises(TransactionAborted), database.session_scope() as session:
         add(session)
         with pytest.raises(Exception, match="UNIQUE"):
             session.execute(text("INSERT OR ROLLBACK INTO counters VALUES (1, 0)"))
@@ -403,7 +410,7 @@ def test_a_connection_that_was_read_from_in_part_closes_its_file(io_loop: IOLoop
     async def stop() -> None:
         unit = database.unit_of_work(read_only=True, snapshot=True)
         await unit.run(read_in_part, unit.session, kept)
-        unit.cancel(ClientGone())
+        unit.cancel(ClientDisconnected())
         await database.idle(5)
         await database.close()
 
@@ -416,14 +423,14 @@ def test_a_connection_that_was_read_from_in_part_closes_its_file(io_loop: IOLoop
 
 def test_an_in_memory_database_is_one_connection_and_one_place(memory: Database):
     """Two units of work on one connection would commit and roll back each other's rows."""
-    assert memory.reader.places is memory.writer.places
-    assert memory.writer.places.size == 1
+    assert memory.reader.limiter is memory.writer.limiter
+    assert memory.writer.limiter.size == 1
 
     with memory.session_scope() as session:
         add(session)
         with ThreadPoolExecutor(1) as other, pytest.raises(Exception, match="all 1 places") as caught:
             other.submit(lambda: memory.session_scope(read_only=True).__enter__()).result()
-    assert type(caught.value).__name__ == "NoPlace"
+    assert type(caught.value).__name__ == "PoolTimeout"
 
 
 def test_an_in_memory_rollback_is_a_rollback(memory: Database):
@@ -464,10 +471,10 @@ def test_an_in_memory_reader_cannot_write_and_does_not_stop_the_next_writer(memo
 def test_every_way_to_write_in_memory_is_known(url: str):
     database = Database(DatabaseSettings(url=url))
     try:
-        assert database.dialect.shares_one_connection
+        assert database.backend.shares_one_connection
     finally:
         database.dispose()
 
 
 def test_a_file_has_one_place_for_writers_and_many_for_readers(database: Database, tmp_path: Path):
-    assert (database.writer.places.size, database.reader.places.size) == (1, 10)
+    assert (database.writer.limiter.size, database.reader.limiter.size) == (1, 10)

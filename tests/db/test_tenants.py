@@ -93,7 +93,7 @@ async def keep(database: Database, *steps: Callable[[Session], object]) -> Outco
 
 
 async def test_a_unit_that_sets_its_search_path_is_kept(database: Database, sql: RawSql):
-    assert await keep(database, in_schema) is Outcome.KEPT
+    assert await keep(database, in_schema) is Outcome.COMMITTED
     assert len(sql("SELECT * FROM tenant.notes")) == 1
     assert len(sql("SELECT * FROM commit_witness")) == 1
 
@@ -105,7 +105,7 @@ async def test_its_lost_commit_is_asked_for(
     proxy.cut_at(b"COMMIT", delivered=True)
 
     with expect_log("onfinish.db", "was applied"):
-        assert await keep(database, in_schema) is Outcome.KEPT
+        assert await keep(database, in_schema) is Outcome.COMMITTED
 
     assert len(sql("SELECT * FROM tenant.notes")) == 2
 
@@ -152,7 +152,7 @@ async def test_a_schema_whose_name_is_no_plain_word_is_written_all_the_same(
         lambda session: claim_key(session, key=KEY, request_body=b""),
         lambda session: keep_answer(session, key=KEY, answer=ANSWER),
     )
-    assert await keep(database, in_schema) is Outcome.KEPT
+    assert await keep(database, in_schema) is Outcome.COMMITTED
 
     assert len(sql('SELECT * FROM "10% ""off"" {x}".commit_witness')) == 1
     assert len(sql('SELECT * FROM "10% ""off"" {x}".idempotency_keys')) == 1
@@ -190,7 +190,7 @@ async def test_what_is_granted_as_told_works(
     database: Database, database_settings: DatabaseSettings, sql: RawSql, proxy: Proxy, expect_log: ExpectLog
 ):
     await grant_as_told(database, sql)
-    assert await keep(database, as_role) is Outcome.KEPT
+    assert await keep(database, as_role) is Outcome.COMMITTED
     proxy.cut_at(b"COMMIT", delivered=True)
 
     with expect_log("onfinish.db", "was applied"):
@@ -201,7 +201,7 @@ async def test_what_is_granted_as_told_works(
             lambda session: keep_answer(session, key=KEY, answer=ANSWER),
         )
 
-    assert outcome is Outcome.KEPT
+    assert outcome is Outcome.COMMITTED
     assert len(sql("SELECT * FROM tenant.notes")) == 2
     assert await first_look(database, revision=head()) == []
     assert "roles" not in await asyncio.to_thread(look, database_settings)

@@ -200,7 +200,7 @@ def test_a_process_that_never_closes_them_ends_all_the_same():
     """Idle threads end with it; work that is under way is waited for, as with any thread."""
     script = """
 import time
-from db.threads import Threads
+from db.capacity.threads import Threads
 kept = Threads(2, name="test")
 kept.submit(lambda: None)
 kept.submit(lambda: (time.sleep(0.5), print("done", flush=True)) and None)
@@ -250,7 +250,7 @@ def test_whatever_is_submitted_is_done_once_or_withdrawn(make: Callable[[int], T
 SHORT_OF_THREADS = """
 import logging, resource, threading, time
 from db.errors import Unavailable
-from db.threads import Threads
+from db.capacity.threads import Threads
 
 STACK = 256 * 2**20
 threading.stack_size(STACK)

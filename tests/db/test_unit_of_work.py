@@ -18,10 +18,10 @@ from db.board.teams import Team, create_team
 from db.errors import (
     Conflict,
     DeadlinePassed,
-    NotYours,
     OutsideRun,
+    SessionNotOwned,
     SessionSettled,
-    TransactionLost,
+    TransactionAborted,
 )
 from tests.db.counters import add, create_counters, create_families, orphan, read, value
 from tests.fixtures.databases import RawSql
@@ -35,8 +35,8 @@ def unit_of(database: Database) -> MakeUnit:
     """``unit_of()`` is a unit of work on the writer, ``unit_of(read_only=True)`` one on the reader."""
 
     def make(**options: Any) -> UnitOfWork:
-        lane = database.reader if options.get("read_only") else database.writer
-        return UnitOfWork(lane.engine, database.dialect, label="POST Some", **options)
+        endpoint = database.reader if options.get("read_only") else database.writer
+        return UnitOfWork(endpoint.engine, database.backend, label="POST Some", **options)
 
     return make
 
@@ -64,7 +64,7 @@ def test_what_is_kept_is_there_and_what_is_undone_is_not(unit_of: MakeUnit, data
     undone.settle(keep=False)
     outcomes.append(undone.outcome)
 
-    assert outcomes == [Outcome.OPEN, Outcome.KEPT, Outcome.UNDONE]
+    assert outcomes == [Outcome.OPEN, Outcome.COMMITTED, Outcome.ROLLED_BACK]
     assert value(sql) == 1
     assert kept.commit_s > 0
     assert checked_out(database) == 0
@@ -90,7 +90,7 @@ def test_rows_that_wait_for_a_flush_are_kept_too(unit_of: MakeUnit, sql: RawSql)
     with pytest.raises(Conflict, match="a team with this name exists already"):
         twin.settle(keep=True)
 
-    assert twin.outcome is Outcome.UNDONE
+    assert twin.outcome is Outcome.ROLLED_BACK
     assert sql("SELECT count(*) AS n FROM teams") == [{"n": 1}]
 
 
@@ -105,7 +105,7 @@ def test_a_commit_that_fails_leaves_nothing_for_the_next_user(
     with pytest.raises(Conflict):
         unit.settle(keep=True)
 
-    assert unit.outcome is Outcome.UNDONE
+    assert unit.outcome is Outcome.ROLLED_BACK
     assert checked_out(database) == 0
     following = unit_of()
     following.session.execute(text("INSERT INTO parents VALUES (99)"))
@@ -193,7 +193,7 @@ def test_all_sessions_may_not_be_closed_while_a_unit_is_open(unit_of: MakeUnit, 
     unit = unit_of()
     add(unit.session)
 
-    with pytest.raises(NotYours, match=r"POST Some: `session\.close\(\)`"):
+    with pytest.raises(SessionNotOwned, match=r"POST Some: `session\.close\(\)`"):
         close_all_sessions()
 
     unit.settle(keep=True)
@@ -216,7 +216,7 @@ def test_nobody_else_ends_the_session(unit_of: MakeUnit, sql: RawSql, method: st
     unit = unit_of()
     add(unit.session)
 
-    with pytest.raises(NotYours, match=rf"POST Some: `session\.{method}\(\)`"):
+    with pytest.raises(SessionNotOwned, match=rf"POST Some: `session\.{method}\(\)`"):
         getattr(unit.session, method)()
 
     assert value(sql) == 0
@@ -230,9 +230,9 @@ def test_nobody_else_ends_it_as_a_context_manager_either(unit_of: MakeUnit, sql:
     create_counters(sql)
     unit = unit_of()
 
-    with pytest.raises(NotYours), unit.session:
+    with pytest.raises(SessionNotOwned), unit.session:
         add(unit.session)
-    with pytest.raises(NotYours), unit.session.begin():
+    with pytest.raises(SessionNotOwned), unit.session.begin():
         add(unit.session)
 
     assert value(sql) == 0
@@ -263,10 +263,10 @@ def test_an_error_that_was_caught_is_not_committed_over(unit_of: MakeUnit, sql: 
     with pytest.raises(Exception, match=r"(?i)unique"):
         create_team(unit.session, name="a")
 
-    with pytest.raises(TransactionLost, match="POST Some"):
+    with pytest.raises(TransactionAborted, match="POST Some"):
         unit.settle(keep=True)
 
-    assert unit.outcome is Outcome.UNDONE
+    assert unit.outcome is Outcome.ROLLED_BACK
     assert value(sql) == 0
 
 
@@ -294,14 +294,14 @@ def test_a_unit_that_was_stopped_sends_nothing_more_and_is_not_kept(
     create_counters(sql)
     unit = unit_of()
     add(unit.session)
-    unit.watch.mark(DeadlinePassed())
+    unit.guard.mark(DeadlinePassed())
 
     with pytest.raises(DeadlinePassed):
         add(unit.session)
     with pytest.raises(DeadlinePassed):
         unit.settle(keep=True)
 
-    assert unit.outcome is Outcome.UNDONE
+    assert unit.outcome is Outcome.ROLLED_BACK
     assert value(sql) == 0
     assert checked_out(database) == 0
 
@@ -311,18 +311,18 @@ def test_a_deadline_is_looked_at_before_every_statement_and_before_commit(unit_o
     create_counters(sql)
     unit = unit_of(deadline_at=time.monotonic() + 60)
     add(unit.session)
-    unit.watch.deadline_at = time.monotonic()
+    unit.guard.deadline_at = time.monotonic()
 
     with pytest.raises(DeadlinePassed):
         read(unit.session)
     unit.settle(keep=False)
     late = unit_of(deadline_at=time.monotonic() + 60)
     add(late.session)
-    late.watch.deadline_at = time.monotonic()
+    late.guard.deadline_at = time.monotonic()
     with pytest.raises(DeadlinePassed):
         late.settle(keep=True)
 
-    assert late.outcome is Outcome.UNDONE
+    assert late.outcome is Outcome.ROLLED_BACK
     assert value(sql) == 0
 
 
@@ -379,7 +379,7 @@ def test_a_connection_that_cannot_be_rolled_back_is_thrown_away(
     ):
         unit.settle(keep=False)
 
-    assert unit.outcome is Outcome.UNDONE
+    assert unit.outcome is Outcome.ROLLED_BACK
     assert checked_out(database) == 0
     unit = unit_of()
     add(unit.session)

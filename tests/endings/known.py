@@ -26,16 +26,16 @@ SLOW = Run("is slow at COMMIT")
 KNOWN = {
     # -- a conflict beside the handler's own commit: what is committed does not run again
     "a conflict in a sibling while commit() is under way": Program(
-        (SLOW, Group(((Commit(),), (Sleep(), Raise("RunAgain always")))))
+        (SLOW, Group(((Commit(),), (Sleep(), Raise("RetryableConflict always")))))
     ),
     "a conflict behind wait_for(commit())": Program(
-        (SLOW, Commit("wait_for, swallowed"), Raise("RunAgain always"))
+        (SLOW, Commit("wait_for, swallowed"), Raise("RetryableConflict always"))
     ),
     "a lost connection behind wait_for(commit())": Program(
         (SLOW, Commit("wait_for, swallowed"), Raise("ConnectionLost always"))
     ),
     "commit() in a cancelled task, then a conflict": Program(
-        (SLOW, Commit("cancelled"), Raise("RunAgain always"))
+        (SLOW, Commit("cancelled"), Raise("RetryableConflict always"))
     ),
     "commit() itself is the conflict, and is not waited for": Program(
         (Run("conflicts at COMMIT"), Commit("wait_for"))
@@ -73,26 +73,28 @@ KNOWN = {
         for where, step in (
             ("in run()", Run(does)),
             ("in before_commit()", Before(does)),
-            ("in afterwards()", Group(((Afterwards(does), Afterwards()),))),
+            ("in in_new_transaction()", Group(((Afterwards(does), Afterwards()),))),
             ("in a flush hook at the settling", Run(f"{does} in a flush hook")),
             ("in a flush hook of before_commit()", Before(f"{does} in a flush hook")),
             (
-                "in a flush hook of afterwards()",
+                "in a flush hook of in_new_transaction()",
                 Group(((Afterwards(f"{does} in a flush hook"), Afterwards()),)),
             ),
             ("in a flush hook at commit()", Group(((Run(f"{does} in a flush hook"), Commit()),))),
         )
     },
-    "a panic in after_commit()": Program((Run(), After("panics"), After())),
-    "a panic in after_commit(), at commit()": Program((Run(), After("panics"), After(), Commit())),
-    # -- after_commit()
+    "a panic in on_commit()": Program((Run(), After("panics"), After())),
+    "a panic in on_commit(), at commit()": Program((Run(), After("panics"), After(), Commit())),
+    # -- on_commit()
     "after_commit() meets a cancelled task": Program((Run(), After("meets a cancelled task"), After())),
     "after_commit() meets a cancelled task, at commit()": Program(
         (Run(), After("meets a cancelled task"), After(), Commit())
     ),
-    # -- afterwards() and deadlines
+    # -- in_new_transaction() and deadlines
     "afterwards() hangs": Program((Run(), Afterwards("hangs")), timeout_s=TIMEOUT_S),
-    "a statement hangs, with afterwards()": Program((Run("hangs"), Afterwards()), timeout_s=TIMEOUT_S),
+    "a statement hangs, with in_new_transaction()": Program(
+        (Run("hangs"), Afterwards()), timeout_s=TIMEOUT_S
+    ),
     "a statement hangs after commit()": Program(
         (Run(), Commit(), Sleep("past the deadline")), timeout_s=TIMEOUT_S
     ),

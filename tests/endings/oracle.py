@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator
 from tornado.web import HTTPError
 
 from db.errors import (
-    ClientGone,
+    ClientDisconnected,
     Conflict,
     ConnectionLost,
     DeadlinePassed,
-    Misuse,
     OutcomeUnknown,
-    RunAgain,
+    RetryableConflict,
     Unavailable,
+    UsageError,
 )
 from handlers import Problem
 from tests.endings.programs import (
@@ -256,12 +256,12 @@ def before_commit_runs_with_its_commit(case: Case) -> Complaints:
             yield f"{event.mark} was dropped: {case.status}, {dict(case.rows)}, committed: {case.committed}"
     for event in case.last.all("is refused"):
         begun = case.last.all("commit begins") or case.last.all("finishes")
-        if not isinstance(event.error, Misuse) or not begun:
+        if not isinstance(event.error, UsageError) or not begun:
             yield f"{event.does} was refused: {event.error!r}"
 
 
 def after_commit_is_called_once(case: Case) -> Complaints:
-    """What `after_commit` was given is called once if the work is kept, and never otherwise."""
+    """What `on_commit` was given is called once if the work is kept, and never otherwise."""
     if case.word == "unknown":
         return
     if case.reads:
@@ -395,7 +395,7 @@ def _may_read(case: Case) -> set[int]:
     if case.program.timeout_s is not None:
         may |= {504}
     if case.left:
-        may |= {status_for(ClientGone())}
+        may |= {status_for(ClientDisconnected())}
     return may
 
 
@@ -448,11 +448,11 @@ def status_for(error: BaseException | None) -> int:
             return error.status
         case Conflict():
             return 409
-        case RunAgain() | Unavailable() | OutcomeUnknown():
+        case RetryableConflict() | Unavailable() | OutcomeUnknown():
             return 503
         case DeadlinePassed():
             return 504
-        case ClientGone():
+        case ClientDisconnected():
             return 499
     return 500
 
@@ -460,7 +460,7 @@ def status_for(error: BaseException | None) -> int:
 def _is_conflict(error: BaseException | None) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return status_for(error) == 503 and any(map(_is_conflict, error.exceptions))
-    return isinstance(error, RunAgain | ConnectionLost)
+    return isinstance(error, RetryableConflict | ConnectionLost)
 
 
 def _met_conflict(attempt: Attempt) -> bool:

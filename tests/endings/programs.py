@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 ATTEMPTS_MAX = 3
-"""The default of the setting ``run_again_max``."""
+"""The default of the setting ``attempts_max``."""
 
 TIMEOUT_S = 0.15
 """The deadline of a program in which something hangs."""
@@ -85,14 +85,14 @@ class Before(Step):
 
 @dataclass(frozen=True)
 class After(Step):
-    """``self.after_commit(function)``."""
+    """``self.on_commit(function)``."""
 
     does: str = "is called"
 
 
 @dataclass(frozen=True)
 class Afterwards(Step):
-    """``self.afterwards(function)``."""
+    """``self.in_new_transaction(function)``."""
 
     does: str = "writes"
 
@@ -195,7 +195,16 @@ _OFTEN = 3
 _HOW_AWAITED = ["awaited"] * 4 + ["swallowed", "wait_for", "wait_for, swallowed", "task", "forgotten"]
 _HOW_COMMITTED = ["awaited"] * 3 + ["swallowed", "wait_for", "wait_for, swallowed", "task", "cancelled"]
 _AFTER = ["is called", "awaits", "raises", "meets a cancelled task", "panics"]
-_RAISED = ["ValueError", "404", "503", "Problem 418", "Finish", "Panic", "RunAgain", "RunAgain always"]
+_RAISED = [
+    "ValueError",
+    "404",
+    "503",
+    "Problem 418",
+    "Finish",
+    "Panic",
+    "RetryableConflict",
+    "RetryableConflict always",
+]
 
 
 def _work(method: str, *, hangs: bool) -> st.SearchStrategy[str]:

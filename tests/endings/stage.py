@@ -16,7 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tornado.web import Finish as TornadoFinish, HTTPError
 
 from db.capacity.executor import pause
-from db.errors import ConnectionLost, RunAgain
+from db.errors import ConnectionLost, RetryableConflict
 from handlers import Problem, SessionHandler
 from tests.endings.programs import (
     CONFLICTING,
@@ -394,14 +394,16 @@ class Player:
             if isinstance(step, Before):
                 self.handler.before_commit(self._before, step.does, f"b{mark}")
             elif isinstance(step, Afterwards):
-                self.handler.afterwards(self._afterwards, step.does, f"f{mark}")
+                self.handler.in_new_transaction(self._afterwards, step.does, f"f{mark}")
             else:
-                self.handler.after_commit(self._after(step.does, f"a{mark}"))
+                self.handler.on_commit(self._after(step.does, f"a{mark}"))
         except Exception as error:
             attempt.note("is refused", mark, type(step).__name__, error=error)
             raise
         kind = {Before: "before", After: "after", Afterwards: "afterwards"}[type(step)]
-        attempt.note(f"registers {kind}", f"{kind[0] if kind != 'afterwards' else 'f'}{mark}", step.does)
+        attempt.note(
+            f"registers {kind}", f"{kind[0] if kind != 'in_new_transaction' else 'f'}{mark}", step.does
+        )
 
     def _before(self, session: Session, does: str, mark: str) -> None:
         self.attempt.note("calls before", mark, does)
@@ -448,7 +450,7 @@ class Player:
     def _raise(self, what: str) -> None:
         if what == "Finish":
             raise TornadoFinish
-        if what == "RunAgain" and self.attempt.number > 1:
+        if what == "RetryableConflict" and self.attempt.number > 1:
             return
         errors: dict[str, Callable[[], BaseException]] = {
             "ValueError": ValueError,
@@ -456,8 +458,8 @@ class Player:
             "503": lambda: HTTPError(503),
             "Problem 418": lambda: Problem(418, "no coffee"),
             "Panic": Panic,
-            "RunAgain": lambda: RunAgain("deadlock"),
-            "RunAgain always": lambda: RunAgain("deadlock"),
+            "RetryableConflict": lambda: RetryableConflict("deadlock"),
+            "RetryableConflict always": lambda: RetryableConflict("deadlock"),
             "ConnectionLost always": ConnectionLost,
         }
         raise errors[what]()
@@ -542,7 +544,7 @@ class Player:
                 pause(SLOW_S)
             elif does in CONFLICTING:
                 if meets:
-                    raise ConnectionLost if does.startswith("loses") else RunAgain("serialization")
+                    raise ConnectionLost if does.startswith("loses") else RetryableConflict("serialization")
             else:
                 self._fail(does, mark)
 
@@ -574,7 +576,7 @@ def _is_postgresql(session: Session) -> bool:
 def _conflict(session: Session) -> None:
     if _is_postgresql(session):
         session.execute(text("DO $$ BEGIN RAISE EXCEPTION 'on purpose' USING ERRCODE = '40001'; END $$"))
-    raise RunAgain("serialization")
+    raise RetryableConflict("serialization")
 
 
 def _lose(session: Session) -> None:

@@ -22,7 +22,7 @@ from conf import DatabaseSettings
 from db import AsyncUnitOfWork, Database, UnitOfWork
 from handlers import log_request
 from server.monitoring.metrics import UNITS, Metrics
-from server.monitoring.shared_counters import Tally
+from server.monitoring.shared_counters import SharedCounters
 from tests.endings.programs import Leave, Program, every_step
 from tests.endings.stage import DDL, Answer, Record, Row, Stage
 from tests.fixtures.backends import Backend
@@ -44,7 +44,7 @@ _ACCESS = re.compile(r"^(\d{3}) \w+ /(\d+) .* (\w+|-) \S+$")
 class Counted(Metrics):
     """The server's own metrics, which note what became of each unit. Lives as long as its database."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: SharedCounters) -> None:
         super().__init__(tally.slots[0])
         self._tally = tally
         self.counted: list[tuple[str, str]] = []
@@ -129,7 +129,7 @@ class World:
         self._ending.close()
 
     def _open(self) -> None:
-        self._metrics = Counted(Tally())
+        self._metrics = Counted(SharedCounters())
         self._database = Database(self._settings, self._metrics)
         application = Application(
             [(r"/\d+", Stage)],

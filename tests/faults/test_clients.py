@@ -84,7 +84,7 @@ async def test_half_a_body_is_no_request(
     async with Wire(board.port) as wire:
         wire.send("POST /tasks HTTP/1.1", JSON, f"Content-Length: {len(body)}", body=body[:-10])
         await asyncio.sleep(0.1)
-        assert board_database.writer.places.taken == 0
+        assert board_database.writer.limiter.taken == 0
         wire.leave()
 
     await five_questions.ask()
@@ -101,7 +101,7 @@ async def test_a_body_that_comes_slowly_holds_no_connection(
             wire.writer.write(body[at : at + 20])
             await asyncio.sleep(0.02)
             if at + 20 < len(body):
-                assert board_database.writer.places.taken == 0
+                assert board_database.writer.limiter.taken == 0
         answer = await wire.answer()
 
     assert answer.code == 201
@@ -129,7 +129,7 @@ async def test_an_answer_that_nobody_reads_holds_no_connection(
                 "SELECT 1 AS x FROM pg_stat_activity WHERE datname = current_database()"
                 " AND application_name <> 'test' AND state <> 'idle'"
             )
-            return not busy and board_database.reader.places.taken == 0
+            return not busy and board_database.reader.limiter.taken == 0
 
         assert await asyncio.to_thread(wait_until, at_rest)
         assert (await board.get("/tasks?limit=1")).code == 200
@@ -153,9 +153,9 @@ async def test_an_export_whose_client_leaves_gives_its_connection_back(
         async with Wire(board.port) as wire:
             wire.send("GET /tasks/export HTTP/1.1")
             await wire.reader.readexactly(1000)
-            assert board_database.reader.places.taken >= 1
+            assert board_database.reader.limiter.taken >= 1
             wire.leave()
-        assert await asyncio.to_thread(wait_until, lambda: board_database.reader.places.taken == 0)
+        assert await asyncio.to_thread(wait_until, lambda: board_database.reader.limiter.taken == 0)
 
     for _ in range(4):  # its pages are part of the memory before
         await leave_half_way()

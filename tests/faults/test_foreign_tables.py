@@ -111,5 +111,5 @@ async def test_beside_a_foreign_table_a_write_here_is_known_as_everywhere(
             with pytest.raises(ConnectionLost):
                 await unit.settle(keep=True)
 
-    assert unit.outcome is (Outcome.KEPT if delivered else Outcome.UNDONE)
+    assert unit.outcome is (Outcome.COMMITTED if delivered else Outcome.ROLLED_BACK)
     assert len(here("SELECT * FROM teams")) == delivered

@@ -131,20 +131,20 @@ async def test_another_attempts_row_under_the_same_key_is_no_witness(
     await first.run(claim_and_keep, first.session)
     proxy.cut_at(b"COMMIT", delivered=False)
 
-    def ask(testimony: Any, *, deadline_at: float | None) -> bool | None:
+    def ask(marker: Any, *, deadline_at: float | None) -> bool | None:
         with Session(bind) as session:  # the second attempt, past the proxy
             claim_and_keep(session)
             session.commit()
-        return asked(testimony, deadline_at=deadline_at)
+        return asked(marker, deadline_at=deadline_at)
 
-    assert database.witness is not None
-    asked = database.witness.was_committed
-    database.witness.was_committed = ask  # type: ignore[method-assign]
+    assert database.commit_markers is not None
+    asked = database.commit_markers.was_committed
+    database.commit_markers.was_committed = ask  # type: ignore[method-assign]
     bind = database.writer.engine
     with expect_log("onfinish.db", "was not applied"), pytest.raises(ConnectionLost):
         await first.settle(keep=True)
 
-    assert first.outcome is Outcome.UNDONE
+    assert first.outcome is Outcome.ROLLED_BACK
     assert len(sql("SELECT * FROM idempotency_keys")) == 1
 
 
@@ -154,15 +154,15 @@ async def test_who_asks_for_a_keys_row_waits_for_the_transaction_that_writes_it(
 ):
     """A COMMIT whose connection was lost may still be under way at the server. Asking leaves no row."""
     key = Key("POST", "/tasks", "k")
-    witness = database.witness
-    assert witness is not None
+    commit_markers = database.commit_markers
+    assert commit_markers is not None
     with database.writer.engine.connect() as connection, Session(connection) as session:
         claim_key(session, key=key, request_body=b"")
         keep_answer(session, key=key, answer=Answer(201, {}, b"{}"))
-        testimony = witness.testify(session, database.dialect)
-        assert testimony is not None
+        marker = commit_markers.write(session, database.backend)
+        assert marker is not None
         asking = asyncio.get_running_loop().run_in_executor(
-            None, lambda: witness.was_committed(testimony, deadline_at=None)
+            None, lambda: commit_markers.was_committed(marker, deadline_at=None)
         )
         await asyncio.sleep(0.3)
         assert not asking.done()

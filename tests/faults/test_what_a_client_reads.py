@@ -196,7 +196,7 @@ async def test_after_a_black_hole_every_connection_is_whole_within_five_seconds(
     proxy.thaw()
     await five_questions.ask()
     assert own_time() - began < REQUEST_TIMEOUT_S + 5.0
-    assert (board_database.writer.places.taken, board_database.reader.places.taken) == (0, 0)
+    assert (board_database.writer.limiter.taken, board_database.reader.limiter.taken) == (0, 0)
 
 
 @pytest.mark.slow

@@ -13,12 +13,12 @@ from tests.handlers.waiting import until
 def lent(database: Database) -> dict[str, int]:
     """All that is not back; an empty dict where everything is."""
     out = {"units": len(database.units), "holders": len(database._holders)}
-    for lane in (database.writer, database.reader):
-        pool = lane.engine.pool
+    for endpoint in (database.writer, database.reader):
+        pool = endpoint.engine.pool
         assert isinstance(pool, QueuePool)
-        out[f"{lane.places.name} places"] = lane.places.taken
-        out[f"{lane.places.name} queue"] = lane.places.waiting
-        out[f"{lane.places.name} connections"] = pool.checkedout()
+        out[f"{endpoint.limiter.name} places"] = endpoint.limiter.taken
+        out[f"{endpoint.limiter.name} queue"] = endpoint.limiter.waiting
+        out[f"{endpoint.limiter.name} connections"] = pool.checkedout()
     return {name: number for name, number in out.items() if number}
 
 

@@ -22,7 +22,7 @@ from tornado.web import Application, HTTPError
 
 from conf import DatabaseSettings
 from db import Database
-from db.errors import NotFound, RunAgain
+from db.errors import NotFound, RetryableConflict
 from handlers import Problem, ProblemHandler, SessionHandler, log_request
 from tests.handlers.notes import NOBODY, add_note, list_texts
 
@@ -75,7 +75,7 @@ class Again(SessionHandler):
         type(self).attempts += 1
         await self.run(add_note, self.session, text=type(self).__name__)
         if self.attempts <= self.conflicts:
-            raise RunAgain("deadlock")
+            raise RetryableConflict("deadlock")
         self.set_status(201)
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import text as sql_text
 from tornado.web import HTTPError, RequestHandler
 
 from db import Database
-from db.errors import RunAgain
+from db.errors import RetryableConflict
 from handlers import SessionHandler
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Answer
@@ -38,7 +38,7 @@ class Board(SessionHandler):
         if end == "again":
             Board.attempts += 1
             if Board.attempts == 1:
-                raise RunAgain("deadlock")
+                raise RetryableConflict("deadlock")
         if end == "sleep":
             await asyncio.sleep(5)
         if end == "lie":

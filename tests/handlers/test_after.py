@@ -1,4 +1,4 @@
-"""Work for after the settling: `commit`, `after_commit` and `afterwards`."""
+"""Work for after the settling: `commit`, `on_commit` and `afterwards`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tornado.web import HTTPError
 
 from conf import DatabaseSettings
 from db import AsyncUnitOfWork, Database
-from db.errors import Conflict, RunAgain, SessionSettled
+from db.errors import Conflict, RetryableConflict, SessionSettled
 from handlers import SessionHandler
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
@@ -143,7 +143,7 @@ async def test_after_an_early_commit_the_session_is_settled(
     assert notes() == ["written"]
 
 
-# -- after_commit()
+# -- on_commit()
 
 
 async def test_after_the_commit_functions_are_called_in_order(mount: Mount, notes: Notes):
@@ -156,9 +156,9 @@ async def test_after_the_commit_functions_are_called_in_order(mount: Mount, note
 
     class Handler(SessionHandler):
         async def post(self) -> None:
-            self.after_commit(calls.append, "plain")
-            self.after_commit(send_mail, to="ada")
-            self.after_commit(calls.append, "last")
+            self.on_commit(calls.append, "plain")
+            self.on_commit(send_mail, to="ada")
+            self.on_commit(calls.append, "last")
             await self.run(add_note, self.session, text="written")
 
     await mount(Handler).post("/")
@@ -174,11 +174,11 @@ async def test_a_function_after_the_commit_may_ask_for_another(mount: Mount, not
     class Handler(SessionHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
-            self.after_commit(self.first)
+            self.on_commit(self.first)
 
         async def first(self) -> None:
             called.append("first")
-            self.after_commit(self.second)
+            self.on_commit(self.second)
 
         def second(self) -> None:
             called.append("second")
@@ -201,7 +201,7 @@ async def test_a_slow_function_after_the_commit_holds_nobody_up(
     class Handler(SessionHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
-            self.after_commit(go_on.wait)
+            self.on_commit(go_on.wait)
 
     answer = await mount(Handler).post("/", request_timeout=5)
     assert lent(database) == {}
@@ -217,7 +217,7 @@ async def test_after_a_rollback_no_function_is_called(end: str, mount: Mount, no
 
     class Handler(SessionHandler):
         async def post(self) -> None:
-            self.after_commit(calls.append, "called")
+            self.on_commit(calls.append, "called")
             await self.run(
                 add_note, self.session, text="written", parent_id=NOBODY if end == "commit fails" else None
             )
@@ -245,8 +245,8 @@ async def test_what_a_function_after_the_commit_raises_is_logged(
 
     class Handler(SessionHandler):
         async def post(self) -> None:
-            self.after_commit(fail)
-            self.after_commit(calls.append, "the other")
+            self.on_commit(fail)
+            self.on_commit(calls.append, "the other")
             await self.run(add_note, self.session, text="written")
 
     client = mount(Handler)
@@ -267,10 +267,10 @@ async def test_only_the_attempt_that_was_kept_calls_its_functions(mount: Mount, 
     class Handler(SessionHandler):
         async def post(self) -> None:
             attempts.append(1)
-            self.after_commit(calls.append, len(attempts))
+            self.on_commit(calls.append, len(attempts))
             await self.run(add_note, self.session, text="written")
             if len(attempts) < 3:
-                raise RunAgain("deadlock")
+                raise RetryableConflict("deadlock")
 
     await mount(Handler).post("/")
     await asyncio.sleep(0.05)
@@ -289,11 +289,11 @@ async def test_around_an_early_commit_functions_are_called_too(
 
     class Handler(SessionHandler):
         async def post(self) -> None:
-            self.after_commit(calls.append, "before")
+            self.on_commit(calls.append, "before")
             await self.run(add_note, self.session, text="written")
             await self.commit()
             calls.append("committed")
-            self.after_commit(calls.append, "after")
+            self.on_commit(calls.append, "after")
             raise HTTPError(404)
 
     await mount(Handler).post("/")
@@ -316,8 +316,8 @@ async def test_a_function_whose_own_wait_was_cancelled_keeps_the_others_from_not
 
     class Handler(SessionHandler):
         async def post(self) -> None:
-            self.after_commit(wait_for_what_is_cancelled)
-            self.after_commit(calls.append, "the next one")
+            self.on_commit(wait_for_what_is_cancelled)
+            self.on_commit(calls.append, "the next one")
             await self.run(add_note, self.session, text="written")
             if early:
                 await self.commit()
@@ -331,7 +331,7 @@ async def test_a_function_whose_own_wait_was_cancelled_keeps_the_others_from_not
     assert calls == ["the next one"]
 
 
-# -- afterwards()
+# -- in_new_transaction()
 
 
 def add_audit(session: Session, *, text: str) -> None:
@@ -370,8 +370,8 @@ async def test_what_hangs_afterwards_is_cancelled_and_the_request_is_told_as_it_
         timeout_s = 1.0
 
         async def post(self) -> None:
-            self.afterwards(take_long)
-            self.afterwards(add_audit, text="has had no time left")
+            self.in_new_transaction(take_long)
+            self.in_new_transaction(add_audit, text="has had no time left")
             await self.run(add_note, self.session, text="written")
             self.set_status(status)
 
@@ -405,7 +405,7 @@ async def test_what_is_done_afterwards_is_kept_whatever_became_of_the_request(
     class Handler(SessionHandler):
         async def post(self) -> None:
             sessions.append(self.session)
-            self.afterwards(self.note_it, text="audit")
+            self.in_new_transaction(self.note_it, text="audit")
             await self.run(
                 add_note, self.session, text="written", parent_id=NOBODY if end == "commit fails" else None
             )
@@ -429,7 +429,7 @@ async def test_what_is_done_afterwards_follows_a_read(mount: Mount, database: Da
 
     class Handler(SessionHandler):
         async def get(self) -> None:
-            self.afterwards(add_audit, text="was read")
+            self.in_new_transaction(add_audit, text="was read")
             self.write_json(await self.run(list_texts, self.session))
 
     client = mount(Handler)
@@ -445,7 +445,7 @@ async def test_what_is_done_afterwards_follows_a_request_that_opened_nothing(mou
 
     class Handler(SessionHandler):
         async def post(self) -> None:
-            self.afterwards(add_audit, text="tried to")
+            self.in_new_transaction(add_audit, text="tried to")
             raise HTTPError(403)
 
     answer = await mount(Handler).post("/")
@@ -461,7 +461,7 @@ async def test_what_is_done_afterwards_follows_an_early_commit(
 
     class Handler(SessionHandler):
         async def post(self) -> None:
-            self.afterwards(add_audit, text="audit")
+            self.in_new_transaction(add_audit, text="audit")
             await self.run(add_note, self.session, text="written")
             await self.commit()
 
@@ -481,7 +481,7 @@ async def test_what_is_done_afterwards_follows_a_deadline(
         timeout_s = 0.2
 
         async def post(self) -> None:
-            self.afterwards(add_audit, text="took too long")
+            self.in_new_transaction(add_audit, text="took too long")
             await self.run(add_note, self.session, text="written")
             await asyncio.sleep(5)
 
@@ -510,8 +510,8 @@ async def test_what_fails_afterwards_is_logged_and_changes_nothing(
 
     class Handler(SessionHandler):
         async def post(self) -> None:
-            self.afterwards(fail)
-            self.afterwards(add_audit, text="audit")
+            self.in_new_transaction(fail)
+            self.in_new_transaction(add_audit, text="audit")
             await self.run(add_note, self.session, text="written")
 
     client = mount(Handler)
@@ -532,10 +532,10 @@ async def test_an_attempt_that_is_run_again_does_nothing_afterwards(
     class Handler(SessionHandler):
         async def post(self) -> None:
             attempts.append(1)
-            self.afterwards(add_audit, text=f"audit of attempt {len(attempts)}")
+            self.in_new_transaction(add_audit, text=f"audit of attempt {len(attempts)}")
             await self.run(add_note, self.session, text="written")
             if len(attempts) < 3:
-                raise RunAgain("deadlock")
+                raise RetryableConflict("deadlock")
 
     await mount(Handler).post("/")
     assert lent(database) == {}
@@ -553,7 +553,7 @@ async def test_an_attempt_whose_commit_was_a_conflict_does_nothing_afterwards(
     class Handler(SessionHandler):
         async def post(self) -> None:
             attempts.append(1)
-            self.afterwards(add_audit, text=f"audit of attempt {len(attempts)}")
+            self.in_new_transaction(add_audit, text=f"audit of attempt {len(attempts)}")
             await self.run(add_note, self.session, text="conflicts once")
 
     await mount(Handler).post("/")
@@ -598,7 +598,7 @@ async def test_an_early_commit_that_the_deadline_met_is_told_as_it_ended(
         timeout_s = 1.9
 
         async def post(self) -> None:
-            self.after_commit(calls.append, "called")
+            self.on_commit(calls.append, "called")
             await self.run(add_note, self.session, text="slow to commit")
             await self.commit()
 

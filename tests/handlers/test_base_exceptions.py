@@ -107,8 +107,8 @@ async def test_afterwards_it_is_logged_and_changes_nothing(
     class Handler(SessionHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
-            self.afterwards(raising(kind))
-            self.afterwards(add_note, text="audit")
+            self.in_new_transaction(raising(kind))
+            self.in_new_transaction(add_note, text="audit")
             self.set_status(201)
 
     client = mount(Handler)
@@ -129,8 +129,8 @@ async def test_after_the_commit_it_is_logged_and_the_next_function_is_called(
     class Handler(SessionHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
-            self.after_commit(raising(kind))
-            self.after_commit(calls.append, "the next one")
+            self.on_commit(raising(kind))
+            self.on_commit(calls.append, "the next one")
             self.set_status(201)
 
     client = mount(Handler)

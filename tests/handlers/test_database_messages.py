@@ -50,7 +50,7 @@ def misspell(session: Session) -> None:
 async def test_no_row_is_in_the_log_of_work_that_follows_an_answer(
     mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog, log: SetUpLog
 ):
-    """An `afterwards`, an `after_commit`, and a task that was not awaited meet a constraint."""
+    """An `afterwards`, an `on_commit`, and a task that was not awaited meet a constraint."""
 
     class Handler(SessionHandler):
         async def get(self) -> None:
@@ -58,9 +58,9 @@ async def test_no_row_is_in_the_log_of_work_that_follows_an_answer(
 
         async def post(self) -> None:
             await self.run(add_note, self.session, text=ROW)
-            self.afterwards(add_note, text=ROW)
-            self.after_commit(self.add_another)
-            self.after_commit(self.add_unawaited)
+            self.in_new_transaction(add_note, text=ROW)
+            self.on_commit(self.add_another)
+            self.on_commit(self.add_unawaited)
 
         async def add_another(self) -> None:
             async with database.unit_of_work() as unit:

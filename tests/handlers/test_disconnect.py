@@ -9,7 +9,7 @@ import pytest
 
 from conf import DatabaseSettings
 from db import Database
-from db.errors import RunAgain
+from db.errors import RetryableConflict
 from handlers import SessionHandler
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
@@ -77,7 +77,7 @@ async def test_a_read_that_waits_for_something_else_gives_its_connection_back_at
     client = mount(Handler)
     with (
         expect_log("tornado.access", r"^\d+ GET / ", level=logging.INFO) as lines,
-        expect_log("onfinish.handlers", r"ClientGone", required=False),
+        expect_log("onfinish.handlers", r"ClientDisconnected", required=False),
     ):
         await ask_and_leave(client.port, "GET", begun)
         await until(lambda: lines)
@@ -164,7 +164,7 @@ async def test_a_write_whose_client_has_left_is_run_again_all_the_same(
             begun.set()
             await asyncio.sleep(0.15)
             if len(attempts) == 1:
-                raise RunAgain("deadlock")
+                raise RetryableConflict("deadlock")
 
     client = mount(Handler)
     with expect_log("tornado.access", r"^200 POST / .* kept ", level=logging.INFO) as lines:

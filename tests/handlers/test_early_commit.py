@@ -12,7 +12,7 @@ from tornado.web import HTTPError
 
 from db import Database
 from db.capacity.executor import pause
-from db.errors import Conflict, ConnectionLost, Misuse, RunAgain
+from db.errors import Conflict, ConnectionLost, RetryableConflict, UsageError
 from handlers import SessionHandler
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
@@ -33,7 +33,7 @@ def commit_slowly(session: Session, reached: Callable[[], object] = lambda: None
         pause(COMMIT_S)
 
 
-CONFLICTS = [RunAgain("deadlock"), ConnectionLost()]
+CONFLICTS = [RetryableConflict("deadlock"), ConnectionLost()]
 
 
 @pytest.mark.parametrize("conflict", CONFLICTS, ids=lambda error: type(error).__name__)
@@ -83,7 +83,7 @@ async def test_a_conflict_while_the_commit_is_under_way_runs_it_again_where_that
     attempts: list[str] = []
 
     def refuse(session: Session) -> None:
-        raise RunAgain("serialization")
+        raise RetryableConflict("serialization")
 
     class Handler(SessionHandler):
         async def post(self) -> None:
@@ -95,7 +95,7 @@ async def test_a_conflict_while_the_commit_is_under_way_runs_it_again_where_that
                 try:
                     await asyncio.wait_for(self.commit(), COMMIT_S / 4)
                 except TimeoutError:
-                    raise RunAgain("deadlock") from None
+                    raise RetryableConflict("deadlock") from None
 
     answer = await mount(Handler).post("/")
 
@@ -242,7 +242,9 @@ async def test_a_function_before_the_commit_cannot_be_registered_once_that_has_b
             await self.run(add_note, self.session, text="written")
             committing = asyncio.ensure_future(self.commit())
             await (committing if when == "after the commit" else asyncio.sleep(0))
-            with pytest.raises(Misuse, match=r"POST Handler .*before_commit\(\) was called after commit\(\)"):
+            with pytest.raises(
+                UsageError, match=r"POST Handler .*before_commit\(\) was called after commit\(\)"
+            ):
                 self.before_commit(add_note, text="too late")
             await committing
 

@@ -11,14 +11,19 @@ from tornado.web import Application, HTTPError
 from conf import Settings, SettingsError, load_settings
 from conf.logs import LineFormatter
 from db import Database
-from db.errors import ConnectionLost, NoPlace, NotFound, OutcomeUnknown, RunAgain
+from db.errors import ConnectionLost, NotFound, OutcomeUnknown, PoolTimeout, RetryableConflict
 from handlers.json_api.errors import Problem, leaves_unknown, meant, status_of
 from handlers.json_api.problem import ProblemHandler
 from server.app import make_app
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Serve
 
-AGAIN, LOST, UNKNOWN, FULL = RunAgain("deadlock"), ConnectionLost(), OutcomeUnknown(), NoPlace("full")
+AGAIN, LOST, UNKNOWN, FULL = (
+    RetryableConflict("deadlock"),
+    ConnectionLost(),
+    OutcomeUnknown(),
+    PoolTimeout("full"),
+)
 MISSING, FAULT = NotFound("task", 1), ValueError("a fault of ours")
 
 

@@ -47,7 +47,7 @@ async def test_every_task_is_a_line_in_the_order_of_the_ids(client: Client, data
     assert {line["change_id"] for line in lines} == set(range(2500))
     assert (await client.get(f"/tasks/{lines[7]['id']}")).json() == lines[7]
     assert await database.idle(2)
-    assert database.reader.places.taken == 0
+    assert database.reader.limiter.taken == 0
 
 
 async def test_an_export_takes_the_filters_of_the_list_and_no_limit(client: Client):
@@ -104,17 +104,17 @@ async def test_more_than_may_run_at_once_are_told_to_come_back(
     client: Client, app: Application, expect_log: ExpectLog
 ):
     await fill(client, 1)
-    places = app.settings["exports"]
-    for _ in range(places.size):
-        assert places.try_take()
+    limiter = app.settings["exports"]
+    for _ in range(limiter.size):
+        assert limiter.try_take()
 
     with expect_log("tornado.access", "503 GET /tasks/export"), expect_log("onfinish", "exports are running"):
         response = await client.get("/tasks/export")
-    places.give_back()
+    limiter.give_back()
 
     assert (response.code, response.headers["Retry-After"]) == (503, "10")
     assert (await client.get("/tasks/export")).code == 200
-    assert places.taken == places.size - 1
+    assert limiter.taken == limiter.size - 1
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
@@ -155,6 +155,6 @@ async def test_a_client_that_leaves_takes_its_export_along(
     writer.transport.abort()
 
     assert await database.idle(5)
-    assert database.reader.places.taken == 0
+    assert database.reader.limiter.taken == 0
     await asyncio.sleep(0.05)
     assert app.settings["exports"].taken == 0

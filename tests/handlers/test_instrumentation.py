@@ -46,16 +46,16 @@ _seen: dict[tuple[str, str], dict[str, Any]] = {}
 
 
 @pytest.fixture
-def watched(request: pytest.FixtureRequest, backend: str) -> Watched:
+def guarded(request: pytest.FixtureRequest, backend: str) -> Watched:
     """``watched("sentry")``: what Sentry has seen of `REQUESTS`, whose answers were as ever."""
 
-    def watch(by: str) -> dict[str, Any]:
+    def guard(by: str) -> dict[str, Any]:
         if (by, backend) not in _seen:
             request.getfixturevalue("notes")
             _seen[by, backend] = _watched(by, request.getfixturevalue("database_url"))
         return _seen[by, backend]
 
-    return watch
+    return guard
 
 
 def _watched(by: str, url: str) -> dict[str, Any]:
@@ -79,10 +79,10 @@ def _watched(by: str, url: str) -> dict[str, Any]:
 
 class TestSentry:
     @pytest.fixture
-    def events(self, watched: Watched) -> dict[str, list[Any]]:
+    def events(self, guarded: Watched) -> dict[str, list[Any]]:
         """By the path of the request."""
         by_path: dict[str, list[Any]] = {}
-        for event in watched("sentry")["events"]:
+        for event in guarded("sentry")["events"]:
             by_path.setdefault(
                 event["request"]["url"].partition("127.0.0.1")[2].partition("/")[2], []
             ).append(event)
@@ -126,8 +126,8 @@ class TestSentry:
 
 class TestOpenTelemetry:
     @pytest.fixture
-    def seen(self, watched: Watched) -> dict[str, Any]:
-        return watched("opentelemetry")
+    def seen(self, guarded: Watched) -> dict[str, Any]:
+        return guarded("opentelemetry")
 
     def test_a_request_is_one_span_with_the_status_that_its_client_read(self, seen: dict[str, Any]):
         """A refused COMMIT is no 201, and an attempt that runs again is no span of its own."""

@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from conf import DatabaseSettings
 from db import Database
-from db.errors import ConcurrentUse, NotYours, OutsideRun, SecondPlace, SessionSettled
+from db.errors import ConcurrentUse, NestedUnitOfWork, OutsideRun, SessionNotOwned, SessionSettled
 from handlers import SessionHandler
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
@@ -105,10 +105,10 @@ async def test_a_session_cannot_be_used_after_its_request(mount: Mount, database
             lambda: session.new,
             lambda: session.commit(),
         ):
-            with pytest.raises(SessionSettled, match=r"POST Handler(.|\n)*afterwards") as caught:
+            with pytest.raises(SessionSettled, match=r"POST Handler(.|\n)*in_new_transaction") as caught:
                 use()
             found.append(str(caught.value))
-        with pytest.raises(SessionSettled, match=r"POST Handler(.|\n)*afterwards"):
+        with pytest.raises(SessionSettled, match=r"POST Handler(.|\n)*in_new_transaction"):
             await handler.run(add_note, session, text="late")
 
     tasks: list[asyncio.Task[None]] = []
@@ -230,12 +230,12 @@ async def test_model_code_cannot_end_the_session(
         getattr(handler.session, method)()
 
     async def body(handler: SessionHandler) -> None:
-        with pytest.raises(NotYours, match=rf"POST Handler: `session\.{method}\(\)`"):
+        with pytest.raises(SessionNotOwned, match=rf"POST Handler: `session\.{method}\(\)`"):
             await handler.run(end_it, handler)
-        raise NotYours("again, for the log")
+        raise SessionNotOwned("again, for the log")
 
     client = mount(handler_of(body))
-    with expect_log("onfinish.handlers", r"NotYours"), expect_log("tornado.access", r"^500 "):
+    with expect_log("onfinish.handlers", r"SessionNotOwned"), expect_log("tornado.access", r"^500 "):
         answer = await client.post("/")
         assert lent(database) == {}
 
@@ -247,13 +247,18 @@ async def test_a_second_unit_of_work_in_a_request_is_refused(mount: Mount, datab
     """With all places taken, both would wait for ever: refused while there is room, so that it is noticed."""
 
     def in_the_thread(handler: SessionHandler) -> None:
-        with pytest.raises(SecondPlace, match=r"POST Handler(.|\n)*afterwards"), database.session_scope():
+        with (
+            pytest.raises(NestedUnitOfWork, match=r"POST Handler(.|\n)*in_new_transaction"),
+            database.session_scope(),
+        ):
             pass
 
     async def body(handler: SessionHandler) -> None:
         await handler.run(add_note, handler.session, text="written")
         async with database.unit_of_work(label="another", read_only=True) as unit:
-            with pytest.raises(SecondPlace, match=r"another(.|\n)*POST Handler(.|\n)*afterwards"):
+            with pytest.raises(
+                NestedUnitOfWork, match=r"another(.|\n)*POST Handler(.|\n)*in_new_transaction"
+            ):
                 await unit.run(list_texts, unit.session)
         await handler.run(in_the_thread, handler)
 
@@ -290,7 +295,9 @@ async def test_a_get_that_writes_is_refused_by_the_database(
 
     client = mount(handler_of(body))
     with (
-        expect_log("onfinish.handlers", r"GET Handler: a write(.|\n)*afterwards(.|\n)*read_only = False"),
+        expect_log(
+            "onfinish.handlers", r"GET Handler: a write(.|\n)*in_new_transaction(.|\n)*read_only = False"
+        ),
         expect_log("tornado.access", r"^500 GET / .* undone "),
     ):
         answer = await client.get("/")
@@ -329,11 +336,11 @@ async def hold_all_writers(database: Database, taken: asyncio.Event, hold: async
     async def hold_one() -> None:
         async with database.unit_of_work(label="holder") as unit:
             await unit.run(lambda: None)
-            if database.writer.places.taken == database.writer.places.size:
+            if database.writer.limiter.taken == database.writer.limiter.size:
                 taken.set()
             await hold.wait()
 
-    await asyncio.gather(*(hold_one() for _ in range(database.writer.places.size)))
+    await asyncio.gather(*(hold_one() for _ in range(database.writer.limiter.size)))
 
 
 async def test_a_run_that_is_left_behind_in_the_queue_takes_no_place_and_fails_the_request(

@@ -276,7 +276,7 @@ async def test_an_error_that_was_caught_leaves_nothing_to_keep(
 
     client = mount(Handler)
     with (
-        expect_log("onfinish.handlers", r"TransactionLost.*begin_nested"),
+        expect_log("onfinish.handlers", r"TransactionAborted.*begin_nested"),
         expect_log("tornado.access", r"^500 POST / .* undone "),
     ):
         answer = await client.post("/")
@@ -305,7 +305,7 @@ async def test_a_flush_that_failed_and_was_caught_leaves_nothing_to_keep(
 
     client = mount(Handler)
     with (
-        expect_log("onfinish.handlers", r"TransactionLost.*begin_nested") as records,
+        expect_log("onfinish.handlers", r"TransactionAborted.*begin_nested") as records,
         expect_log("tornado.access", r"^500 POST / .* undone "),
     ):
         answer = await client.post("/")

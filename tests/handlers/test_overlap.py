@@ -36,16 +36,16 @@ async def test_overlapping_requests_are_all_answered_and_see_nothing_of_each_oth
     """
     open_sessions: dict[int, str] = {}
     waited: list[int] = []
-    for lane in (database.writer, database.reader):
-        assert isinstance(lane.engine.pool, QueuePool)
-        lane.engine.pool._timeout = 0
+    for endpoint in (database.writer, database.reader):
+        assert isinstance(endpoint.engine.pool, QueuePool)
+        endpoint.engine.pool._timeout = 0
 
     class Handler(SessionHandler):
         async def post(self, number: str) -> None:
             session: Session = self.session
             assert open_sessions.setdefault(id(session), number) == number
             await self.run(add_note, session, text=f"{number} first")
-            waited.append(database.writer.places.waiting)
+            waited.append(database.writer.limiter.waiting)
             await asyncio.sleep(0)
             await self.run(add_note, session, text=f"{number} second")
             seen = await self.run(list_texts, session)

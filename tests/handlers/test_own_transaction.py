@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db import Database
-from db.errors import RunAgain
+from db.errors import RetryableConflict
 from handlers import SessionHandler
 from tests.fixtures.backends import ASYNC, DEFAULT
 from tests.fixtures.logs import ExpectLog
@@ -88,7 +88,7 @@ async def test_a_statement_that_would_end_the_transaction_is_refused(
     client = mount(posting(lambda session: session.execute(text(statement)), after))
 
     with (
-        expect_log("onfinish.handlers", r"NotYours: POST Handler: .*begin_nested.*self\.commit\(\)"),
+        expect_log("onfinish.handlers", r"SessionNotOwned: POST Handler: .*begin_nested.*self\.commit\(\)"),
         expect_log("tornado.access", r"^500 POST / .* undone "),
     ):
         answer = await client.post("/")
@@ -163,7 +163,7 @@ async def test_autocommit_is_not_to_be_had(work: Work, mount: Mount, notes: Note
             await self.run(do, self.session)
 
     client = mount(Handler)
-    word = "ValueError" if work is of_the_statement else "NotYours: POST Handler: "
+    word = "ValueError" if work is of_the_statement else "SessionNotOwned: POST Handler: "
     with expect_log("onfinish.handlers", word), expect_log("tornado.access", r"^500 POST / .* undone "):
         answer = await client.post("/")
 
@@ -264,7 +264,7 @@ async def test_a_request_whose_work_was_committed_does_not_run_again(
     """A conflict after it would apply it twice."""
 
     def conflict(session: Session) -> None:
-        raise RunAgain("deadlock")
+        raise RetryableConflict("deadlock")
 
     client = mount(posting(COMMITS["commit"], conflict))
 

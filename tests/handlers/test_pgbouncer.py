@@ -31,8 +31,8 @@ def database_settings(
     database_url: str, bouncer: Bouncer, request: pytest.FixtureRequest
 ) -> DatabaseSettings:
     """One place each where the tests of the deadline have one, else two, for those that lock one another."""
-    places = 1 if request.function.__module__.endswith("test_deadline") else 2
-    return DatabaseSettings(url=bouncer.url_of(database_url), pooler="pgbouncer", pool_size=places)
+    limiter = 1 if request.function.__module__.endswith("test_deadline") else 2
+    return DatabaseSettings(url=bouncer.url_of(database_url), pooler="pgbouncer", pool_size=limiter)
 
 
 @pytest.fixture

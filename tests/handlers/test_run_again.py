@@ -13,7 +13,7 @@ from tornado.web import stream_request_body
 
 from conf import DatabaseSettings
 from db import Database
-from db.errors import RunAgain
+from db.errors import RetryableConflict
 from handlers import SessionHandler
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
@@ -35,7 +35,7 @@ def database_settings(database_url: str) -> DatabaseSettings:
 
 def conflict(session: Session) -> None:
     """What the database does when it breaks a tie against this transaction."""
-    raise RunAgain("deadlock")
+    raise RetryableConflict("deadlock")
 
 
 @on_postgresql
@@ -186,11 +186,11 @@ async def test_after_three_attempts_it_is_a_503(
 
 
 async def test_a_handler_may_opt_out(mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog):
-    """``run_again = False``: one attempt, and a 503."""
+    """``retry = False``: one attempt, and a 503."""
     attempts: list[int] = []
 
     class Handler(SessionHandler):
-        run_again = False
+        retry = False
 
         async def post(self) -> None:
             attempts.append(1)
@@ -351,7 +351,7 @@ async def test_after_an_early_commit_it_is_not_run_again(mount: Mount, notes: No
             attempts.append(1)
             await self.run(add_note, self.session, text="written")
             await self.commit()
-            raise RunAgain("deadlock")
+            raise RetryableConflict("deadlock")
 
     client = mount(Handler)
     with expect_log("onfinish.handlers", r"^503 "), expect_log("tornado.access", r"^503 POST / .* kept "):

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
 from db import Database
-from db.errors import NoPlace
+from db.errors import PoolTimeout
 from handlers import SessionHandler
 from tests.fixtures.backends import Backend
 from tests.fixtures.clock import own_time
@@ -93,5 +93,5 @@ async def test_a_scope_is_told_the_same(database: Database):
         with database.session_scope() as session:
             look_beside(session)
 
-    with pytest.raises(NoPlace, match=r"all 1 connections .* beside"):
+    with pytest.raises(PoolTimeout, match=r"all 1 connections .* beside"):
         await asyncio.to_thread(script)

@@ -277,7 +277,7 @@ async def test_a_twin_of_another_process_is_waited_for_in_the_database_by_one(
         other_client = serve(Application([("/", gate.handler)], database=elsewhere))
         twins = [ask(other_client) for _ in range(TWINS)]
         await until(lambda: is_queued(elsewhere, TWINS - 1))
-        await until(lambda: elsewhere.writer.places.taken == 1)
+        await until(lambda: elsewhere.writer.limiter.taken == 1)
         held = lent(elsewhere)
         gate.opened.set()
         answers = await asyncio.gather(first, *twins)

@@ -17,7 +17,7 @@ from tornado.web import Application
 from tornado.websocket import WebSocketClientConnection, WebSocketHandler, websocket_connect
 
 from db import Database
-from db.errors import Misuse
+from db.errors import UsageError
 from handlers import SessionWebSocketHandler, log_request
 from tests.fixtures.process import StartServer, receive, send
 from tests.fixtures.waiting import wait_until
@@ -190,7 +190,7 @@ async def test_an_open_socket_holds_nothing(port_of, database: Database, words):
         replies = await asyncio.gather(*(ask(socket, str(n)) for n, socket in enumerate(sockets)))
 
         assert replies == [{"done": str(n)} for n in range(30)]
-        assert await asyncio.to_thread(wait_until, lambda: not database.writer.places.taken)
+        assert await asyncio.to_thread(wait_until, lambda: not database.writer.limiter.taken)
         assert pool.checkedout() == 0
         assert not database.units
         assert await ask(sockets[17], "again") == {"done": "again"}
@@ -257,7 +257,7 @@ async def test_a_conflict_that_does_not_end_is_told(port_of, words, expect_log):
             await self.run(self.session.execute, text(SERIALIZATION_FAILURE))
 
     class Once(Conflicting):
-        run_again = False
+        retry = False
 
     for handler in (Conflicting, Once):
         async with connected(port_of(handler)) as socket:
@@ -328,7 +328,7 @@ async def test_a_client_that_leaves_during_its_message(cancels, port_of, databas
     await asyncio.wait_for(ended.wait(), PATIENCE_S)
     socket.close()
 
-    assert await asyncio.to_thread(wait_until, lambda: not database.writer.places.taken)
+    assert await asyncio.to_thread(wait_until, lambda: not database.writer.limiter.taken)
     assert words() == ([] if cancels else ["one"])
 
 
@@ -380,7 +380,7 @@ async def test_functions_for_after_the_commit(port_of, words, expect_log):
 
     class Following(Handler):
         async def handle_message(self, message: str | bytes) -> None:
-            self.after_commit(self.note, str(message))
+            self.on_commit(self.note, str(message))
             await super().handle_message(message)
 
         async def note(self, message: str) -> None:
@@ -429,7 +429,7 @@ async def test_there_is_no_session_between_messages(port_of, words):
 
     class Between(Handler):
         def open(self, *args: str, **kwargs: str) -> None:
-            with pytest.raises(Misuse) as error:
+            with pytest.raises(UsageError) as error:
                 self.session  # noqa: B018
             told.append(str(error.value))
 
@@ -473,7 +473,7 @@ def with_handlers(folder: Path) -> dict[str, str]:
 
             import server.app
             from handlers import SessionHandler, SessionWebSocketHandler
-            from db.teams import create_team
+            from db.board.teams import create_team
 
             make_app = server.app.make_app
 
@@ -484,7 +484,7 @@ def with_handlers(folder: Path) -> dict[str, str]:
 
             class Later(SessionHandler):
                 async def post(self):
-                    self.after_commit(self.later)
+                    self.on_commit(self.later)
                     self.write_json("done")
 
                 async def later(self):

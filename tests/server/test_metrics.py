@@ -18,14 +18,14 @@ from tornado.web import Application, RequestHandler
 
 from conf import OpsSettings, load_settings
 from db import Database
-from db.errors import NoPlace
+from db.errors import PoolTimeout
 from handlers import SessionHandler
 from handlers.board.routes import routes
 from server.monitoring.exposition import Exposition
 from server.monitoring.metrics import FAMILIES, REQUESTS, Metrics
 from server.monitoring.ops import Ops
 from server.monitoring.route_names import RouteNames
-from server.monitoring.shared_counters import Tally
+from server.monitoring.shared_counters import SharedCounters
 from tests.fixtures.process import StartServer
 from tests.fixtures.server import Serve
 from tests.server.conftest import Seen, numbers_of
@@ -66,7 +66,7 @@ async def test_promtool_has_no_complaint(seen: Seen):
     """Prometheus' own linter: names, units, types and help of every family, each with a series."""
     await seen.client.post("/tasks", TASK)
     await seen.client.get("/nowhere")
-    seen.ops.metrics.runs_again("deadlock")
+    seen.ops.metrics.retries("deadlock")
     text = seen.ops.exposition.text()
     assert all(f"\n{family.name}" in text.decode() for family in FAMILIES)
 
@@ -167,27 +167,27 @@ async def test_a_connection_that_is_lost_in_use_is_not_counted_for_ever(seen: Se
 async def test_waits_for_a_place_are_counted_and_those_in_vain(seen: Seen, expect_log):
     """Pending while somebody waits; a time-out where none came free, and a wait where one did."""
     pending = ("db_client_connection_pending_requests", "writer")
-    places = seen.database.writer.places
-    for _ in range(places.size):
-        await places.take(1)
+    limiter = seen.database.writer.limiter
+    for _ in range(limiter.size):
+        await limiter.take(1)
 
-    waiting = asyncio.create_task(places.take(5))
-    in_vain = asyncio.create_task(places.take(0.05))
+    waiting = asyncio.create_task(limiter.take(5))
+    in_vain = asyncio.create_task(limiter.take(0.05))
     await asyncio.sleep(0)
     assert seen.numbers()[pending] == 2
-    with pytest.raises(NoPlace):
+    with pytest.raises(PoolTimeout):
         await in_vain
     assert seen.numbers()[pending] == 1
-    places.give_back()
+    limiter.give_back()
     await waiting
 
     numbers = seen.numbers()
     assert numbers[pending] == 0
     assert numbers["db_client_connection_timeouts_total", "writer"] == 1
-    assert numbers["db_client_connection_wait_time_seconds_count", "writer"] == places.size + 1
+    assert numbers["db_client_connection_wait_time_seconds_count", "writer"] == limiter.size + 1
     assert numbers["db_client_connection_wait_time_seconds_sum", "writer"] >= 0.05
-    for _ in range(places.size):
-        places.give_back()
+    for _ in range(limiter.size):
+        limiter.give_back()
 
 
 @pytest.mark.gen_test
@@ -307,7 +307,7 @@ def fetch(port: int, path: str) -> tuple[int, bytes]:
 # -- the memory that processes share
 
 
-def count(tally: Tally, index: int, times: int) -> None:
+def count(tally: SharedCounters, index: int, times: int) -> None:
     """What a process does in its slot."""
     metrics = Metrics(tally.slots[index])
     for _ in range(times):
@@ -318,7 +318,7 @@ def count(tally: Tally, index: int, times: int) -> None:
 
 def test_what_processes_count_is_added_up_and_outlives_them():
     """One is gone, another takes its slot: counts go on, and what was of the moment begins anew."""
-    tally = Tally(2)
+    tally = SharedCounters(2)
     processes = get_context("fork")
     for index, times in ((0, 3), (1, 4), (0, 5)):
         process = processes.Process(target=count, args=(tally, index, times))
@@ -340,7 +340,7 @@ def test_what_processes_count_is_added_up_and_outlives_them():
 
 def test_a_tally_that_is_full_counts_on_where_it_can(expect_log):
     """Too many series are told once; those that have found room stay right, and nothing is overwritten."""
-    tally = Tally()
+    tally = SharedCounters()
     metrics = Metrics(tally.slots[0])
     with expect_log("onfinish.server", "no room for more metrics") as told:
         for number in range(3000):
@@ -394,7 +394,9 @@ def test_a_database_without_observer_has_nothing_to_tell(tmp_path):
     from conf import DatabaseSettings
 
     plain = Database(DatabaseSettings(url=f"sqlite:///{tmp_path / 'x.db'}"))
-    counted = Database(DatabaseSettings(url=f"sqlite:///{tmp_path / 'x.db'}"), Metrics(Tally().slots[0]))
+    counted = Database(
+        DatabaseSettings(url=f"sqlite:///{tmp_path / 'x.db'}"), Metrics(SharedCounters().slots[0])
+    )
 
     def hooks(database: Database) -> int:
         return len(list(database.writer.engine.pool.dispatch.checkin))

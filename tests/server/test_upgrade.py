@@ -105,7 +105,7 @@ class Traffic:
         self.teams = teams
         self.added: dict[str, str] = {}
         self.moves: Counter[str] = Counter()
-        self.places: dict[str, int | None] = {}
+        self.limiter: dict[str, int | None] = {}
         self.claimed: list[str] = []
         self.answers: Counter[str] = Counter()
         self.faults: list[str] = []
@@ -153,15 +153,15 @@ class Traffic:
             self.faults.append(f"the same request was answered {first!r} and {again!r}")
 
     def _transfer(self, choice: random.Random, key: str) -> None:
-        if not self.places:
+        if not self.limiter:
             created = json.loads(self._ask(choice, "POST", "/tasks", {**TASK, "task_status": 99}, {}))
             self.added[created["id"]] = ""
-            self.places[created["id"]] = None
-        [task_id] = self.places
+            self.limiter[created["id"]] = None
+        [task_id] = self.limiter
         there = self.teams[self.moves[task_id] % 2]
-        body = {"from_team_id": self.places[task_id], "to_team_id": there, "note": key}
+        body = {"from_team_id": self.limiter[task_id], "to_team_id": there, "note": key}
         self._ask(choice, "POST", f"/tasks/{task_id}/transfer", body, {})
-        self.places[task_id] = there
+        self.limiter[task_id] = there
         self.moves[task_id] += 1
 
     def _claim(self, choice: random.Random, key: str) -> None:
@@ -227,7 +227,7 @@ def test_an_upgrade_under_traffic_loses_and_doubles_nothing(old: Path, url: str,
     assert {
         row["task_id"]: row["n"] for row in sql("SELECT task_id, count(*) AS n FROM transfers GROUP BY 1")
     } == (dict(traffic.moves))
-    for task_id, team_id in traffic.places.items():
+    for task_id, team_id in traffic.limiter.items():
         [row] = sql("SELECT team_id FROM tasks WHERE id = :id", id=task_id)
         assert row["team_id"] == team_id
     assert len(traffic.claimed) == len(set(traffic.claimed)) > 0

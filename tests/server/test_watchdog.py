@@ -203,4 +203,4 @@ def test_an_observer_that_does_nothing_may_be_asked_for_everything():
     observer = Observer()
     observer.queued("writer")
     observer.waited("writer", 0.1, queued=True, in_vain=True)
-    observer.runs_again("busy")
+    observer.retries("busy")

@@ -64,10 +64,10 @@ class Asyncpg(PostgresDriver):
             "prepared_statement_name_func": str,
         }
 
-    def witness_sql(self, template: str, *, table: str) -> str:
+    def marker_sql(self, template: str, *, table: str) -> str:
         return template.format(connection="$1", transaction="$2", table=table)
 
-    def witness_parameters(self, connection: str, transaction: str) -> Any:
+    def marker_parameters(self, connection: str, transaction: str) -> Any:
         return (connection, transaction)
 
     def connection_errors(self) -> tuple[type[Exception], ...]:
@@ -92,8 +92,8 @@ class Asyncpg(PostgresDriver):
     def begins_read_only(self, connection: Any) -> None:
         connection.readonly = True
 
-    def interrupt(self, connection: Any) -> None:
+    def cancel_statement(self, connection: Any) -> None:
         """It has no call for it: it sends a cancel where the task that waits for it is cancelled."""
 
-    def sever(self, connection: Any) -> None:
+    def shutdown_socket(self, connection: Any) -> None:
         connection.driver_connection.terminate()

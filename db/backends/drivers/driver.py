@@ -67,13 +67,13 @@ class PostgresDriver:
         """The arguments for a pooler that hands each transaction another connection to the server."""
         raise NotImplementedError
 
-    def witness_sql(self, template: str, *, table: str) -> str:
+    def marker_sql(self, template: str, *, table: str) -> str:
         """A statement with ``{connection}`` and ``{transaction}`` in it, as `witness_parameters` fit it."""
         return template.format(
             connection="%(connection)s", transaction="%(transaction)s", table=table.replace("%", "%%")
         )
 
-    def witness_parameters(self, connection: str, transaction: str) -> Any:
+    def marker_parameters(self, connection: str, transaction: str) -> Any:
         """The two, in the driver's own form."""
         return {"connection": connection, "transaction": transaction}
 
@@ -105,11 +105,11 @@ class PostgresDriver:
         """Have each transaction of a connection begin as READ ONLY."""
         raise NotImplementedError
 
-    def interrupt(self, connection: Any) -> bool | Awaitable[bool] | None:
-        """See `Watch.interrupt`."""
+    def cancel_statement(self, connection: Any) -> bool | Awaitable[bool] | None:
+        """See `StatementGuard.interrupt`."""
         raise NotImplementedError
 
-    def sever(self, connection: Any) -> None:
+    def shutdown_socket(self, connection: Any) -> None:
         """Break the connection under whoever waits for it."""
         raise NotImplementedError
 

@@ -46,10 +46,10 @@ class Psycopg(LibpqDriver):
     def begins_read_only(self, connection: Any) -> None:
         connection.set_read_only(True)
 
-    def interrupt(self, connection: Any) -> Awaitable[bool]:
+    def cancel_statement(self, connection: Any) -> Awaitable[bool]:
         return _cancel(connection.driver_connection)
 
-    def sever(self, connection: Any) -> None:
+    def shutdown_socket(self, connection: Any) -> None:
         own = connection.driver_connection
         shut_down(own.fileno, connection.dbapi.Error)
 

@@ -30,8 +30,8 @@ class Psycopg2(LibpqDriver):
     def begins_read_only(self, connection: Any) -> None:
         connection.readonly = True
 
-    def interrupt(self, connection: Any) -> bool:
+    def cancel_statement(self, connection: Any) -> bool:
         return cancel(connection, timeout_s=_CANCEL_TIMEOUT_S)
 
-    def sever(self, connection: Any) -> None:
+    def shutdown_socket(self, connection: Any) -> None:
         shut_down(connection.fileno, connection.InterfaceError)

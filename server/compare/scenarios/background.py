@@ -140,7 +140,7 @@ async def audit_row(world: World) -> None:
 
     class Handler(Probe):
         async def post(self) -> None:
-            self.afterwards(world.seen("the audit", write), text="audit")
+            self.in_new_transaction(world.seen("the audit", write), text="audit")
             await self.run(self.model(write), text="row")
             raise Meant("refused")
 

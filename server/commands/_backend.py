@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 from conf import Fault, Settings, SettingsError
 
 if TYPE_CHECKING:
-    from db.backend import Dialect
+    from db.backend import Backend
 
 
-def dialect_of(settings: Settings) -> Dialect:
+def backend_of(settings: Settings) -> Backend:
     """The ways of the database that is set. Connects to nothing.
 
     Raises:
         SettingsError: its driver is known to SQLAlchemy, but nobody has told ``db`` its ways.
     """
-    from db.backends.choose import dialect_for
+    from db.backends.choose import backend_for
     from db.engines.engine import make_url
 
     try:
-        return dialect_for(make_url(settings.database))
+        return backend_for(make_url(settings.database))
     except ValueError as exc:
         path = "database.url" if settings.database.url is not None else "database.drivername"
         raise SettingsError([Fault(path, settings.origin_of(path), str(exc))]) from None
