@@ -328,21 +328,22 @@ class SessionHandler(ProblemHandler):
             self.data_received = _ignore  # type: ignore[method-assign]  # the answer is held, so the body goes on
         fault = None if self._response is None else self._response.fault
         keep = not self._failed and fault is None and self.get_status() < 400
-        if not (self._hooks or self._commits) and self._unit.settle_at_once(keep=keep):
+        commits = self._commits
+        if not (self._hooks or commits) and self._unit.settle_at_once(keep=keep):
             self._note_conflict(fault or self._raised)
             self._conclude(fault)
         else:
-            self._database.start(self._settle(keep, fault))
+            self._database.start(self._settle(keep, fault, commits))
 
     # -- the end of a request
 
-    async def _settle(self, keep: bool, fault: Exception | None) -> None:
-        if self._commits:
+    async def _settle(self, keep: bool, fault: Exception | None, commits: bool) -> None:
+        if commits or self._commits:  # a commit that `on_finish` met may have ended since
             fault = await self._end_of_commit() or fault
         self._note_conflict(fault or self._raised)
         try:
             last = None if self._early.begun else self._hooks.last_work
-            await self._begun().settle(keep=keep, last=last, in_new_transaction=self._due_afterwards)
+            await self._begun().settle(keep=keep, last=last, follow_ups=self._due_follow_ups)
         except Exception as error:  # noqa: BLE001
             fault = fault or error  # whatever kept the work from being kept is what the client is told
         if self._again is not None:
@@ -363,8 +364,8 @@ class SessionHandler(ProblemHandler):
                 super().log_exception(type(raised), raised, raised.__traceback__)
             return error
         if self._stopped is not None:
-            return DeadlinePassed(_TOO_LATE)
-        if not self._failed:
+            return DeadlinePassed(_TOO_LATE) if isinstance(self._stopped, DeadlinePassed) else self._stopped
+        if not self._failed and self.get_status() < 400:
             return None
         if raised is None:  # send_error() with a status alone
             return HTTPError(self.get_status())
@@ -377,10 +378,10 @@ class SessionHandler(ProblemHandler):
         elif isinstance(told, CONFLICTS) and self._may_retry():
             self._again = told
 
-    def _due_afterwards(self, error: Exception | None) -> list[Callable[[Session], object]]:
+    def _due_follow_ups(self, error: Exception | None) -> list[Callable[[Session], object]]:
         """What is to be done in units of their own, once a request: at the attempt that is answered."""
         self._note_conflict(error)
-        return [] if self._again is not None else self._hooks.in_new_transaction
+        return [] if self._again is not None else self._hooks.follow_ups
 
     def _conclude(self, fault: Exception | None) -> None:
         """The unit is settled: let the response leave, or have another handler give another one."""
@@ -424,9 +425,9 @@ class SessionHandler(ProblemHandler):
         self._database.start(self._settle_unanswered(fault))
 
     async def _settle_unanswered(self, fault: Exception) -> None:
-        await self._early.end()
+        fault = (await self._early.end() if self._commits else None) or fault
         try:
-            await self._begun().settle(keep=False, in_new_transaction=self._due_afterwards)
+            await self._begun().settle(keep=False, follow_ups=self._due_follow_ups)
         except Exception as error:  # noqa: BLE001  # another than the unit has ended its transaction
             fault = error
         response = self._response

@@ -210,7 +210,7 @@ class AsyncUnitOfWork:
         *,
         keep: bool,
         last: Work | None = None,
-        in_new_transaction: Callable[[Exception | None], Iterable[Work]] | None = None,
+        follow_ups: Callable[[Exception | None], Iterable[Work]] | None = None,
     ) -> None:
         """Commit or roll back, give everything back.
 
@@ -239,7 +239,7 @@ class AsyncUnitOfWork:
             raise
         finally:
             try:
-                await self._follow_up(in_new_transaction(fault) if in_new_transaction is not None else ())
+                await self._follow_up(follow_ups(fault) if follow_ups is not None else ())
             finally:
                 self._end()
         if fault is not None:
@@ -253,7 +253,7 @@ class AsyncUnitOfWork:
         """Settle without a hop, where that sends nothing to the database. Returns whether it was so."""
         if self._settling or self._running or self._call is not None or not self._unit.settles_at_once:
             return False
-        if keep and self._not_begun:
+        if keep and (self._not_begun or self.reason is not None):
             return False
         self._settling = True
         self._unit.settle_at_once(keep=keep and self.reason is None)
@@ -336,7 +336,6 @@ class AsyncUnitOfWork:
         for coroutine, *_ in self._not_begun.values():
             if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
                 coroutine.close()
-        self._not_begun.clear()
 
     async def _result(self, answer: asyncio.Future[Any], function: Callable[..., Any]) -> Any:
         """What a hop returns; what it raises that is no `Exception`, as one.

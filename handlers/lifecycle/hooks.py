@@ -56,12 +56,12 @@ class CommitHooks:
 
     def __init__(self) -> None:
         self.on_commit = OnCommit()
-        self.in_new_transaction: list[Work] = []
+        self.follow_ups: list[Work] = []
         """Each in a unit of work of its own, once this one is settled, kept or not."""
         self._last: list[Work] = []
 
     def __bool__(self) -> bool:
-        return bool(self._last or self.in_new_transaction or self.on_commit)
+        return bool(self._last or self.follow_ups or self.on_commit)
 
     def before_commit(self, function: Callable[..., object], args: Any, kwargs: Any) -> None:
         """To be called with the session as the last work of the unit."""
@@ -69,7 +69,7 @@ class CommitHooks:
 
     def follow_up(self, function: Callable[..., object], args: Any, kwargs: Any) -> None:
         """To be called with another session, afterwards."""
-        self.in_new_transaction.append(lambda session: function(session, *args, **kwargs))
+        self.follow_ups.append(lambda session: function(session, *args, **kwargs))
 
     @property
     def last_work(self) -> Work | None:

@@ -464,7 +464,7 @@ async def test_what_follows_is_done_whatever_became_of_the_unit(
         raise KeyError
 
     with expect_log("onfinish.db", "^POST Some afterwards: failed"):
-        await unit.settle(keep=False, in_new_transaction=lambda fault: [add, fail, add])
+        await unit.settle(keep=False, follow_ups=lambda fault: [add, fail, add])
 
     assert unit.outcome is Outcome.ROLLED_BACK
     assert value(sql) == 2
@@ -476,7 +476,7 @@ async def test_what_follows_a_read_is_done_on_the_writer(database: Database, sql
     unit = database.unit_of_work(read_only=True)
     await unit.run(read, unit.session)
 
-    await unit.settle(keep=True, in_new_transaction=lambda fault: [add])
+    await unit.settle(keep=True, follow_ups=lambda fault: [add])
 
     assert value(sql) == 1
     assert places_of(database) == (0, 0)

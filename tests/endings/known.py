@@ -48,6 +48,16 @@ KNOWN = {
     "commit() in a task that has not begun, and a panic": Program((Run(), Commit("task"), Raise("Panic"))),
     "commit() in a task that has begun, and a success": Program((SLOW, Commit("task"), Sleep(), Status(201))),
     "commit() in a task that has begun, and a 404": Program((SLOW, Commit("task"), Sleep(), Status(404))),
+    "commit() in a cancelled task, and a 404": Program((SLOW, Status(404), Commit("cancelled"))),
+    "commit() in a task, and a cancel of the own task": Program((Run(), Commit("task"), Cancel())),
+    "commit() of nothing in a task, and a cancel of the own task": Program((Commit("task"), Cancel())),
+    "before_commit(), commit() in a task that has not begun": Program((Before(), Commit("task"))),
+    "run(), before_commit(), commit() in a task that has not begun": Program(
+        (Run(), Before(), Commit("task"))
+    ),
+    "a panic at a commit() in a cancelled task, and no answer": Program(
+        (Run(), Before("panics"), Commit("cancelled"), Later(answers=False))
+    ),
     "a commit() that is refused, in a task, and no answer": Program(
         (Run("is refused at COMMIT"), Commit("task"), Later(answers=False))
     ),
@@ -91,7 +101,6 @@ KNOWN = {
         (Run(), After("meets a cancelled task"), After(), Commit())
     ),
     # -- in_new_transaction() and deadlines
-    "afterwards() hangs": Program((Run(), Afterwards("hangs")), timeout_s=TIMEOUT_S),
     "a statement hangs, with in_new_transaction()": Program(
         (Run("hangs"), Afterwards()), timeout_s=TIMEOUT_S
     ),
@@ -112,12 +121,19 @@ KNOWN = {
     "a read that is forgotten": Program((Run("reads", "forgotten"),), method="GET"),
     "a run that is forgotten before commit()": Program((Run(), Run(how="forgotten"), Commit())),
     "a run that is forgotten after commit()": Program((Run(), Commit(), Run(how="forgotten"), Status(201))),
+    "a run that is forgotten while commit() is under way": Program(
+        (SLOW, Commit("cancelled"), Run(how="forgotten"), Commit("cancelled"), Status(201))
+    ),
     "a run that is forgotten, and a 404": Program((Run(how="forgotten"), Raise("404"))),
     # -- the client leaves
     "a read whose client leaves, and a late answer": Program((Later(), Leave()), method="GET"),
     "a write whose client leaves": Program((Run(), Leave(), Run())),
     "a write that leaves with its client": Program((Run(), Leave(), Sleep(), Sleep()), cancels=True),
     "a client that leaves while commit() is under way": Program((SLOW, Commit("task"), Leave(), Sleep())),
+    "a client that takes its request along while commit() is under way": Program(
+        (SLOW, Commit("cancelled"), Leave(), Raise("404")), cancels=True
+    ),
+    "a write that leaves with its client, and has done nothing yet": Program((Leave(),), cancels=True),
     # -- others
     "a file that another process writes to": Program((Run(),), busy=True),
     "a redirect in prepare": Program((Run(),), prepare=(Run(), Redirect())),
@@ -126,6 +142,7 @@ KNOWN = {
 }
 
 SLOW_ONES = {
+    "afterwards() hangs": Program((Run(), Afterwards("hangs")), timeout_s=TIMEOUT_S),
     "COMMIT hangs": Program((Run("hangs at COMMIT"), After(), Afterwards()), timeout_s=TIMEOUT_S),
     "commit() hangs": Program((Run("hangs at COMMIT"), Commit()), timeout_s=TIMEOUT_S),
     "afterwards() hangs after a refusal": Program(

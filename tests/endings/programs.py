@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
@@ -207,6 +209,10 @@ _RAISED = [
 ]
 
 
+# Made once each: to make and check them took longer than to play what they give.
+
+
+@functools.cache
 def _work(method: str, *, hangs: bool) -> st.SearchStrategy[str]:
     if method == "GET":
         return st.sampled_from([*READING[:1] * _OFTEN, *READING, "writes", *(HANGING if hangs else ())])
@@ -214,14 +220,13 @@ def _work(method: str, *, hangs: bool) -> st.SearchStrategy[str]:
     return st.sampled_from([*quiet, *REFUSED, *CONFLICTING, *FAULTY, *(HANGING * 6 if hangs else ())])
 
 
-@st.composite
-def _steps(draw: st.DrawFn, method: str, *, hangs: bool, deep: bool = True) -> tuple[Step, ...]:
-    work = _work(method, hangs=hangs)
-    run: st.SearchStrategy[Step] = st.builds(Run, work, st.sampled_from(_HOW_AWAITED))
+@functools.cache
+def _steps(method: str, *, hangs: bool, deep: bool = True) -> st.SearchStrategy[tuple[Step, ...]]:
+    run = st.builds(Run, _work(method, hangs=hangs), st.sampled_from(_HOW_AWAITED))
     kinds: list[st.SearchStrategy[Step]] = [
         *[run] * 4,
         *[st.builds(Commit, st.sampled_from(_HOW_COMMITTED))] * (2 if method == "POST" else 1),
-        *_registrations(work),
+        *_registrations(_work(method, hangs=False)),
         st.builds(Raise, st.sampled_from(_RAISED)),
         st.builds(Status, st.sampled_from([404, 201])),
         st.just(Finish()),
@@ -234,38 +239,51 @@ def _steps(draw: st.DrawFn, method: str, *, hangs: bool, deep: bool = True) -> t
     if deep:
         branch = _steps(method, hangs=hangs, deep=False)
         kinds += [st.builds(Group, st.lists(branch, min_size=1, max_size=3).map(tuple))] * 2
-    return tuple(draw(st.lists(st.one_of(kinds), max_size=6 if deep else 2)))
+    return st.lists(_weighted(kinds), max_size=6 if deep else 2).map(tuple)
 
 
 def _registrations(work: st.SearchStrategy[str]) -> list[st.SearchStrategy[Step]]:
     return [
         st.builds(Before, work),
         st.builds(After, st.sampled_from(_AFTER)),
-        # A request's end has no deadline yet for which it would be worth trying all that hangs.
         st.builds(Afterwards, work),
     ]
+
+
+def _weighted(kinds: Sequence[st.SearchStrategy[Step]]) -> st.SearchStrategy[Step]:
+    """One of these, as often as it stands there: `one_of` takes each once."""
+    return st.integers(0, len(kinds) - 1).flatmap(kinds.__getitem__)
 
 
 def _sleeps(hangs: bool) -> list[str]:
     return ["a moment", *(("past the deadline", "through the deadline") if hangs else ())]
 
 
+@functools.cache
+def _in_prepare(method: str) -> st.SearchStrategy[tuple[Step, ...]]:
+    work = st.just("writes" if method == "POST" else "reads")
+    kinds: list[st.SearchStrategy[Step]] = [
+        *_registrations(work),
+        st.just(Redirect()),
+        st.builds(Raise, st.sampled_from(_RAISED)),
+        st.builds(Run, work),
+    ]
+    return st.lists(_weighted(kinds), max_size=2).map(tuple)
+
+
+_TIMED = st.sampled_from([False] * 15 + [True])
+_METHODS = st.sampled_from(["POST"] * 5 + ["GET"])
+_ONE_IN_THREE = st.sampled_from([False, False, True])
+
+
 @st.composite
 def programs(draw: st.DrawFn) -> Program:
     """A random program. One in sixteen has a deadline, which takes as long as that."""
-    hangs = draw(st.sampled_from([False] * 15 + [True]))
-    method = draw(st.sampled_from(["POST"] * 5 + ["GET"]))
-    in_prepare: list[st.SearchStrategy[Step]] = [
-        *_registrations(st.just("writes" if method == "POST" else "reads")),
-        st.just(Redirect()),
-        st.builds(Raise, st.sampled_from(_RAISED)),
-        st.builds(Run, st.just("writes" if method == "POST" else "reads")),
-    ]
-    at_first = st.lists(st.one_of(in_prepare), max_size=2).map(tuple)
+    hangs, method = draw(_TIMED), draw(_METHODS)
     return Program(
         steps=draw(_steps(method, hangs=hangs)),
         method=method,
-        prepare=draw(st.one_of(st.just(()), st.just(()), st.just(()), at_first)),
+        prepare=draw(_in_prepare(method)) if draw(_ONE_IN_THREE) else (),
         timeout_s=TIMEOUT_S if hangs else None,
-        cancels=draw(st.sampled_from([False, False, True])),
+        cancels=draw(_ONE_IN_THREE),
     )

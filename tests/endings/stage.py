@@ -249,6 +249,7 @@ class Player:
         self.attempt = attempt
         self.own_task = asyncio.current_task()
         self.gone = asyncio.Event()
+        self.finished = asyncio.Event()
 
     async def play_prepare(self) -> None:
         """What the program does in ``prepare``."""
@@ -273,6 +274,7 @@ class Player:
 
     def _finishes(self) -> None:
         self.attempt.note("finishes", status=self.handler.get_status())
+        self.finished.set()
 
     @property
     def _has_finished(self) -> bool:
@@ -402,7 +404,7 @@ class Player:
             raise
         kind = {Before: "before", After: "after", Afterwards: "afterwards"}[type(step)]
         attempt.note(
-            f"registers {kind}", f"{kind[0] if kind != 'in_new_transaction' else 'f'}{mark}", step.does
+            f"registers {kind}", f"{kind[0] if kind != 'afterwards' else 'f'}{mark}", step.does
         )
 
     def _before(self, session: Session, does: str, mark: str) -> None:
@@ -470,7 +472,8 @@ class Player:
             return
         self.attempt.note("sleeps")  # once: what sleeps on is not cancelled again
         try:
-            await asyncio.sleep(30)
+            async with asyncio.timeout(30):  # where a callback answers, it is not cancelled either
+                await self.finished.wait()
         except asyncio.CancelledError:
             if step.how == "past the deadline":
                 raise
@@ -479,11 +482,14 @@ class Player:
         if self.record.left.is_set():  # in another branch, or at an earlier attempt
             return
         self.record.left.set()
-        give_up_at = asyncio.get_running_loop().time() + 2
         # One that has been answered meanwhile, by a callback, hears no more of its client.
-        while not (self.gone.is_set() or self._has_finished):
-            assert asyncio.get_running_loop().time() < give_up_at, "nothing noticed that the client had left"
-            await asyncio.sleep(0.001)
+        waits = [asyncio.ensure_future(event.wait()) for event in (self.gone, self.finished)]
+        try:
+            done, _ = await asyncio.wait(waits, timeout=2, return_when=asyncio.FIRST_COMPLETED)
+            assert done, "nothing noticed that the client had left"
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _cancel(self, step: Cancel) -> None:
         assert self.own_task is not None

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
 ]
 
-EXAMPLES = 120
+EXAMPLES = 150
 EXAMPLES_LONG = 5000
 
 

@@ -123,6 +123,8 @@ class World:
     def close(self) -> None:
         """Close all of it."""
         self._close()
+        self._record = None
+        self._log.clear()  # a record holds a traceback, and with it all that was at work
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             gc.collect()  # what was not awaited, and is said to be so when it goes
