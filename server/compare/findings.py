@@ -190,7 +190,7 @@ def _about_cost(result: Result) -> list[str]:
                 f"{name} under load: {bad} requests failed{', turns were cut off' if cut else ''}; {lost} of "
                 f"the writes it acknowledged were lost. It kept {after['sessions_alive']} sessions and "
                 f"{left} of its connections, and of {AFTERWARDS} requests at the end it answered "
-                f"{measured['in_new_transaction']['good']}."
+                f"{measured['afterwards']['good']}."
             )
     return found
 
