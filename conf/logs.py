@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from conf.masks import mask_text
 from conf.outlet import Outlet
-from conf.redaction import redact
+from conf.redaction import redact, redacted
 from conf.settings import LogSettings
 
 # What every record has; what else it has came with ``extra=`` and belongs into the JSON.
@@ -20,9 +20,6 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 # A line feed could forge a line, an escape could rewrite the terminal; both may come from a client.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-
-_ENCODER = json.JSONEncoder(default=str, allow_nan=False)
-
 
 _FLUSH_S = 2.0
 """How long the end of the process is held up by a log that is not read."""
@@ -142,7 +139,7 @@ class LineFormatter(RedactingFormatter):
         self._with_process = with_process
 
     def format(self, record: logging.LogRecord) -> str:
-        if record.exc_info and self._redacts:
+        if self._redacts:
             redact(record)
         time = datetime.fromtimestamp(record.created).astimezone()
         message = record.getMessage().translate(_CONTROLS)
@@ -160,8 +157,12 @@ class JsonFormatter(RedactingFormatter):
     exception ``error`` (its class) and ``traceback``.
     """
 
+    def __init__(self, *, database_messages: bool = False) -> None:
+        super().__init__(database_messages=database_messages)
+        self._encoder = json.JSONEncoder(default=self._text_of, allow_nan=False)
+
     def format(self, record: logging.LogRecord) -> str:
-        if record.exc_info and self._redacts:
+        if self._redacts:
             redact(record)
         entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -177,14 +178,20 @@ class JsonFormatter(RedactingFormatter):
             kind = record.exc_info[0] if record.exc_info else None
             entry |= {"error": kind.__qualname__ if kind else None, "traceback": _trace(self, record)}
         try:
-            return _ENCODER.encode(entry)
+            return self._encoder.encode(entry)
         except (
             TypeError,
             ValueError,
         ):  # NaN is no JSON, nor is a tuple for a key: such an extra goes as text
             return json.dumps(
-                {key: value if isinstance(value, (str, int)) else str(value) for key, value in entry.items()}
+                {
+                    key: value if isinstance(value, (str, int)) else self._text_of(value)
+                    for key, value in entry.items()
+                }
             )
+
+    def _text_of(self, extra: object) -> str:
+        return str(redacted(extra) if self._redacts and isinstance(extra, BaseException) else extra)
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:

@@ -7,7 +7,7 @@ Its class, its code and its frames do not: these are kept, as is the message of 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 _WITHHELD = "its message may hold data and is withheld"
 
@@ -37,14 +37,18 @@ def redacted(error: BaseException) -> BaseException:
 
 
 def redact(record: logging.LogRecord) -> None:
-    """Replace the exception of a record by `redacted`, and what the record's message quotes of it."""
+    """Replace a record's exception by `redacted`, and what its message quotes of it or of an argument."""
     error = record.exc_info[1] if record.exc_info else None
-    if error is None or not (quotes := _quotes_of(error)):
+    told = [arg for arg in record.args or () if isinstance(arg, BaseException)]  # of a dict: its names
+    if error is None and not told:
         return
-    copy = _redacted(error, quotes)
+    if not (quotes := _quotes_of(*([error] if error is not None else []), *told)):
+        return
     # asyncio's "Task exception was never retrieved" has the task's repr, and with it the error's.
     record.msg, record.args = _without(record.getMessage(), quotes), ()
-    record.exc_info, record.exc_text = (type(copy), copy, copy.__traceback__), None
+    if error is not None:
+        copy = _redacted(error, quotes)
+        record.exc_info, record.exc_text = (type(copy), copy, copy.__traceback__), None
 
 
 class RedactingFilter(logging.Filter):
@@ -81,10 +85,15 @@ def _told_of(error: BaseException) -> str:
     return f"{code_of(error)} ({_WITHHELD})"
 
 
-def _quotes_of(error: BaseException) -> dict[str, str]:
+def _quotes_of(*errors: BaseException) -> dict[str, str]:
     """What texts may quote of the messages that are withheld, and what is told in its place."""
-    withheld = [link for link in _tree_of(error) if _is_withheld(link)]
-    texts = {text: _told_of(link) for link in withheld for text in (repr(link), str(link))}
+    withheld = [link for link in _reachable_from(errors) if _is_withheld(link)]
+    texts = {
+        text: _told_of(link)
+        for link in withheld
+        # The last is what the repr of an error has that quotes it.
+        for text in (repr(link), str(link), repr(str(link))[1:-1])
+    }
     return {text: texts[text] for text in sorted(texts, key=len, reverse=True)}
 
 
@@ -110,18 +119,36 @@ def _redacted(error: BaseException, quotes: dict[str, str]) -> BaseException:
 def _copy_of(link: BaseException, quotes: dict[str, str]) -> BaseException:
     kind = type(link)
     if _is_withheld(link):
-        # Not a subclass of the driver's: asyncpg registers every class that is made of its own.
-        named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-        return type(kind.__name__, (Exception,), named)(_told_of(link))  # type: ignore[no-any-return]
+        return _named_as(kind, _told_of(link))
     if isinstance(link, BaseExceptionGroup):
-        copy: BaseException = link.derive([_redacted(member, quotes) for member in link.exceptions])
+        members = [_redacted(member, quotes) for member in link.exceptions]
+        message = _without(link.message, quotes)
+        copy: BaseException = (
+            link.derive(members) if message == link.message else BaseExceptionGroup(message, members)
+        )
     else:
         args = (_without(arg, quotes) if isinstance(arg, str) else arg for arg in link.args)
         copy = kind.__new__(kind, *args)  # not its constructor, which may do anything
-    copy.__dict__.update(vars(link))
+        copy.__dict__.update(vars(link))
+        text = _text_of(copy)
+        if (cleaned := _without(text, quotes)) != text:  # it is made of an argument or attribute: the error
+            copy = _named_as(kind, cleaned)
     if notes := getattr(link, "__notes__", None):
         copy.__notes__ = [_without(str(note), quotes) for note in notes]
     return copy
+
+
+def _named_as(kind: type[BaseException], text: str) -> BaseException:
+    """An error of the same name. Not a subclass: asyncpg registers every class that is made of its own."""
+    named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    return type(kind.__name__, (Exception,), named)(text)  # type: ignore[no-any-return]
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  # a traceback has a word for it
+        return ""
 
 
 def _chain_of(error: BaseException) -> Iterator[BaseException]:
@@ -134,10 +161,17 @@ def _chain_of(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
-def _tree_of(error: BaseException) -> Iterator[BaseException]:
-    """The same, with the members of groups, and their chains."""
-    for link in _chain_of(error):
+def _reachable_from(errors: Iterable[BaseException]) -> Iterator[BaseException]:
+    """Errors and what their texts may quote: causes, contexts, one behind ``from None`` too, the members of
+    groups, and errors that others are made of."""
+    seen: set[int] = set()
+    todo = list(errors)
+    while todo:
+        link = todo.pop()
+        if id(link) in seen:
+            continue
+        seen.add(id(link))
         yield link
-        if isinstance(link, BaseExceptionGroup):
-            for member in link.exceptions:
-                yield from _tree_of(member)
+        members = link.exceptions if isinstance(link, BaseExceptionGroup) else ()
+        linked = (link.__cause__, link.__context__, *members, *link.args, *vars(link).values())
+        todo += [other for other in linked if isinstance(other, BaseException)]

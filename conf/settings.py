@@ -320,7 +320,9 @@ def together_faults(values: Mapping[str, Any]) -> dict[str, str]:
     processes = values.get("http.processes", 1)
     several = isinstance(processes, int) and processes > 1
     if several and values.get("autoreload") is True:
-        faults["autoreload"] = f"not with {processes} processes: set http.processes to 1, or this to false"
+        faults["autoreload"] = (
+            f"not with {processes} processes: add --no-autoreload, or set http.processes to 1"
+        )
     if several and _in_memory(values):
         faults["http.processes"] = (
             "each process would have an in-memory SQLite of its own: set 1, or another URL"

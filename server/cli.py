@@ -108,9 +108,14 @@ def _tell_of_borrowed_database(settings: Settings) -> None:
     if settings.environment != "testing":
         return
     database = settings.database
-    origin = settings.origin_of("database.url" if database.url is not None else "database.drivername")
-    if origin.startswith("environment "):
-        log.warning("environment testing: the database is %s, from %s", database.shown_url, origin)
+    chosen = "database.url" if database.url is not None else "database.drivername"
+    shown = {chosen: f"the database is {database.shown_url}"}
+    if database.shown_reader_url is not None:
+        shown["database.reader_url"] = f"reads go to {database.shown_reader_url}"
+    for setting, what in shown.items():
+        origin = settings.origin_of(setting)
+        if origin.startswith("environment "):
+            log.warning("environment testing: %s, from %s", what, origin)
 
 
 def run_command(command: Command, settings: Settings, arguments: argparse.Namespace, *, prog: str) -> int:

@@ -6,6 +6,7 @@ from db.board import tasks, transfers
 from db.board.tasks import Position
 from handlers.base import SessionHandler
 from handlers.board.cursors import cursor_of, position_of
+from handlers.board.pages import write_items
 from handlers.board.preconditions import etag_of, if_match
 from handlers.board.responses import task_json, transfer_json
 from handlers.idempotency import IdempotentHandler
@@ -26,7 +27,7 @@ class TasksHandler(IdempotentHandler):
         page = rows[: query.limit]
         more = len(rows) > len(page)
         next_cursor = cursor_of(Position(page[-1].create_time, page[-1].id), where) if more else None
-        self.write_json({"items": [task_json(task) for task in page], "next_cursor": next_cursor})
+        await write_items(self, [task_json(task) for task in page], next_cursor=next_cursor)
 
     async def post(self) -> None:
         new = await read_body(self, TaskNew)
@@ -80,7 +81,7 @@ class ClaimHandler(IdempotentHandler):
     async def post(self) -> None:
         claim = await read_body(self, Claim)
         taken = await self.run(tasks.claim_tasks, self.session, limit=claim.limit, team_id=claim.team_id)
-        self.write_json({"items": [task_json(task) for task in taken]})
+        await write_items(self, [task_json(task) for task in taken])
 
 
 class TransferHandler(IdempotentHandler):

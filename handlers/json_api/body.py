@@ -48,6 +48,10 @@ S3_KEYS_BYTES_MAX = 64 * 1024
 FAULTS_MAX = 1000
 """How many faults are listed. A body of a few megabytes can have a million; no more are looked for."""
 
+POINTER_CHARS_MAX = 500
+"""How long the pointer of a fault is. With whole ones, each repeating the names above it, the answer to 66 KB
+had 97 MB."""
+
 NAMES_MAX = 100
 """How many fields a body may have, and an item of a bulk. Of 800,000 unknown ones, pydantic made errors for
 six seconds, in one call that holds the interpreter."""
@@ -370,8 +374,15 @@ def refusal(faults: list[tuple[Path, str]]) -> Problem:
     count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
     if len(faults) > FAULTS_MAX:  # there may be others, which were not looked for
         count = f"more than {FAULTS_MAX} faults, the first {FAULTS_MAX} are listed"
-    errors = [{"pointer": pointer(path), "message": message} for path, message in faults[:FAULTS_MAX]]
+    errors = [_told(path, message) for path, message in faults[:FAULTS_MAX]]
     return Problem(422, f"the body has {count}", errors=errors)
+
+
+def _told(path: Path, message: str) -> dict[str, str]:
+    at = pointer(path, POINTER_CHARS_MAX)
+    if at.count("/") < len(path):
+        message = f"in it, below names too long to be told: {message}"
+    return {"pointer": at, "message": message}
 
 
 def faults_in(error: ValidationError) -> list[tuple[Path, str]]:

@@ -236,7 +236,8 @@ def log_refusal(summary: str, error: BaseException | None) -> None:
             level = (
                 logging.WARNING if status >= 500 else logging.INFO
             )  # a client's mistake is no trouble here
-            log.log(level, "%d %s: %s", status, summary, error.get_message())
+            # The error too, without a character of it: its message may quote what it was raised from.
+            log.log(level, "%d %s: %s%.0s", status, summary, error.get_message(), error)
     elif isinstance(error, db.Conflict) and isinstance(error.__cause__, DBAPIError):
         named = error.constraint or error.table or "a constraint"
         log.info("%d %s: refused by %s (%s)", status, summary, named, code_of(error.__cause__))

@@ -96,9 +96,22 @@ def count_values(body: bytes, enough: int) -> int:
     return count
 
 
-def pointer(path: Path) -> str:
-    """A path as a JSON pointer. https://www.rfc-editor.org/rfc/rfc6901"""
-    return "".join(f"/{_printable(str(step)).replace('~', '~0').replace('/', '~1')}" for step in path)
+def pointer(path: Path, chars_max: int | None = None) -> str:
+    """A path as a JSON pointer. https://www.rfc-editor.org/rfc/rfc6901
+
+    Args:
+        chars_max: where it would be longer, it points to what is nearest above, and is not.
+    """
+    text = ""
+    for step in path:
+        name = str(step)
+        if chars_max is not None and len(name) > chars_max:
+            break
+        longer = f"{text}/{_printable(name).replace('~', '~0').replace('/', '~1')}"
+        if chars_max is not None and len(longer) > chars_max:
+            break
+        text = longer
+    return text
 
 
 def is_unicode(text: str) -> bool:

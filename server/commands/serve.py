@@ -20,8 +20,10 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     from server.processes.event_loop import check_event_loop
     from server.processes.lifecycle import serve
     from server.processes.supervisor import serve_in_processes
+    from server.processes.unhandled import log_unhandled
 
     keep_few_arenas()
+    log_unhandled()
     backend_of(settings)  # a database that is not supported is told like any other wrong setting
     check_event_loop(settings)
     return serve(settings) if settings.http.processes == 1 else serve_in_processes(settings)

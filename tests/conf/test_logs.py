@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import math
+import sqlite3
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -119,6 +120,17 @@ def test_json_has_the_extras_and_no_extra_displaces_what_every_line_has() -> Non
     assert entry["time"] == "1970-01-01T00:00:00.000+00:00"
     assert (entry["request_id"], entry["duration_ms"], entry["level"]) == ("abc", 1.5, "info")
     assert isinstance(entry["process"], int)
+
+
+@pytest.mark.parametrize("other", [1, {(1, 2): "no key of JSON's"}])
+def test_an_extra_that_is_a_databases_error_is_redacted(other: Any) -> None:
+    error = sqlite3.IntegrityError("Key (email)=(jane@example.org) already exists.")
+
+    line = JsonFormatter().format(record(error=error, other=other))
+    whole = JsonFormatter(database_messages=True).format(record(error=error, other=other))
+
+    assert json.loads(line)["error"] == "IntegrityError (its message may hold data and is withheld)"
+    assert "jane@" in json.loads(whole)["error"]
 
 
 def test_an_extra_that_is_no_json_goes_as_text() -> None:

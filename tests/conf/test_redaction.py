@@ -94,6 +94,47 @@ def test_what_an_error_or_a_note_quotes_of_the_message_is_withheld_too(refusal: 
     assert ROW not in told
 
 
+class Wrapped(Exception):
+    """Has no text of its own."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"wrapped: {self.cause}"
+
+
+def hides(error: Exception, hidden: Exception) -> Exception:
+    """An error as ``raise error from None`` leaves it where another was handled."""
+    error.__context__, error.__suppress_context__ = hidden, True
+    return error
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda refusal: hides(RuntimeError(f"import failed: {refusal}"), refusal),
+        lambda refusal: RuntimeError(refusal),
+        lambda refusal: RuntimeError("import failed", refusal),
+        lambda refusal: RuntimeError(RuntimeError(refusal)),
+        lambda refusal: Wrapped(refusal),
+        lambda refusal: hides(ExceptionGroup(f"{refusal}", [ValueError(refusal)]), refusal),
+        lambda refusal: hides(RuntimeError(refusal.args[0]), refusal),
+    ],
+    ids=["from None", "argument", "arguments", "nested", "own text", "group", "part"],
+)
+def test_an_error_that_is_made_of_one_that_is_withheld_does_not_show_it(
+    make: Callable[[Exception], Exception], refusal: Exception
+):
+    error = make(refusal)
+
+    told = shown(error)
+
+    assert ROW not in told
+    assert "table people has" not in told  # the driver's words
+    assert type(error).__name__ in told
+
+
 def test_contexts_are_redacted_where_a_traceback_shows_them(refusal: Exception):
     error, hidden = ValueError("on the way"), ValueError("another")
     error.__context__ = refusal
@@ -151,6 +192,21 @@ def test_the_filter_redacts_a_record_for_any_formatter_and_its_message_too(refus
 
     assert "future: <Task exception=OperationalError SQLITE_ERROR (its message" in stream.getvalue()
     assert ROW not in stream.getvalue()
+
+
+@pytest.mark.parametrize("make", [lambda refusal: refusal, lambda refusal: ValueError(f"{refusal}")])
+def test_an_error_that_is_an_argument_of_the_message_is_redacted(
+    make: Callable[[Exception], Exception], refusal: Exception
+):
+    """``log.error("failed: %s", error)`` has no traceback, and says the same."""
+    error = make(refusal)
+    error.__cause__ = None if error is refusal else refusal
+    record = logging.LogRecord("x", logging.ERROR, __file__, 1, "failed: %s", (error,), None)
+
+    RedactingFilter().filter(record)
+
+    told = "failed: OperationalError SQLITE_ERROR (its message may hold data and is withheld)"
+    assert record.getMessage() == told
 
 
 def test_records_without_exceptions_pass_untouched():

@@ -187,6 +187,27 @@ def test_a_thousand_faults_are_listed_and_that_there_are_more_is_said(number: in
     assert len(refused.value.errors or ()) == FAULTS_MAX == 1000
 
 
+def test_faults_below_long_names_do_not_make_an_answer_larger_than_a_few_bodies():
+    """Each of them would repeat the names above it: 97 MB were made of 66 KB, on the loop."""
+    value: Any = ["\0"] * 900
+    for _ in range(50):
+        value = {"~/" * 500: value}
+
+    with pytest.raises(Problem) as refused:
+        check(TaskNew, TASK | {"s3_keys": value})
+
+    assert refused.value.errors is not None
+    assert len(json.dumps(refused.value.errors)) < 1_000_000
+    assert {fault["pointer"] for fault in refused.value.errors} == {"/s3_keys"}
+
+
+def test_a_fault_of_a_name_that_is_too_long_to_be_told_points_to_where_it_stands():
+    assert faults(TaskNew, TASK | {"x" * 501: 1}) == {
+        "": "in it, below names too long to be told: is not a field of this body"
+    }
+    assert faults(TaskNew, TASK | {"x" * 499: 1}) == {"/" + "x" * 499: "is not a field of this body"}
+
+
 # -- a bulk, which is read an item at a time
 
 

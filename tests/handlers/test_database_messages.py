@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import text as sql_text
 from sqlalchemy.orm import Session
+from tornado.web import HTTPError
 
 from conf import LogSettings
 from conf.logs import set_up_logs
@@ -108,6 +109,28 @@ async def test_a_fault_is_told_without_what_the_database_said_of_it(
     assert "debug" not in answer.json()
     assert "txet" not in read().replace('sql_text("SELECT txet FROM', "")  # but for the line of source
     assert "its message may hold data and is withheld" in read()
+
+
+async def test_an_http_error_that_quotes_the_database_is_logged_without_what_it_said(
+    mount: Mount, notes: Notes, expect_log: ExpectLog, log: SetUpLog
+):
+    """``raise HTTPError(500, str(error)) from error``: its message is for the log alone."""
+
+    class Handler(SessionHandler):
+        async def get(self) -> None:
+            try:
+                await self.run(misspell, self.session)
+            except Exception as error:
+                raise HTTPError(500, f"lost: {error.__cause__}") from error
+
+    read = log()
+    client = mount(Handler)
+    with expect_log("onfinish.handlers", "lost: "), expect_log("tornado.access", "^500 "):
+        await client.get("/")
+
+    assert "lost: " in read()
+    assert "its message may hold data and is withheld" in read()
+    assert "txet" not in read()
 
 
 async def test_in_development_a_fault_tells_the_databases_message_the_statement_and_the_line(

@@ -249,6 +249,17 @@ def test_testing_says_nothing_of_its_own_database_nor_of_one_on_the_command_line
     assert server.err == ""
 
 
+def test_testing_says_so_too_where_a_variable_chooses_what_reads_go_to(start_server):
+    urls = ("postgresql://u:p@127.0.0.1:1/mine", "postgresql://u:p@127.0.0.1:1/theirs")
+    server = start_server("config", "--database-url", urls[0], environ={"READER_URL": urls[1]}, listens=False)
+
+    assert server.wait() == 0
+    told = (
+        "environment testing: reads go to postgresql://u:***@127.0.0.1:1/theirs, from environment READER_URL"
+    )
+    assert told in server.err
+
+
 # -- stopping
 
 
