@@ -15,7 +15,7 @@ PROGRAM = """
 import sqlite3, threading
 from conf import LogSettings
 from conf.logs import set_up_logs
-from server.unhandled import log_unhandled
+from server.processes.unhandled import log_unhandled
 
 set_up_logs(LogSettings())
 log_unhandled()
