@@ -60,7 +60,7 @@ class StatementGuard:
     ``began``: the transaction is there, as far as the driver was told; never for a reader. ``ended``: what
     has ended it, where that was another than the unit of work. ``marked``: how to tell the transaction
     from another, once the program has had the driver's connection. ``changed_session``: its connection is
-    closed, not given back.
+    closed, not given back. ``may_commit``: the unit of work itself is at its COMMIT.
     ``isolation_level``: the one that the unit was made with, None for the engine's.
 
     ``retries``: whose work is done anew where its connection turns out to be gone. Any other's is asked
@@ -75,7 +75,7 @@ class StatementGuard:
         "committing",
         "committed",
         "closing",
-        "settling",
+        "may_commit",
         "was_rolled_back",
         "cancelled",
         "met_error",
@@ -102,7 +102,7 @@ class StatementGuard:
         self.committing = False
         self.committed = False
         self.closing = False
-        self.settling = False
+        self.may_commit = False
         self.was_rolled_back = False
         self.cancelled = False
         self.met_error = False
@@ -225,6 +225,9 @@ class StatementGuard:
         """The connection goes back to the pool, or is closed: from now on nobody cancels or cuts it."""
         with self._lock:
             if self._connection is connection:
+                if self.began and self._knows_its_transaction:  # it goes along, and no ROLLBACK tells of it
+                    self._has_ended()
+                    self.was_rolled_back = True
                 self._connection = None
 
     def commit_begins(self) -> None:
@@ -236,9 +239,9 @@ class StatementGuard:
             TransactionEnded: it is not the one that was begun.
             SessionNotOwned: it is not the unit of work that commits.
         """
-        if not self.settling:
+        if not self.may_commit:
             raise SessionNotOwned(
-                f"{self.label}: somebody else than its unit of work tried to commit its transaction"
+                f"{self.label}: another than its unit of work tried to commit its transaction"
             )
         self.check_transaction()
         with self._lock:
@@ -267,6 +270,8 @@ class StatementGuard:
 
     def lost(self) -> TransactionAborted:
         """The error for a transaction that was given up behind the program's back."""
+        if self.ended:
+            return self.ended_error()
         return TransactionAborted(
             f"{self.label}: the transaction had been aborted after an error that the program caught; nothing "
             "is kept. Let the error travel, or guard the statement with `session.begin_nested()`"

@@ -170,9 +170,9 @@ class SessionHandler(ProblemHandler):
         raises undoes the request, and is answered in place of the success.
 
         Raises:
-            UsageError: `commit` was called before; nothing is registered.
+            UsageError: `commit` was called before, or ``finish()``; nothing is registered.
         """
-        self._begun()
+        self._check_not_answered("before_commit")
         if self._early.begun:
             raise UsageError(
                 f"{self._summary()}: before_commit() was called after commit(), and would never be run: "
@@ -184,8 +184,12 @@ class SessionHandler(ProblemHandler):
         """Call a function, plain or async, once the work is committed; never if it is undone.
 
         It runs on the event loop when the answer has left. What it raises is logged.
+
+        Raises:
+            UsageError: ``finish()`` was called before, and not in such a function; nothing is registered.
         """
-        self._begun()
+        if self._unit is None or not self._hooks.on_commit.under_way:
+            self._check_not_answered("after_commit")
         self._hooks.on_commit.add(lambda: function(*args, **kwargs))
 
     def in_new_transaction(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
@@ -193,8 +197,11 @@ class SessionHandler(ProblemHandler):
 
         For the audit row that must survive a rollback. It is committed before the answer leaves; what
         it raises is logged.
+
+        Raises:
+            UsageError: ``finish()`` was called before; nothing is registered.
         """
-        self._begun()
+        self._check_not_answered("afterwards")
         self._hooks.follow_up(function, args, kwargs)
 
     @property
@@ -252,9 +259,21 @@ class SessionHandler(ProblemHandler):
 
     def _refuse(self) -> None:
         """In the place of `prepare`, where the answer is an error that another handler has come to."""
-        refusal = self._attempted().refusal
-        if refusal is not None:
+        task, refusal = asyncio.current_task(), self._attempted().refusal
+        if task is not None and refusal is not None:
+            task.add_done_callback(self._refusal_ended)
             raise refusal
+
+    def _refusal_ended(self, task: asyncio.Task[Any]) -> None:
+        """The task of a refusal is over; without an answer where its error page raised no `Exception`."""
+        if self._finished:
+            return
+        if self._headers_written:
+            self._attempted().connection.close()
+        else:
+            self._attempted().answer_without_handler()
+        self.set_status(500)
+        self._write_access_line()
 
     def flush(self, include_footers: bool = False) -> Any:
         """As Tornado's, for a handler that `streams`.
@@ -554,6 +573,14 @@ class SessionHandler(ProblemHandler):
         if self._unit is None:
             raise UsageError(f"{self._summary()}: no session was made: {forgotten(type(self), 'prepare')}")
         return self._unit
+
+    def _check_not_answered(self, method: str) -> None:
+        self._begun()
+        if self._answered:  # the work may be settled already
+            raise UsageError(
+                f"{self._summary()}: {method}() was called after finish(), and might never be run: register "
+                "the function first"
+            )
 
     def _attempted(self) -> RequestAttempts:
         if self._attempts is None:

@@ -10,14 +10,14 @@ import json
 import re
 import uuid
 from abc import ABCMeta
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy.orm import InstanceState
+from sqlalchemy.orm import InstanceState, Session
 from tornado.web import RequestHandler, _has_stream_request_body, authenticated
 
-from db import idempotency
+from db import idempotency, passes_on
 from db.errors import DeadlinePassed, Unavailable, UsageError
 from db.idempotency import KEY_CHARS_MAX, Answer, Key
 from handlers.base import SessionHandler
@@ -139,12 +139,23 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
             self.before_commit(idempotency.keep_answer, key=self._key, answer=answer)
         super().on_finish()
 
-    async def _run_in_turn(self, run: Callable[..., Awaitable[Any]], /, *args: Any, **kwargs: Any) -> Any:
+    @passes_on
+    def _run_in_turn(
+        self, run: Callable[..., Coroutine[Any, Any, Any]], /, *args: Any, **kwargs: Any
+    ) -> Coroutine[Any, Any, Any]:
         """As `run`, for what comes before the method: the turn first, since `run` takes a place."""
-        # The caller may be what this call is to look up, so here the credentials stand for it.
+        return self._in_turn(run(*args, **kwargs))  # made now: one that is never awaited fails the request
+
+    async def _in_turn(self, call: Coroutine[Any, Any, Any]) -> Any:
+        # The caller may be what this call is to look up, so here the credentials stand for it. Cookies may
+        # change between retries, and count where there is nothing else: each of those would take a place.
         headers = self.request.headers
-        await self._take_turn((headers.get("Authorization"), headers.get("Cookie")))
-        return await run(*args, **kwargs)
+        try:
+            await self._take_turn((headers.get("Authorization") or headers.get("Cookie"),))
+        except BaseException:
+            call.close()
+            raise
+        return await call
 
     async def _post_once(self, post: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         """Call the method, unless its answer is known."""
@@ -178,14 +189,13 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
         await self._take_turn(principal)
         self._restore()
         key = Key.of("POST", self.request.path, self._given, principal=principal)
-        self._waits_for_twin = True
-        answer = await self.run(
-            idempotency.claim_key,
-            self.session,
-            key=key,
-            request_body=self.request.body,
-            query=self.request.query,
-        )
+        body, query = self.request.body, self.request.query
+
+        def claim(session: Session) -> Answer | None:
+            self._waits_for_twin = True  # another process's; before, a place is all that it waited for
+            return idempotency.claim_key(session, key=key, request_body=body, query=query)
+
+        answer = await self.run(claim, self.session)
         self._waits_for_twin = False
         if answer is None:
             self._key = key
@@ -201,7 +211,7 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
         if self._turn is None or self._turn.cancelled():
             name = (self.request.path, self._given, caller)
             self._turn = self._database.turns.join(name, self._begun())
-        self._waits_for_twin = True
+        self._waits_for_twin = not self._turn.done()
         await self._turn
         self._waits_for_twin = False
 

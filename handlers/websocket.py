@@ -225,7 +225,8 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
                 await _in_time(self.handle_message(content), deadline_at)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is what the client is told
             message.release(keep=False)
-            return unit.reason or meant(error)  # of one that was stopped, that is what is told
+            # Of one that was stopped, that is what is told; but for a COMMIT that it could not stop any more.
+            return meant(error) if leaves_unknown(error) else unit.reason or meant(error)
         except (SystemExit, KeyboardInterrupt):  # as signal handlers raise them, which end the process
             raise
         except BaseException as error:

@@ -134,8 +134,9 @@ POSTGRESQL = PostgresGrammar(
     changes=r"set (?!local |transaction |constraints )|reset |discard |listen |unlisten |load |prepare "
     r"|deallocate |declare .*\bwith hold\b|update (?:only )?(?:pg_catalog\.)?pg_settings\b"
     r"|create (?:or replace )?(?:(?:global|local) )?temp(?:orary)? (?!.*\bon commit drop\b)"
-    r"|create [^(]*\bpg_temp\.",
-    anywhere=r"(?<!\binsert )(?<!\bmerge )\binto (?:(?:global|local) )?temp(?:orary)? "
+    r"|create [^(]*\bpg_temp ?\.",
+    anywhere=r"(?<!\binsert )(?<!\bmerge )\binto (?:(?:(?:global|local) )?temp(?:orary)? "
+    r"|(?:table )?pg_temp ?\.)"
     r"|\bpg_(?:try_)?advisory_lock(?:_shared)? ?\(|\bdblink_connect(?:_u)? ?\(",
     words=(";", "set_config", "advisory_lock", "temp", "dblink_connect", "pg_settings"),
 )

@@ -95,12 +95,12 @@ class Threads:
 
     def _start_thread(self) -> None:
         number = len(self._threads)
-        thread = threading.Thread(target=_Worker(self).run, name=f"{self.name}_{number}")
-        self._threads.append(thread)
-        try:
+        try:  # memory may run out for any of it
+            thread = threading.Thread(target=_Worker(self).run, name=f"{self.name}_{number}")
+            self._threads.append(thread)
             thread.start()
         except (RuntimeError, MemoryError) as error:
-            self._threads.pop()
+            del self._threads[number:]
             if not self._is_short:
                 message = "%s: no thread could be started (%s); %d of %d run, and work waits for them"
                 log.warning(message, self.name, error, number, self.size)

@@ -325,11 +325,13 @@ class AsyncUnitOfWork:
         )
 
     def _forgotten(self) -> UsageError | None:
-        for _, name, filename, line in self._not_begun.values():
-            return UsageError(
-                f"{self.label}: `run({name}, …)` in {filename}, line {line}, was not awaited and has not "
-                "run; nothing is kept. Write `await self.run(…)`"
-            )
+        for coroutine, name, filename, line in self._not_begun.values():
+            # A task that was cancelled before its first step has closed it.
+            if inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:
+                return UsageError(
+                    f"{self.label}: `run({name}, …)` in {filename}, line {line}, was not awaited and has not "
+                    "run; nothing is kept. Write `await self.run(…)`"
+                )
         return None
 
     def _close_not_begun(self) -> None:

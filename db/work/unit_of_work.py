@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import EMPTY_DICT
@@ -196,7 +196,7 @@ class UnitOfWork:
         """
         if self.settled:
             raise SessionSettled(f"{self.label}: the unit of work is settled already ({self.outcome.value})")
-        self.settled = self.guard.settling = True
+        self.settled = True
         doubt: OutcomeUnknown | None = None
         self.guard.enter()
         try:
@@ -212,7 +212,7 @@ class UnitOfWork:
 
     def settle_at_once(self, *, keep: bool) -> None:
         """As `settle`, on the event loop, where `settles_at_once` has said that nothing is sent."""
-        self.settled = self.guard.settling = True
+        self.settled = True
         self._decide(keep, None)
 
     def _decide(self, keep: bool, last: Callable[[Session], object] | None) -> None:
@@ -260,6 +260,11 @@ class UnitOfWork:
             raise self.translated(error) from error
 
     def _commit(self) -> None:
+        # Not before: a function before the commit is the program's, and so is a hook of the session's.
+        if self.session.dispatch.before_commit:
+            event.listen(self.session, "before_commit", self._hooks_are_past)  # the last of them
+        else:
+            self.guard.may_commit = True
         try:
             Session.commit(self.session)
         except BaseException as error:
@@ -274,6 +279,9 @@ class UnitOfWork:
             if isinstance(error, SystemExit | KeyboardInterrupt):  # in a script they are the caller's
                 self.outcome = Outcome.COMMITTED
                 raise
+
+    def _hooks_are_past(self, session: Session) -> None:
+        self.guard.may_commit = True
 
     def _resolve(self, doubt: OutcomeUnknown) -> None:
         """Ask what became of a COMMIT that was sent and not answered."""

@@ -36,8 +36,8 @@ class RequestAttempts:
         self.connection: Any = request.connection  # HTTPConnection lacks what HTTP1Connection has
         self.attempt = 1
         self.refusal: Exception | None = None
-        self.work = Outcome.OPEN
-        """What has become of the work of the attempt before."""
+        self.work = Outcome.ROLLED_BACK
+        """What has become of the work of the attempt before; before the first there is none."""
         self.traced: Traced | None = None
         self.began_at = time.monotonic()
         self.deadline_at = None if timeout_s is None else self.began_at + timeout_s
@@ -80,9 +80,10 @@ class RequestAttempts:
                 delegate.finish()
         except Exception:
             log.exception("no handler could be made to answer %s %s", first.method, first.path)
-            self._answer_without_handler()
+            self.answer_without_handler()
 
-    def _answer_without_handler(self) -> None:
+    def answer_without_handler(self) -> None:
+        """Answer 500 without a body, where no handler can."""
         headers = HTTPHeaders({"Content-Length": "0", "X-Request-Id": request_id_of(self.request)})
         self.connection.write_headers(ResponseStartLine("", 500, "Internal Server Error"), headers)
         self.connection.finish()

@@ -20,6 +20,8 @@ class OnCommit:
 
     def __init__(self) -> None:
         self._calls: list[Callable[[], object]] = []
+        self.under_way = False
+        """Whether one of them is being called."""
 
     def __bool__(self) -> bool:
         return bool(self._calls)
@@ -30,19 +32,25 @@ class OnCommit:
 
     async def call(self, summary: str) -> None:
         """Call all of them, one after the other; each once. What they raise is logged."""
-        while self._calls:
-            call = self._calls.pop(0)
-            try:
-                result = call()
-                if isinstance(result, Awaitable):
-                    await result
-            except (SystemExit, KeyboardInterrupt):  # as signal handlers raise them, which end the process
+        self.under_way = True
+        try:
+            while self._calls:
+                await self._call(self._calls.pop(0), summary)
+        finally:
+            self.under_way = False
+
+    async def _call(self, call: Callable[[], object], summary: str) -> None:
+        try:
+            result = call()
+            if isinstance(result, Awaitable):
+                await result
+        except (SystemExit, KeyboardInterrupt):  # as signal handlers raise them, which end the process
+            raise
+        except BaseException as error:
+            # A cancel of the running task goes on; one of what the function waited for does not.
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise
-            except BaseException as error:
-                # A cancel of the running task goes on; one of what the function waited for does not.
-                if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
-                    raise
-                log.exception("%s: a function for after the commit failed; the work is kept", summary)
+            log.exception("%s: a function for after the commit failed; the work is kept", summary)
 
 
 def is_being_cancelled() -> bool:

@@ -300,3 +300,25 @@ def test_where_no_thread_can_be_started_older_ones_do_the_work_and_without_any_i
     assert refusal == "the server has no thread to do this in; nothing was done"
     assert before == "[]"
     assert after == "['late', 'later']"
+
+
+def test_where_not_even_a_threads_object_can_be_made_the_work_is_not_left_in_the_queue(
+    make: Callable[[int], Threads], monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog
+):
+    """An error for the caller, and an older thread that does the work all the same, would be a false answer.
+
+    Memory that runs out at one line cannot be made to happen.
+    """
+    threads, done = make(2), list[str]()
+
+    def run_out(*args: object, **options: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch, expect_log("onfinish.db", "no thread could be started"):
+        patch.setattr(threading, "Thread", run_out)
+        with pytest.raises(Unavailable):
+            threads.submit(lambda: done.append("refused"))
+    threads.submit(lambda: done.append("accepted"))
+
+    assert wait_until(lambda: bool(done), timeout_s=LONG_S)
+    assert done == ["accepted"]

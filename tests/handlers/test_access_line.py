@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -229,3 +230,18 @@ async def test_neither_log_nor_answer_show_sql_or_data(
         assert any(record.levelno == logging.ERROR for record in lines)
     assert no_word_of(lines, answer, *WORDS), [record.getMessage() for record in lines]
     assert notes() == []
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_request_that_a_stopping_service_refuses_is_undone(
+    method: str, mount: Mount, expect_log: ExpectLog
+):
+    """It never had a unit of work, and "open" is no outcome."""
+    client = mount(Board, "/(.*)", refuses_requests_since=time.time() - 60)
+    with (
+        expect_log("onfinish.handlers", rf"503 {method} .*shutting down"),
+        expect_log("tornado.access", rf"^503 {method} /read .* undone "),
+    ):
+        answer = await client.request(method, "/read", b"" if method == "POST" else None)
+
+    assert (answer.code, answer.json()["outcome"]) == (503, "not_applied")

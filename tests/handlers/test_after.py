@@ -637,3 +637,40 @@ async def test_a_deadline_after_an_early_commit_says_that_the_work_was_applied(
     assert (answer.code, answer.json()["outcome"]) == (504, "applied")
     assert "nothing" not in answer.json()["detail"]
     assert notes() == ["written"]
+
+
+# -- too late
+
+
+@pytest.mark.every_driver
+@pytest.mark.parametrize("register", ["before_commit", "after_commit", "afterwards"])
+@pytest.mark.parametrize("late", [True, False])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_what_is_registered_after_the_answer_is_an_error(
+    method: str, late: bool, register: str, mount: Mount, notes: Notes, expect_log: ExpectLog
+):
+    """It was dropped without a word, behind a 201: the work may be settled by then."""
+    called: list[str] = []
+
+    class Handler(SessionHandler):
+        async def get(self) -> None:
+            if method == "POST":
+                await self.run(add_note, self.session, text="written")
+            self.set_status(201)
+            self.finish()
+            if late:
+                await asyncio.sleep(0.1)
+            getattr(self, register)(lambda *session: called.append("called"))
+
+        post = get
+
+    client = mount(Handler)
+    with expect_log(
+        "onfinish.handlers", rf"UsageError: {method} Handler .*{register}\(\) was called after finish"
+    ):
+        answer = await client.request(method, "/", b"" if method == "POST" else None)
+        await asyncio.sleep(0.2)
+
+    assert answer.code == 201
+    assert called == []
+    assert notes() == (["written"] if method == "POST" else [])

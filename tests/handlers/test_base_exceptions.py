@@ -164,3 +164,29 @@ async def test_in_a_hook_behind_the_commit_it_is_logged_and_the_work_is_kept(
     assert answer.code == 201
     assert notes() == ["written"]
     assert lent(database) == {}
+
+
+@pytest.mark.parametrize("hook", ["write_error", "log_exception"])
+async def test_out_of_an_error_page_it_is_answered_as_well(
+    hook: str, mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    """By a bare 500: another handler of the class would raise it again, and its client waited for ever."""
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="written")
+            raise KeyError("on purpose")
+
+    setattr(Handler, hook, raising(Panic))
+    client = mount(Handler)
+    with (
+        expect_log("asyncio", r"Panic"),
+        expect_log("onfinish.handlers", r"POST", required=False),
+        expect_log("tornado.access", r"^500 POST / .* undone "),
+    ):
+        answer = await client.post("/", request_timeout=5)
+
+    assert (answer.code, answer.body) == (500, b"")
+    assert answer.headers["X-Request-Id"]
+    assert notes() == []
+    assert await all_back(database) == {}

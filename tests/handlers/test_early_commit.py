@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -251,4 +252,33 @@ async def test_a_function_before_the_commit_cannot_be_registered_once_that_has_b
     answer = await mount(Handler).post("/")
 
     assert answer.code == 200
+    assert notes() == ["written"]
+
+
+async def test_a_client_that_left_while_the_commit_was_under_way_is_no_deadline(
+    mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    """499 in the access line, and the work is kept; 504 was said of a deadline that was far away."""
+
+    class Handler(SessionHandler):
+        cancel_on_disconnect = True
+
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="written")
+            commit_slowly(self.session)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.commit())
+                group.create_task(self.fail_when_the_client_is_gone())
+
+        async def fail_when_the_client_is_gone(self) -> None:
+            await asyncio.sleep(COMMIT_S * 2 / 3)
+            raise Conflict("on purpose")
+
+    client = mount(Handler)
+    with expect_log("tornado.access", r"^499 POST / .* kept ", level=logging.INFO):
+        with pytest.raises(Exception, match="Timeout"):
+            await client.post("/", request_timeout=COMMIT_S / 3)
+        assert await all_back(database, within_s=5) == {}
+        await asyncio.sleep(0.1)
+
     assert notes() == ["written"]

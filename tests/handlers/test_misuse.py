@@ -16,6 +16,7 @@ from conf import DatabaseSettings
 from db import Database
 from db.errors import ConcurrentUse, NestedUnitOfWork, OutsideRun, SessionNotOwned, SessionSettled
 from handlers import SessionHandler
+from handlers.idempotency import IdempotentHandler
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
@@ -417,6 +418,52 @@ async def test_a_run_that_is_not_awaited_fails_an_early_commit(
 
     assert (answer.code, answer.json()["outcome"]) == (500, "not_applied")
     assert notes() == []
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+async def test_a_run_that_is_not_awaited_in_prepare_fails_a_request_with_a_key(
+    mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    """There `run` waits for its turn under the key first, and names its caller's line all the same."""
+
+    class Handler(IdempotentHandler):
+        def prepare(self) -> None:
+            super().prepare()
+            self.run(add_note, self.session, text="forgotten")  # type: ignore[unused-coroutine]
+
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="written")
+            self.write_json({}, 201)
+
+    line = Handler.prepare.__code__.co_firstlineno + 2
+    client = mount(Handler)
+    with (
+        expect_log("onfinish.handlers", rf"`run\(add_note, …\)` in .*test_misuse.py, line {line}, was not"),
+        expect_log("tornado.access", r"^500 POST / .* undone "),
+    ):
+        answer = await client.post("/", headers={"Idempotency-Key": "k"})
+        gc.collect()
+
+    assert (answer.code, answer.json()["outcome"]) == (500, "not_applied")
+    assert lent(database) == {}
+    assert notes() == []
+
+
+@pytest.mark.every_driver
+async def test_a_run_that_was_cancelled_before_its_first_step_was_not_forgotten(mount: Mount, notes: Notes):
+    """As `asyncio.wait_for` does whose time is up already, up to Python 3.11."""
+
+    async def body(handler: SessionHandler) -> None:
+        cut_short = asyncio.create_task(handler.run(add_note, handler.session, text="cut short"))
+        cut_short.cancel()
+        await asyncio.wait([cut_short])
+        await handler.run(add_note, handler.session, text="written")
+        handler.set_status(201)
+
+    answer = await mount(handler_of(body)).post("/")
+
+    assert answer.code == 201
+    assert notes() == ["written"]
 
 
 @pytest.mark.parametrize("raises", [True, False])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
 from db import Database
@@ -401,3 +402,89 @@ async def test_the_drivers_own_work_may_stand_in_a_savepoint(mount: Mount, notes
 
     assert answer.code == 201
     assert notes() == ["before", "by the driver", "after"]
+
+
+BY_SQLALCHEMY: dict[str, Work] = {
+    "its connection": lambda session: session.connection().commit(),
+    "its class": Session.commit,
+    "its transaction": lambda session: session.get_transaction().commit(),  # type: ignore[union-attr]
+}
+
+
+@pytest.mark.parametrize("rest", [[fail], []], ids=["raises", "ends"])
+@pytest.mark.parametrize("commit", BY_SQLALCHEMY)
+@pytest.mark.parametrize("where", ["at the end", "early", "a hook"])
+async def test_a_function_before_the_commit_cannot_commit_either(
+    where: str, commit: str, rest: list[Work], mount: Mount, notes: Notes, expect_log: ExpectLog
+):
+    """The unit of work is being settled then, and is not at its COMMIT yet: nothing is kept."""
+
+    class Handler(SessionHandler):
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="before")
+            for work in (BY_SQLALCHEMY[commit], *rest):
+                if where == "a hook":
+                    event.listen(self.session, "before_commit", work)
+                else:
+                    self.before_commit(work)
+            if where == "early":
+                await self.commit()
+            self.write_json({}, 201)
+
+    client = mount(Handler)
+    with (
+        expect_log(
+            "onfinish.handlers", r"SessionNotOwned: POST Handler: .*tried to commit|IllegalStateChangeError"
+        ),
+        expect_log("tornado.access", r"^500 POST / .* undone "),
+    ):
+        answer = await client.post("/")
+
+    assert (answer.code, answer.json()["outcome"]) == (500, "not_applied")
+    assert notes() == []
+
+
+LEAVES: dict[str, Work] = {
+    "its transaction": lambda session: session.get_transaction().close(invalidate=True),  # type: ignore[union-attr]
+    "its class": Session.invalidate,
+    "its connection": lambda session: session.connection().invalidate(),
+}
+
+
+@pytest.mark.parametrize("rest", [[after], []], ids=["goes on", "ends"])
+@pytest.mark.parametrize("leave", LEAVES)
+async def test_what_went_with_its_connection_is_not_called_kept(
+    leave: str, rest: list[Work], mount: Mount, notes: Notes, expect_log: ExpectLog
+):
+    """Another connection has another transaction: nothing is kept without what came before."""
+
+    def swallow(session: Session) -> None:
+        LEAVES[leave](session)
+        session.expunge_all()
+        with contextlib.suppress(Exception):
+            for work in rest:
+                work(session)
+
+    client = mount(posting(swallow))
+    with (
+        expect_log("onfinish.handlers", r"Transaction(Lost|Ended): POST Handler"),
+        expect_log("tornado.access", r"^500 POST / .* undone "),
+    ):
+        answer = await client.post("/")
+
+    assert (answer.code, answer.json()["outcome"]) == (500, "not_applied")
+    assert notes() == []
+
+
+async def test_what_was_committed_before_its_connection_was_left_is_not_called_undone(
+    mount: Mount, notes: Notes, expect_log: ExpectLog
+):
+    client = mount(posting(COMMITS["commit"], Session.invalidate))
+    with (
+        expect_log("onfinish.handlers", r"TransactionEnded: POST Handler"),
+        expect_log("tornado.access", r"^500 POST / .* unknown "),
+    ):
+        answer = await client.post("/")
+
+    assert (answer.code, answer.json()["outcome"]) == (500, "unknown")
+    assert notes() == ["before"]

@@ -212,7 +212,7 @@ async def test_a_write_whose_client_leaves_behind_its_turn_runs_to_its_end(
 async def test_a_check_in_the_requests_own_session_takes_no_place_beside_a_twin(
     mount: Mount, notes: Notes, database: Database, gate: Gate
 ):
-    """The turn comes before the first `run`, wherever that is."""
+    """The turn comes before the first `run`, wherever that is; whatever cookie changes between retries."""
     checked = 0
 
     class Handler(gate.handler):  # type: ignore[name-defined,misc]
@@ -223,9 +223,10 @@ async def test_a_check_in_the_requests_own_session_takes_no_place_beside_a_twin(
             checked += 1
 
     client = mount(Handler)
-    twins = [ask(client)]
+    log_in = {"Authorization": "Bearer x"}
+    twins = [ask(client, **log_in)]
     await gate.begun.wait()
-    twins += [ask(client) for _ in range(TWINS)]
+    twins += [ask(client, **log_in, Cookie=f"visit={n}") for n in range(TWINS)]
     await until(lambda: is_queued(database, TWINS))
     held, checked_meanwhile = lent(database), checked
     gate.opened.set()
@@ -346,3 +347,26 @@ async def test_a_request_that_runs_again_and_its_twin_are_done_once(
     assert sum("Idempotency-Replayed" in answer.headers for answer in answers) == 2
     assert notes() == ["conflicts once"]
     assert not database.turns
+
+
+async def test_a_request_that_waits_for_a_place_has_no_twin(
+    mount: Mount, notes: Notes, database: Database, expect_log: ExpectLog
+):
+    """504 as without a key: that "is still under way" was said of one that had never been sent."""
+
+    class Handler(IdempotentHandler):
+        timeout_s = 0.3
+
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="written")
+
+    client, limiter = mount(Handler), database.writer.limiter
+    for _ in range(limiter.size):
+        await limiter.take(1)
+    with expect_log("tornado.access", r"^504 POST / .* undone "):
+        answer = await ask(client)
+    for _ in range(limiter.size):
+        limiter.give_back()
+
+    assert (answer.code, answer.json()["outcome"]) == (504, "not_applied")
+    assert notes() == []

@@ -21,6 +21,7 @@ from db.errors import UsageError
 from handlers import SessionWebSocketHandler, log_request
 from tests.fixtures.process import StartServer, receive, send
 from tests.fixtures.waiting import wait_until
+from tests.handlers.notes import add_note
 
 pytestmark = pytest.mark.gen_test
 
@@ -289,6 +290,32 @@ async def test_a_message_has_a_deadline_of_its_own(waits_for, port_of, words, sq
         assert problem["outcome"] == "not_applied"
         assert await ask(socket, "quick") == {"done": "quick"}
     assert words() == ["quick"]
+
+
+@pytest.mark.parametrize("backend", ["postgresql", "postgresql+asyncpg", "postgresql+psycopg"], indirect=True)
+async def test_a_commit_that_does_not_answer_in_time_is_not_told_as_undone(
+    serve, database: Database, notes, expect_log
+):
+    """The deadline cuts its connection; the database may commit all the same, as it does here."""
+
+    class Hurried(SessionWebSocketHandler):
+        timeout_s = 0.5
+
+        async def handle_message(self, message: str | bytes) -> None:
+            await self.run(add_note, self.session, text=str(message))
+            self.write_message({"done": message})
+
+    client = serve(Application([("/", Hurried)], database=database, log_function=log_request))
+    async with connected(client.port) as socket:
+        with (
+            expect_log("onfinish.handlers", "message 1 Hurried"),
+            expect_log("onfinish.db", "connection is cut|hangs|lost during COMMIT", required=False),
+        ):
+            problem = await ask(socket, "slow to commit")
+
+        assert problem["outcome"] == "unknown"
+        assert problem["status"] == 503
+    assert wait_until(lambda: notes() == ["slow to commit"], timeout_s=5)
 
 
 SLEEP = {
