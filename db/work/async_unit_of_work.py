@@ -112,6 +112,7 @@ class AsyncUnitOfWork:
         self._running = False
         self._calls = itertools.count()
         self._not_begun: dict[int, _Run] = {}
+        self._never_run: UsageError | None = None
         self._call: Call | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -325,16 +326,19 @@ class AsyncUnitOfWork:
         )
 
     def _forgotten(self) -> UsageError | None:
-        for coroutine, name, filename, line in self._not_begun.values():
-            # A task that was cancelled before its first step has closed it.
-            if inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:
-                return UsageError(
-                    f"{self.label}: `run({name}, …)` in {filename}, line {line}, was not awaited and has not "
-                    "run; nothing is kept. Write `await self.run(…)`"
-                )
-        return None
+        if self._never_run is None:
+            for coroutine, name, filename, line in self._not_begun.values():
+                # A task that was cancelled before its first step has closed it.
+                if inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:
+                    self._never_run = UsageError(
+                        f"{self.label}: `run({name}, …)` in {filename}, line {line}, was not awaited and has not "
+                        "run; nothing is kept. Write `await self.run(…)`"
+                    )
+                    break
+        return self._never_run
 
     def _close_not_begun(self) -> None:
+        self._forgotten()  # noted before it is closed: a request that has settled early is asked again
         for coroutine, *_ in self._not_begun.values():
             if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
                 coroutine.close()

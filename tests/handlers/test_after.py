@@ -643,7 +643,7 @@ async def test_a_deadline_after_an_early_commit_says_that_the_work_was_applied(
 
 
 @pytest.mark.every_driver
-@pytest.mark.parametrize("register", ["before_commit", "after_commit", "afterwards"])
+@pytest.mark.parametrize("register", ["before_commit", "on_commit", "in_new_transaction"])
 @pytest.mark.parametrize("late", [True, False])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_what_is_registered_after_the_answer_is_an_error(

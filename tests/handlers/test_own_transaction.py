@@ -467,7 +467,7 @@ async def test_what_went_with_its_connection_is_not_called_kept(
 
     client = mount(posting(swallow))
     with (
-        expect_log("onfinish.handlers", r"Transaction(Lost|Ended): POST Handler"),
+        expect_log("onfinish.handlers", r"Transaction(Aborted|Ended): POST Handler"),
         expect_log("tornado.access", r"^500 POST / .* undone "),
     ):
         answer = await client.post("/")
