@@ -189,7 +189,7 @@ class SessionHandler(ProblemHandler):
             UsageError: ``finish()`` was called before, and not in such a function; nothing is registered.
         """
         if self._unit is None or not self._hooks.on_commit.under_way:
-            self._check_not_answered("after_commit")
+            self._check_not_answered("on_commit")
         self._hooks.on_commit.add(lambda: function(*args, **kwargs))
 
     def in_new_transaction(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
@@ -201,7 +201,7 @@ class SessionHandler(ProblemHandler):
         Raises:
             UsageError: ``finish()`` was called before; nothing is registered.
         """
-        self._check_not_answered("afterwards")
+        self._check_not_answered("in_new_transaction")
         self._hooks.follow_up(function, args, kwargs)
 
     @property

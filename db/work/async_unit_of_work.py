@@ -331,8 +331,8 @@ class AsyncUnitOfWork:
                 # A task that was cancelled before its first step has closed it.
                 if inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:
                     self._never_run = UsageError(
-                        f"{self.label}: `run({name}, …)` in {filename}, line {line}, was not awaited and has not "
-                        "run; nothing is kept. Write `await self.run(…)`"
+                        f"{self.label}: `run({name}, …)` in {filename}, line {line}, was not awaited and "
+                        "has not run; nothing is kept. Write `await self.run(…)`"
                     )
                     break
         return self._never_run
