@@ -1,4 +1,4 @@
-"""The routes of the board, and what the document at ``/openapi.json`` says of it as a whole."""
+"""The routes of the board, and how the document at ``/openapi.json`` introduces it."""
 
 from __future__ import annotations
 

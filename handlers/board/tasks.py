@@ -29,7 +29,6 @@ from handlers.json_api.json_text import PIECE_CHARS_MAX
 from handlers.json_api.preconditions import if_match
 from handlers.json_api.query import read_query
 from handlers.json_api.security_headers import REVALIDATED
-from handlers.openapi.document import size_of
 from handlers.openapi.operation import (
     Answer,
     Limits,
@@ -38,6 +37,7 @@ from handlers.openapi.operation import (
     body_faults,
     operation,
     revalidated,
+    size_of,
 )
 
 TASKS = Tag("tasks", "What there is to check.")

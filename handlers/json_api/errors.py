@@ -46,7 +46,7 @@ RETRY_AFTER_S = 1
 FAULTS_MAX = 1000
 """How many faults of a body are listed. A few megabytes can have a million; no more are looked for."""
 
-_WORDS_CHARS_MAX = 500
+_MESSAGE_CHARS_MAX = 500
 
 CLOSED = ConfigDict(extra="forbid", strict=True)
 """Of the model of a response: a field that the model does not have is a fault."""
@@ -180,7 +180,7 @@ def problem_of(error: BaseException | None, status: int) -> Problem:
     headers = {"Retry-After": str(getattr(error, "retry_after_s", RETRY_AFTER_S))} if status == 503 else {}
     if isinstance(error, db.Invalid):
         return Problem(
-            status, str(error), errors=[{"pointer": at, "message": said} for at, said in error.faults]
+            status, str(error), errors=[{"pointer": at, "message": text} for at, text in error.faults]
         )
     if isinstance(error, HTTPError):
         unread = isinstance(error.__cause__, HTTPInputError)  # Tornado reads forms before any handler
@@ -241,7 +241,7 @@ def log_refusal(summary: str, error: BaseException | None) -> None:
     status = status_of(error)
     if isinstance(error, HTTPError):
         if error.log_message:
-            level = logging.WARNING if status >= 500 else logging.INFO  # a client's mistake is none of ours
+            level = logging.WARNING if status >= 500 else logging.INFO  # a client's mistake
             log.log(level, "%d %s: %s", status, summary, error.get_message())
     elif isinstance(error, db.Conflict) and isinstance(error.__cause__, DBAPIError):
         named = error.constraint or error.table or "a constraint"
@@ -258,5 +258,5 @@ def _drivers_message(error: BaseException) -> str:
     cause = getattr(error.__cause__, "orig", None)
     if cause is None or not isinstance(error, db.Unreachable):
         return ""
-    words = "; ".join(line.strip() for line in str(cause).splitlines() if line.strip())
-    return f" ({words[:_WORDS_CHARS_MAX]})" if words else ""
+    message = "; ".join(line.strip() for line in str(cause).splitlines() if line.strip())
+    return f" ({message[:_MESSAGE_CHARS_MAX]})" if message else ""

@@ -21,7 +21,7 @@ from handlers.json_api.errors import Problem, ProblemBody, body_of, problem_of, 
 from handlers.json_api.problem import ProblemHandler
 from handlers.openapi.common_errors import CommonErrors
 from handlers.openapi.headers import REQUEST_HEADERS, REQUEST_ID, RESPONSE_HEADERS
-from handlers.openapi.operation import OPERATION, Answer, Limits, Tag
+from handlers.openapi.operation import OPERATION, Answer, Limits, Tag, size_of
 from handlers.openapi.routed import RoutedOperation
 from handlers.request_id import CHARS_MAX
 
@@ -47,7 +47,7 @@ Integers are written without a fraction, 3 and not 3.0, and no name stands twice
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What the document says of the application as a whole.
+    """The application as a whole, as the document introduces it.
 
     Args:
         description: Markdown; what holds for each operation because of the kernel is added.
@@ -77,14 +77,6 @@ class Document(NamedTuple):
 def describe(operations: Sequence[RoutedOperation], about: About, limits: Limits) -> Json:
     """Describe operations, as OpenAPI 3.1 has it. HEAD and OPTIONS of their paths are added."""
     return _Description(operations, limits).whole(about)
-
-
-def size_of(count: int) -> str:
-    """A number of bytes as a text has it: 1 MiB."""
-    for unit, size in (("MiB", 1024 * 1024), ("KiB", 1024)):
-        if count % size == 0:
-            return f"{count // size:,} {unit}"
-    return f"{count:,} bytes"
 
 
 class _Schemas(GenerateJsonSchema):

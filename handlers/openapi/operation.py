@@ -95,6 +95,14 @@ class Answer:
     made: str = ""
 
 
+def size_of(count: int) -> str:
+    """A number of bytes as a text has it: 1 MiB."""
+    for unit, size in (("MiB", 1024 * 1024), ("KiB", 1024)):
+        if count % size == 0:
+            return f"{count // size:,} {unit}"
+    return f"{count:,} bytes"
+
+
 def revalidated(description: str, model: Any, example: Any) -> tuple[Answer, ...]:
     """The answers of a GET that a client may keep: with an entity tag, and 304 where that still holds."""
     unchanged = "What the client has, as `If-None-Match` says, is still right."
