@@ -67,7 +67,6 @@ class CommonErrors:
     def of(self, routed: RoutedOperation) -> Errors:
         """Every error that an operation may end with."""
         operation, handler = routed.operation, routed.handler
-        pool = self._pools["reader" if routed.reads else "writer"]
         body_max_bytes = self.body_max_bytes(getattr(handler, "body_max_bytes", None))
         return (
             *self.edge,
@@ -76,7 +75,7 @@ class CommonErrors:
             *(self._keyed if routed.takes_key else ()),
             *(self._conditional if "If-Match" in operation.headers else ()),
             *(error if isinstance(error, Exception) else error(self._limits) for error in operation.errors),
-            *((pool, self._deadline) if routed.has_session else ()),
+            *((self._pools[routed.pool], self._deadline) if routed.has_session else ()),
             *(() if routed.reads else self._write),
         )
 

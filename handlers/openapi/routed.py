@@ -41,6 +41,12 @@ class RoutedOperation:
         return self.method == "get"
 
     @property
+    def pool(self) -> str:
+        """The name of the pool that it works on, as `SessionHandler` chooses it."""
+        own = getattr(self.handler, "read_only", None)
+        return "reader" if (self.reads if own is None else own) else "writer"
+
+    @property
     def takes_key(self) -> bool:
         """Whether it may be repeated under an ``Idempotency-Key``."""
         return self.method == "post" and issubclass(self.handler, IdempotentHandler)
