@@ -1,18 +1,31 @@
-"""Tornado handlers: the life of a request's session, and the board's calls on top of it."""
+"""Tornado handlers whose request is one transaction, and that answer in JSON, errors as problems."""
 
 from __future__ import annotations
 
 from handlers.access_log import log_request
 from handlers.base import SessionHandler
+from handlers.idempotency import IdempotentHandler
+from handlers.json_api.body import Body, read_body
 from handlers.json_api.errors import Problem
 from handlers.json_api.problem import NotFoundHandler, ProblemHandler
+from handlers.json_api.query import Query, read_query
+from handlers.openapi.operation import Answer, PathParameter, Tag, operation
 from handlers.websocket import SessionWebSocketHandler
 
 __all__ = [
+    "Answer",
+    "Body",
+    "IdempotentHandler",
     "NotFoundHandler",
+    "PathParameter",
     "Problem",
     "ProblemHandler",
+    "Query",
     "SessionHandler",
     "SessionWebSocketHandler",
+    "Tag",
     "log_request",
+    "operation",
+    "read_body",
+    "read_query",
 ]

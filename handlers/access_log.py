@@ -13,14 +13,14 @@ access_log = logging.getLogger("tornado.access")
 
 _METHOD_CHARS_MAX = 32
 _PATH_CHARS_MAX = 500
-"""A path of 30 KB says nothing that its beginning does not."""
+"""Enough to recognise a path; it may have 30 KB."""
 
 
 def log_request(handler: RequestHandler) -> None:
     """Tornado's ``log_function``: one line a request, with what became of its work.
 
     ``201 POST /tasks (127.0.0.1) 4.21ms kept 5c0e…``. A 5xx is logged as a warning, the rest as information:
-    what went wrong has a line of its own, and a client's mistakes are no trouble of the server's.
+    an error has a line of its own, and a client's mistakes need no attention.
     """
     request = handler.request
     log_answer(
@@ -37,7 +37,7 @@ def log_request(handler: RequestHandler) -> None:
 def log_answer(
     status: int, *, method: str, path: str, remote_ip: str, took_s: float, work: str, request_id: str
 ) -> None:
-    """Log one line for one answer, whoever gave it.
+    """Log one line for one answer, of a handler or of the server's edge.
 
     Args:
         path: as the client sent it, however long.

@@ -56,7 +56,7 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
     one is kept without the other. What `prepare` itself writes is written at each repeat. A request that is
     refused leaves no key, and may be sent again.
 
-    Requests of one process under one key wait for one another before they take a place.
+    Requests of one process under one key wait for one another before they acquire a slot.
     """
 
     _given = ""
@@ -75,7 +75,7 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
 
         By default `current_user`: "" where there is none, a mapped object by its primary key, what JSON has
         by its value. Override it where a user is another kind of object or has fields that change, or where
-        callers are told apart otherwise (an API key, a tenant). The text has to be the same in every process.
+        callers are distinguished otherwise (an API key, a tenant). Every process has to return the same text.
 
         Called for a request with a key, when the checks of `prepare` and of the decorators of ``post`` are
         past.
@@ -110,7 +110,7 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
         return waiting
 
     def on_connection_close(self) -> None:
-        """As `SessionHandler.on_connection_close`; a request that still waits for its twin goes along."""
+        """As `SessionHandler.on_connection_close`; a request that still waits for its twin is cancelled."""
         if self._turn is not None and not self._turn.done():
             self.cancel_on_disconnect = True  # type: ignore[misc]  # it has done nothing, and the twin does it
         super().on_connection_close()
@@ -132,7 +132,7 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
         if keeps and isinstance(held, HeldResponse) and held.headers is not None:
             kept = {name: held.headers[name] for name in _KEPT_HEADERS if name in held.headers}
             body = held.body
-            if kept.get("Content-Encoding") == "gzip":  # Tornado's doing: who asks again may not take it
+            if kept.get("Content-Encoding") == "gzip":  # by Tornado; a repeat may not accept it
                 body = gzip.decompress(body)
                 del kept["Content-Encoding"]
             answer = Answer(held.status, kept, body)
@@ -222,7 +222,7 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
 
 
 def _text_of(user: object) -> str | None:
-    """A user as a text that is the same in every process; None where it has none."""
+    """A user as a text that is the same in every process; None for an object without one."""
     state = sqlalchemy.inspect(user, raiseerr=False)
     if isinstance(state, InstanceState):
         user = state.identity

@@ -1,22 +1,58 @@
-"""What load balancers and orchestrators ask."""
+"""What load balancers and orchestrators ask: ``/livez`` and ``/readyz``."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import with_config
+from tornado.routing import URLSpec
+from typing_extensions import TypedDict  # typing's own is enough for pydantic from Python 3.12 on
 
 from db import Database
 from db.health import Fault, faults_of, told
+from handlers.json_api.errors import CLOSED, RETRY_AFTER_S
 from handlers.json_api.problem import ProblemHandler
+from handlers.openapi.operation import OPERATION, Answer, operation
 
 log = logging.getLogger("onfinish.handlers")
 
 _REASON = "not_ready_reason"
+_DRAINING = "draining: the service is shutting down"
+
+
+@with_config(CLOSED)
+class Alive(TypedDict):
+    """The process runs."""
+
+    status: Literal["alive"]
+
+
+@with_config(CLOSED)
+class Ready(TypedDict):
+    """Requests may be sent here."""
+
+    status: Literal["ready"]
+
+
+@with_config(CLOSED)
+class NotReady(TypedDict):
+    """Requests had better be sent elsewhere."""
+
+    status: Literal["not ready"]
+    reason: str
 
 
 class LivezHandler(ProblemHandler):
     """Whether the process runs. Touches no database: a restart would not mend one."""
 
+    @operation(
+        name="get_liveness",
+        tag=OPERATION,
+        summary="Whether the process runs; touches no database",
+        answers=(Answer(200, "It does.", Alive, {"status": "alive"}),),
+    )
     def get(self) -> None:
         """200 as long as the event loop turns."""
         self.write_json({"status": "alive"})
@@ -25,9 +61,25 @@ class LivezHandler(ProblemHandler):
 class ReadyzHandler(ProblemHandler):
     """Whether requests should be sent here."""
 
+    @operation(
+        name="get_readiness",
+        tag=OPERATION,
+        summary="Whether requests should be sent here",
+        answers=(
+            Answer(200, "They may be.", Ready, {"status": "ready"}),
+            Answer(
+                503,
+                "They had better not: the database is unreachable, its schema is behind, or the service is "
+                "shutting down.",
+                NotReady,
+                {"status": "not ready", "reason": _DRAINING},
+                headers=("Retry-After",),
+            ),
+        ),
+    )
     async def get(self) -> None:
         """200, or 503 with the reason."""
-        reason = "draining: the service is shutting down" if self.settings.get("draining") else None
+        reason = _DRAINING if self.settings.get("draining") else None
         if reason is None:
             database: Database = self.settings["database"]
             faults = await faults_of(database, revision=self.settings.get("schema_revision"))
@@ -36,11 +88,11 @@ class ReadyzHandler(ProblemHandler):
         if reason is None:
             self.write_json({"status": "ready"})
         else:
-            self.set_header("Retry-After", "1")
+            self.set_header("Retry-After", str(RETRY_AFTER_S))
             self.write_json({"status": "not ready", "reason": reason}, status=503)
 
     def _log_change(self, faults: Sequence[Fault]) -> None:
-        """Log why, once: probes come every few seconds. With the driver's words, which no answer shows."""
+        """Log a change, once: probes come every few seconds. The driver's message is in the log alone."""
         reason, before = told(faults), self.settings.get(_REASON)
         if reason == before:
             return
@@ -49,3 +101,6 @@ class ReadyzHandler(ProblemHandler):
             log.info("ready again")
         else:
             log.warning("not ready: %s", "; ".join(map(str, faults)))
+
+
+ROUTES = (URLSpec("/livez", LivezHandler, name="livez"), URLSpec("/readyz", ReadyzHandler, name="readyz"))

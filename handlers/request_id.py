@@ -9,7 +9,9 @@ from tornado.httputil import HTTPServerRequest
 
 HEADER = "X-Request-Id"
 
-_FIT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+CHARS_MAX = 64
+
+_FIT = re.compile(rf"[A-Za-z0-9._-]{{1,{CHARS_MAX}}}")
 
 
 def fit_or_new(given: str) -> str:

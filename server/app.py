@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tornado.routing import URLSpec
 from tornado.web import Application
 
@@ -10,16 +12,28 @@ from db import Database
 from db.capacity.limiter import AdmissionLimiter
 from db.schema import migrate
 from handlers import NotFoundHandler, log_request
-from handlers.board.routes import routes
-from handlers.openapi.document import PATH as OPENAPI, OpenApiHandler, document
-from handlers.ops import LivezHandler, ReadyzHandler
+from handlers.board.routes import ABOUT as BOARD, routes as board_routes
+from handlers.openapi.document import About, Document, describe
+from handlers.openapi.handler import PATH as OPENAPI, OpenApiHandler
+from handlers.openapi.operation import Limits
+from handlers.openapi.routed import RoutedOperation, operations_in
+from handlers.ops import ROUTES as PROBES
 from handlers.websocket import Sockets
 from server.compare.mount import ambient_scopes, compared_routes
-from server.monitoring.ops import Ops
+from server.monitoring.ops import Ops, pages
+
+KERNEL_ROUTES = (URLSpec(OPENAPI, OpenApiHandler, name="openapi"), *PROBES)
 
 
-def make_app(settings: Settings, database: Database, ops: Ops | None = None) -> Application:
-    """The board's application on a database.
+def make_app(
+    settings: Settings,
+    database: Database,
+    ops: Ops | None = None,
+    *,
+    routes: Sequence[URLSpec] | None = None,
+    about: About | None = None,
+) -> Application:
+    """An application on a database.
 
     Opens nothing and starts nothing. The caller closes the database.
 
@@ -27,23 +41,29 @@ def make_app(settings: Settings, database: Database, ops: Ops | None = None) -> 
         settings: its limits and origins.
         database: for all its requests.
         ops: counts its answers, and may show them.
+        routes: its own, beside those that every application has; by default the board's.
+        about: what its document is headed with; by default that of the board, where the routes are.
     """
-    document()  # made now: it takes a tenth of a second, and the first who asks for it would stop all others
+    if routes is None:
+        routes, about = board_routes(), about or BOARD
     http = settings.http
     revision = migrate.head()
     database.expect_schema(revision)
     scopes = ambient_scopes(database) if settings.compare.mount else []
+    slots = {each.limiter.name: each.limiter.size for each in (database.writer, database.reader)}
+    limits = Limits(http=http, pool_timeout_s=database.settings.pool_timeout_s, slots=slots)
+    # Made now: it takes some hundredths of a second, for which its first request would block all others.
+    described = describe(described_operations(routes), about or About(title="onfinish"), limits)
     all_routes = [
-        *routes(),
-        *compared_routes(scopes),
-        URLSpec(OPENAPI, OpenApiHandler, name="openapi"),
-        URLSpec("/livez", LivezHandler, name="livez"),
-        URLSpec("/readyz", ReadyzHandler, name="readyz"),
+        *routes,
+        *compared_routes(scopes, routes),
+        *KERNEL_ROUTES,
         *(ops.routes if ops is not None else []),
     ]
     return Application(
         all_routes,
         database=database,
+        openapi=Document.of(described),
         sockets=Sockets(),
         scopes=scopes,
         request_timeout_s=http.request_timeout_s,
@@ -58,7 +78,15 @@ def make_app(settings: Settings, database: Database, ops: Ops | None = None) -> 
         forms=False,
         database_messages=settings.log.database_messages,
         serve_traceback=settings.debug,
-        # Who may read what a write answers may write.
+        # An origin that may read the answer to a write may write.
         trusted_origins=frozenset(http.trusted_origins) | frozenset(http.cors_origins),
         autoreload=False,  # the lifecycle starts it, once the port is open
     )
+
+
+def described_operations(routes: Sequence[URLSpec]) -> list[RoutedOperation]:
+    """What the document of an application with these routes describes.
+
+    The pages for operators among it, wherever they are served.
+    """
+    return [*operations_in([*routes, *KERNEL_ROUTES, *pages()])]

@@ -6,17 +6,22 @@ from collections.abc import Iterator
 
 from pydantic_core import to_json
 from sqlalchemy.orm import Session
+from tornado.routing import URLSpec
 
 from db.board import tasks
 from db.board.tasks import TaskFilter
 from db.capacity.limiter import AdmissionLimiter
 from db.errors import PoolTimeout
 from handlers.base import SessionHandler
+from handlers.board import examples
+from handlers.board.queries import TaskChoice
 from handlers.board.responses import task_json
-from handlers.json_api.query import TaskChoice, read_query
+from handlers.board.tasks import TASKS
+from handlers.json_api.query import read_query
+from handlers.openapi.operation import Answer, operation
 
 PAGE_SIZE = 1000
-"""Rows a hop reads. Fewer cost round trips and hops, more cost memory: a page is some 300 KiB of JSON."""
+"""Rows that one call reads. Fewer cost round trips, more cost memory: a page is some 300 KiB of JSON."""
 
 
 WRITTEN_AT_ONCE_BYTES = 1024 * 1024
@@ -27,27 +32,41 @@ class ExportHandler(SessionHandler):
     """``/tasks/export``. Lives as long as its client goes on reading.
 
     One snapshot, a server-side cursor, and a page at a time: the next is read when the socket has taken
-    the last, so that a slow client costs time and no memory. Each holds one of the reader's places; the
-    application's setting ``exports`` leaves the others to everybody else.
+    the last, so that a slow client costs time and no memory. Each holds one of the reader's slots; the
+    application's setting ``exports``, an `AdmissionLimiter`, leaves the others to other requests.
     """
 
     streams = True
-    # Its snapshot keeps the database from cleaning up behind it.
+    # An open snapshot keeps the database from removing old versions of rows.
     timeout_s = 3_600.0
 
     async def head(self, *args: str, **kwargs: str) -> None:
         """The headers alone; nothing is read for them."""
         read_query(self, TaskChoice)
         self.set_header("Content-Type", "application/x-ndjson")
-        await self.flush()  # before the end, which would say that GET's body has a length of 0
+        await self.flush()  # before the end, which would give GET's body a length of 0
 
+    @operation(
+        name="export_tasks",
+        tag=TASKS,
+        summary="Every task as a line of JSON, in the order of the ids, from one snapshot",
+        description=lambda limits: (
+            "Streamed. A failure midway breaks the connection: what ends as it should is complete. At most "
+            f"{limits.http.exports_max} may run at once in a process (`http.exports_max`), the next is 503."
+        ),
+        query=TaskChoice,
+        answers=(
+            Answer(
+                200, "Lines of JSON, a `Task` each.", str, examples.LINES, media_type="application/x-ndjson"
+            ),
+        ),
+        errors=(lambda limits: _too_many(limits.http.exports_max),),
+    )
     async def get(self) -> None:
         where = read_query(self, TaskChoice).where()
         limiter: AdmissionLimiter = self.settings["exports"]
         if not limiter.try_take():
-            raise PoolTimeout(
-                f"{limiter.size} exports are running, which is as many as may", retry_after_s=10
-            )
+            raise _too_many(limiter.size)
         try:
             pages = _lines(self.session, where)
             page = await self.run(next, pages, None)
@@ -74,3 +93,10 @@ def _lines(session: Session, where: TaskFilter) -> Iterator[bytes]:
                 lines, size = [], 0
         if lines:
             yield b"".join(lines)
+
+
+def _too_many(running: int) -> PoolTimeout:
+    return PoolTimeout(f"{running} exports are running, which is as many as may", retry_after_s=10)
+
+
+ROUTES = (URLSpec("/tasks/export", ExportHandler, name="export"),)

@@ -1,36 +1,20 @@
-"""Routes: which path goes to which handler."""
+"""The routes of the board, and how the document at ``/openapi.json`` introduces it."""
 
 from __future__ import annotations
 
 from tornado.routing import URLSpec
 
-from handlers.board.export import ExportHandler
-from handlers.board.tasks import (
-    BulkHandler,
-    ClaimHandler,
-    TaskHandler,
-    TasksHandler,
-    TransferHandler,
-    TransfersHandler,
-)
-from handlers.board.teams import TeamHandler, TeamsHandler
+from handlers.board import export, tasks, teams, transfers
+from handlers.openapi.document import About
 
-# An id that could be none matches no path, and is not found as any other id that does not exist.
-TASK_ID = "([0-9a-f]{32})"
-TEAM_ID = "([1-9][0-9]{0,17})"  # below 2**63, so that it fits every database's integer
-TEAM_ID_MAX = 10**18 - 1
+ABOUT = About(
+    title="onfinish",
+    summary="A board of QA tasks; every request is one transaction.",
+    description="A board of bulk QA tasks that belong to teams and move between them.",
+    license={"name": "MIT", "identifier": "MIT"},
+)
 
 
 def routes() -> list[URLSpec]:
-    """The board. Whatever is not here is for the application's default handler, which answers 404."""
-    return [
-        URLSpec("/tasks", TasksHandler, name="tasks"),
-        URLSpec("/tasks/bulk", BulkHandler, name="bulk"),
-        URLSpec("/tasks/claim", ClaimHandler, name="claim"),
-        URLSpec("/tasks/export", ExportHandler, name="export"),
-        URLSpec(f"/tasks/{TASK_ID}", TaskHandler, name="task"),
-        URLSpec(f"/tasks/{TASK_ID}/transfer", TransferHandler, name="transfer"),
-        URLSpec(f"/tasks/{TASK_ID}/transfers", TransfersHandler, name="transfers"),
-        URLSpec("/teams", TeamsHandler, name="teams"),
-        URLSpec(f"/teams/{TEAM_ID}", TeamHandler, name="team"),
-    ]
+    """Those of each resource. Any other path is for the application's default handler, which answers 404."""
+    return [*tasks.ROUTES, *export.ROUTES, *transfers.ROUTES, *teams.ROUTES]

@@ -1,1 +1,1 @@
-"""JSON in, problems out."""
+"""JSON in, problems out: what any resource needs to read requests and to answer them."""

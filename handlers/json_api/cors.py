@@ -18,7 +18,7 @@ _REMEMBERED_S = 600
 
 
 def cors_headers(origin: str | None, origins: Collection[str]) -> dict[str, str]:
-    """What an answer says to the page that asked.
+    """The CORS headers of an answer.
 
     Args:
         origin: the request's own, None where no page sent it.
@@ -34,19 +34,19 @@ def cors_headers(origin: str | None, origins: Collection[str]) -> dict[str, str]
 
 
 def preflight_headers(
-    asked: Mapping[str, str],
+    requested: Mapping[str, str],
     origins: Collection[str],
     methods: Collection[str],
     accepted: Collection[str] = (),
 ) -> dict[str, str]:
-    """What the answer to ``OPTIONS`` says besides: which requests the page may send.
+    """Further headers of the answer to ``OPTIONS``: which requests the page may send.
 
     Args:
-        asked: the headers of the request.
+        requested: the headers of the request.
         methods: those that its path has.
         accepted: the headers that a page may send besides those of the contract.
     """
-    if "Access-Control-Request-Method" not in asked or asked.get("Origin") not in origins:
+    if "Access-Control-Request-Method" not in requested or requested.get("Origin") not in origins:
         return {}
     return {
         "Access-Control-Allow-Methods": ", ".join(methods),

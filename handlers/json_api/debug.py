@@ -1,4 +1,4 @@
-"""What a developer reads of a fault, in the answer itself: see `log.database_messages`."""
+"""What an answer shows of a fault to a developer: see `log.database_messages`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from handlers.json_api.errors import Debug
 
 
 def debug_of(fault: BaseException) -> Debug:
-    """The message at the root of a fault, the statement that it is of, and the line that has sent it.
+    """The message at the root of a fault, its statement, and the line of the program that sent it.
 
     Parameters are in none of them: the engines hide them.
     """

@@ -1,4 +1,4 @@
-"""Errors as answers: one table from error to status, problem+json, and what the log may know.
+"""Errors as responses: one table from error to status, problem+json, and what is logged.
 
 RFC 9457, https://www.rfc-editor.org/rfc/rfc9457
 """
@@ -40,11 +40,16 @@ _STATUS: Sequence[tuple[type[BaseException], int]] = (
     (StreamClosedError, CLIENT_CLOSED_REQUEST),
 )
 
-_RETRY_AFTER_S = 1
-_WORDS_CHARS_MAX = 500
+RETRY_AFTER_S = 1
+"""``Retry-After`` of a 503 whose error names no other time."""
+
+FAULTS_MAX = 1000
+"""How many faults of a body are listed. A few megabytes can have a million; no more are looked for."""
+
+_MESSAGE_CHARS_MAX = 500
 
 CLOSED = ConfigDict(extra="forbid", strict=True)
-"""Of an answer: a field that nobody has written down is a fault."""
+"""Of the model of a response: a field that the model does not have is a fault."""
 
 _IN_URI = "/%:=&?~#+!$,;'@()*[]"  # what a path may hold as it is; Tornado lets any byte above space pass
 
@@ -72,7 +77,9 @@ class ProblemBody(TypedDict):
         Field(description="What has become of the request's work: an error does not always mean nothing."),
     ]
     errors: NotRequired[
-        Annotated[list[Fault], Field(description="Of 422: every fault of the body, or the first 1000.")]
+        Annotated[
+            list[Fault], Field(description=f"Of 422: every fault of the body, or the first {FAULTS_MAX}.")
+        ]
     ]
     traceback: NotRequired[
         Annotated[str, Field(description="Of 5xx, where `debug` is on; never in production.")]
@@ -80,7 +87,7 @@ class ProblemBody(TypedDict):
 
 
 class Debug(TypedDict):
-    """What a developer is told of a fault."""
+    """What a response shows of a fault, for developers."""
 
     error: str
     statement: NotRequired[str]
@@ -94,7 +101,7 @@ class FaultBody(ProblemBody):
 
 
 class Problem(Exception):
-    """An answer that is an error, raised.
+    """An error response, raised.
 
     Args:
         status: 400 to 599.
@@ -122,8 +129,9 @@ def meant(error: BaseException | None) -> BaseException | None:
     """What an exception group comes down to; any other error is what is meant.
 
     An `asyncio.TaskGroup` raises nothing else, also for one task that failed. Where all members are answered
-    by the same status, it is the one of them that says most: that an outcome is unknown before all others, a
-    conflict, which may be run again, where all are. A group with faults of ours in it stays what it is.
+    by the same status, the result is the most severe of them: an unknown outcome before all others, a
+    conflict, which may be retried, only where all are. A group with a fault of the program in it is returned
+    as it is.
     """
     if not isinstance(error, BaseExceptionGroup):
         return error
@@ -152,7 +160,7 @@ def leaves_unknown(error: BaseException | None) -> bool:
 
 
 def status_of(error: BaseException | None, default: int = 500) -> int:
-    """The status that answers an error; ``default`` where there is none to tell it."""
+    """The status that answers an error; ``default`` for one that the table does not have."""
     error = meant(error)
     if isinstance(error, Problem):
         return error.status
@@ -165,19 +173,19 @@ def status_of(error: BaseException | None, default: int = 500) -> int:
 
 
 def problem_of(error: BaseException | None, status: int) -> Problem:
-    """An error as the problem that a client is told: of a fault of ours, nothing but that it is one."""
+    """An error as the problem that a client reads: of a fault of the program, only that there was one."""
     error = meant(error)
     if isinstance(error, Problem):
         return error
-    headers = {"Retry-After": str(getattr(error, "retry_after_s", _RETRY_AFTER_S))} if status == 503 else {}
+    headers = {"Retry-After": str(getattr(error, "retry_after_s", RETRY_AFTER_S))} if status == 503 else {}
     if isinstance(error, db.Invalid):
         return Problem(
-            status, str(error), errors=[{"pointer": at, "message": said} for at, said in error.faults]
+            status, str(error), errors=[{"pointer": at, "message": text} for at, text in error.faults]
         )
     if isinstance(error, HTTPError):
         unread = isinstance(error.__cause__, HTTPInputError)  # Tornado reads forms before any handler
-        told = "the body is not the form that its content type says" if unread else title_of(status)
-        return Problem(status, error.reason or told, headers=headers)
+        message = "the body is not the form that its content type says" if unread else title_of(status)
+        return Problem(status, error.reason or message, headers=headers)
     if status < 500 or isinstance(
         error, db.RetryableConflict | db.Unavailable | db.OutcomeUnknown | db.DeadlinePassed
     ):
@@ -227,31 +235,29 @@ def log_fault(summary: str, fault: BaseException) -> None:
 def log_refusal(summary: str, error: BaseException | None) -> None:
     """Log an error that is an answer: by a line, or not at all.
 
-    A constraint that refused a row has a line with its name, since the answer may have general words only.
+    A constraint that refused a row is logged with its name, since the response may have a general sentence.
     """
     error = meant(error)
     status = status_of(error)
     if isinstance(error, HTTPError):
         if error.log_message:
-            level = (
-                logging.WARNING if status >= 500 else logging.INFO
-            )  # a client's mistake is no trouble here
+            level = logging.WARNING if status >= 500 else logging.INFO  # a client's mistake
             # The error too, without a character of it: its message may quote what it was raised from.
             log.log(level, "%d %s: %s%.0s", status, summary, error.get_message(), error)
     elif isinstance(error, db.Conflict) and isinstance(error.__cause__, DBAPIError):
         named = error.constraint or error.table or "a constraint"
         log.info("%d %s: refused by %s (%s)", status, summary, named, code_of(error.__cause__))
     elif error is not None and status >= 500:
-        log.warning("%d %s: %s%s", status, summary, error, _in_the_drivers_words(error))
+        log.warning("%d %s: %s%s", status, summary, error, _drivers_message(error))
 
 
-def _in_the_drivers_words(error: BaseException) -> str:
-    """Why the database cannot be reached, for whoever runs the service: a password, a port, a certificate.
+def _drivers_message(error: BaseException) -> str:
+    """Why the database cannot be reached, for operators: a password, a port, a certificate.
 
-    For the log alone: it may name a host and a user. Of other errors the driver's words hold people's data.
+    For the log alone: it may name a host and a user. Of other errors the driver's message may hold rows.
     """
     cause = getattr(error.__cause__, "orig", None)
     if cause is None or not isinstance(error, db.Unreachable):
         return ""
-    words = "; ".join(line.strip() for line in str(cause).splitlines() if line.strip())
-    return f" ({words[:_WORDS_CHARS_MAX]})" if words else ""
+    message = "; ".join(line.strip() for line in str(cause).splitlines() if line.strip())
+    return f" ({message[:_MESSAGE_CHARS_MAX]})" if message else ""

@@ -1,7 +1,7 @@
-"""JSON as it arrives: bytes that anybody may have sent, read without trust.
+"""JSON as it arrives: bytes of any client, read without trust.
 
-Python's reader takes what is no JSON, and much that nobody downstream can keep: ``NaN``, a name
-twice, half a surrogate pair, 1e400.
+Python's reader takes what is no JSON, and much that no database can keep: ``NaN``, a name twice, half a
+surrogate pair, 1e400.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from json.encoder import encode_basestring
 from typing import Any, NoReturn
 
 LEVELS_MAX = 100
-"""How deep a value may be nested. Python's own writer gives up below 1,000 levels, depending on where it is
+"""How deep a value may be nested. Python's own writer fails below 1,000 levels, depending on where it is
 called from; common readers at 64 (.NET) to 200 (pydantic): https://datatracker.ietf.org/doc/html/rfc8259#section-9"""
 
 Path = tuple[str | int, ...]
-_Link = tuple[Any, ...]  # (parent's link, name or index): a path that costs nothing until it is asked for
+_Link = tuple[Any, ...]  # (parent's link, name or index): a path that costs nothing until it is needed
 
 
 PIECE_CHARS_MAX = 1024 * 1024
@@ -65,7 +65,7 @@ def parse(body: bytes) -> Any:
 def parse_pieces(body: bytes, split: str) -> Iterator[tuple[Path, Any]]:
     """An object's fields one after the other, and where the field ``split`` is an array, its items likewise.
 
-    The interpreter is given up between two of them, which `parse` does not do within a large value; no more
+    The interpreter is released between two of them, which `parse` does not do within a large value; no more
     of the text is read than the caller asks for.
 
     Yields:
@@ -200,7 +200,7 @@ def _outside_of_strings(body: bytes) -> Iterator[bytes]:
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of pairs, whose names are all different: of two values nobody knows which was meant."""
+    """An object of pairs, whose names are all different: of two values it is unknown which was meant."""
     names = dict(pairs)
     if len(names) != len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]

@@ -34,12 +34,12 @@ MIB = 1024 * 1024
 
 
 class ProblemHandler(RequestHandler):
-    """What every handler here has in common. Lives as long as one request, as Tornado's handlers do.
+    """The base of every handler: answers JSON, and errors as problems. Lives as long as one request.
 
     The application's settings: ``cors_origins``, whose pages may read the answers (none), and
     ``cors_headers``, which these may send besides those of the contract (none); ``trusted_origins`` and
     ``serve_traceback`` as Tornado has them; ``forms`` (True), False where no body is a form: Tornado reads
-    those before any handler, and refuses a GET too for a malformed one, which nobody has asked for;
+    those before any handler, and refuses a GET too for a malformed one, which no handler needs;
     ``database_messages`` (False), True where a fault is logged with the database's own message, and answered
     with `debug`.
     """
@@ -56,9 +56,7 @@ class ProblemHandler(RequestHandler):
             request._parse_body = _leave_unread  # type: ignore[method-assign]  # there is no public way
         super().__init__(application, request, **kwargs)
         kind = type(self)
-        if (
-            "log_exception" in kind.__dict__
-        ):  # perhaps since an instrumentation has just seen its first instance
+        if "log_exception" in kind.__dict__:  # perhaps an instrumentation has just seen its first instance
             kind._instrumentation = take_off(kind, kind._instrumented_hooks) or kind._instrumentation
 
     _instrumentation: ClassVar[Instrumentation | None] = None
@@ -66,7 +64,7 @@ class ProblemHandler(RequestHandler):
 
     @property
     def outcome(self) -> str:
-        """What an error answer says of the request's work: ``not_applied``, ``applied`` or ``unknown``."""
+        """What has become of the request's work: ``not_applied``, ``applied`` or ``unknown``."""
         return "not_applied"
 
     @property
@@ -83,17 +81,17 @@ class ProblemHandler(RequestHandler):
             self.set_header(name, value)
 
     def check_trusted_origin(self, origin: str) -> bool:
-        """Whether a page of another origin may write here: Tornado asks where that is protected.
+        """Whether a page of another origin may write here. Tornado calls it where that is protected.
 
         Raises:
-            Problem: 403, for Tornado's own has no word for the client.
+            Problem: 403, since Tornado's own has no detail for the client.
         """
         if super().check_trusted_origin(origin):
             return True
         raise Problem(403, "pages of another origin may not write here")
 
     def options(self, *args: str, **kwargs: str) -> Any:
-        """What may be asked of this path, and what a page of another origin may."""
+        """The methods of this path; to a page of another origin, what it may send."""
         methods = self._allowed()
         self.set_status(204)
         self.set_header("Allow", ", ".join(methods))
@@ -102,7 +100,7 @@ class ProblemHandler(RequestHandler):
             self.set_header(name, value)
 
     def compute_etag(self) -> str | None:
-        """No tag for an answer that says nothing of its age: it may not be stored, and hashing it costs."""
+        """No tag, except where a handler sets one: other answers may not be stored, and hashes cost."""
         return None
 
     def head(self, *args: str, **kwargs: str) -> Any:
@@ -127,11 +125,11 @@ class ProblemHandler(RequestHandler):
         super().send_error(status_code, **kwargs)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Answer with a problem. Override it for your own; `outcome` is what it should say too.
+        """Answer with a problem. An override for another form of errors should include `outcome` too.
 
         A status that has no body, such as 204, is answered without one, as Tornado does: that it was raised
-        undoes the work all the same. With the application's setting ``serve_traceback``, the problem of a 5xx
-        has the stack of what was raised.
+        rolls the work back all the same. With the application's setting ``serve_traceback``, the problem of
+        a 5xx has the traceback of the exception.
         """
         if self._should_not_send_content(status_code):
             self.finish()
@@ -161,9 +159,9 @@ class ProblemHandler(RequestHandler):
     def log_exception(
         self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
     ) -> None:
-        """Log what was raised: faults of ours with their stack, refusals by a line or not at all.
+        """Log the exception: a fault of the program with its stack, a refusal by a line or not at all.
 
-        Faults reach Tornado's own method too, which error trackers wrap, and tracers are told of them.
+        Faults are passed to Tornado's own method too, which error trackers wrap, and to tracers.
         """
         summary = f"{self._request_summary()} [{self.request_id}]"
         fault = self._log_error(summary, value)
@@ -219,4 +217,4 @@ class NotFoundHandler(ProblemHandler):
 
 
 def _leave_unread() -> None:
-    """In the place of Tornado's reader of forms."""
+    """Instead of Tornado's reader of forms."""

@@ -1,23 +1,19 @@
-"""Query arguments: what each list takes, and the reader that checks it."""
+"""Query arguments: the base of their models, and the reader that checks them."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 from tornado.web import RequestHandler
 
-from db.board.tasks import TaskFilter
-from handlers.board.cursors import CURSOR
-from handlers.json_api.body import Bundle, Day, Granularity, TaskStatus, TeamId, faults_in
+from handlers.json_api.body import faults_in
 from handlers.json_api.errors import Problem
 
-LIMIT_DEFAULT, LIMIT_MAX = 50, 1000
-
 FAULTS_MAX = 20
-"""How many faults are told. Tornado takes a thousand arguments."""
+"""How many faults are listed. Tornado takes a thousand arguments."""
 
 
 def _number(value: Any) -> int:
@@ -28,40 +24,13 @@ def _number(value: Any) -> int:
 
 
 Number = BeforeValidator(_number)
+"""Of a field that is an integer."""
 
 
 class Query(BaseModel):
     """The query arguments of one request. Lives as long as the request."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class TaskChoice(Query):
-    """Which tasks: of the list, and of the export."""
-
-    status: Annotated[TaskStatus | None, Number] = Field(None, description="Of this status.")
-    bundle: Bundle | None = Field(None, description="Of this bundle.")
-    granularity: Granularity | None = Field(None, description="Of this granularity.")
-    team_id: Annotated[TeamId | None, Number] = Field(None, description="Of this team.")
-    target_from: Day | None = Field(None, description="With this target date or a later one.")
-    target_to: Day | None = Field(None, description="With this target date or an earlier one.")
-
-    def where(self) -> TaskFilter:
-        names = TaskChoice.model_fields
-        return TaskFilter(**{name: getattr(self, name) for name in names})
-
-
-class TaskQuery(TaskChoice):
-    """`GET /tasks`."""
-
-    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), Number] = Field(
-        LIMIT_DEFAULT, description="How many at most."
-    )
-    cursor: str | None = Field(
-        None,
-        description="`next_cursor` of the page before, with the same filters.",
-        json_schema_extra={"pattern": CURSOR},
-    )
 
 
 AnyQuery = TypeVar("AnyQuery", bound=Query)

@@ -1,4 +1,4 @@
-"""The headers that OWASP asks of every answer of a REST service.
+"""The headers that OWASP recommends for every answer of a REST service.
 
 https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 REVALIDATED = "private, no-cache"
-"""``Cache-Control`` of an answer with an ``ETag``: the client's own cache may keep it, and asks each time.
+"""``Cache-Control`` of an answer with an ``ETag``: the client's cache keeps it, and revalidates it each time.
 
 Under ``no-store`` a browser keeps nothing, so it would never send ``If-None-Match``, and 304 would be for
 clients alone that keep answers themselves. Shared caches keep neither.

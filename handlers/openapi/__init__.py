@@ -1,1 +1,1 @@
-"""The OpenAPI document."""
+"""The document at ``/openapi.json``, built from the operations that handlers declare."""

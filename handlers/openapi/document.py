@@ -1,4 +1,4 @@
-"""The document that describes every call, made from the models that check bodies and queries.
+"""The document that describes every operation, made from the models that check bodies and queries.
 
 https://spec.openapis.org/oas/v3.1.1.html
 """
@@ -8,114 +8,75 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from db.errors import OutcomeUnknown
-from handlers.board import examples, responses as answers
-from handlers.board.operations import OPERATIONS
-from handlers.board.parameters import HEADERS_OF_ALL, PARAMETERS, RESPONSE_HEADERS
+from handlers.json_api.body import NAMES_MAX, VALUES_MAX
 from handlers.json_api.errors import Problem, ProblemBody, body_of, problem_of, status_of, title_of
 from handlers.json_api.problem import ProblemHandler
-from handlers.json_api.security_headers import REVALIDATED
-from handlers.openapi.operation import BODY, EDGE, SESSION, WRITE, Answer, Operation
+from handlers.openapi.common_errors import CommonErrors
+from handlers.openapi.headers import REQUEST_HEADERS, REQUEST_ID, RESPONSE_HEADERS
+from handlers.openapi.operation import OPERATION, Answer, Limits, Tag, size_of
+from handlers.openapi.routed import RoutedOperation
+from handlers.request_id import CHARS_MAX
 
 Json = dict[str, Any]
 
-PATH = "/openapi.json"
 PROBLEM = "application/problem+json"
 
 _REF = "#/components/schemas/{model}"
-_LINKED = {answers.Task: "task_id", answers.Team: "team_id"}
-"""What is made, and the parameter under which other calls know it."""
 
-_SHARED = {
-    error: title_of(status_of(error)).replace(" ", "")
-    for error in (*EDGE, *BODY, *WRITE, *SESSION)
-    if status_of(error) not in (400, 503)  # which mean several things
-}
-"""Errors that are the same everywhere, by the name under which the document has them once."""
-
-_ABOUT = """\
-A board of bulk QA tasks that belong to teams and move between them.
-
+_CONTRACT = """\
 What a request writes is one transaction, and no success is answered before COMMIT has succeeded. Every
 error is `application/problem+json` (RFC 9457); its `outcome` says what has become of the request's work:
-nothing of it was kept (`not_applied`), all of it was (`applied`), or nobody knows (`unknown`).
+nothing of it was kept (`not_applied`), all of it was (`applied`), or that is not known (`unknown`).
 
-Every answer carries `X-Request-Id`: the caller's own where it is 1 to 64 characters of `[A-Za-z0-9._-]`,
+Every answer carries `X-Request-Id`: the caller's own where it is 1 to {chars} characters of `[A-Za-z0-9._-]`,
 else a new one. HEAD is answered wherever GET is. A path that is not here, or an id that could be none, is
 404; a method that a path does not have is 405, with `Allow`.
 
-Bodies are JSON in UTF-8, of at most 1 MiB, 150,000 values and 100 fields where a call does not say otherwise.
+Bodies are JSON in UTF-8, of at most {body} where a call does not say otherwise.
 Integers are written without a fraction, 3 and not 3.0, and no name stands twice in one object.
 """
 
 
-class OpenApiHandler(ProblemHandler):
-    """``/openapi.json``. Lives as long as one request; the document is made once in a process."""
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """The application as a whole, as the document introduces it.
 
-    def get(self) -> None:
-        body, etag = document()
-        self.set_header("Content-Type", "application/json")
-        self.set_header("Cache-Control", REVALIDATED)
-        self.set_header("ETag", etag)
-        if self.check_etag_header():
-            self.set_status(304)
-        else:
-            self.finish(body)
+    Args:
+        description: Markdown; what holds for each operation because of the kernel is added.
+        distribution: the package whose version is the document's.
+        license: as OpenAPI has it; None leaves it out.
+    """
+
+    title: str
+    summary: str = ""
+    description: str = ""
+    distribution: str = "onfinish"
+    license: Mapping[str, str] | None = None
 
 
-@cache
-def document() -> tuple[bytes, str]:
+class Document(NamedTuple):
     """The document as it is sent, and its entity tag."""
-    body = json.dumps(describe(OPERATIONS), ensure_ascii=False, separators=(",", ":")).encode()
-    return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+    body: bytes
+    etag: str
+
+    @classmethod
+    def of(cls, described: Json) -> Document:
+        body = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode()
+        return cls(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
 
 
-def describe(operations: Sequence[Operation]) -> Json:
-    """Describe calls, as OpenAPI 3.1 has it."""
-    schemas, definitions = _schemas(operations)
-    paths: dict[str, Json] = {}
-    for operation in operations:
-        paths.setdefault(operation.path, _path(operation))[operation.method] = _operation(
-            operation, schemas, operations
-        )
-    for path, item in paths.items():
-        if "get" in item:
-            item["head"] = _head(item["get"])
-        item["options"] = _options(path, item, schemas)
-    return {
-        "openapi": "3.1.1",
-        "info": {
-            "title": "onfinish",
-            "summary": "A board of QA tasks; every request is one transaction.",
-            "description": _ABOUT,
-            "version": _version(),
-            "license": {"name": "MIT", "identifier": "MIT"},
-        },
-        "servers": [{"url": "/"}],
-        "tags": [
-            {"name": "tasks", "description": "What there is to check."},
-            {"name": "transfers", "description": "Tasks that move between teams, and the log of it."},
-            {"name": "teams", "description": "Who tasks belong to."},
-            {"name": "operation", "description": "For whoever runs the service."},
-        ],
-        "paths": paths,
-        "components": {
-            "schemas": definitions,
-            "parameters": PARAMETERS,
-            "headers": RESPONSE_HEADERS,
-            "responses": {
-                name: _problem(status_of(error), [error], "/tasks", schemas)
-                for error, name in _SHARED.items()
-            },
-        },
-    }
+def describe(operations: Sequence[RoutedOperation], about: About, limits: Limits) -> Json:
+    """Describe operations, as OpenAPI 3.1 has it. HEAD and OPTIONS of their paths are added."""
+    return _Description(operations, limits).whole(about)
 
 
 class _Schemas(GenerateJsonSchema):
@@ -125,13 +86,224 @@ class _Schemas(GenerateJsonSchema):
         return False
 
 
-def _schemas(operations: Iterable[Operation]) -> tuple[Mapping[Any, Json], Json]:
+class _Description:
+    """Describes some operations. Lives as long as the document is made."""
+
+    def __init__(self, operations: Sequence[RoutedOperation], limits: Limits) -> None:
+        self._operations = operations
+        self._limits = limits
+        self._common = CommonErrors(limits)
+        self._shared = self._common.shared
+        self._schemas, self._definitions = _schemas_of(operations)
+        self._path_parameters = {
+            each.name: {
+                "name": each.name,
+                "in": "path",
+                "required": True,
+                "description": each.description,
+                "schema": each.schema,
+                "example": each.example,
+            }
+            for routed in operations
+            for each in routed.operation.path_parameters
+        }
+        self._headers = {**RESPONSE_HEADERS, **self._location()}
+        self._used: dict[str, set[str]] = {"parameters": set(), "headers": set()}
+
+    def whole(self, about: About) -> Json:
+        """The document."""
+        paths: dict[str, Json] = {}
+        for routed in self._operations:
+            paths.setdefault(routed.path, self._path(routed))[routed.method] = self._operation(routed)
+        for path, item in paths.items():
+            if "get" in item:
+                item["head"] = _head(item["get"])
+            item["options"] = self._options(path, item)
+        example_path = self._operations[0].example_path
+        responses = {
+            name: self._problem(status_of(error), [error], example_path)
+            for error, name in self._shared.items()
+        }
+        parameters = self._path_parameters | {
+            name: {"name": name, "in": "header", **header} for name, header in REQUEST_HEADERS.items()
+        }
+        return {
+            "openapi": "3.1.1",
+            "info": self._info(about),
+            "servers": [{"url": "/"}],
+            "tags": [{"name": tag.name, "description": tag.description} for tag in self._tags()],
+            "paths": paths,
+            "components": {
+                "schemas": self._definitions,
+                "parameters": _only(parameters, self._used["parameters"]),
+                "headers": _only(self._headers, self._used["headers"]),
+                "responses": responses,
+            },
+        }
+
+    def _info(self, about: About) -> Json:
+        body_max_bytes = self._common.body_max_bytes(ProblemHandler.body_max_bytes)
+        contract = _CONTRACT.format(
+            chars=CHARS_MAX,
+            body=f"{size_of(body_max_bytes)}, {VALUES_MAX:,} values and {NAMES_MAX} fields",
+        )
+        info: Json = {
+            "title": about.title,
+            "summary": about.summary,
+            "description": f"{about.description}\n\n{contract}".lstrip(),
+            "version": _version_of(about.distribution),
+            "license": about.license,
+        }
+        return {name: value for name, value in info.items() if value}
+
+    def _tags(self) -> Iterable[Tag]:
+        """In the order in which the operations name them; that of the OPTIONS is there in any case."""
+        return dict.fromkeys((*(each.operation.tag for each in self._operations), OPERATION))
+
+    def _location(self) -> Json:
+        """The header ``Location``: where what was made is found."""
+        made = {answer.made for each in self._operations for answer in each.operation.answers} - {""}
+        homes = {
+            each.path: each
+            for each in self._operations
+            if any(each.path.endswith(f"/{{{name}}}") for name in made)
+        }
+        if not homes:
+            return {}
+        first, *_ = homes.values()
+        described = {
+            "required": True,
+            "description": "The path of what was made.",
+            "schema": {
+                "type": "string",
+                "pattern": f"^({'|'.join(each.pattern for each in homes.values())})$",
+            },
+            "example": first.example_path,
+        }
+        return {"Location": described}
+
+    def _path(self, routed: RoutedOperation) -> Json:
+        names = [step[1:-1] for step in routed.path.split("/") if step.startswith("{")]
+        return {"parameters": [self._ref("parameters", name) for name in names]} if names else {}
+
+    def _operation(self, routed: RoutedOperation) -> Json:
+        operation = routed.operation
+        described: Json = {
+            "operationId": operation.name,
+            "tags": [operation.tag.name],
+            "summary": operation.summary,
+        }
+        if operation.description:
+            text = operation.description
+            described["description"] = text if isinstance(text, str) else text(self._limits)
+        query = list(_query(operation.query)) if operation.query is not None else []
+        headers = [self._ref("parameters", name) for name in routed.request_headers]
+        described["parameters"] = query + headers
+        if operation.body is not None:
+            content: Json = {"schema": self._schemas[operation.body]}
+            content["examples"] = {
+                name.replace(" ", "_"): {"summary": name, "value": value}
+                for name, value in operation.body_examples.items()
+            }
+            described["requestBody"] = {"required": True, "content": {"application/json": content}}
+        responses = {str(answer.status): self._answer(answer, routed) for answer in operation.answers}
+        for status, problems in self._errors(routed.example_path, self._common.of(routed)).items():
+            if status in responses:
+                responses[status]["content"] |= problems["content"]
+                responses[status]["description"] += f" Or: {problems['description']}"
+            else:
+                responses[status] = problems
+        described["responses"] = dict(sorted(responses.items()))
+        return described
+
+    def _answer(self, answer: Answer, routed: RoutedOperation) -> Json:
+        described: Json = {
+            "description": answer.description,
+            "headers": self._headers_of(routed.response_headers(answer)),
+        }
+        if answer.model is not None:
+            content = {
+                "schema": self._schemas[answer.model],
+                "examples": {"answer": {"value": answer.example}},
+            }
+            described["content"] = {answer.media_type: content}
+        if answer.made:
+            described["links"] = {
+                other.operation.name: {
+                    "operationId": other.operation.name,
+                    "parameters": {answer.made: "$response.body#/id"},
+                }
+                for other in self._operations
+                if f"{{{answer.made}}}" in other.path
+            }
+        return described
+
+    def _errors(self, path: str, errors: Iterable[Exception]) -> dict[str, Json]:
+        """Errors by status: each with what a client would read, made by what answers it."""
+        by_status: dict[int, list[Exception]] = {}
+        for error in errors:
+            by_status.setdefault(status_of(error), []).append(error)
+        return {
+            str(status): {"$ref": f"#/components/responses/{self._shared[alike[0]]}"}
+            if len(alike) == 1 and alike[0] in self._shared
+            else self._problem(status, alike, path)
+            for status, alike in by_status.items()
+        }
+
+    def _problem(self, status: int, errors: Sequence[Exception], path: str) -> Json:
+        examples = {}
+        for at, error in enumerate(errors, 1):
+            problem = problem_of(error, status)
+            outcome = "unknown" if isinstance(error, OutcomeUnknown) else "not_applied"
+            value = body_of(problem, instance=path, request_id=REQUEST_ID, outcome=outcome)
+            examples[f"problem_{at}"] = {"summary": problem.detail, "value": value}
+        headers = dict.fromkeys(("X-Request-Id", *(("Retry-After",) if status == 503 else ())), True)
+        return {
+            "description": title_of(status),
+            "headers": self._headers_of(headers),
+            "content": {PROBLEM: {"schema": self._schemas[ProblemBody], "examples": examples}},
+        }
+
+    def _options(self, path: str, item: Json) -> Json:
+        """OPTIONS of a path, which has the methods of ``item``."""
+        name = "_".join(step.strip("{}").replace(".", "_") for step in path.split("/") if step)
+        methods = {"OPTIONS", *(method.upper() for method in item if method != "parameters")}
+        answer = {
+            "description": "`Allow` names them; where CORS is on, a page's preflight is answered too.",
+            "headers": self._headers_of({"X-Request-Id": True, "Allow": True}),
+        }
+        errors = self._common.edge
+        if "{" in path:
+            errors = (*errors, Problem(404, "Not Found"))
+        example_path = next(each.example_path for each in self._operations if each.path == path)
+        return {
+            "operationId": f"options_{name}",
+            "tags": [OPERATION.name],
+            "summary": f"The methods of this path: {', '.join(sorted(methods))}",
+            "parameters": [self._ref("parameters", "X-Request-Id")],
+            "responses": {"204": answer, **self._errors(example_path, errors)},
+        }
+
+    def _headers_of(self, names: Mapping[str, bool]) -> Json:
+        """Headers by name, each with whether it is always there."""
+        return {
+            name: self._ref("headers", name)
+            if always == self._headers[name]["required"]
+            else {**self._headers[name], "required": always}
+            for name, always in names.items()
+        }
+
+    def _ref(self, kind: str, name: str) -> Json:
+        self._used[kind].add(name)
+        return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def _schemas_of(operations: Iterable[RoutedOperation]) -> tuple[Mapping[Any, Json], Json]:
     """The schema of each model, by model, and what these refer to."""
     models: set[Any] = {ProblemBody}
-    for operation in operations:
-        models |= {each.model for each in operation.answers if each.model is not None}
-        models |= {operation.body} if operation.body is not None else set()
-    ordered = sorted(models, key=str)
+    for routed in operations:
+        models |= {each.model for each in routed.operation.answers} | {routed.operation.body}
+    ordered = sorted(models - {None}, key=str)
     inputs = [(model, "validation", TypeAdapter(model)) for model in ordered]
     by_model, definitions = TypeAdapter.json_schemas(
         inputs,  # type: ignore[arg-type]  # a model may be any hashable
@@ -141,53 +313,8 @@ def _schemas(operations: Iterable[Operation]) -> tuple[Mapping[Any, Json], Json]
     return {model: schema for (model, _), schema in by_model.items()}, definitions["$defs"]
 
 
-def _path(operation: Operation) -> Json:
-    names = [step[1:-1] for step in operation.path.split("/") if step.startswith("{")]
-    return {"parameters": [_parameter(name) for name in names]} if names else {}
-
-
-def _operation(operation: Operation, schemas: Mapping[Any, Json], operations: Iterable[Operation]) -> Json:
-    described: Json = {
-        "operationId": operation.name,
-        "tags": [operation.tag],
-        "summary": operation.summary,
-    }
-    if operation.description:
-        described["description"] = operation.description
-    query = list(_query(operation.query)) if operation.query is not None else []
-    described["parameters"] = query + [_parameter(name) for name in (*operation.headers, "X-Request-Id")]
-    if operation.body is not None:
-        content: Json = {"schema": schemas[operation.body]}
-        content["examples"] = {
-            name.replace(" ", "_"): {"summary": name, "value": value}
-            for name, value in operation.body_examples.items()
-        }
-        described["requestBody"] = {"required": True, "content": {"application/json": content}}
-    responses = {str(answer.status): _answer(answer, operation, schemas) for answer in operation.answers}
-    for answer in operation.answers:
-        if answer.status == 201 and answer.model in _LINKED:
-            responses["201"]["links"] = _links(_LINKED[answer.model], operations)
-    for status, problems in _errors(operation.path, operation.errors, schemas).items():
-        if status in responses:
-            responses[status]["content"] |= problems["content"]
-            responses[status]["description"] += f" Or: {problems['description']}"
-        else:
-            responses[status] = problems
-    described["responses"] = dict(sorted(responses.items()))
-    return described
-
-
-def _links(parameter: str, operations: Iterable[Operation]) -> Json:
-    """Where one can go from what was just made."""
-    return {
-        other.name: {"operationId": other.name, "parameters": {parameter: "$response.body#/id"}}
-        for other in operations
-        if f"{{{parameter}}}" in other.path
-    }
-
-
 def _query(model: type[BaseModel]) -> Iterable[Json]:
-    """The parameters of a query. null is how a model says "not given", which no query argument can."""
+    """The parameters of a query. null is how a model has "not given", which no query argument can be."""
     schema = model.model_json_schema(schema_generator=_Schemas)
     for name, found in schema["properties"].items():
         field = {key: value for key, value in found.items() if key not in ("description", "anyOf")}
@@ -195,44 +322,6 @@ def _query(model: type[BaseModel]) -> Iterable[Json]:
             field |= {key: value for key, value in arm.items() if arm != {"type": "null"}}
         field = {key: value for key, value in field.items() if (key, value) != ("default", None)}
         yield {"name": name, "in": "query", "description": found["description"], "schema": field}
-
-
-def _answer(answer: Answer, operation: Operation, schemas: Mapping[Any, Json]) -> Json:
-    described: Json = {"description": answer.description, "headers": _headers(answer.headers)}
-    if operation.session and answer.status != 304 and answer.media_type == "application/json":
-        described["headers"] |= _headers({"Server-Timing": True})
-    if answer.model is not None:
-        content = {"schema": schemas[answer.model], "examples": {"answer": {"value": answer.example}}}
-        described["content"] = {answer.media_type: content}
-    return described
-
-
-def _errors(path: str, errors: Iterable[Exception], schemas: Mapping[Any, Json]) -> dict[str, Json]:
-    """The errors of a call, by status: each with what a client would read, made by what answers it."""
-    by_status: dict[int, list[Exception]] = {}
-    for error in errors:
-        by_status.setdefault(status_of(error), []).append(error)
-    return {
-        str(status): _ref("responses", _SHARED[alike[0]])
-        if len(alike) == 1 and alike[0] in _SHARED
-        else _problem(status, alike, path, schemas)
-        for status, alike in by_status.items()
-    }
-
-
-def _problem(status: int, errors: Sequence[Exception], path: str, schemas: Mapping[Any, Json]) -> Json:
-    instance = path.format(task_id=examples.TASK_ID, team_id=1)
-    told = {}
-    for at, error in enumerate(errors, 1):
-        problem = problem_of(error, status)
-        outcome = "unknown" if isinstance(error, OutcomeUnknown) else "not_applied"
-        value = body_of(problem, instance=instance, request_id=examples.REQUEST_ID, outcome=outcome)
-        told[f"problem_{at}"] = {"summary": problem.detail, "value": value}
-    return {
-        "description": title_of(status),
-        "headers": _headers({"Retry-After": True} if status == 503 else {}),
-        "content": {PROBLEM: {"schema": schemas[ProblemBody], "examples": told}},
-    }
 
 
 def _head(get: Json) -> Json:
@@ -252,44 +341,12 @@ def _head(get: Json) -> Json:
     return described
 
 
-def _options(path: str, item: Json, schemas: Mapping[Any, Json]) -> Json:
-    """OPTIONS of a path, which has the methods of ``item``."""
-    name = "_".join(step.strip("{}").replace(".", "_") for step in path.split("/") if step)
-    methods = {"OPTIONS", *(method.upper() for method in item if method != "parameters")}
-    answer = {
-        "description": "`Allow` names them; where CORS is on, a page's preflight is answered too.",
-        "headers": _headers({"Allow": True}),
-    }
-    refused = (*EDGE, Problem(404, "Not Found")) if "{" in path else EDGE
-    return {
-        "operationId": f"options_{name}",
-        "tags": ["operation"],
-        "summary": f"The methods of this path: {', '.join(sorted(methods))}",
-        "parameters": [_parameter("X-Request-Id")],
-        "responses": {"204": answer, **_errors(path, refused, schemas)},
-    }
+def _only(named: Mapping[str, Any], names: set[str]) -> Json:
+    return {name: value for name, value in named.items() if name in names}
 
 
-def _headers(names: Mapping[str, bool]) -> Json:
-    """Headers by name: those that are always there, and those that are where they have something to say."""
-    return {
-        name: _ref("headers", name)
-        if always == RESPONSE_HEADERS[name]["required"]
-        else {**RESPONSE_HEADERS[name], "required": always}
-        for name, always in {**HEADERS_OF_ALL, **names}.items()
-    }
-
-
-def _parameter(name: str) -> Json:
-    return _ref("parameters", name)
-
-
-def _ref(kind: str, name: str) -> Json:
-    return {"$ref": f"#/components/{kind}/{name}"}
-
-
-def _version() -> str:
+def _version_of(distribution: str) -> str:
     try:
-        return metadata.version("onfinish")
+        return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return "0"

@@ -1,67 +1,89 @@
-"""A call, as the document at ``/openapi.json`` tells of it: what it takes, answers and refuses."""
+"""An operation as the document at ``/openapi.json`` describes it, declared at the handler's method.
+
+::
+
+    class TeamHandler(SessionHandler):
+        @operation(
+            name="get_team",
+            tag=TEAMS,
+            summary="A team",
+            path_parameters=(TEAM_ID,),
+            answers=(Answer(200, "The team.", Team, EXAMPLE),),
+            errors=(NotFound("team", 1),),
+        )
+        async def get(self, team_id: str) -> None: ...
+
+What a handler's class implies is not declared: the errors of a session, of a body, of a query, of an
+``Idempotency-Key``, and the headers that belong to them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from db.errors import (
-    Conflict,
-    DeadlinePassed,
-    Invalid,
-    OutcomeUnknown,
-    PoolTimeout,
-    PreconditionFailed,
-    Unavailable,
-)
-from handlers.json_api import body as bodies, query as queries
+from conf import HttpSettings
+from handlers.json_api.body import Body, refusal
 from handlers.json_api.errors import Problem
+from handlers.json_api.query import Query
 
 JSON = "application/json"
 
-# What may be answered before a handler has seen the request, or instead of it.
-EDGE: tuple[Exception, ...] = (
-    Problem(400, "the request line or a header is malformed"),
-    Problem(408, "the request's headers did not arrive within 20 s"),
-    Problem(431, "the request line and the headers are longer than 32768 bytes"),
-    RuntimeError("nobody is told"),
-)
-BODY: tuple[Exception, ...] = (
-    Problem(400, "the body is not JSON: Expecting value (line 1, column 1)"),
-    Problem(413, "a body here has at most 1048576 bytes"),
-    Problem(415, "the content type of a body here is application/json"),
-)
-WRITE: tuple[Exception, ...] = (
-    Problem(403, "pages of another origin may not write here"),
-    OutcomeUnknown(),
-)
-SESSION: tuple[Exception, ...] = (
-    PoolTimeout("all 10 places of the writer stayed taken for 5 s"),
-    DeadlinePassed(),
-)
-KEYED: tuple[Exception, ...] = (
-    Problem(400, "Idempotency-Key has 1 to 255 printable ASCII characters"),
-    Conflict("the request with this Idempotency-Key was applied, but its answer was not kept"),
-    Invalid("this Idempotency-Key was used with another body or query"),
-    Unavailable("the request with this Idempotency-Key is still under way"),
-)
-CONDITIONAL: tuple[Exception, ...] = (
-    Problem(400, 'If-Match is * or a list of entity tags, each in quotes: "3-5a1b…"'),
-    PreconditionFailed("the task has changed since"),
-)
-QUERY: tuple[Exception, ...] = (
-    Problem(400, "query arguments are wrong: limit: should be greater than or equal to 1"),
-)
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The numbers in force that a document names. Lives as long as it is made.
+
+    Args:
+        slots: how many units of work each pool has room for, by name: ``writer`` and ``reader``.
+    """
+
+    http: HttpSettings
+    pool_timeout_s: float
+    slots: Mapping[str, int]
+
+
+Text = str | Callable[[Limits], str]
+Error = Exception | Callable[[Limits], Exception]
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A group of operations."""
+
+    name: str
+    description: str
+
+
+OPERATION = Tag("operation", "For operators of the service.")
+
+
+@dataclass(frozen=True)
+class PathParameter:
+    """An argument of a handler's methods that a group of its route captures.
+
+    Args:
+        name: of the argument.
+        schema: what the group matches, as JSON Schema.
+    """
+
+    name: str
+    description: str
+    schema: Mapping[str, Any]
+    example: Any
+
+
+@dataclass(frozen=True)
 class Answer:
     """An answer that is no error.
 
     Args:
         model: the type that its body has; None where there is no body.
-        headers: what it carries besides what every answer does, by name: whether always.
+        headers: the names of those that it always carries, besides what every answer does.
+        made: the path parameter that the body's ``id`` is a value of, where the answer is a new resource.
     """
 
     status: int
@@ -69,48 +91,64 @@ class Answer:
     model: Any = None
     example: Any = None
     media_type: str = JSON
-    headers: Mapping[str, bool] = field(default_factory=dict)
+    headers: tuple[str, ...] = ()
+    made: str = ""
+
+
+def size_of(count: int) -> str:
+    """A number of bytes as a text has it: 1 MiB."""
+    for unit, size in (("MiB", 1024 * 1024), ("KiB", 1024)):
+        if count % size == 0:
+            return f"{count // size:,} {unit}"
+    return f"{count:,} bytes"
+
+
+def revalidated(description: str, model: Any, example: Any) -> tuple[Answer, ...]:
+    """The answers of a GET that a client may keep: with an entity tag, and 304 where that still holds."""
+    unchanged = "What the client has, as `If-None-Match` says, is still right."
+    return (
+        Answer(200, description, model, example, headers=("ETag",)),
+        Answer(304, unchanged, headers=("ETag",)),
+    )
+
+
+def body_faults(*faults: tuple[str, str]) -> Problem:
+    """The answer to a body with these faults, each a path without its first slash, and a sentence."""
+    return refusal([(tuple(path.split("/")), message) for path, message in faults])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """A method of a path. Lives as long as the process.
+    """What a method takes, answers and refuses. Lives as long as the method that it is declared at.
 
     Args:
         name: what generated clients call it.
-        query: the model that its query arguments are checked with; None where they are not looked at.
+        description: a text, or a function of the limits in force that returns one.
+        path_parameters: one for each group of the route.
+        query: the model that its query arguments are checked with; None where they are ignored.
         body: the model of its body.
         body_examples: by name.
-        headers: the request headers that it knows.
-        refuses: errors that it may end with, besides those that its other parts bring along.
-        session: whether it works with the database.
+        headers: the request headers that it reads, besides those that its class implies.
+        errors: those that it may end with, besides those that its class implies; each an error, or a
+            function of the limits in force that returns one.
     """
 
-    method: str
-    path: str
     name: str
-    tag: str
+    tag: Tag
     summary: str
-    description: str = ""
-    query: type[queries.Query] | None = None
-    body: type[bodies.Body] | None = None
+    description: Text = ""
+    path_parameters: tuple[PathParameter, ...] = ()
+    query: type[Query] | None = None
+    body: type[Body] | None = None
     body_examples: Mapping[str, Any] = field(default_factory=dict)
     headers: tuple[str, ...] = ()
     answers: tuple[Answer, ...]
-    refuses: tuple[Exception, ...] = ()
-    session: bool = True
+    errors: tuple[Error, ...] = ()
 
-    @property
-    def errors(self) -> tuple[Exception, ...]:
-        """Every error that it may end with."""
-        reads = self.method == "get"
-        return (
-            *EDGE,
-            *(QUERY if self.query is not None else ()),
-            *(BODY if self.body is not None else ()),
-            *(KEYED if "Idempotency-Key" in self.headers else ()),
-            *(CONDITIONAL if "If-Match" in self.headers else ()),
-            *self.refuses,
-            *(SESSION if self.session else ()),
-            *(() if reads else WRITE),
-        )
+    def __call__(self, method: Method) -> Method:
+        """Declare the operation at a handler's method, which stays as it is."""
+        method.__dict__["operation"] = self
+        return method
+
+
+operation = Operation  # by the name that a decorator has

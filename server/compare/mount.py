@@ -8,7 +8,6 @@ from tornado.routing import URLSpec
 
 from db import Database
 from db.scope import Contextvar, Registry, Scope, ThreadLocal
-from handlers.board.routes import routes
 from handlers.scoped import scoped_routes
 from server.compare.page import ReportHandler
 
@@ -22,7 +21,7 @@ def ambient_scopes(database: Database) -> list[Scope]:
     return [Contextvar(), Registry(engine), ThreadLocal(engine)]
 
 
-def compared_routes(scopes: Sequence[Scope]) -> list[URLSpec]:
+def compared_routes(scopes: Sequence[Scope], routes: Sequence[URLSpec]) -> list[URLSpec]:
     """The newest report at ``/compare``, and the task resource under each scope: ``/contextvar/tasks`` …
 
     Nothing without scopes.
@@ -32,5 +31,5 @@ def compared_routes(scopes: Sequence[Scope]) -> list[URLSpec]:
     """
     if not scopes:
         return []
-    mounted = [route for scope in scopes for route in scoped_routes(routes(), scope)]
+    mounted = [route for scope in scopes for route in scoped_routes(routes, scope)]
     return [URLSpec("/compare", ReportHandler, name="compare"), *mounted]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Sequence
 from socket import socket
+from typing import Any
 
 from tornado.routing import URLSpec
 from tornado.web import Application, HTTPError, RequestHandler
@@ -12,10 +13,13 @@ from tornado.web import Application, HTTPError, RequestHandler
 from conf import Settings
 from db import Database
 from handlers import NotFoundHandler
+from handlers.json_api.errors import Problem
 from handlers.json_api.problem import ProblemHandler
+from handlers.openapi.operation import OPERATION, Answer, operation
 from server.edge.hosts import hosts_of
 from server.edge.http import DrainingServer
 from server.edge.listening import LOOPBACK
+from server.monitoring import responses
 from server.monitoring.exposition import CONTENT_TYPE, Exposition
 from server.monitoring.metrics import Metrics
 from server.monitoring.peers import Peers
@@ -26,6 +30,12 @@ from server.monitoring.watchdog import Watchdog
 
 _FORWARDED = ("Forwarded", "Via", "X-Real-Ip", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
 """Whoever sends one of these passes on what somebody else wants to see."""
+
+_FOR_OPERATORS = (
+    "At `ops.port` on loopback, and nowhere else, where that is set. Elsewhere here, except in production: "
+    "for callers on loopback that no proxy stands before; to all others it is not there."
+)
+_NOT_FOR_STRANGERS = Problem(404, "Not Found")
 
 
 class Ops:
@@ -109,11 +119,7 @@ class Ops:
         self.peers.close()
 
     def _routes(self, *, local: bool) -> list[URLSpec]:
-        arguments = {"ops": self, "local": local}
-        return [
-            URLSpec("/metrics", MetricsHandler, arguments, name="metrics"),
-            URLSpec("/stats", StatsHandler, arguments, name="stats"),
-        ]
+        return pages({"ops": self, "local": local})
 
 
 class OpsHandler(ProblemHandler):
@@ -141,6 +147,22 @@ class OpsHandler(ProblemHandler):
 class MetricsHandler(OpsHandler):
     """The counts of all processes."""
 
+    @operation(
+        name="get_metrics",
+        tag=OPERATION,
+        summary="What a Prometheus server collects",
+        description=_FOR_OPERATORS,
+        answers=(
+            Answer(
+                200,
+                "Prometheus' text format, names as OpenTelemetry has them.",
+                str,
+                responses.METRICS,
+                media_type="text/plain",
+            ),
+        ),
+        errors=(_NOT_FOR_STRANGERS,),
+    )
     def get(self) -> None:
         """Prometheus' text format."""
         self.set_header("Content-Type", CONTENT_TYPE)
@@ -150,9 +172,29 @@ class MetricsHandler(OpsHandler):
 class StatsHandler(OpsHandler):
     """What all processes are doing."""
 
+    @operation(
+        name="get_stats",
+        tag=OPERATION,
+        summary="What each process is doing: pools, places, open units of work",
+        description=_FOR_OPERATORS,
+        answers=(Answer(200, "Process by process.", responses.Stats, responses.STATS),),
+        errors=(_NOT_FOR_STRANGERS,),
+    )
     async def get(self) -> None:
         """Each process's pools, places and open units of work; of one that is stuck, just that."""
         self.write_json({"processes": await self.ops.peers.ask()})
+
+
+def pages(arguments: dict[str, Any] | None = None) -> list[URLSpec]:
+    """The routes of the two pages.
+
+    Args:
+        arguments: of their handlers; none where the routes are only described.
+    """
+    return [
+        URLSpec("/metrics", MetricsHandler, arguments, name="metrics"),
+        URLSpec("/stats", StatsHandler, arguments, name="stats"),
+    ]
 
 
 def _is_loopback(address: str | None) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
-from urllib.parse import unquote
 
 from tornado.httputil import HTTPServerRequest
 from tornado.routing import PathMatches, URLSpec
 from tornado.web import RequestHandler
+
+from handlers.route_paths import path_of
 
 UNMATCHED = ""
 """OpenTelemetry has no ``http.route`` where none matched, and Prometheus takes an empty label for none."""
@@ -22,7 +22,7 @@ class RouteNames:
         for route in routes:
             if isinstance(route.matcher, PathMatches):
                 names = self._by_handler.setdefault(route.target, [])
-                names.append((route.matcher, _name_of(route, route.matcher)))
+                names.append((route.matcher, path_of(route)))
         self._all = [pair for pairs in self._by_handler.values() for pair in pairs]
 
     def of_handler(self, handler: RequestHandler) -> str:
@@ -39,21 +39,3 @@ class RouteNames:
 
 def _first(pairs: Iterable[tuple[PathMatches, str]], request: HTTPServerRequest) -> str:
     return next((name for matcher, name in pairs if matcher.match(request) is not None), UNMATCHED)
-
-
-def _name_of(route: URLSpec, matcher: PathMatches) -> str:
-    """The path with each group's place taken by the argument that it is given to."""
-    count = matcher.regex.groups
-    names = list(matcher.regex.groupindex) or _arguments_of(route.target)
-    names += [str(number) for number in range(len(names) + 1, count + 1)]
-    path = matcher.reverse(*(f"{{{name}}}" for name in names[:count]))
-    return unquote(path) if path is not None else matcher.regex.pattern
-
-
-def _arguments_of(handler: object) -> list[str]:
-    for name in ("get", "post", "put", "patch", "delete"):
-        method = getattr(handler, name, None)
-        if method is not None and method is not getattr(RequestHandler, name):
-            parameters = list(inspect.signature(method).parameters.values())[1:]
-            return [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
-    return []

@@ -25,10 +25,11 @@ from db.board import tasks
 from db.board.tasks import Position
 from db.errors import NotFound
 from handlers.board.cursors import cursor_of, position_of
-from handlers.board.preconditions import etag_of
-from handlers.board.responses import task_json
-from handlers.json_api.body import TaskChange, TaskNew, TasksNew, read_body
-from handlers.json_api.query import TaskQuery, read_query
+from handlers.board.queries import TaskQuery
+from handlers.board.requests import TaskChange, TaskNew, TasksNew
+from handlers.board.responses import etag_of, task_json
+from handlers.json_api.body import read_body
+from handlers.json_api.query import read_query
 from handlers.json_api.security_headers import security_headers
 from server.edge.http import DrainingServer
 from server.processes.event_loop import run_loop

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from handlers.board.parameters import PARAMETERS
+from handlers.openapi.headers import REQUEST_HEADERS
 
 # Rules of the data, and of what no schema says: sizes in bytes, characters that cannot be kept.
 _RULES = {
@@ -45,7 +45,7 @@ def makes_sense(problem: Mapping[str, Any], *, headers: Mapping[str, str], body:
         return "If-Match" in headers
     if status == 400:
         # schemathesis takes "0" for an If-Match that fits, whatever the pattern.
-        fits = re.fullmatch(PARAMETERS["If-Match"]["schema"]["pattern"], headers.get("If-Match", "*"))
+        fits = re.fullmatch(REQUEST_HEADERS["If-Match"]["schema"]["pattern"], headers.get("If-Match", "*"))
         return detail in _CURSORS or fits is None
     if detail == _KEY_USED:
         return "Idempotency-Key" in headers

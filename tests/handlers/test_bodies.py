@@ -13,21 +13,13 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.web import Application, RequestHandler
 
 from db.board import tasks
+from handlers.board import requests
+from handlers.board.requests import BULK_MAX, TaskChange, TaskNew, TasksNew
+from handlers.board.teams import TeamChange, TeamNew
+from handlers.board.transfers import TransferNew
 from handlers.json_api import body as bodies
-from handlers.json_api.body import (
-    BULK_MAX,
-    FAULTS_MAX,
-    Body,
-    TaskChange,
-    TaskNew,
-    TasksNew,
-    TeamChange,
-    TeamNew,
-    TransferNew,
-    check,
-    read_body,
-)
-from handlers.json_api.errors import Problem
+from handlers.json_api.body import Body, check, read_body
+from handlers.json_api.errors import FAULTS_MAX, Problem
 
 TASK: dict[str, Any] = {
     "bundle": "store",
@@ -316,8 +308,8 @@ def test_a_full_bulk_has_room_for_fifty_values_a_task():
 
 def test_the_models_and_the_tables_say_the_same():
     """What a literal type spells out cannot be taken from the constants; here they are compared."""
-    assert typing.get_args(typing.get_args(bodies.TaskStatus)[0]) == tasks.STATUSES
-    assert typing.get_args(bodies.Granularity) == tasks.GRANULARITIES
+    assert typing.get_args(typing.get_args(requests.TaskStatus)[0]) == tasks.STATUSES
+    assert typing.get_args(requests.Granularity) == tasks.GRANULARITIES
     assert set(TaskNew.model_fields) == tasks.NewTask.__annotations__.keys()
     assert set(TaskChange.model_fields) == tasks.TaskChange.__annotations__.keys()
 

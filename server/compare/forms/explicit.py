@@ -7,7 +7,8 @@ from sqlalchemy.orm import Session
 
 from db.board.tasks import NewTask, Task
 from handlers.base import SessionHandler
-from handlers.json_api.body import TaskNew, read_body
+from handlers.board.requests import TaskNew
+from handlers.json_api.body import read_body
 
 
 def count_tasks(session: Session, *, bundle: str) -> int:

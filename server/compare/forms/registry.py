@@ -6,7 +6,8 @@ from sqlalchemy import func, select
 
 from db.board.tasks import NewTask, Task
 from db.scope.registry import Registry
-from handlers.json_api.body import TaskNew, read_body
+from handlers.board.requests import TaskNew
+from handlers.json_api.body import read_body
 from handlers.scoped import ScopedHandler
 
 requests = Registry()
