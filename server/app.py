@@ -33,9 +33,10 @@ def make_app(settings: Settings, database: Database, ops: Ops | None = None) -> 
     revision = migrate.head()
     database.expect_schema(revision)
     scopes = ambient_scopes(database) if settings.compare.mount else []
+    board = routes()
     all_routes = [
-        *routes(),
-        *compared_routes(scopes),
+        *board,
+        *compared_routes(scopes, [each for each in board if each.regex.pattern.startswith("/tasks")]),
         URLSpec(OPENAPI, OpenApiHandler, name="openapi"),
         URLSpec("/livez", LivezHandler, name="livez"),
         URLSpec("/readyz", ReadyzHandler, name="readyz"),

@@ -31,7 +31,7 @@ class ReportHandler(ProblemHandler):
     """``/compare``: the report in the folder in which the server was started."""
 
     async def get(self) -> None:
-        """The report, or how to come by one (404)."""
+        """The report, or the command that makes one (404)."""
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Content-Security-Policy", _POLICY)
         try:

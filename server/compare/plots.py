@@ -29,15 +29,15 @@ KIND_COLOURS = {
     Kind.MIXED.value: "#b3261e",
 }
 
-# Replaced by "currentColor", so that the same plot is read in light and in dark.
+# Replaced by "currentColor", so that the same plot is legible in light and in dark.
 _INK = "#010203"
 
-# Narrow enough to be read on a telephone without being shrunk; two stand side by side on a desk.
+# Narrow enough for a telephone without being shrunk; two stand side by side on a wider screen.
 _WIDTH_IN, _HEIGHT_IN = 4.6, 2.7
 
 
 def plots(result: Result) -> dict[str, str]:
-    """Every plot there is data for, by name, as SVG.
+    """Every plot for which there is data, by name, as SVG.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed; the extra ``report`` brings it.

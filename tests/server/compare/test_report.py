@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from server.compare.report import render, write_report
-from tests.server.compare.told import told
+from tests.server.compare.sample import comparison
 
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return render(told()).decode()
+    return render(comparison()).decode()
 
 
 def test_every_verdict_is_there_with_its_evidence(html):
@@ -46,7 +46,7 @@ def test_plots_take_their_colour_from_the_page(html):
 
 
 def test_scopes_that_were_left_out_are_left_out(html):
-    result = told()
+    result = comparison()
     for scenario in result["scenarios"].values():
         del scenario["verdicts"]["contextvar"]
     result["load"].pop("contextvar")
@@ -61,7 +61,7 @@ def test_scopes_that_were_left_out_are_left_out(html):
 def test_without_matplotlib_there_are_tables_and_a_way_to_the_plots(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
 
-    page = render(told()).decode()
+    page = render(comparison()).decode()
 
     assert "<svg" not in page
     assert "pip install matplotlib" in page
@@ -69,10 +69,10 @@ def test_without_matplotlib_there_are_tables_and_a_way_to_the_plots(monkeypatch)
 
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch):
-    """Whoever reads it meanwhile sees the one before."""
+    """A reader meanwhile has the one before."""
     path = tmp_path / "reports" / "report.html"
 
-    write_report(told(), path)
+    write_report(comparison(), path)
 
     assert path.read_bytes().endswith(b"</html>\n")
     assert [each.name for each in path.parent.iterdir()] == ["report.html"]
