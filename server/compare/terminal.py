@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 _COLOURS = {"holds": "32", "refused": "33", "leaked": "35", "lost": "31", "stale": "31", "mixed": "31"}
-_TITLE_WIDTH = 46
+_TITLE_WIDTH = 48
 _CELL_WIDTH = 13
 
 

@@ -152,7 +152,7 @@ async def audit_row(world: World) -> None:
 
 @scenario("two applications in one process")
 async def two_applications(world: World) -> None:
-    """A handler calls the other application's code in a unit of work of its database, then goes on in its own."""
+    """A handler calls the other application's code in that one's unit of work, then goes on in its own."""
 
     other = world.another_database()
 

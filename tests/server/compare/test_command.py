@@ -54,7 +54,7 @@ def test_verdicts_are_printed_as_a_table_and_with_their_evidence_as_json(
 
     assert result.returncode == 0, result.stderr
     assert "explicit     registry     threadlocal" in result.stderr
-    assert "@gen.coroutine prepare                        holds        lost         holds" in (result.stderr)
+    assert "@gen.coroutine prepare                          holds        lost         holds" in result.stderr
     printed = json.loads(result.stdout)
     verdicts = printed["scenarios"]["coroutine_prepare"]["verdicts"]
     assert [*verdicts] == ["explicit", "registry", "threadlocal"]
