@@ -95,6 +95,11 @@ def _for_the_page(svg: str) -> str:
     )
 
 
+def on_bar(colour: str) -> str:
+    """The colour of a number on a bar of that colour: the dark one, except on the darkest red."""
+    return "#ffffff" if colour == KIND_COLOURS["mixed"] else "#0a0a0a"
+
+
 def _verdicts(axes: Any, result: Result) -> None:
     counted = tally(result)
     scopes = [*counted][::-1]
@@ -105,7 +110,7 @@ def _verdicts(axes: Any, result: Result) -> None:
             continue
         bars = axes.barh(scopes, counts, left=[left[scope] for scope in scopes], color=colour, label=kind)
         labels = [str(count) if count else "" for count in counts]
-        axes.bar_label(bars, labels, label_type="center", color="white", fontsize=8)
+        axes.bar_label(bars, labels, label_type="center", color=on_bar(colour), fontsize=8)
         for scope, count in zip(scopes, counts, strict=True):
             left[scope] += count
     axes.set_xlabel("scenarios")
@@ -158,17 +163,16 @@ def _differences(axes: Any, result: Result) -> None:
 def _commit(axes: Any, result: Result) -> None:
     idioms = [*next(iter(result["commit"].values()))][::-1]
     parts = (
-        ("lost", "acknowledged, lost", "#b3261e"),
-        ("kept_though_refused", "refused, kept", "#e07b39"),
-        ("good_refused", "sound, refused", "#c9a21e"),
+        ("lost", "acknowledged, lost", KIND_COLOURS["mixed"]),
+        ("kept_though_refused", "refused, kept", KIND_COLOURS["lost"]),
+        ("good_refused", "sound, refused", KIND_COLOURS["refused"]),
     )
     left = dict.fromkeys(idioms, 0)
     for field, label, colour in parts:
         counts = [sum(by[idiom][field] for by in result["commit"].values()) for idiom in idioms]
         bars = axes.barh(idioms, counts, left=[left[idiom] for idiom in idioms], color=colour, label=label)
-        axes.bar_label(
-            bars, [str(count) if count else "" for count in counts], label_type="center", color="white"
-        )
+        labels = [str(count) if count else "" for count in counts]
+        axes.bar_label(bars, labels, label_type="center", color=on_bar(colour))
         for idiom, count in zip(idioms, counts, strict=True):
             left[idiom] += count
     for row, idiom in enumerate(idioms):

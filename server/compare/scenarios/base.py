@@ -37,7 +37,7 @@ def scenario(title: str, *, pool_timeout_s: float = 0.5) -> Callable[[Play], Pla
 
     def add(play: Play) -> Play:
         name = play.__name__
-        promise = inspect.cleandoc(play.__doc__ or "")
+        promise = inspect.cleandoc(play.__doc__ or "").replace("``", "`")
         SCENARIOS[name] = Scenario(name, title, promise, play, inspect.getsource(play), pool_timeout_s)
         return play
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from server.compare.plots import KIND_COLOURS, on_bar
 from server.compare.report import render, write_report
 from tests.server.compare.sample import comparison
 
@@ -43,6 +44,21 @@ def test_plots_take_their_colour_from_the_page(html):
     assert len(plots) == 6
     assert all("currentColor" in plot for plot in plots)
     assert not any(re.search(r"#000000|#010203", plot) for plot in plots)
+
+
+@pytest.mark.parametrize("colour", KIND_COLOURS.values())
+def test_a_number_stands_out_from_its_bar(colour):
+    """https://www.w3.org/TR/WCAG22/#contrast-minimum"""
+    darker, lighter = sorted(map(luminance, (colour, on_bar(colour))))
+
+    assert (lighter + 0.05) / (darker + 0.05) >= 4.5
+
+
+def luminance(colour: str) -> float:
+    """https://www.w3.org/TR/WCAG22/#dfn-relative-luminance"""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_scopes_that_were_left_out_are_left_out(html):

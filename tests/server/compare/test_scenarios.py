@@ -83,3 +83,8 @@ def test_every_scenario_is_pinned_and_has_its_promise():
     """No scenario is left out of the pinned ones."""
     assert [*PINNED] == [*SCENARIOS]
     assert all(scenario.promise.endswith(".") for scenario in SCENARIOS.values())
+
+
+def test_a_promise_is_shown_without_the_markup_of_docstrings():
+    """In the list and in the report it is plain text."""
+    assert not [name for name, scenario in SCENARIOS.items() if "``" in scenario.promise]
