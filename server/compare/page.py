@@ -8,7 +8,7 @@ from pathlib import Path
 from handlers.json_api.problem import ProblemHandler
 from server.compare import DEFAULT_OUT
 
-# A page of ours that loads nothing and runs nothing; its style stands in itself.
+# The report loads nothing and runs nothing; its style is inline.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 _NONE_YET = """<!DOCTYPE html>

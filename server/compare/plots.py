@@ -84,7 +84,7 @@ def _draw(plot: Callable[..., None], result: Result, *arguments: Any) -> str:
 
 
 def _for_the_page(svg: str) -> str:
-    """From the element on, in the page's colour and font, as wide as there is room."""
+    """The SVG element alone, in the page's colour and font, as wide as its column."""
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font-family: ?[^;\"]*|(?<=px|pt) 'DejaVu[^;\"]*", "font-family: inherit", svg)
