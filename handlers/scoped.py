@@ -61,16 +61,16 @@ class ScopedHandler(SessionHandler):
 
 
 def scoped_routes(routes: Iterable[URLSpec], scope: Scope) -> list[URLSpec]:
-    """The task resource once more, below ``/<scope>``, with each of its handlers under that scope.
+    """Routes once more, below ``/<scope>``, with each of their session handlers under that scope.
 
     Args:
-        routes: the board's.
+        routes: of any application. A handler that owns no session is left out.
         scope: how their model functions find their session.
     """
     return [
         URLSpec(f"/{scope.name}{spec.regex.pattern}", scoped(spec.handler_class, scope), spec.kwargs)
         for spec in routes
-        if spec.regex.pattern.startswith("/tasks") and issubclass(spec.handler_class, SessionHandler)
+        if issubclass(spec.handler_class, SessionHandler)
     ]
 
 

@@ -46,6 +46,9 @@ def make_app(
     """
     if routes is None:
         routes, about = board_routes(), about or BOARD
+        compared = [route for route in routes if route.regex.pattern.startswith("/tasks")]
+    else:
+        compared = [*routes]
     http = settings.http
     revision = migrate.head()
     database.expect_schema(revision)
@@ -56,7 +59,7 @@ def make_app(
     described = describe(described_operations(routes), about or About(title="onfinish"), limits)
     all_routes = [
         *routes,
-        *compared_routes(scopes, routes),
+        *compared_routes(scopes, compared),
         *KERNEL_ROUTES,
         *(ops.routes if ops is not None else []),
     ]

@@ -1,4 +1,4 @@
-"""Explicit, contextvar, registry, thread-local: a comparison that is run, not told."""
+"""Explicit, contextvar, registry, thread-local: each is run, and compared by what it did."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scope does to the code: the forms' source, and what can be counted in it."""
+"""What a scope does to the code: the forms' source, and counts of it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 from server.compare import forms
 
-_MODEL = ("count_tasks", "number_task")
+_MODEL = ("count_entries", "number_entry")
 
 
 def code(scope_name: str) -> dict[str, Any]:
     """One form: its source from the first definition on, its lines, and its arguments.
 
     Returns:
-        ``source``; ``lines`` of code without the imports, and how many of them say something of sessions;
-        ``parameters`` of the model functions, and the ``arguments`` that are handed to them.
+        ``source``; ``lines`` of code without the imports, and how many of them are about sessions;
+        ``parameters`` of the model functions, and the ``arguments`` that are passed to them.
     """
     text = inspect.getsource(import_module(f"{forms.__name__}.{scope_name}"))
     tree = ast.parse(text)
@@ -38,7 +38,7 @@ def _parameters(function: ast.FunctionDef) -> int:
 
 
 def _arguments(call: ast.Call) -> int:
-    """What is handed to a model function, directly or through ``run``."""
+    """How many arguments a call passes to a model function, directly or through ``run``."""
     if isinstance(call.func, ast.Name) and call.func.id in _MODEL:
         return len(call.args) + len(call.keywords)
     if isinstance(call.func, ast.Attribute) and call.func.attr == "run":

@@ -1,4 +1,4 @@
-"""When the commit happens: what a client was told, and what is in the database, under faults."""
+"""When the commit happens: what was acknowledged, and what is in the database, under faults."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from sqlalchemy import select
 
 from conf import DatabaseSettings
 from db import make_engine
-from db.board.tasks import Task
 from server.compare.cost import START_S
 from server.compare.idioms import IDIOMS, LINGER_S, REFUSE_AT_COMMIT, REFUSED_AT_COMMIT, idioms
-from server.compare.place import own_place
+from server.compare.model import Entry
 from server.compare.processes import Worker, when_closed
+from server.compare.scratch import scratch_database
 from server.compare.subjects import serve
 from server.compare.wire import UNANSWERED, Wire
 
@@ -34,7 +34,7 @@ FAULTS = {
     "leave": "a client that leaves",
     "kill": "a server killed under load",
 }
-"""What goes wrong, and how it is told."""
+"""The faults, each with its title."""
 
 GOOD = "good"
 
@@ -42,23 +42,23 @@ CLIENTS = 16
 ACKNOWLEDGED_BEFORE_KILL = 40
 
 SETTLE_S = 0.1
-"""A COMMIT that a killed server had sent may still be carried out: it is given the time."""
+"""How long a COMMIT that a killed server had sent may take to be carried out."""
 
 
 @dataclass
 class Count:
-    """What clients were told, against what is in the database."""
+    """The answers that clients had, against what is in the database."""
 
     sent: int = 0
     acknowledged: int = 0
     refused: int = 0
     unanswered: int = 0
     lost: int = 0
-    """Acknowledged, and not there."""
+    """Acknowledged, and not in the database."""
     kept_though_refused: int = 0
     kept_unanswered: int = 0
     good_refused: int = 0
-    """Requests with nothing wrong that were refused all the same, for what another had left or held."""
+    """Requests without a fault that were refused, for what an earlier one had left or held."""
     connections_out: int = 0
 
 
@@ -71,31 +71,31 @@ class Amount:
 
 
 def commit_times(
-    settings: DatabaseSettings, amount: Amount, tell: Callable[[str], None]
+    settings: DatabaseSettings, amount: Amount, progress: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
     """Every fault under every way to commit.
 
     Args:
-        settings: where the databases are made.
+        settings: where the scratch databases are made.
         amount: how often.
-        tell: is told what is being done.
+        progress: called with the title of each fault.
 
     Returns:
         By fault and idiom: a `Count`.
     """
     found: dict[str, dict[str, Any]] = {}
     with contextlib.ExitStack() as stack:
-        limiter = {idiom: _prepared(stack.enter_context(own_place(settings))) for idiom in IDIOMS}
+        databases = {idiom: _prepared(stack.enter_context(scratch_database(settings))) for idiom in IDIOMS}
         threads = stack.enter_context(ThreadPoolExecutor(len(IDIOMS)))
 
         def count(idiom: str, fault: str) -> dict[str, Any]:
             counted = Count()
             for number in range(amount.kills if fault == "kill" else 1):
-                _one(limiter[idiom], idiom, f"{idiom} {number}", fault, amount, counted)
+                _one(databases[idiom], idiom, f"{idiom} {number}", fault, amount, counted)
             return asdict(counted)
 
         for fault in FAULTS:
-            tell(FAULTS[fault])
+            progress(FAULTS[fault])
             # Each on a database of its own, so that none waits for another's lock.
             counts = threads.map(functools.partial(count, fault=fault), IDIOMS)
             found[fault] = dict(zip(IDIOMS, counts, strict=True))
@@ -105,17 +105,17 @@ def commit_times(
 _LIMITS = {"pool_size": CLIENTS, "pool_timeout_s": 1.0, "busy_timeout_s": 0.5}
 
 
-def _one(place: DatabaseSettings, idiom: str, name: str, fault: str, amount: Amount, count: Count) -> None:
-    with Worker(serve, place, idioms) as server:
+def _one(settings: DatabaseSettings, idiom: str, name: str, fault: str, amount: Amount, count: Count) -> None:
+    with Worker(serve, settings, idioms) as server:
         port = server.receive(START_S)
         victim = server.pid if fault == "kill" else None
         with Worker(ask, port, idiom, name, fault, amount.requests, victim) as client:
-            told: dict[str, Any] = client.receive(START_S)
+            answers: dict[str, Any] = client.receive(START_S)
     time.sleep(SETTLE_S)
-    rows = _rows(place)
-    statuses: dict[str, int] = told["statuses"]
+    rows = _rows(settings)
+    statuses: dict[str, int] = answers["statuses"]
     count.sent += len(statuses)
-    count.connections_out += told["out"]
+    count.connections_out += answers["out"]
     for text, status in statuses.items():
         there = text in rows
         if status == UNANSWERED:
@@ -130,23 +130,23 @@ def _one(place: DatabaseSettings, idiom: str, name: str, fault: str, amount: Amo
             count.good_refused += text.startswith(GOOD)
 
 
-def _prepared(place: DatabaseSettings) -> DatabaseSettings:
-    place = place.model_copy(update=_LIMITS)
-    engine = make_engine(place, "migration")
+def _prepared(settings: DatabaseSettings) -> DatabaseSettings:
+    settings = settings.model_copy(update=_LIMITS)
+    engine = make_engine(settings, "migration")
     try:
         with engine.begin() as connection:
             for statement in REFUSE_AT_COMMIT[connection.dialect.name]:
                 connection.exec_driver_sql(statement)
     finally:
         engine.dispose()
-    return place
+    return settings
 
 
-def _rows(place: DatabaseSettings) -> set[str]:
-    engine = make_engine(place, "reader")
+def _rows(settings: DatabaseSettings) -> set[str]:
+    engine = make_engine(settings, "reader")
     try:
         with engine.connect() as connection:
-            return set(connection.scalars(select(Task.bundle)))
+            return set(connection.scalars(select(Entry.text)))
     finally:
         engine.dispose()
 
@@ -157,11 +157,11 @@ def _rows(place: DatabaseSettings) -> set[str]:
 def ask(
     pipe: Connection, port: int, idiom: str, name: str, fault: str, requests: int, victim: int | None
 ) -> None:
-    """Send the requests; sends back what each was told.
+    """Send the requests; sends the status of each back.
 
     Args:
-        victim: the process id of a server that is to be killed when enough has been acknowledged, in the
-            moment in which the last of it is read.
+        victim: the process id of a server that is killed in the moment in which the last of
+            `ACKNOWLEDGED_BEFORE_KILL` answers is read.
     """
     logging.disable(logging.CRITICAL)
     when_closed(pipe, lambda: os._exit(0))
@@ -177,7 +177,7 @@ async def _ask(
     for number in range(requests):
         text = f"{REFUSED_AT_COMMIT if fault == 'commit' else fault} {name} {number}"
         statuses[text] = await _send(port, idiom, text, fault)
-        # A good one after each: what was left in a connection must not become its trouble.
+        # One without a fault after each: what a connection was left with must not harm it.
         good = f"{GOOD} {fault} {name} {number}"
         statuses[good] = await _send(port, idiom, good, "")
     await asyncio.sleep(0.1)

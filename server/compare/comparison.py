@@ -1,4 +1,4 @@
-"""A whole comparison: what is run, in which order, and what is found."""
+"""A whole comparison: the steps, their order, and the result."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from server.compare.commit_time import Amount, commit_times
 from server.compare.cost import START_S, load, send_lookups
 from server.compare.findings import conclusion
 from server.compare.load import CLIENTS, Turn
-from server.compare.place import own_place
 from server.compare.processes import Worker
 from server.compare.scenarios import SCENARIOS
+from server.compare.scratch import scratch_database
 from server.compare.terminal import Terminal
 from server.compare.verdict_table import verdicts
 
@@ -32,7 +32,7 @@ SOUND = ("holds", "refused")
 TURN = Turn(reads=1_600, writes=400, bad=20)
 QUICK_TURN = Turn(reads=120, writes=60, bad=6)
 AT_ONCE = 2
-"""Scenarios that run at a time, each in a process on a database of its own: they wait more than they work."""
+"""Scenarios that run at a time, each in its own process and database: they wait more than they work."""
 
 AMOUNT = Amount(requests=20, kills=3)
 QUICK_AMOUNT = Amount(requests=2, kills=1)
@@ -51,20 +51,20 @@ class Order:
 
 
 def compare(settings: DatabaseSettings, order: Order, terminal: Terminal) -> dict[str, Any]:
-    """Run the comparison on a database of its own beside the one that is set.
+    """Run the comparison on scratch databases beside the one that is set.
 
     Returns:
         All of it, fit for JSON.
 
     Raises:
-        DatabaseError: there is no database to compare on.
+        DatabaseError: no scratch database can be made.
     """
     began = time.monotonic()
     result: dict[str, Any] = {"about": {"made_at": datetime.now(UTC).isoformat(timespec="seconds")}}
     with contextlib.ExitStack() as stack:
-        limiter = [stack.enter_context(own_place(settings)) for _ in range(AT_ONCE)]
+        databases = [stack.enter_context(scratch_database(settings)) for _ in range(AT_ONCE)]
         result["about"] |= {
-            "database": database_name(limiter[0]),
+            "database": database_name(databases[0]),
             "versions": versions(),
             "machine": machine(),
             "quick": order.quick,
@@ -72,7 +72,7 @@ def compare(settings: DatabaseSettings, order: Order, terminal: Terminal) -> dic
             "clients": CLIENTS,
         }
         terminal.line(f"on {result['about']['database']}, {len(order.scenarios)} scenarios")
-        result["scenarios"] = _verdicts(limiter, order, terminal)
+        result["scenarios"] = _verdicts(databases, order, terminal)
     if order.measures:
         _measure(settings, order, terminal, result)
         result["code"] = {scope: code(scope) for scope in order.scopes}
@@ -89,11 +89,11 @@ def explicit_is_sound(result: dict[str, Any]) -> bool:
     return all(verdict["verdict"] in SOUND for verdict in found if verdict is not None)
 
 
-def _verdicts(limiter: Sequence[DatabaseSettings], order: Order, terminal: Terminal) -> dict[str, Any]:
+def _verdicts(databases: Sequence[DatabaseSettings], order: Order, terminal: Terminal) -> dict[str, Any]:
     found: dict[str, Any] = {}
     steps = [(name, scope) for name in order.scenarios for scope in order.scopes]
     terminal.headline(order.scopes)
-    for (name, scope), result in verdicts(limiter, steps):
+    for (name, scope), result in verdicts(databases, steps):
         scenario = SCENARIOS[name]
         if name not in found:
             found[name] = {
@@ -116,7 +116,7 @@ def _measure(settings: DatabaseSettings, order: Order, terminal: Terminal, resul
         found = worker.receive(START_S)
     result["lookups"] = {scope: found[scope] for scope in order.scopes}
     turn = QUICK_TURN if order.quick else TURN
-    # With so few rounds as a quick comparison has, nobody can tell what is noise.
+    # A quick comparison has too few rounds to tell a difference from noise.
     servers = load(settings, order.scopes, order.rounds, turn, terminal.doing, quick=order.quick)
     result["load"] = servers
     amount = QUICK_AMOUNT if order.quick else AMOUNT
@@ -124,7 +124,7 @@ def _measure(settings: DatabaseSettings, order: Order, terminal: Terminal, resul
 
 
 def versions() -> dict[str, str]:
-    """What was compared with what."""
+    """The versions of what was compared."""
     packages = {"Tornado": "tornado", "SQLAlchemy": "SQLAlchemy", "psycopg2": "psycopg2-binary"}
     found = {"Python": platform.python_version()}
     for name, package in packages.items():
@@ -148,7 +148,7 @@ def database_name(settings: DatabaseSettings) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Where it was run."""
+    """The machine on which it was run."""
     load = os.getloadavg()[0]
     return {
         "system": f"{platform.system()} {platform.release()}",

@@ -14,28 +14,28 @@ from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
 from db import make_engine
-from db.board.tasks import Task
 from db.scope import SCOPES, Contextvar, Registry
 from db.scope.contextvar import current_session
-from server.compare.load import BUNDLE, Subject, Turn, drive
-from server.compare.place import own_place
+from server.compare.load import TEXT, Subject, Turn, drive
+from server.compare.model import Entry
 from server.compare.processes import Worker
-from server.compare.subjects import PLACES, board, serve
+from server.compare.scratch import scratch_database
+from server.compare.subjects import POOL_SIZE, serve, under_every_scope
 
 _CALLS = 20_000
 _REPEATS = 9
 
 TWIN = "explicit, again"
-"""The same program in one more process: what it differs by from the first is noise."""
+"""The same program in one more process: its difference from the first is noise."""
 
 START_S = 30.0
 
 
 def lookups() -> dict[str, dict[str, float]]:
-    """What it takes to have the session, and an attribute of it, in nanoseconds.
+    """How long it takes to have the session, and an attribute of it, in nanoseconds.
 
     Returns:
-        By scope: ``lookup_ns`` and ``attribute_ns``, the least of several, since what disturbs only adds to
+        By scope: ``lookup_ns`` and ``attribute_ns``, the least of several, since a disturbance only adds to
         it, each with its ``_spread_ns``, how far the median is above. Of explicit it is the argument itself.
     """
     session = Session()
@@ -76,20 +76,20 @@ def load(
     scopes: Sequence[str],
     rounds: int,
     turn: Turn,
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
     *,
     quick: bool = False,
 ) -> dict[str, Any]:
     """Put a server under each scope under load, by turns.
 
     Args:
-        settings: where the servers' databases are made; each has its own.
+        settings: where the servers' scratch databases are made; each has its own.
         scopes: their names.
-        rounds: how often each has its turn.
-        turn: how much is asked of it then.
-        tell: is told what is being done.
-        quick: without a second server of explicit, which shows what is noise; and with less patience for a
-            connection that does not come back.
+        rounds: how many turns each has.
+        turn: the requests of one turn.
+        progress: called with what is being done.
+        quick: without a second server of explicit, which shows what is noise; and with a shorter wait for a
+            connection that is not returned.
 
     Returns:
         By server: its turns, what it held ``before`` and ``after``, what it answered ``afterwards``, and how
@@ -101,38 +101,37 @@ def load(
     with ExitStack() as stack:
         subjects = []
         workers = []
-        limiter = {}
+        databases = {}
         for name in names:
-            place = stack.enter_context(own_place(settings))
-            place = place.model_copy(
+            own = stack.enter_context(scratch_database(settings)).model_copy(
                 update={
-                    "pool_size": PLACES,
+                    "pool_size": POOL_SIZE,
                     "pool_timeout_s": 1.1 if quick else 5.0,  # longer than `CUT_OFF_S`
                     "busy_timeout_s": 0.5,
                 }
             )
-            limiter[name] = place
-            workers.append((name, stack.enter_context(Worker(serve, place, board))))
+            databases[name] = own
+            workers.append((name, stack.enter_context(Worker(serve, own, under_every_scope))))
         for name, worker in workers:
             subjects.append(Subject(name, names[name], worker.receive(START_S)))
         driver = stack.enter_context(Worker(drive, subjects, rounds, turn))
         while True:
-            told = driver.receive(START_S + 120)
-            if isinstance(told, str):
-                tell(told)
+            received = driver.receive(START_S + 120)
+            if isinstance(received, str):
+                progress(received)
                 continue
-            measured: dict[str, Any] = told
-            for name, place in limiter.items():
-                measured[name]["rows"] = _rows(place)
+            measured: dict[str, Any] = received
+            for name, own in databases.items():
+                measured[name]["rows"] = _rows(own)
             return measured
 
 
-def _rows(place: DatabaseSettings) -> int:
+def _rows(settings: DatabaseSettings) -> int:
     """How many rows of the load are in the database."""
-    engine = make_engine(place, "reader")
+    engine = make_engine(settings, "reader")
     try:
         with engine.connect() as connection:
-            return connection.scalars(select(func.count()).where(Task.bundle == BUNDLE)).one()
+            return connection.scalars(select(func.count()).where(Entry.text == TEXT)).one()
     finally:
         engine.dispose()
 

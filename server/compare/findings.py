@@ -1,4 +1,4 @@
-"""What the numbers say, in words: drawn from the data of one comparison, never written beforehand."""
+"""Sentences about one comparison: derived from its data, never written beforehand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = dict[str, Any]
 
 KINDS = [kind.value for kind in Kind]
 ROUNDS_TO_TELL = 4
-"""With three rounds, chance alone puts all of them on one side in one case of four."""
+"""With three rounds, chance alone has all of them on one side in one case of four."""
 
 _SOUND = {kind.value for kind in Kind if kind.sound}
 
@@ -54,7 +54,7 @@ def titles(
 
 
 def conclusion(result: Result) -> list[str]:
-    """What to take home, a sentence or two each."""
+    """The conclusions, a sentence or two each."""
     return [*_about_scopes(result), *_about_cost(result), *_about_commit(result)]
 
 
@@ -63,7 +63,7 @@ def _about_scopes(result: Result) -> list[str]:
     for scope, counts in counted.items():
         in_words = ", ".join(f"{kind} in {count}" for kind, count in counts.items())
         bad = sum(count for kind, count in counts.items() if kind not in _SOUND)
-        end = "Nothing wrong was done." if not bad else f"In {bad} it went wrong, and nobody was told."
+        end = "Nothing wrong was done." if not bad else f"In {bad} it went wrong without an error."
         found.append(f"{scope}: {in_words} of {number} scenarios. {end}")
     if {"explicit", "contextvar"} <= {*counted}:
         equal = sum(
@@ -72,10 +72,10 @@ def _about_scopes(result: Result) -> list[str]:
         )
         found.append(
             f"A contextvar does as explicit does in {equal} of {number}."
-            + _told(
+            + _listed(
                 " It is better in", titles(result, "contextvar", "holds", against="explicit", unlike=True)
             )
-            + _told(
+            + _listed(
                 " It refuses where explicit holds in",
                 [
                     each["title"]
@@ -84,7 +84,7 @@ def _about_scopes(result: Result) -> list[str]:
                     and each["verdicts"]["contextvar"]["verdict"] == "refused"
                 ],
             )
-            + _told(" It goes wrong in silence in", titles(result, "contextvar", *_unsound()))
+            + _listed(" It goes wrong without an error in", titles(result, "contextvar", *_unsound()))
         )
     return found
 
@@ -93,7 +93,7 @@ def _unsound() -> list[str]:
     return [kind for kind in KINDS if kind not in _SOUND]
 
 
-def _told(beginning: str, names: Sequence[str]) -> str:
+def _listed(beginning: str, names: Sequence[str]) -> str:
     return f"{beginning}: {'; '.join(names)}." if names else ""
 
 
@@ -101,7 +101,7 @@ def _told(beginning: str, names: Sequence[str]) -> str:
 
 
 def in_digits(number: float) -> str:
-    """A measured number with the digits that mean something."""
+    """A measured number with its significant digits."""
     return f"{number:.0f}" if number >= 100 else f"{number:.1f}"
 
 
@@ -121,12 +121,12 @@ def figures(result: Result, measure: str, kind: str) -> dict[str, dict[str, floa
 
 
 def usable(turn: dict[str, Any]) -> bool:
-    """Whether a turn went as it should: all asked, and all answered well."""
+    """Whether a turn is a measure of cost: all requests were sent, and all succeeded."""
     return not turn["cut_off"] and turn["good"] == turn["requests"] > 0
 
 
 def differences(result: Result, kind: str) -> dict[str, dict[str, float]]:
-    """By how much a server's CPU for a request differs from explicit's, in parts of it, round by round.
+    """The differences of a server's CPU for a request from explicit's, as parts of that, round by round.
 
     Returns:
         By server: ``median``, ``least`` and ``most`` over the rounds. That of explicit's twin is noise.
@@ -142,8 +142,8 @@ def differences(result: Result, kind: str) -> dict[str, dict[str, float]]:
 
 
 def _significance(result: Result, kind: str, one: dict[str, float]) -> str:
-    """Whether a difference is one: each round says the same, and more than the same program differs from
-    itself in any of them."""
+    """Whether a difference is significant: each round has it on the same side, and it is more than the same
+    program differs from itself in any of them."""
     twin = differences(result, kind).get(TWIN)
     if twin is None or len(_by_round(result, TWIN, kind)) < ROUNDS_TO_TELL:
         return "too few rounds to tell a difference from noise"
@@ -154,11 +154,11 @@ def _significance(result: Result, kind: str, one: dict[str, float]) -> str:
 
 
 def lost_under_load(measured: dict[str, Any]) -> int:
-    """Writes that were acknowledged and are not there."""
+    """Writes that were acknowledged and are not in the database."""
     writes = [turn for turn in measured["turns"] if turn["kind"] == "write"]
     acknowledged: int = sum(turn["good"] for turn in [*writes, measured["afterwards"]])
-    there: int = measured["rows"]  # more, where a turn was cut off before an answer was read
-    return max(0, acknowledged - there)
+    rows: int = measured["rows"]  # more, where a turn was cut off before an answer was read
+    return max(0, acknowledged - rows)
 
 
 def _by_round(result: Result, name: str, kind: str) -> dict[int, float]:
@@ -170,7 +170,9 @@ def _about_cost(result: Result) -> list[str]:
     found = []
     if "lookups" in result:
         parts = [f"{scope} {numbers['lookup_ns']:.0f} ns" for scope, numbers in result["lookups"].items()]
-        found.append(f"To have the session costs: {', '.join(parts)}. Explicit's is reading the argument.")
+        found.append(
+            f"To have the session costs: {', '.join(parts)}. For explicit that is reading the argument."
+        )
     if "explicit" in result.get("load", {}):
         for kind, call in (("read", "GET"), ("write", "POST")):
             for name, one in differences(result, kind).items():
@@ -207,7 +209,9 @@ def _about_commit(result: Result) -> list[str]:
             f"{kept} writes of refused requests were kept"
         )
         sentence += (
-            f", {blocked} sound requests were refused for what another had left or held." if blocked else "."
+            f", {blocked} sound requests were refused for what an earlier one had left or held."
+            if blocked
+            else "."
         )
         found.append(sentence)
     return found

@@ -15,25 +15,24 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from conf import DatabaseSettings
 from db import Database, make_engine
-from db.board.tasks import Task
 from handlers.base import SessionHandler
-from server.compare.subjects import new_row
+from server.compare.model import Entry
 
 LINGER_S = 0.03
-"""How long a request takes whose client leaves meanwhile."""
+"""How long a request takes whose client disconnects meanwhile."""
 
 REFUSED_AT_COMMIT = "refused at commit"
-"""Rows whose bundle begins so are refused by a constraint that speaks only at COMMIT."""
+"""Rows whose text begins so are refused by a constraint that is checked only at COMMIT."""
 
 
 def add(session: Session, text: str) -> None:
     """The work: a row, flushed."""
-    session.add(Task(**new_row(text)))
+    session.add(Entry(text=text))
     session.flush()
 
 
 class Naive(RequestHandler):
-    """Commits in ``on_finish``, which Tornado calls when the answer has gone to the socket."""
+    """Commits in ``on_finish``, which Tornado calls when the answer has been written to the socket."""
 
     def prepare(self) -> None:
         self.session = Session(self.settings["engine"])
@@ -50,7 +49,7 @@ class NaiveHandler(Naive):
 
     async def post(self) -> None:
         add(self.session, self.get_query_argument("text"))
-        await go_on(self)
+        await after_flush(self)
 
 
 class SessionMixin:
@@ -86,7 +85,7 @@ class MixinHandler(SessionMixin, RequestHandler):
         text = self.get_query_argument("text")
         with self.make_session() as session:
             await self.as_future(lambda: add(session, text))
-            await go_on(self)
+            await after_flush(self)
         self.write("done")
 
 
@@ -95,7 +94,7 @@ class HeldHandler(SessionHandler):
 
     async def post(self) -> None:
         await self.run(add, self.session, self.get_query_argument("text"))
-        await go_on(self)
+        await after_flush(self)
 
 
 IDIOMS: dict[str, type[RequestHandler]] = {
@@ -103,11 +102,11 @@ IDIOMS: dict[str, type[RequestHandler]] = {
     "tornado-sqlalchemy": MixinHandler,
     "onfinish": HeldHandler,
 }
-"""Each by its name, which is its path too."""
+"""The handlers by name, which is the path too."""
 
 
-async def go_on(handler: RequestHandler) -> None:
-    """What is to happen after the flush: an exception, a while in which the client leaves, or nothing."""
+async def after_flush(handler: RequestHandler) -> None:
+    """The fault after the flush: an exception, a pause in which the client disconnects, or none."""
     fault = handler.get_query_argument("fault", "")
     if fault == "raise":
         raise HTTPError(400, "refused after the flush")
@@ -116,10 +115,10 @@ async def go_on(handler: RequestHandler) -> None:
 
 
 class OutHandler(RequestHandler):
-    """How many connections are out."""
+    """How many connections are checked out."""
 
     def get(self) -> None:
-        """Of the naive handlers' pool, and of the service's."""
+        """Of the pool that the first two share, and of those of `Database`."""
         database: Database = self.settings["database"]
         engines = [self.settings["engine"], database.writer.engine, database.reader.engine]
         pools = [engine.pool for engine in engines]
@@ -144,16 +143,16 @@ REFUSE_AT_COMMIT: dict[str, tuple[str, ...]] = {
         "CREATE TABLE compare_parents (id integer PRIMARY KEY)",
         "CREATE TABLE compare_children (id integer PRIMARY KEY, "
         "parent integer REFERENCES compare_parents (id) DEFERRABLE INITIALLY DEFERRED)",
-        "CREATE TRIGGER compare_refuse AFTER INSERT ON tasks "  # noqa: S608  # a constant of ours
-        f"WHEN NEW.bundle LIKE '{REFUSED_AT_COMMIT}%' "
+        "CREATE TRIGGER compare_refuse AFTER INSERT ON entries "  # noqa: S608  # a constant of ours
+        f"WHEN NEW.text LIKE '{REFUSED_AT_COMMIT}%' "
         "BEGIN INSERT INTO compare_children (parent) VALUES (0); END",
     ),
     "postgresql": (
         "CREATE FUNCTION compare_refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        f"IF NEW.bundle LIKE '{REFUSED_AT_COMMIT}%%' THEN RAISE EXCEPTION 'refused' "
+        f"IF NEW.text LIKE '{REFUSED_AT_COMMIT}%%' THEN RAISE EXCEPTION 'refused' "
         "USING ERRCODE = '23514', CONSTRAINT = 'compare_refuse'; END IF; RETURN NULL; END $$",
-        "CREATE CONSTRAINT TRIGGER compare_refuse AFTER INSERT ON tasks "
+        "CREATE CONSTRAINT TRIGGER compare_refuse AFTER INSERT ON entries "
         "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION compare_refuse()",
     ),
 }
-"""A constraint that speaks only at COMMIT, as each database has it."""
+"""A constraint that is checked only at COMMIT, as each database has it."""

@@ -1,4 +1,4 @@
-"""Load over several servers by turns, and what a request costs each of them."""
+"""Load over several servers by turns, and the cost of a request to each of them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,15 @@ CLIENTS = 16
 WARM_UP = 50
 
 AFTERWARDS = 20
-"""Requests at the end, to see who can still answer."""
+"""Requests at the end, to see which servers still answer."""
 
 CUT_OFF_S = 1.0
-"""How long nobody may have an answer before a turn is cut off: a server without connections has none."""
+"""How long no client may have an answer before a turn is cut off: a server without connections has none."""
 
-BUNDLE = "load"
-"""What the rows of the load are called."""
+TEXT = "load"
+"""The text of the load's rows."""
 
-TASK = json.dumps(
-    {"bundle": BUNDLE, "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
-).encode()
+ENTRY = json.dumps({"text": TEXT}).encode()
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Turn:
-    """How much is asked of each server, in each round, of each kind."""
+    """How many requests of each kind each server has in each round."""
 
     reads: int
     writes: int
@@ -52,48 +50,48 @@ class Turn:
 
 
 def drive(pipe: Connection, subjects: Sequence[Subject], rounds: int, turn: Turn) -> None:
-    """Put the servers under load by turns; sends what is being done, then all that was measured."""
+    """Put the servers under load by turns; sends what is being done, at last all that was measured."""
     logging.disable(logging.CRITICAL)
     when_closed(pipe, lambda: os._exit(0))
     pipe.send(asyncio.run(_drive(pipe.send, subjects, rounds, turn)))
 
 
 async def _drive(
-    tell: Callable[[str], None], subjects: Sequence[Subject], rounds: int, turn: Turn
+    progress: Callable[[str], None], subjects: Sequence[Subject], rounds: int, turn: Turn
 ) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     paths: dict[str, str] = {}
-    broken: set[str] = set()  # by now without a connection
+    broken: set[str] = set()  # without a connection by now
     for subject in subjects:
         paths[subject.name] = await _warm_up(subject)
         before = await _usage(subject, everything=True)
         measured[subject.name] = {"scope": subject.scope, "before": before, "turns": []}
     for number in range(rounds):
-        # Another one begins each time: who comes first finds another machine than who comes last.
+        # Another one begins each time: the first turn of a round finds another machine than the last.
         first = number % len(subjects)
         order = [each for each in [*subjects[first:], *subjects[:first]] if each.name not in broken]
         for kind in ("read", "write"):
             for subject in order:
-                tell(f"round {number + 1} of {rounds}: {kind}s, {subject.name}")
-                path = paths[subject.name] if kind == "read" else f"{prefix(subject.scope)}/tasks"
+                progress(f"round {number + 1} of {rounds}: {kind}s, {subject.name}")
+                path = paths[subject.name] if kind == "read" else f"{prefix(subject.scope)}/entries"
                 requests = turn.reads if kind == "read" else turn.writes
                 result = await _turn(subject, kind, path, requests)
                 measured[subject.name]["turns"].append({"round": number, "kind": kind, **result})
                 if result["cut_off"]:
                     broken.add(subject.name)
-        # All at once: nothing is measured meanwhile, and who has no connection left takes his time.
+        # All at once: nothing is measured meanwhile, and a server without a connection is slow.
         await asyncio.gather(*(_bad_ends(subject, BAD_ENDS, turn.bad) for subject in order))
-    tell("what stays behind")
-    # Last, for whoever loses a connection by them has none for the next round.
+    progress("what stays behind")
+    # Last: a server that loses a connection by them has none for the next round.
     await asyncio.gather(*(_bad_ends(subject, BROKEN_UPLOADS, turn.bad) for subject in subjects))
-    # Nor is anything measured here: it is looked who answers at all.
+    # No cost is measured here, only which servers answer.
     await asyncio.gather(*(_afterwards(subject, measured[subject.name]) for subject in subjects))
     return measured
 
 
 async def _afterwards(subject: Subject, measured: dict[str, Any]) -> None:
     measured["after"] = await _usage(subject, everything=True)
-    measured["afterwards"] = await _turn(subject, "write", f"{prefix(subject.scope)}/tasks", AFTERWARDS)
+    measured["afterwards"] = await _turn(subject, "write", f"{prefix(subject.scope)}/entries", AFTERWARDS)
 
 
 async def _bad_ends(subject: Subject, kinds: Sequence[str], number: int) -> None:
@@ -102,25 +100,25 @@ async def _bad_ends(subject: Subject, kinds: Sequence[str], number: int) -> None
 
 
 async def _warm_up(subject: Subject) -> str:
-    """A first few requests; returns the path of a task that is there to be read."""
+    """Send a first few requests; returns the path of an entry to read."""
     wire = await Wire.to(subject.port)
-    other = TASK.replace(BUNDLE.encode(), b"warm-up")
-    made = await wire.ask("/tasks", method="POST", body=other)  # also where the scope would lose it
-    path = f"{prefix(subject.scope)}/tasks/{made.json()['id']}"
+    other = ENTRY.replace(TEXT.encode(), b"warm-up")
+    made = await wire.ask("/entries", method="POST", body=other)  # also where the scope would lose it
+    path = f"{prefix(subject.scope)}/entries/{made.json()['id']}"
     if subject.scope != "threadlocal":
         for _ in range(WARM_UP):
             await wire.ask(path)
-            await wire.ask(f"{prefix(subject.scope)}/tasks", method="POST", body=other)
+            await wire.ask(f"{prefix(subject.scope)}/entries", method="POST", body=other)
     wire.leave()
     return path
 
 
 async def _turn(subject: Subject, kind: str, path: str, requests: int) -> dict[str, Any]:
-    """So many requests from a few clients, each sending its next one when it has its answer."""
+    """Send so many requests from a few clients, each its next one when it has its answer."""
     latencies: list[float] = []
     statuses: dict[int, int] = {}
     left = requests
-    method, body = ("GET", b"") if kind == "read" else ("POST", TASK)
+    method, body = ("GET", b"") if kind == "read" else ("POST", ENTRY)
 
     async def client() -> None:
         nonlocal left
@@ -163,8 +161,8 @@ async def _turn(subject: Subject, kind: str, path: str, requests: int) -> dict[s
 async def _usage(subject: Subject, *, everything: bool = False) -> dict[str, Any]:
     wire = await Wire.to(subject.port)
     try:
-        told: dict[str, Any] = (await wire.ask("/usage?all=1" if everything else "/usage")).json()
-        return told
+        usage: dict[str, Any] = (await wire.ask("/usage?all=1" if everything else "/usage")).json()
+        return usage
     finally:
         wire.leave()
 

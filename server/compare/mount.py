@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tornado.routing import URLSpec
 
@@ -21,15 +21,20 @@ def ambient_scopes(database: Database) -> list[Scope]:
     return [Contextvar(), Registry(engine), ThreadLocal(engine)]
 
 
-def compared_routes(scopes: Sequence[Scope], routes: Sequence[URLSpec]) -> list[URLSpec]:
-    """The newest report at ``/compare``, and the task resource under each scope: ``/contextvar/tasks`` …
+def compared_routes(scopes: Sequence[Scope], routes: Iterable[URLSpec]) -> list[URLSpec]:
+    """The newest report at ``/compare``, and a resource under each scope: ``/contextvar/…``, ``/registry/…``.
 
     Nothing without scopes.
 
     The thread-local one fails on purpose: a request to it leaves a session behind that holds a connection
     of the writer, and on SQLite the file's write lock, until the process ends.
+
+    Args:
+        scopes: those of the application.
+        routes: the resource's. A handler that owns no session is not mounted.
     """
     if not scopes:
         return []
+    routes = list(routes)
     mounted = [route for scope in scopes for route in scoped_routes(routes, scope)]
     return [URLSpec("/compare", ReportHandler, name="compare"), *mounted]

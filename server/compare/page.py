@@ -8,7 +8,7 @@ from pathlib import Path
 from handlers.json_api.problem import ProblemHandler
 from server.compare import DEFAULT_OUT
 
-# A page of ours that loads nothing and runs nothing; its style stands in itself.
+# The report loads nothing and runs nothing; its style is inline.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 _NONE_YET = """<!DOCTYPE html>
@@ -31,7 +31,7 @@ class ReportHandler(ProblemHandler):
     """``/compare``: the report in the folder in which the server was started."""
 
     async def get(self) -> None:
-        """The report, or how to come by one (404)."""
+        """The report, or the command that makes one (404)."""
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Content-Security-Policy", _POLICY)
         try:

@@ -29,15 +29,15 @@ KIND_COLOURS = {
     Kind.MIXED.value: "#b3261e",
 }
 
-# Replaced by "currentColor", so that the same plot is read in light and in dark.
+# Replaced by "currentColor", so that the same plot is legible in light and in dark.
 _INK = "#010203"
 
-# Narrow enough to be read on a telephone without being shrunk; two stand side by side on a desk.
+# Narrow enough for a telephone without being shrunk; two stand side by side on a wider screen.
 _WIDTH_IN, _HEIGHT_IN = 4.6, 2.7
 
 
 def plots(result: Result) -> dict[str, str]:
-    """Every plot there is data for, by name, as SVG.
+    """Every plot for which there is data, by name, as SVG.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed; the extra ``report`` brings it.
@@ -84,7 +84,7 @@ def _draw(plot: Callable[..., None], result: Result, *arguments: Any) -> str:
 
 
 def _for_the_page(svg: str) -> str:
-    """From the element on, in the page's colour and font, as wide as there is room."""
+    """The SVG element alone, in the page's colour and font, as wide as its column."""
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font-family: ?[^;\"]*|(?<=px|pt) 'DejaVu[^;\"]*", "font-family: inherit", svg)
@@ -93,6 +93,11 @@ def _for_the_page(svg: str) -> str:
     return re.sub(r'<svg ([^>]*?)width="[\d.]+pt"', r'<svg aria-hidden="true" \1', svg, count=1).replace(
         ' height="194.4pt"', "", 1
     )
+
+
+def on_bar(colour: str) -> str:
+    """The colour of a number on a bar of that colour: the dark one, except on the darkest red."""
+    return "#ffffff" if colour == KIND_COLOURS["mixed"] else "#0a0a0a"
 
 
 def _verdicts(axes: Any, result: Result) -> None:
@@ -105,7 +110,7 @@ def _verdicts(axes: Any, result: Result) -> None:
             continue
         bars = axes.barh(scopes, counts, left=[left[scope] for scope in scopes], color=colour, label=kind)
         labels = [str(count) if count else "" for count in counts]
-        axes.bar_label(bars, labels, label_type="center", color="white", fontsize=8)
+        axes.bar_label(bars, labels, label_type="center", color=on_bar(colour), fontsize=8)
         for scope, count in zip(scopes, counts, strict=True):
             left[scope] += count
     axes.set_xlabel("scenarios")
@@ -158,17 +163,16 @@ def _differences(axes: Any, result: Result) -> None:
 def _commit(axes: Any, result: Result) -> None:
     idioms = [*next(iter(result["commit"].values()))][::-1]
     parts = (
-        ("lost", "acknowledged, lost", "#b3261e"),
-        ("kept_though_refused", "refused, kept", "#e07b39"),
-        ("good_refused", "sound, refused", "#c9a21e"),
+        ("lost", "acknowledged, lost", KIND_COLOURS["mixed"]),
+        ("kept_though_refused", "refused, kept", KIND_COLOURS["lost"]),
+        ("good_refused", "sound, refused", KIND_COLOURS["refused"]),
     )
     left = dict.fromkeys(idioms, 0)
     for field, label, colour in parts:
         counts = [sum(by[idiom][field] for by in result["commit"].values()) for idiom in idioms]
         bars = axes.barh(idioms, counts, left=[left[idiom] for idiom in idioms], color=colour, label=label)
-        axes.bar_label(
-            bars, [str(count) if count else "" for count in counts], label_type="center", color="white"
-        )
+        labels = [str(count) if count else "" for count in counts]
+        axes.bar_label(bars, labels, label_type="center", color=on_bar(colour))
         for idiom, count in zip(idioms, counts, strict=True):
             left[idiom] += count
     for row, idiom in enumerate(idioms):

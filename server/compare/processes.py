@@ -1,4 +1,4 @@
-"""Processes that work for the comparison, and are ended when they hang."""
+"""Processes that work for the comparison, and are killed when they hang."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 GRACE_S = 2.0
-"""What a process may take beyond the deadline that it keeps by itself, before it is killed."""
+"""How long a process may take beyond the deadline that it keeps by itself, before it is killed."""
 
 _END_S = 5.0
 
@@ -30,8 +30,8 @@ class Ended(Exception):
 
 @functools.cache
 def _context() -> ForkServerContext:
-    # Forked from a process that has imported everything and opened nothing: up in milliseconds, and free of
-    # whatever threads and connections the caller has.
+    # Forked from a process that has imported everything and opened nothing: up in milliseconds, and without
+    # the threads and connections of the caller.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"server.compare.{name}" for name in _PRELOADED])
     return context
@@ -40,8 +40,8 @@ def _context() -> ForkServerContext:
 class Worker:
     """A process that runs one function with a pipe to here. Lives until `stop`, or the end of its block.
 
-    The function is given the pipe first. It has to end when the pipe does: a parent that is killed
-    leaves nothing running.
+    The pipe is the function's first argument. The function has to end when the pipe does: a parent that is
+    killed leaves nothing running.
     """
 
     def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -60,7 +60,7 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """The process's id; it is this one's to end, so it belongs to nobody else before `stop`."""
+        """The process's id. A child's id is not used again before it is joined, which is in `stop`."""
         return self._process.pid
 
     def receive(self, timeout_s: float) -> Any:
@@ -80,16 +80,16 @@ class Worker:
         raise Hung(f"no answer within {timeout_s:g} s")
 
     def end(self) -> None:
-        """End it at once, from another thread than the one that receives, which is told `Ended`."""
+        """Kill it from another thread than the one that receives, whose `receive` raises `Ended`."""
         self._process.kill()
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill it, as a crash would."""
         self._process.kill()
         self.stop()
 
     def stop(self) -> None:
-        """Tell it to end, and see that it does."""
+        """Close the pipe, and kill the process if it does not end by that."""
         self.pipe.close()
         self._process.join(_END_S)
         if self._process.exitcode is None:
@@ -98,7 +98,7 @@ class Worker:
 
 
 def _run(pipe: Connection, function: Callable[..., None], *arguments: Any) -> None:
-    # Ctrl-C is the parent's to deal with: its end of the pipe closes.
+    # Ctrl-C is handled by the parent, which closes its end of the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     function(pipe, *arguments)
 

@@ -16,10 +16,10 @@ from server.compare.verdicts import Kind
 
 
 def write_report(result: dict[str, Any], path: Path) -> None:
-    """Write the report. Whoever reads meanwhile sees the old one or the new one, whole.
+    """Write the report. A reader meanwhile has the old one or the new one, whole.
 
     Raises:
-        OSError: there is no writing there.
+        OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
@@ -28,7 +28,7 @@ def write_report(result: dict[str, Any], path: Path) -> None:
 
 
 def render(result: dict[str, Any]) -> bytes:
-    """The report's HTML. Without matplotlib it has no plots, and says how to come by them."""
+    """The report's HTML. Without matplotlib it has no plots, but the command that installs it."""
     from server.compare.plots import plots
 
     try:

@@ -1,4 +1,4 @@
-"""The comparison as it is told in a terminal, while it runs."""
+"""The comparison's output in a terminal, while it runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 _COLOURS = {"holds": "32", "refused": "33", "leaked": "35", "lost": "31", "stale": "31", "mixed": "31"}
-_TITLE_WIDTH = 46
+_TITLE_WIDTH = 48
 _CELL_WIDTH = 13
 
 
@@ -26,29 +26,29 @@ class Terminal:
         self._interim = self._stream.isatty()
 
     def line(self, text: str = "") -> None:
-        """A line."""
+        """Write a line."""
         self._write(text + "\n")
 
     def headline(self, scopes: Sequence[str]) -> None:
-        """The head of the table of verdicts."""
+        """Write the head of the table of verdicts."""
         cells = "".join(f"{scope:<{_CELL_WIDTH}}" for scope in scopes)
         self.line(f"{'':<{_TITLE_WIDTH}}{cells}".rstrip())
 
     def title(self, title: str) -> None:
-        """A scenario begins."""
+        """Write the first cell of a scenario's line."""
         self._write(f"{textwrap.shorten(title, _TITLE_WIDTH - 1, placeholder='…'):<{_TITLE_WIDTH}}")
 
     def cell(self, result: dict[str, Any]) -> None:
-        """A scope's verdict; a plus tells that there is more to it."""
+        """Write a scope's verdict, with a plus where more was found."""
         word = result["verdict"] + ("+" if result["also"] else "")
         self._write(self._colour(f"{word:<{_CELL_WIDTH}}", _COLOURS.get(result["verdict"], "31;1")))
 
     def doing(self, text: str) -> None:
-        """What is being done now; written over by what comes next, where that can be done."""
+        """Write what is being done now; on a terminal the next line overwrites it."""
         self._write(f"\r\x1b[K  {text} …" if self._interim else f"  {text} …\n")
 
     def done(self) -> None:
-        """Take the last `doing` away."""
+        """Erase the last `doing`."""
         if self._interim:
             self._write("\r\x1b[K")
 
@@ -61,7 +61,7 @@ class Terminal:
 
 
 def summary(result: dict[str, Any], terminal: Terminal) -> None:
-    """What was found, in the words of the report."""
+    """Write the conclusions, in the words of the report."""
     terminal.line()
     for sentence in result["conclusion"]:
         for line in textwrap.wrap(sentence, 100, initial_indent="* ", subsequent_indent="  "):

@@ -1,4 +1,4 @@
-"""HTTP by hand, for clients that leave in the middle and for load that costs its sender little."""
+"""HTTP by hand, for clients that disconnect in the middle and for load that costs its sender little."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import struct
 from typing import Any, NamedTuple, Self
 
 UNANSWERED = 599
-"""The status of a request whose connection was closed instead of an answer, as Tornado's client has it."""
+"""The status of a request whose connection was closed without an answer, as Tornado's client has it."""
 
 
 class Reply(NamedTuple):
@@ -24,7 +24,7 @@ class Reply(NamedTuple):
 
 
 class Wire:
-    """A connection to a server on this machine. Lives until it is left."""
+    """A connection to a server on this machine. Lives until `leave`."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -38,7 +38,7 @@ class Wire:
     def send(
         self, path: str, *, method: str = "POST", body: bytes = b"", announced: int | None = None
     ) -> None:
-        """Send a request, or the beginning of one whose body is ``announced`` as longer than it is."""
+        """Send a request, or the beginning of one whose Content-Length is ``announced``."""
         size = len(body) if announced is None else announced
         head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {size}\r\n\r\n"
         self._writer.write(head.encode() + body)
@@ -64,7 +64,7 @@ class Wire:
         return await self.answer()
 
     def leave(self) -> None:
-        """Break the connection off, as a client that is killed."""
+        """Reset the connection, as the end of a client that is killed."""
         if self._writer.transport.is_closing():
             return
         plain = self._writer.get_extra_info("socket")

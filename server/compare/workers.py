@@ -1,4 +1,4 @@
-"""What runs in processes of its own: the scenarios."""
+"""Scenarios, in a process of their own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Step = tuple[str, str]
 
 
 def play(pipe: Connection, settings: DatabaseSettings, steps: list[Step], deadline_s: float) -> None:
-    """Run scenarios one after the other; send for each what came of it."""
+    """Run scenarios one after the other; sends the result of each."""
     _be_quiet()
     when_closed(pipe, lambda: os._exit(0))
     asyncio.run(_play(pipe, settings, steps, deadline_s))
@@ -35,7 +35,7 @@ async def _play(pipe: Connection, settings: DatabaseSettings, steps: list[Step],
             verdict = await run_scenario(SCENARIOS[name], scope, settings, deadline_s=deadline_s)
         except TimeoutError:
             result = {"verdict": "hung", "reason": f"ended by its deadline of {deadline_s:g} s"}
-        except Exception as error:  # noqa: BLE001  # the comparison goes on, and tells of it
+        except Exception as error:  # noqa: BLE001  # reported, and the comparison goes on
             result = {"verdict": "failed", "reason": f"{type(error).__name__}: {error}"}
             result["evidence"] = {"traceback": traceback.format_exc()}
         else:
@@ -43,13 +43,13 @@ async def _play(pipe: Connection, settings: DatabaseSettings, steps: list[Step],
                 "verdict": verdict.kind.value,
                 "reason": verdict.reason,
                 "also": [kind.value for kind in verdict.also],
-                "evidence": verdict.evidence.told(),
+                "evidence": verdict.evidence.as_json(),
             }
         pipe.send({**result, "took_s": round(time.perf_counter() - began, 3)})
 
 
 def _be_quiet() -> None:
-    """What goes wrong on purpose is evidence, and not to be read between the lines of a table."""
+    """Log nothing: what fails on purpose is evidence, and would stand between the lines of the table."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
 

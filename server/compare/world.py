@@ -1,4 +1,4 @@
-"""The world of one scenario: the real application under one scope, on a real socket and a real database."""
+"""The world of one scenario: handlers under one scope, on a real socket and a real database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import contextvars
 from collections.abc import Callable, Coroutine, Iterator
-from datetime import date
 from types import TracebackType
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
@@ -14,19 +13,19 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.pool import QueuePool
 from tornado.httpserver import HTTPServer
+from tornado.routing import URLSpec
 from tornado.testing import bind_unused_port
 from tornado.web import RequestHandler
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-from conf import DatabaseSettings, Settings
+from conf import DatabaseSettings
 from db import Database
-from db.board import tasks
-from db.board.tasks import NewTask, Task
-from db.scope import SCOPES, Registry, Scope
+from db.scope import SCOPES, Scope
 from db.work.unit_of_work import SettledSession
 from handlers.scoped import ScopedHandler
-from server.app import make_app
-from server.compare.verdicts import Evidence, Found, Sighting, Verdict, judge
+from server.compare.handlers import application, registered
+from server.compare.model import Entry
+from server.compare.verdicts import Evidence, Found, ModelCall, Verdict, judge
 from server.compare.wire import Wire
 
 P = ParamSpec("P")
@@ -38,33 +37,13 @@ SETTLE_S = 2.0
 ANSWER_S = 40.0
 
 
-def put(session: Session, *, text: str) -> None:
-    """A model function without SQL of its own: allowed on the loop. The row goes out with the commit."""
-    session.add(Task(**new_row(text)))
-
-
-def write(session: Session, *, text: str) -> None:
-    """A model function that writes at once, as the board's."""
-    tasks.create_task(session, new=new_row(text))
-
-
-def read(session: Session) -> list[str]:
-    """A model function that reads: the texts of all rows that its transaction sees."""
-    return list(session.scalars(select(Task.bundle)))
-
-
-def new_row(text: str) -> NewTask:
-    """A task that is told from others by its bundle."""
-    return NewTask(bundle=text, granularity="daily", target_date=date(2020, 4, 1), change_id=3)
-
-
 class World:
     """One application under one scope. Lives as long as one scenario, which its ``async with`` block runs.
 
     Args:
-        settings: of a migrated database.
+        settings: of a scratch database.
         scope_name: which scope.
-        pool_timeout_s: how long a place or a connection is waited for.
+        pool_timeout_s: how long a slot or a connection is waited for.
     """
 
     def __init__(self, settings: DatabaseSettings, scope_name: str, *, pool_timeout_s: float = 0.5) -> None:
@@ -83,7 +62,7 @@ class World:
         self.port = 0
 
     async def __aenter__(self) -> Self:
-        self._rows_before = {task_id for task_id, _ in self._look()}
+        self._rows_before = {entry_id for entry_id, _ in self._committed()}
         return self
 
     async def __aexit__(
@@ -111,18 +90,15 @@ class World:
     def mount(
         self, *handlers: type[RequestHandler], database: Database | None = None, path: str = "/scenario"
     ) -> int:
-        """Serve the board's application with these handlers beside its own; returns the port."""
-        database = database or self.database
-        application = make_app(Settings(environment="testing", database=self.settings), database)
+        """Serve an application with these handlers, each put under the scope; returns the port."""
         bound = [
-            (
+            URLSpec(
                 f"{path}{number or ''}",
                 type(handler.__name__, (handler,), {"scope": self.scope, "world": self}),
             )
             for number, handler in enumerate(handlers)
         ]
-        application.add_handlers(".*", list(bound))
-        server = HTTPServer(application)
+        server = HTTPServer(application(database or self.database, bound))
         listening, port = bind_unused_port()
         server.add_socket(listening)
         self._servers.append(server)
@@ -130,47 +106,54 @@ class World:
         return port
 
     def another_database(self) -> Database:
-        """A second one, as another application in the same process has it."""
+        """A second `Database`, as another application in the same process has it."""
         database = Database(self.settings)
         self._databases.append(database)
         return database
 
-    async def post(self, who: str = "A", *, port: int = 0, path: str = "/scenario", body: bytes = b"") -> int:
-        """Send a request on behalf of somebody; returns the status, 599 where there was no answer."""
+    async def post(
+        self, caller: str = "A", *, port: int = 0, path: str = "/scenario", body: bytes = b""
+    ) -> int:
+        """Send a request; returns the status, 599 where the connection was closed without an answer.
+
+        Args:
+            caller: the request's name in the evidence.
+            port: of another server than the first.
+        """
         wire = await self.connect(port)
-        wire.send(f"{path}?who={who}", body=body)
+        wire.send(f"{path}?caller={caller}", body=body)
         code = (await wire.answer(ANSWER_S)).status
         wire.leave()
-        self.evidence.answers.append((who, code))
+        self.evidence.answers.append((caller, code))
         return code
 
     async def connect(self, port: int = 0) -> Wire:
-        """A connection to write bytes to, and to leave."""
+        """A connection to write bytes to, and to break off."""
         wire = await Wire.to(port or self.port)
         self._wires.append(wire)
         return wire
 
-    async def websocket(self, who: str) -> WebSocketClientConnection:
+    async def websocket(self, caller: str) -> WebSocketClientConnection:
         """An open WebSocket."""
-        connection = await websocket_connect(f"ws://127.0.0.1:{self.port}/scenario?who={who}")
+        connection = await websocket_connect(f"ws://127.0.0.1:{self.port}/scenario?caller={caller}")
         self._sockets.append(connection)
         return connection
 
     def event(self, name: str) -> asyncio.Event:
-        """Something that happens, by its name."""
+        """The event of that name."""
         return self._events.setdefault(name, asyncio.Event())
 
     def happened(self, name: str) -> None:
-        """Say that it happened."""
+        """Set the event of that name."""
         self.event(name).set()
 
     async def until(self, *names: str) -> None:
-        """Wait until all of it has happened."""
+        """Wait until all of these events are set."""
         for name in names:
             await self.event(name).wait()
 
     def begin(self, work: Coroutine[Any, Any, object], *, clean: bool = False) -> asyncio.Task[object]:
-        """Begin a task that nobody awaits; the world waits for it at its end.
+        """Begin a task that the scenario does not await; the world waits for it at its end.
 
         Args:
             clean: in a context of its own, as at the start of the program.
@@ -181,44 +164,44 @@ class World:
         return task
 
     def expect(self, *, kept: str | set[str] = "", undone: str | set[str] = "") -> None:
-        """What has to be in the database at the end, and what must not."""
+        """Name the rows that have to be in the database at the end, and those that must not."""
         self.evidence.to_be_kept |= {kept} - {""} if isinstance(kept, str) else kept
         self.evidence.to_be_undone |= {undone} - {""} if isinstance(undone, str) else undone
 
-    def owns(self, session: Session, who: str) -> None:
-        """Say whose session it is."""
-        self._sessions[id(session)] = (session, who)
+    def owns(self, session: Session, caller: str) -> None:
+        """Record the owner of a session."""
+        self._sessions[id(session)] = (session, caller)
 
     @contextlib.contextmanager
-    def noticing(self, who: str) -> Iterator[None]:
-        """What is raised in the block is evidence, and ends there."""
+    def recording_errors(self, caller: str) -> Iterator[None]:
+        """Record what is raised in the block as evidence, and end it there."""
         try:
             yield
         except Exception as error:  # noqa: BLE001  # whatever it is, it is judged
-            self.evidence.errors.append((who, error))
+            self.evidence.errors.append((caller, error))
 
     def model(
-        self, who: str, function: Callable[Concatenate[Session, P], R], session: Session
+        self, caller: str, function: Callable[Concatenate[Session, P], R], session: Session
     ) -> Callable[P, R]:
-        """A model function as code under this scope calls it; which session it works with is noted."""
-        return self._noted(who, function, lambda noting: self.scope.bind(noting, session))
+        """A model function as code under this scope calls it; the session that it works with is recorded."""
+        return self._recorded(caller, function, lambda recording: self.scope.bind(recording, session))
 
-    def forgetful(self, who: str, function: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
-        """A model function as somebody calls it who forgets that it needs a session."""
+    def without_session(self, caller: str, function: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
+        """A model function as code calls it that forgets the session."""
 
-        def bind(noting: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
+        def bind(recording: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
             if self.scope_name == "explicit":
-                return noting  # type: ignore[return-value]  # that is the mistake
-            return self.scope.bind(noting, None)  # type: ignore[arg-type]
+                return recording  # type: ignore[return-value]  # that is the mistake
+            return self.scope.bind(recording, None)  # type: ignore[arg-type]
 
-        return self._noted(who, function, bind)
+        return self._recorded(caller, function, bind)
 
-    def seen(self, who: str, function: Callable[..., R]) -> Callable[..., R]:
-        """A model function that is called with its session, which is noted."""
-        return self._noted(who, function, lambda noting: noting)
+    def recorded(self, caller: str, function: Callable[..., R]) -> Callable[..., R]:
+        """A model function that is called with its session, which is recorded."""
+        return self._recorded(caller, function, lambda recording: recording)
 
     async def verdict(self) -> Verdict:
-        """Wait until everything is over, look, and judge."""
+        """Wait until everything is over, collect what it left, and judge."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=SETTLE_S)
         for task in self._tasks:
@@ -230,57 +213,57 @@ class World:
         self.evidence.connections_out = sum(
             pool.checkedout() for pool in pools if isinstance(pool, QueuePool)
         )
-        if isinstance(self.scope, Registry):
-            kept = getattr(self.scope.sessions.registry, "registry", {})
-            self.evidence.registered = len(kept) if isinstance(kept, dict) else 0
-        self.evidence.rows = [text for task_id, text in self._look() if task_id not in self._rows_before]
+        self.evidence.registered = registered(self.scope)
+        self.evidence.rows = [
+            text for entry_id, text in self._committed() if entry_id not in self._rows_before
+        ]
         return judge(self.evidence)
 
-    # -- what is noted
+    # -- what is recorded
 
-    def _noted(
+    def _recorded(
         self,
-        who: str,
+        caller: str,
         function: Callable[..., R],
         bind: Callable[[Callable[Concatenate[Session, P], R]], Callable[P, R]],
     ) -> Callable[P, R]:
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             text = kwargs.get("text")
-            sighting = Sighting(who, function.__name__, text if isinstance(text, str) else None)
-            self.evidence.sightings.append(sighting)
+            record = ModelCall(caller, function.__name__, text if isinstance(text, str) else None)
+            self.evidence.calls.append(record)
 
-            def noting(session: Session, /, *rest: P.args, **options: P.kwargs) -> R:
-                self._note(sighting, session)
+            def recording(session: Session, /, *rest: P.args, **options: P.kwargs) -> R:
+                self._record(record, session)
                 return function(session, *rest, **options)
 
             try:
-                return bind(noting)(*args, **kwargs)
+                return bind(recording)(*args, **kwargs)
             except BaseException as error:
-                sighting.error = error
+                record.error = error
                 raise
 
         return call
 
-    def _note(self, sighting: Sighting, session: Session) -> None:
+    def _record(self, record: ModelCall, session: Session) -> None:
         # A proxy is asked for its session as any use of it would ask.
         asked: object = session
         found: Session = asked() if isinstance(asked, scoped_session) else session
         known = self._sessions.setdefault(id(found), (found, None))
-        sighting.owner = known[1]
-        sighting.session = [*self._sessions].index(id(found)) + 1
+        record.owner = known[1]
+        record.session = [*self._sessions].index(id(found)) + 1
         if type(found) is SettledSession:
-            sighting.found = Found.SETTLED
+            record.found = Found.SETTLED
         elif found in self.scope.made:
-            sighting.found = Found.MADE_UP
-        elif known[1] in (None, sighting.who):
-            sighting.found = Found.OWN
+            record.found = Found.MADE_UP
+        elif known[1] in (None, record.caller):
+            record.found = Found.OWN
         else:
-            sighting.found = Found.ANOTHERS
+            record.found = Found.ANOTHERS
 
-    def _look(self) -> list[tuple[str, str]]:
-        """The rows that are committed, their ids and texts: no session is asked, and no writer."""
+    def _committed(self) -> list[tuple[str, str]]:
+        """The committed rows, ids and texts: through no session, and not through the writer."""
         with self.database.reader.engine.connect() as connection:
-            return [(row.id, row.bundle) for row in connection.execute(select(Task.id, Task.bundle))]
+            return [(row.id, row.text) for row in connection.execute(select(Entry.id, Entry.text))]
 
 
 _LIMITS = {
@@ -299,39 +282,28 @@ class Probe(ScopedHandler):
     world: ClassVar[World]
 
     def prepare(self) -> Any:
-        """As always; whose session it is, is noted."""
+        """As always; the session's owner is recorded."""
         result = super().prepare()
-        self.world.owns(self.session, self.who)
-        self.world.happened(f"{self.who} begins")
+        self.world.owns(self.session, self.caller)
+        self.world.happened(f"{self.caller} begins")
         return result
 
     @property
-    def who(self) -> str:
-        """On whose behalf the request was sent."""
-        return self.get_query_argument("who")
+    def caller(self) -> str:
+        """The request's name."""
+        return self.get_query_argument("caller")
 
     def model(self, function: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
         """A model function as this handler calls it."""
-        return self.world.model(self.who, function, self.session)
+        return self.world.model(self.caller, function, self.session)
 
     def log_exception(
         self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
     ) -> None:
-        """What is raised is evidence, unless the scenario raises it itself."""
+        """Record what is raised as evidence, unless the scenario raises it itself."""
         if value is not None and not isinstance(value, Meant):
-            self.world.evidence.errors.append((self.who, value))
+            self.world.evidence.errors.append((self.caller, value))
         super().log_exception(typ, value, tb)
-
-
-class Meeting:
-    """Where so many wait until all of them are there. May be held again."""
-
-    def __init__(self, number: int) -> None:
-        self._barrier = asyncio.Barrier(number)
-
-    async def here(self) -> None:
-        """One more is there."""
-        await self._barrier.wait()
 
 
 class Meant(Exception):

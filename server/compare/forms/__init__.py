@@ -1,4 +1,4 @@
-"""The same handler and the same model functions under each scope, as one writes them.
+"""The same handler and the same model functions, as an application has them under each scope.
 
-They are run by the tests, and shown side by side in the report: each does what the others do.
+The tests run them, and the report shows them side by side: each does what the others do.
 """

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from sqlalchemy import func, select
 
-from db.board.tasks import NewTask, Task
 from db.scope.contextvar import Contextvar, current_session
-from handlers.board.requests import TaskNew
 from handlers.json_api.body import read_body
 from handlers.scoped import ScopedHandler
+from server.compare.handlers import EntryNew
+from server.compare.model import Entry
 
 
-def count_tasks(*, bundle: str) -> int:
+def count_entries(*, text: str) -> int:
     session = current_session()
-    return session.scalars(select(func.count()).where(Task.bundle == bundle)).one()
+    return session.scalars(select(func.count()).where(Entry.text == text)).one()
 
 
-def number_task(*, new: NewTask) -> int:
+def number_entry(*, text: str) -> int:
     session = current_session()
-    session.add(Task(**new))
+    session.add(Entry(text=text))
     session.flush()
-    return count_tasks(bundle=new["bundle"])
+    return count_entries(text=text)
 
 
 class NumberHandler(ScopedHandler):
     scope = Contextvar()
 
     async def post(self) -> None:
-        new = (await read_body(self, TaskNew)).new()
-        number = await self.run(number_task, new=new)
+        new = await read_body(self, EntryNew)
+        number = await self.run(number_entry, text=new.text)
         self.write_json({"number": number}, 201)

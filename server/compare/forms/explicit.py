@@ -5,24 +5,24 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db.board.tasks import NewTask, Task
 from handlers.base import SessionHandler
-from handlers.board.requests import TaskNew
 from handlers.json_api.body import read_body
+from server.compare.handlers import EntryNew
+from server.compare.model import Entry
 
 
-def count_tasks(session: Session, *, bundle: str) -> int:
-    return session.scalars(select(func.count()).where(Task.bundle == bundle)).one()
+def count_entries(session: Session, *, text: str) -> int:
+    return session.scalars(select(func.count()).where(Entry.text == text)).one()
 
 
-def number_task(session: Session, *, new: NewTask) -> int:
-    session.add(Task(**new))
+def number_entry(session: Session, *, text: str) -> int:
+    session.add(Entry(text=text))
     session.flush()
-    return count_tasks(session, bundle=new["bundle"])
+    return count_entries(session, text=text)
 
 
 class NumberHandler(SessionHandler):
     async def post(self) -> None:
-        new = (await read_body(self, TaskNew)).new()
-        number = await self.run(number_task, self.session, new=new)
+        new = await read_body(self, EntryNew)
+        number = await self.run(number_entry, self.session, text=new.text)
         self.write_json({"number": number}, 201)

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from sqlalchemy import func, select
 
-from db.board.tasks import NewTask, Task
 from db.scope.threadlocal import ThreadLocal
-from handlers.board.requests import TaskNew
 from handlers.json_api.body import read_body
 from handlers.scoped import ScopedHandler
+from server.compare.handlers import EntryNew
+from server.compare.model import Entry
 
 threads = ThreadLocal()
 sessions = threads.sessions  # and at the start of the program: sessions.configure(bind=engine)
 
 
-def count_tasks(*, bundle: str) -> int:
-    return sessions.scalars(select(func.count()).where(Task.bundle == bundle)).one()
+def count_entries(*, text: str) -> int:
+    return sessions.scalars(select(func.count()).where(Entry.text == text)).one()
 
 
-def number_task(*, new: NewTask) -> int:
-    sessions.add(Task(**new))
+def number_entry(*, text: str) -> int:
+    sessions.add(Entry(text=text))
     sessions.flush()
-    return count_tasks(bundle=new["bundle"])
+    return count_entries(text=text)
 
 
 class NumberHandler(ScopedHandler):
     scope = threads
 
     async def post(self) -> None:
-        new = (await read_body(self, TaskNew)).new()
-        number = await self.run(number_task, new=new)
+        new = await read_body(self, EntryNew)
+        number = await self.run(number_entry, text=new.text)
         self.write_json({"number": number}, 201)

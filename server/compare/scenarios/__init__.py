@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Imported for what they add to the list, in the order in which it is to be read.
+# Imported for the scenarios that they register, in the order of the list.
 # isort: off
 from server.compare.scenarios import requests
 from server.compare.scenarios import executors

@@ -8,17 +8,18 @@ from typing import Any
 
 from tornado.ioloop import IOLoop
 
+from server.compare.model import add_entry, create_entry, list_entries
 from server.compare.scenarios.base import scenario
-from server.compare.world import Meant, Probe, World, put, read, write
+from server.compare.world import Meant, Probe, World
 
 
 @scenario("create_task that outlives the request")
 async def outliving_task(world: World) -> None:
-    """A task that was handed the request's session, or finds it, does nothing in it once it is settled."""
+    """A task that was handed the request's session, or finds it, cannot use it once it is settled."""
 
     class Handler(Probe):
         def post(self) -> None:
-            world.begin(later(self.model(write)))
+            world.begin(later(self.model(create_entry)))
 
     async def later(call: Callable[..., object]) -> None:
         await world.until("answered")
@@ -32,16 +33,16 @@ async def outliving_task(world: World) -> None:
 
 @scenario("add_callback after finish()")
 async def callback_after_finish(world: World) -> None:
-    """A callback that comes after the answer does nothing in the session of a request that is over."""
+    """A callback that runs after the answer cannot use the session of the settled request."""
 
     class Handler(Probe):
         def post(self) -> None:
-            call = self.model(write)
+            call = self.model(create_entry)
             self.finish()
             IOLoop.current().add_callback(later, call)
 
     def later(call: Callable[..., object]) -> None:
-        with world.noticing("the callback"):
+        with world.recording_errors("the callback"):
             call(text="late row")
         world.happened("called back")
 
@@ -53,12 +54,12 @@ async def callback_after_finish(world: World) -> None:
 
 @scenario("call_later, and another request")
 async def timer_beside_another(world: World) -> None:
-    """A timer of one request that goes off during another one adds nothing to the other's work."""
+    """A timer of one request that fires during another one adds nothing to the other's work."""
 
     class Handler(Probe):
         async def post(self) -> None:
-            if self.who == "A":
-                again(self.model(put))
+            if self.caller == "A":
+                again(self.model(add_entry))
             else:
                 await world.until("called back")
 
@@ -69,7 +70,7 @@ async def timer_beside_another(world: World) -> None:
         if not world.event("B begins").is_set():
             again(call)
             return
-        with world.noticing("the timer"):
+        with world.recording_errors("the timer"):
             call(text="A's late row")
         world.happened("called back")
 
@@ -81,12 +82,12 @@ async def timer_beside_another(world: World) -> None:
 
 @scenario("a query after self.finish()")
 async def query_after_finish(world: World) -> None:
-    """A method that goes on after its answer reads nothing in a session that is settled."""
+    """A method that continues after its answer cannot read in the settled session."""
 
     class Handler(Probe):
         def post(self) -> None:
             self.finish()
-            self.model(read)()
+            self.model(list_entries)()
 
     world.mount(Handler)
     await world.post()
@@ -94,22 +95,22 @@ async def query_after_finish(world: World) -> None:
 
 @scenario("a worker that the first request starts")
 async def lazy_worker(world: World) -> None:
-    """A task that serves all requests, started by the first that needs it, keeps them apart."""
+    """A task that serves all requests, started by the first of them, keeps their work apart."""
 
     jobs: asyncio.Queue[tuple[str, Callable[..., object]]] = asyncio.Queue()
 
     class Handler(Probe):
         async def post(self) -> None:
-            if self.who == "A":
+            if self.caller == "A":
                 world.begin(worker())
             await world.until("A begins", "B begins")
-            jobs.put_nowait((f"{self.who}'s row", self.model(put)))
+            jobs.put_nowait((f"{self.caller}'s row", self.model(add_entry)))
             await world.until("A's row", "B's row")
 
     async def worker() -> None:
         for _ in range(2):
             text, call = await jobs.get()
-            with world.noticing("the worker"):
+            with world.recording_errors("the worker"):
                 call(text=text)
             world.happened(text)
 
@@ -128,7 +129,7 @@ async def background_job(world: World) -> None:
         async with world.database.unit_of_work(label="job") as unit:
             world.owns(unit.session, "the job")
             with world.scope.entered(unit.session):
-                await unit.run(world.model("the job", write, unit.session), text="row")
+                await unit.run(world.model("the job", create_entry, unit.session), text="row")
 
     world.expect(kept="row")
     await world.begin(job(), clean=True)
@@ -136,12 +137,12 @@ async def background_job(world: World) -> None:
 
 @scenario("an audit row that survives a rollback")
 async def audit_row(world: World) -> None:
-    """The request is refused and undone; what it said should be noted all the same is there."""
+    """The request is refused and undone; the row that it hands to a new transaction is committed."""
 
     class Handler(Probe):
         async def post(self) -> None:
-            self.in_new_transaction(world.seen("the audit", write), text="audit")
-            await self.run(self.model(write), text="row")
+            self.in_new_transaction(world.recorded("the audit", create_entry), text="audit")
+            await self.run(self.model(create_entry), text="row")
             raise Meant("refused")
 
     world.mount(Handler)
@@ -151,7 +152,7 @@ async def audit_row(world: World) -> None:
 
 @scenario("two applications in one process")
 async def two_applications(world: World) -> None:
-    """A handler of one calls the other's code, in a unit of work of that one, and then goes on in its own."""
+    """A handler calls the other application's code in that one's unit of work, then goes on in its own."""
 
     other = world.another_database()
 
@@ -160,12 +161,12 @@ async def two_applications(world: World) -> None:
             async with other.unit_of_work(label="the other application") as unit:
                 world.owns(unit.session, "the other")
                 with world.scope.entered(unit.session):
-                    world.model("the other", put, unit.session)(text="the other's row")
-            self.model(put)(text="own row")
+                    world.model("the other", add_entry, unit.session)(text="the other's row")
+            self.model(add_entry)(text="own row")
 
     class Other(Probe):
         def post(self) -> None:
-            self.model(put)(text="a row of its own request")
+            self.model(add_entry)(text="a row of its own request")
 
     world.mount(Handler)
     port = world.mount(Other, database=other)
@@ -182,7 +183,7 @@ async def without_a_server(world: World) -> None:
         with world.database.session_scope() as session:
             world.owns(session, "the test")
             with world.scope.entered(session):
-                world.model("the test", write, session)(text="row")
+                world.model("the test", create_entry, session)(text="row")
 
     world.expect(kept="row")
     await asyncio.get_running_loop().run_in_executor(None, script)

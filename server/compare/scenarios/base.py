@@ -18,7 +18,7 @@ DEADLINE_S = 60.0
 
 @dataclass(frozen=True)
 class Scenario:
-    """Something that handlers do, and what has to come of it."""
+    """Something that handlers do, and its promise. A constant."""
 
     name: str
     title: str
@@ -33,11 +33,11 @@ SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(title: str, *, pool_timeout_s: float = 0.5) -> Callable[[Play], Play]:
-    """Put a function on the list; its name is the scenario's, its docstring the promise."""
+    """Register a function in `SCENARIOS`; its name is the scenario's, its docstring the promise."""
 
     def add(play: Play) -> Play:
         name = play.__name__
-        promise = inspect.cleandoc(play.__doc__ or "")
+        promise = inspect.cleandoc(play.__doc__ or "").replace("``", "`")
         SCENARIOS[name] = Scenario(name, title, promise, play, inspect.getsource(play), pool_timeout_s)
         return play
 
@@ -50,11 +50,11 @@ async def run_scenario(
     """Run one scenario under one scope.
 
     Args:
-        settings: of a migrated database; what the scenario commits stays there.
+        settings: of a scratch database; what the scenario commits stays there.
         deadline_s: how long it may take.
 
     Raises:
-        TimeoutError: it hung.
+        TimeoutError: it was not over by then.
     """
     async with World(settings, scope_name, pool_timeout_s=scenario.pool_timeout_s) as world:
         async with asyncio.timeout(deadline_s):

@@ -1,4 +1,4 @@
-"""Work that leaves the loop by other ways than ``run``."""
+"""Work that leaves the event loop by other ways than ``run``."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from functools import partial
 
 from tornado.ioloop import IOLoop
 
+from server.compare.model import create_entry
 from server.compare.scenarios.base import scenario
-from server.compare.world import Probe, World, write
+from server.compare.world import Probe, World
 
 _PATIENCE_S = 1.0
 
 
 @scenario("run_in_executor, asyncio's")
 async def asyncio_executor(world: World) -> None:
-    """Model code in the loop's own executor writes in the request's session, or is told that it must not."""
+    """Model code in the event loop's executor writes in the request's session, or is refused."""
 
     class Handler(Probe):
         async def post(self) -> None:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(None, partial(self.model(write), text="row"))
+            await loop.run_in_executor(None, partial(self.model(create_entry), text="row"))
 
     world.mount(Handler)
     world.expect(kept="row")
@@ -30,11 +31,11 @@ async def asyncio_executor(world: World) -> None:
 
 @scenario("run_in_executor, IOLoop's")
 async def ioloop_executor(world: World) -> None:
-    """Model code in Tornado's executor writes in the request's session, or is told that it must not."""
+    """Model code in Tornado's executor writes in the request's session, or is refused."""
 
     class Handler(Probe):
         async def post(self) -> None:
-            await IOLoop.current().run_in_executor(None, partial(self.model(write), text="row"))
+            await IOLoop.current().run_in_executor(None, partial(self.model(create_entry), text="row"))
 
     world.mount(Handler)
     world.expect(kept="row")
@@ -43,11 +44,11 @@ async def ioloop_executor(world: World) -> None:
 
 @scenario("asyncio.to_thread")
 async def to_thread(world: World) -> None:
-    """Model code in a thread that has a copy of the context: in the request's session, or not at all."""
+    """Model code in a thread with a copy of the context writes in the request's session, or not at all."""
 
     class Handler(Probe):
         async def post(self) -> None:
-            await asyncio.to_thread(self.model(write), text="row")
+            await asyncio.to_thread(self.model(create_entry), text="row")
 
     world.mount(Handler)
     world.expect(kept="row")
@@ -56,16 +57,16 @@ async def to_thread(world: World) -> None:
 
 @scenario("gather over one session")
 async def gather(world: World) -> None:
-    """Two calls of ``run`` at once never share a session unnoticed."""
+    """Two calls of ``run`` at once never share a session without an error."""
 
     class Handler(Probe):
         async def post(self) -> None:
             loop = asyncio.get_running_loop()
-            first, second = self.model(write), self.model(write)
+            first, second = self.model(create_entry), self.model(create_entry)
             has_written, is_over = asyncio.Event(), threading.Event()
 
             def one(*, text: str) -> None:
-                # Goes on until the other has had its say: which of the two is quicker decides nothing.
+                # Ends after the other call: which of the two is quicker decides nothing.
                 try:
                     first(text=text)
                 finally:

@@ -8,8 +8,9 @@ from typing import Any
 
 from tornado import gen
 
+from server.compare.model import add_entry, create_entry, list_entries
 from server.compare.scenarios.base import scenario
-from server.compare.world import Meant, Meeting, Probe, World, put, read, write
+from server.compare.world import Meant, Probe, World
 
 OVERLAPPING = 200
 KEPT_ALIVE = 20
@@ -21,7 +22,7 @@ async def plain_sync(world: World) -> None:
 
     class Handler(Probe):
         def post(self) -> None:
-            self.model(put)(text="row")
+            self.model(add_entry)(text="row")
 
     world.mount(Handler)
     world.expect(kept="row")
@@ -34,7 +35,7 @@ async def plain_async(world: World) -> None:
 
     class Handler(Probe):
         async def post(self) -> None:
-            await self.run(self.model(write), text="row")
+            await self.run(self.model(create_entry), text="row")
 
     world.mount(Handler)
     world.expect(kept="row")
@@ -43,15 +44,15 @@ async def plain_async(world: World) -> None:
 
 @scenario("async def prepare")
 async def async_prepare(world: World) -> None:
-    """A ``prepare`` that asks the database first, as for a log-in, and a method that writes: one session."""
+    """A ``prepare`` that reads first, as for a log-in, and a method that writes: one session."""
 
     class Handler(Probe):
         async def prepare(self) -> None:
             super().prepare()
-            await self.run(self.model(read))
+            await self.run(self.model(list_entries))
 
         async def post(self) -> None:
-            await self.run(self.model(write), text="row")
+            await self.run(self.model(create_entry), text="row")
 
     world.mount(Handler)
     world.expect(kept="row")
@@ -60,7 +61,7 @@ async def async_prepare(world: World) -> None:
 
 @scenario("@gen.coroutine prepare")
 async def coroutine_prepare(world: World) -> None:
-    """A ``prepare`` in the old style makes the session; the method finds it."""
+    """A ``prepare`` that is a generator makes the session; the method finds it."""
 
     class Handler(Probe):
         @gen.coroutine
@@ -69,7 +70,7 @@ async def coroutine_prepare(world: World) -> None:
             yield gen.sleep(0)
 
         def post(self) -> None:
-            self.model(put)(text="row")
+            self.model(add_entry)(text="row")
 
     world.mount(Handler)
     world.expect(kept="row")
@@ -78,7 +79,7 @@ async def coroutine_prepare(world: World) -> None:
 
 @scenario("@gen.coroutine prepare, work through run")
 async def coroutine_prepare_run(world: World) -> None:
-    """A ``prepare`` in the old style makes the session; what goes through ``run`` finds it."""
+    """A ``prepare`` that is a generator makes the session; what goes through ``run`` finds it."""
 
     class Handler(Probe):
         @gen.coroutine
@@ -87,25 +88,25 @@ async def coroutine_prepare_run(world: World) -> None:
             yield gen.sleep(0)
 
         async def post(self) -> None:
-            await self.run(self.model(write), text="row")
+            await self.run(self.model(create_entry), text="row")
 
     world.mount(Handler)
     world.expect(kept="row")
     await world.post()
 
 
-# All wait for a place at once, and the last one for as long as the others' commits take.
+# All wait for a slot at once, and the last one for as long as the others' commits take.
 @scenario("200 overlapping requests", pool_timeout_s=30)
 async def overlapping(world: World) -> None:
     """Each of 200 requests that are all under way at once on one loop commits its own row."""
 
     class Handler(Probe):
         async def post(self) -> None:
-            await everybody.here()
-            self.model(put)(text=self.who)
-            await everybody.here()
+            await all_begun.wait()
+            self.model(add_entry)(text=self.caller)
+            await all_begun.wait()
 
-    everybody = Meeting(OVERLAPPING)
+    all_begun = asyncio.Barrier(OVERLAPPING)
     world.mount(Handler)
     names = [f"r{number}" for number in range(OVERLAPPING)]
     world.expect(kept=set(names))
@@ -114,13 +115,13 @@ async def overlapping(world: World) -> None:
 
 @scenario("work through run")
 async def through_run(world: World) -> None:
-    """What one call of ``run`` has written, the next one reads, before anybody else can."""
+    """What one call of ``run`` has written, the next one reads, before its commit."""
 
     class Handler(Probe):
         async def post(self) -> None:
-            before = await self.run(self.model(read))
-            await self.run(self.model(write), text="row")
-            if len(await self.run(self.model(read))) != len(before) + 1:
+            before = await self.run(self.model(list_entries))
+            await self.run(self.model(create_entry), text="row")
+            if len(await self.run(self.model(list_entries))) != len(before) + 1:
                 raise Meant("the row is not there")
 
     world.mount(Handler)
@@ -135,10 +136,10 @@ async def raising_beside_committing(world: World) -> None:
     class Handler(Probe):
         async def post(self) -> None:
             await world.until("A begins", "B begins")
-            if self.who == "B":
+            if self.caller == "B":
                 await world.until("A is over")
-            self.model(put)(text=f"{self.who}'s row")
-            if self.who == "A":
+            self.model(add_entry)(text=f"{self.caller}'s row")
+            if self.caller == "A":
                 raise Meant("A was refused")
 
     async def refused() -> None:
@@ -156,13 +157,13 @@ async def raising_beside_committing(world: World) -> None:
 
 @scenario("a cancelled handler")
 async def cancelled(world: World) -> None:
-    """At its deadline a handler is cancelled: 504, its row undone, its connection given back."""
+    """At its deadline a handler is cancelled: 504, its row undone, its connection returned."""
 
     class Handler(Probe):
         timeout_s = 0.6
 
         async def post(self) -> None:
-            await self.run(self.model(write), text="row")
+            await self.run(self.model(create_entry), text="row")
             await asyncio.sleep(60)
 
     world.mount(Handler)
@@ -172,14 +173,14 @@ async def cancelled(world: World) -> None:
 
 @scenario("a client that leaves")
 async def client_leaves(world: World) -> None:
-    """A write whose client has left runs to its end, in its own session."""
+    """A write whose client has disconnected runs to its end, in its own session."""
 
     class Handler(Probe):
         async def post(self) -> None:
-            await self.run(self.model(write), text="row")
+            await self.run(self.model(create_entry), text="row")
             world.happened("written")
             await world.until("left")
-            await self.run(self.model(write), text="second row")
+            await self.run(self.model(create_entry), text="second row")
 
         def on_connection_close(self) -> None:
             super().on_connection_close()
@@ -188,7 +189,7 @@ async def client_leaves(world: World) -> None:
     world.mount(Handler)
     world.expect(kept={"row", "second row"})
     client = await world.connect()
-    client.send("/scenario?who=A")
+    client.send("/scenario?caller=A")
     await world.until("written")
     client.leave()
     await world.until("left")
@@ -196,7 +197,7 @@ async def client_leaves(world: World) -> None:
 
 @scenario("on_connection_close")
 async def connection_close(world: World) -> None:
-    """What the hook adds when the client leaves belongs to the request that it left, not to one beside it."""
+    """What the hook adds belongs to the request whose client has left, not to a request beside it."""
 
     class Handler(Probe):
         async def post(self) -> None:
@@ -205,14 +206,14 @@ async def connection_close(world: World) -> None:
         def on_connection_close(self) -> None:
             super().on_connection_close()
             try:
-                self.model(put)(text="A has left")
+                self.model(add_entry)(text="A has left")
             finally:
                 world.happened("A has left")
 
     world.mount(Handler)
     world.expect(kept="A has left")
     client = await world.connect()
-    client.send("/scenario?who=A")
+    client.send("/scenario?caller=A")
     await world.until("A begins")
     other = asyncio.ensure_future(world.post("B"))
     await world.until("B begins")
@@ -226,14 +227,14 @@ async def keep_alive(world: World) -> None:
 
     class Handler(Probe):
         def post(self) -> None:
-            self.model(put)(text=self.who)
+            self.model(add_entry)(text=self.caller)
 
     world.mount(Handler)
     names = [f"r{number}" for number in range(KEPT_ALIVE)]
     world.expect(kept=set(names))
     client = await world.connect()
     for name in names:
-        client.send(f"/scenario?who={name}")
+        client.send(f"/scenario?caller={name}")
         world.evidence.answers.append((name, (await client.answer()).status))
     client.leave()
 
@@ -244,7 +245,7 @@ async def answering_child(world: World) -> None:
 
     class Handler(Probe):
         async def post(self) -> None:
-            self.model(put)(text="row")
+            self.model(add_entry)(text="row")
             await asyncio.create_task(self.answer())
 
         async def answer(self) -> None:

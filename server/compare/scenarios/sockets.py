@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from tornado.websocket import WebSocketHandler
 
 from db.scope import Scope
+from server.compare.model import add_entry, create_entry
 from server.compare.scenarios.base import scenario
-from server.compare.world import Meeting, World, put, write
+from server.compare.world import World
 
 
 class Socket(WebSocketHandler):
@@ -19,19 +20,19 @@ class Socket(WebSocketHandler):
     scope: ClassVar[Scope]
 
     @property
-    def who(self) -> str:
-        """On whose behalf it was opened."""
-        return self.get_query_argument("who")
+    def caller(self) -> str:
+        """The socket's name."""
+        return self.get_query_argument("caller")
 
 
 @scenario("WebSocket: session of the handshake")
 async def handshake_session(world: World) -> None:
-    """Made in ``prepare``, settled in ``on_finish`` as a request's: ``open`` must not work in it any more."""
+    """Made in ``prepare``, settled in ``on_finish`` as a request's: ``open`` cannot use it."""
 
     class Handler(Socket):
         def prepare(self) -> None:
             self.unit = world.database.unit_of_work(label="the handshake")
-            world.owns(self.unit.session, self.who)
+            world.owns(self.unit.session, self.caller)
             self.entered = self.scope.enter(self.unit.session)
 
         def on_finish(self) -> None:
@@ -39,8 +40,8 @@ async def handshake_session(world: World) -> None:
             self.unit.settle_at_once(keep=True)
 
         def open(self, *args: str, **kwargs: str) -> None:
-            with world.noticing(self.who):
-                world.model(self.who, put, self.unit.session)(text="opened")
+            with world.recording_errors(self.caller):
+                world.model(self.caller, add_entry, self.unit.session)(text="opened")
             world.happened("opened")
 
     world.mount(Handler)
@@ -56,9 +57,9 @@ async def socket_opens(world: World) -> None:
     class Handler(Socket):
         async def open(self, *args: str, **kwargs: str) -> None:
             async with world.database.unit_of_work(label="open") as unit:
-                world.owns(unit.session, self.who)
+                world.owns(unit.session, self.caller)
                 with self.scope.entered(unit.session):
-                    await unit.run(world.model(self.who, write, unit.session), text="opened")
+                    await unit.run(world.model(self.caller, create_entry, unit.session), text="opened")
             world.happened("opened")
 
     world.mount(Handler)
@@ -74,14 +75,14 @@ async def two_sockets(world: World) -> None:
     class Handler(Socket):
         async def on_message(self, message: Any) -> None:
             async with world.database.unit_of_work(label="message") as unit:
-                world.owns(unit.session, self.who)
+                world.owns(unit.session, self.caller)
                 with self.scope.entered(unit.session):
-                    await both.here()
-                    world.model(self.who, put, unit.session)(text=str(message))
-                    await both.here()
+                    await both.wait()
+                    world.model(self.caller, add_entry, unit.session)(text=str(message))
+                    await both.wait()
             await self.write_message("done")
 
-    both = Meeting(2)
+    both = asyncio.Barrier(2)
     world.mount(Handler)
     world.expect(kept={"A's row", "B's row"})
     one, other = await world.websocket("A"), await world.websocket("B")

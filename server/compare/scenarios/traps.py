@@ -1,23 +1,24 @@
-"""The traps of passing the session explicitly, and what the others make of them."""
+"""The mistakes that an explicit session allows, and what they cause under each scope."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from server.compare.model import add_entry, create_entry
 from server.compare.scenarios.base import scenario
-from server.compare.world import Probe, World, put, write
+from server.compare.world import Probe, World
 
 
 @scenario("forgotten: no session passed or entered")
 async def forgotten(world: World) -> None:
-    """A job whose author forgets the session is told so, and writes nothing anywhere."""
+    """A job that forgets the session raises a clear error, and writes nothing anywhere."""
 
     async def job() -> None:
         async with world.database.unit_of_work(label="job") as unit:
-            await unit.run(world.forgetful("the job", write), text="row")
+            await unit.run(world.without_session("the job", create_entry), text="row")
 
     world.expect(kept="row")
-    with world.noticing("the job"):
+    with world.recording_errors("the job"):
         await world.begin(job(), clean=True)
 
 
@@ -35,8 +36,8 @@ async def kept_object(world: World) -> None:
                 kept[0](text="second row")
 
         def repository(self) -> Callable[..., object]:
-            # What a repository does that is made with the session of the first request and cached.
-            return world.model("B", put, self.session)
+            # As a repository that is made with the session of the first request and cached.
+            return world.model("B", add_entry, self.session)
 
     world.mount(Handler)
     world.expect(kept="second row")

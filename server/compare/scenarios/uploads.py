@@ -1,11 +1,12 @@
-"""Uploads that are worked on while they come in."""
+"""Uploads that are processed while they come in."""
 
 from __future__ import annotations
 
 from tornado.web import stream_request_body
 
+from server.compare.model import add_entry, create_entry
 from server.compare.scenarios.base import scenario
-from server.compare.world import Probe, World, put, write
+from server.compare.world import Probe, World
 
 
 @scenario("a streamed upload, in data_received")
@@ -15,7 +16,7 @@ async def streamed_upload(world: World) -> None:
     @stream_request_body
     class Handler(Probe):
         def data_received(self, chunk: bytes) -> None:
-            self.model(put)(text="chunk")
+            self.model(add_entry)(text="chunk")
 
         def post(self) -> None:
             self.write("taken")
@@ -32,7 +33,7 @@ async def streamed_upload_run(world: World) -> None:
     @stream_request_body
     class Handler(Probe):
         async def data_received(self, chunk: bytes) -> None:
-            await self.run(self.model(write), text="chunk")
+            await self.run(self.model(create_entry), text="chunk")
 
         def post(self) -> None:
             self.write("taken")
@@ -44,13 +45,13 @@ async def streamed_upload_run(world: World) -> None:
 
 @scenario("a streamed upload, aborted midway")
 async def aborted_upload(world: World) -> None:
-    """The client leaves in the middle: nothing of it is kept, and the connection is given back."""
+    """The client disconnects in the middle: nothing is committed, and the connection is returned."""
 
     @stream_request_body
     class Handler(Probe):
         def data_received(self, chunk: bytes) -> None:
             try:
-                self.model(put)(text="chunk")
+                self.model(add_entry)(text="chunk")
             finally:
                 world.happened("received")
 
@@ -61,7 +62,7 @@ async def aborted_upload(world: World) -> None:
     world.mount(Handler)
     world.expect(undone="chunk")
     client = await world.connect()
-    client.send("/scenario?who=A", body=b"x" * 100, announced=100_000)
+    client.send("/scenario?caller=A", body=b"x" * 100, announced=100_000)
     await world.until("received")
     client.leave()
     await world.until("left")

@@ -11,31 +11,40 @@ from db import Database
 from db.scope import SCOPES
 from handlers import log_request
 from server.compare.code import code
+from server.compare.model import Base
 from tests.fixtures.databases import RawSql
 from tests.fixtures.server import Serve
 from tests.handlers import custody
 
-TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
+ENTRY = {"text": "store"}
+
+
+@pytest.fixture
+def database(database: Database) -> Database:
+    """The test's database, with the comparison's table beside the kernel's."""
+    with database.writer.engine.begin() as connection:
+        Base.metadata.create_all(connection)
+    return database
 
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_each_form_writes_and_counts(scope: str, serve: Serve, database: Database, sql: RawSql):
-    """Two requests are numbered 1 and 2, and kept; under the thread-local they are told so and lost."""
+    """Two requests are numbered 1 and 2, and kept; under the thread-local they are acknowledged and lost."""
     form = import_module(f"server.compare.forms.{scope}")
     sessions = getattr(form, "sessions", None)
     if sessions is not None:
         sessions.configure(bind=database.writer.engine)
     client = serve(Application([("/", form.NumberHandler)], database=database, log_function=log_request))
     try:
-        answers = [await client.post("/", TASK) for _ in range(1 if scope == "threadlocal" else 2)]
+        answers = [await client.post("/", ENTRY) for _ in range(1 if scope == "threadlocal" else 2)]
     finally:
         if scope == "threadlocal":
             form.threads.close()
 
     assert [answer.code for answer in answers] == [201] * len(answers)
     assert [answer.json()["number"] for answer in answers] == [1, 2][: len(answers)]
-    assert len(sql("SELECT id FROM tasks")) == (0 if scope == "threadlocal" else 2)
+    assert len(sql("SELECT id FROM entries")) == (0 if scope == "threadlocal" else 2)
     assert custody.lent(database) == {}
 
 

@@ -1,4 +1,4 @@
-"""The costs and the commit axis, measured small: that they see what is there to be seen."""
+"""The costs and the commit axis, with few requests: they find what is to be found."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def forkserver() -> None:
 
 
 def silent(text: str) -> None:
-    """Where what is being done is told."""
+    """Reports no progress."""
 
 
-def test_finding_the_session_takes_longer_than_being_given_it():
-    """Of all four, in nanoseconds; a registry has more to do than a variable."""
+def test_to_find_the_session_takes_longer_than_to_have_it_as_an_argument():
+    """For all four, in nanoseconds; a registry takes longer than a variable."""
     found = {scope: numbers["lookup_ns"] for scope, numbers in lookups().items()}
 
     assert [*found] == [*SCOPES]
     assert 0 < found["explicit"] < found["contextvar"] < found["registry"] < 100_000
 
 
-def test_when_the_commit_happens_decides_what_a_client_may_believe(place: DatabaseSettings):
+def test_when_the_commit_happens_decides_what_an_acknowledgment_is_worth(scratch: DatabaseSettings):
     """Held back until COMMIT nothing is lost; sent before it, it is, and what was refused is kept."""
-    found = commit_times(place, Amount(requests=2, kills=1), silent)
+    found = commit_times(scratch, Amount(requests=2, kills=1), silent)
 
     ours = [by_idiom["onfinish"] for by_idiom in found.values()]
     assert [(count["lost"], count["kept_though_refused"], count["good_refused"]) for count in ours] == (
@@ -50,11 +50,11 @@ def test_when_the_commit_happens_decides_what_a_client_may_believe(place: Databa
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_server_under_load_is_measured_and_what_it_keeps_is_counted(place: DatabaseSettings):
+def test_a_server_under_load_is_measured_and_what_it_keeps_is_counted(scratch: DatabaseSettings):
     """By turns, the explicit one twice; broken uploads cost a registry connections, and explicit nothing."""
     scopes = ["explicit", "registry"]
 
-    found = load(place, scopes, 1, Turn(reads=20, writes=10, bad=3), silent)
+    found = load(scratch, scopes, 1, Turn(reads=20, writes=10, bad=3), silent)
 
     assert [*found] == [*scopes, TWIN]
     for measured in found.values():

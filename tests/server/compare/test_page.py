@@ -14,7 +14,7 @@ from server.compare import DEFAULT_OUT
 from server.compare.report import write_report
 from tests.fixtures.browser import Page
 from tests.fixtures.server import Client, Serve
-from tests.server.compare.told import SCOPES, told
+from tests.server.compare.sample import SCOPES, comparison
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
@@ -23,7 +23,7 @@ on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report. Once for all: matplotlib keeps the files of its fonts open."""
     path = tmp_path_factory.mktemp("report") / DEFAULT_OUT
-    write_report(told(), path)
+    write_report(comparison(), path)
     return path
 
 

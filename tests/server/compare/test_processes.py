@@ -1,4 +1,4 @@
-"""What hangs is ended, and reported."""
+"""What hangs is killed, and reported."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_process_that_falls_over_is_noticed(backend):
         worker.receive(10)
 
 
-def test_a_process_ends_with_whoever_started_it(backend):
+def test_a_process_ends_with_its_parent(backend):
     """As when the command is killed: the pipe closes."""
     with Worker(end_with_the_pipe) as worker:
         pid = worker.receive(10)
@@ -79,18 +79,18 @@ def test_a_process_ends_with_whoever_started_it(backend):
         assert is_gone(pid)
 
 
-def test_a_scenario_that_hangs_is_reported_and_the_next_one_runs(place: DatabaseSettings):
-    """With no time at all, each of them hangs; each is told so, and none is waited for."""
+def test_a_scenario_that_hangs_is_reported_and_the_next_one_runs(scratch: DatabaseSettings):
+    """With a deadline of 0 s each of them hangs; each is reported so, and none is waited for."""
     steps = [("plain_async", "explicit"), ("plain_async", "registry")]
 
-    results = list(verdicts([place], steps, deadline_s=0.0))
+    results = list(verdicts([scratch], steps, deadline_s=0.0))
 
     assert [step for step, _ in results] == steps
     assert [result["verdict"] for _, result in results] == ["hung", "hung"]
 
 
-def test_a_scenario_gives_its_verdict_from_a_process_of_its_own(place: DatabaseSettings):
-    [(_, result)] = verdicts([place], [("forgotten", "explicit")])
+def test_a_scenario_gives_its_verdict_from_a_process_of_its_own(scratch: DatabaseSettings):
+    [(_, result)] = verdicts([scratch], [("forgotten", "explicit")])
 
     assert (result["verdict"], result["reason"]) == ("refused", "TypeError")
     assert "missing 1 required positional argument" in result["evidence"]["sessions"][0]["raised"]

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from server.compare.plots import KIND_COLOURS, on_bar
 from server.compare.report import render, write_report
-from tests.server.compare.told import told
+from tests.server.compare.sample import comparison
 
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return render(told()).decode()
+    return render(comparison()).decode()
 
 
 def test_every_verdict_is_there_with_its_evidence(html):
@@ -45,8 +46,23 @@ def test_plots_take_their_colour_from_the_page(html):
     assert not any(re.search(r"#000000|#010203", plot) for plot in plots)
 
 
+@pytest.mark.parametrize("colour", KIND_COLOURS.values())
+def test_a_number_stands_out_from_its_bar(colour):
+    """https://www.w3.org/TR/WCAG22/#contrast-minimum"""
+    darker, lighter = sorted(map(luminance, (colour, on_bar(colour))))
+
+    assert (lighter + 0.05) / (darker + 0.05) >= 4.5
+
+
+def luminance(colour: str) -> float:
+    """https://www.w3.org/TR/WCAG22/#dfn-relative-luminance"""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 def test_scopes_that_were_left_out_are_left_out(html):
-    result = told()
+    result = comparison()
     for scenario in result["scenarios"].values():
         del scenario["verdicts"]["contextvar"]
     result["load"].pop("contextvar")
@@ -61,7 +77,7 @@ def test_scopes_that_were_left_out_are_left_out(html):
 def test_without_matplotlib_there_are_tables_and_a_way_to_the_plots(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
 
-    page = render(told()).decode()
+    page = render(comparison()).decode()
 
     assert "<svg" not in page
     assert "pip install matplotlib" in page
@@ -69,10 +85,10 @@ def test_without_matplotlib_there_are_tables_and_a_way_to_the_plots(monkeypatch)
 
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch):
-    """Whoever reads it meanwhile sees the one before."""
+    """A reader meanwhile has the one before."""
     path = tmp_path / "reports" / "report.html"
 
-    write_report(told(), path)
+    write_report(comparison(), path)
 
     assert path.read_bytes().endswith(b"</html>\n")
     assert [each.name for each in path.parent.iterdir()] == ["report.html"]

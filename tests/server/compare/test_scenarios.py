@@ -1,4 +1,4 @@
-"""Every verdict of every scope, with its reason: whoever changes one of them is to notice."""
+"""Every verdict of every scope, with its reason: a change of one of them fails here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from server.compare.verdicts import Kind, Verdict
 from tests.fixtures.logs import ExpectLog
 
 HOLDS = "holds: as promised"
-SECOND = "lost: worked in a second session, which nobody commits"
+SECOND = "lost: worked in a second session, which is never committed"
 SECOND_PINNED = f"{SECOND} + leaked"
 ANOTHERS = "mixed: worked in another request's session"
 NOT_FOUND = "refused: NoSession"
@@ -40,7 +40,7 @@ PINNED: dict[str, tuple[str, str, str, str]] = {
         "refused: ConcurrentUse",
         "refused: ConcurrentUse",
         "refused: ConcurrentUse",
-        "lost: worked in a second session, which nobody commits + leaked + refused",
+        f"{SECOND_PINNED} + refused",
     ),
     "outliving_task": (SETTLED, SETTLED, SECOND_PINNED, SECOND_PINNED),
     "callback_after_finish": (SETTLED, NOT_FOUND, SECOND_PINNED, SECOND_PINNED),
@@ -70,16 +70,21 @@ def in_short(verdict: Verdict) -> str:
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("name", SCENARIOS)
-async def test_each_scope_has_its_verdict(name: str, place: DatabaseSettings, expect_log: ExpectLog):
+async def test_each_scope_has_its_verdict(name: str, scratch: DatabaseSettings, expect_log: ExpectLog):
     """On SQLite and on PostgreSQL the same; explicit holds or refuses."""
-    with expect_log("", "", required=False):  # what goes wrong on purpose is told aloud
-        verdicts = [await run_scenario(SCENARIOS[name], scope, place) for scope in SCOPES]
+    with expect_log("", "", required=False):  # what fails on purpose is logged
+        verdicts = [await run_scenario(SCENARIOS[name], scope, scratch) for scope in SCOPES]
 
     assert tuple(map(in_short, verdicts)) == PINNED[name]
     assert verdicts[0].kind in (Kind.HOLDS, Kind.REFUSED)
 
 
 def test_every_scenario_is_pinned_and_has_its_promise():
-    """None is on the list that nobody looks at."""
+    """No scenario is left out of the pinned ones."""
     assert [*PINNED] == [*SCENARIOS]
     assert all(scenario.promise.endswith(".") for scenario in SCENARIOS.values())
+
+
+def test_a_promise_is_shown_without_the_markup_of_docstrings():
+    """In the list and in the report it is plain text."""
+    assert not [name for name, scenario in SCENARIOS.items() if "``" in scenario.promise]

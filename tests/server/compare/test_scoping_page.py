@@ -1,4 +1,4 @@
-"""``docs/scoping.md`` says what the pinned verdicts say."""
+"""``docs/scoping.md`` has the pinned verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A comparison as it could have come out: small, made up, and whole."""
+"""The result of a comparison: small, made up, and complete."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from server.compare.idioms import IDIOMS
 SCOPES = ("explicit", "contextvar", "registry", "threadlocal")
 
 
-def told(**changes: Any) -> dict[str, Any]:
-    """All of a comparison."""
+def comparison(**changes: Any) -> dict[str, Any]:
+    """All of a result."""
     result = {
         "about": {
             "made_at": "2026-01-02T03:04:05+00:00",
@@ -56,7 +56,7 @@ def told(**changes: Any) -> dict[str, Any]:
 
 
 def scenario(title: str, *verdicts: str) -> dict[str, Any]:
-    """One with these verdicts."""
+    """A scenario with these verdicts."""
     return {
         "title": title,
         "promise": f"What {title} promises.",
@@ -71,7 +71,7 @@ def scenario(title: str, *verdicts: str) -> dict[str, Any]:
 def server(
     cpu_us: float, *, good: int = 100, jitter: float = 0, connections_out: int = 0, rounds: int = 4
 ) -> dict[str, Any]:
-    """One that was under load; its CPU goes up and down by ``jitter`` from round to round."""
+    """A server that was under load; its CPU goes up and down by ``jitter`` from round to round."""
     held = {"sessions_alive": 0, "sessions_registered": 0, "memory_kib": 70_000}
     turns = [
         {

@@ -1,4 +1,4 @@
-"""A database to compare on, beside the one that is set, so that nothing of anybody's is touched."""
+"""A scratch database to compare on, beside the one that is set: no data of an application is touched."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from conf import DatabaseSettings
 from db import make_engine, make_url
 from db.backends.choose import backend_for
 from db.schema import migrate
+from server.compare.model import Base
 
 _MEMORY = "/dev/shm"
-_DROP_PATIENCE = "SET lock_timeout = '10s'"
+_LOCK_TIMEOUT = "SET lock_timeout = '10s'"
 
 
 @contextlib.contextmanager
-def own_place(settings: DatabaseSettings) -> Iterator[DatabaseSettings]:
-    """A migrated, empty database of one's own; gone after the block.
+def scratch_database(settings: DatabaseSettings) -> Iterator[DatabaseSettings]:
+    """An empty database with the tables of the kernel and of the comparison; gone after the block.
 
     For SQLite a temporary file, whatever file is set; for PostgreSQL a schema in the database that is set,
     whose user needs the right to make one. A process that is killed leaves it behind: a folder
@@ -30,15 +31,15 @@ def own_place(settings: DatabaseSettings) -> Iterator[DatabaseSettings]:
     Raises:
         DatabaseError: it cannot be made.
     """
-    with (
-        _folder(settings) if backend_for(make_url(settings)).belongs_to_process else _schema(settings) as own
-    ):
-        migrate.upgrade(own)
-        yield own
+    with _folder() if backend_for(make_url(settings)).belongs_to_process else _schema(settings) as scratch:
+        migrate.upgrade(scratch)  # for the commit markers: without them a COMMIT without an answer is unknown
+        with _connection(scratch) as connection:
+            Base.metadata.create_all(connection)
+        yield scratch
 
 
 @contextlib.contextmanager
-def _folder(settings: DatabaseSettings) -> Iterator[DatabaseSettings]:
+def _folder() -> Iterator[DatabaseSettings]:
     # In memory where there is such a folder: what is compared is not the disk.
     within = _MEMORY if os.access(_MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="onfinish-compare-", dir=within) as folder:
@@ -57,7 +58,7 @@ def _schema(settings: DatabaseSettings) -> Iterator[DatabaseSettings]:
         yield settings.model_copy(update=own)
     finally:
         with _connection(settings) as connection:
-            connection.exec_driver_sql(_DROP_PATIENCE)
+            connection.exec_driver_sql(_LOCK_TIMEOUT)
             connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
 
 

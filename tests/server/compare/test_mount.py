@@ -1,0 +1,57 @@
+"""What a server mounts under the scopes is what it is handed."""
+
+from __future__ import annotations
+
+import pytest
+from tornado.routing import URLSpec
+from tornado.web import Application, RequestHandler
+
+from db.scope import Contextvar, Registry
+from handlers.base import SessionHandler
+from server.compare.mount import compared_routes
+from tests.fixtures.server import Client, Serve
+
+
+class OneHandler(SessionHandler):
+    """A resource of any application."""
+
+
+def test_each_scope_has_each_route_that_owns_a_session():
+    """A handler without a session has nothing to be put under a scope."""
+    handed = [URLSpec("/things/([0-9]+)", OneHandler), URLSpec("/plain", RequestHandler)]
+
+    mounted = compared_routes([Contextvar(), Registry()], handed)
+
+    assert [spec.regex.pattern for spec in mounted] == [
+        "/compare$",
+        "/contextvar/things/([0-9]+)$",
+        "/registry/things/([0-9]+)$",
+    ]
+    assert [issubclass(spec.handler_class, OneHandler) for spec in mounted[1:]] == [True, True]
+
+
+def test_without_scopes_nothing_is_mounted():
+    assert compared_routes([], [URLSpec("/things", OneHandler)]) == []
+
+
+@pytest.fixture
+def client(app: Application, serve: Serve) -> Client:
+    """A client for the board that also asks for what its OpenAPI document does not describe."""
+    return serve(app)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.gen_test
+async def test_the_service_mounts_the_task_resource_alone(client: Client):
+    """At ``/<scope>/tasks``, and no teams beside it."""
+    found = {
+        path: (await client.get(path)).code
+        for path in ("/contextvar/tasks", "/registry/tasks", "/contextvar/teams", "/contextvar/livez")
+    }
+
+    assert found == {
+        "/contextvar/tasks": 200,
+        "/registry/tasks": 200,
+        "/contextvar/teams": 404,
+        "/contextvar/livez": 404,
+    }
