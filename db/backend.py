@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -12,8 +11,7 @@ from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from conf import DatabaseSettings
-from db.doctor.findings import Finding, Plan, ok
-from db.errors import Conflict, ConstraintFailed, DatabaseError
+from db.errors import DatabaseError
 
 Role = Literal["writer", "reader", "migration"]
 
@@ -69,6 +67,9 @@ class Backend:
 
     cannot_change_session = ""
     """Why a unit of work may not change its session, and the way out. Empty: its connection is closed."""
+
+    other_isolation = ""
+    """How a write asks for another isolation level, as part of a sentence. Empty: it cannot."""
 
     isolation_is_a_transactions = False
     """A level asked for of a writer's connection holds for the transaction, and SQLAlchemy puts it back."""
@@ -178,31 +179,13 @@ class Backend:
         """The parameters of a `MarkerRow`'s statement, in the driver's own form."""
         raise NotImplementedError
 
-    def refuses_for_lack_of_rights(self, error: DBAPIError) -> bool:
-        """Whether a statement was refused since its role may not do that."""
-        return False
+    def code_of_missing_right(self, error: DBAPIError) -> str | None:
+        """The driver's code, where a statement was refused since its role may not do that; else None."""
+        return None
 
     def connection_errors(self) -> tuple[type[Exception], ...]:
         """What the driver's ``connect`` raises beside its own errors."""
         return ()
-
-    def absent(self) -> Finding | None:
-        """That there is no database yet, and whoever connects would make one. None: there is, or ask it."""
-        return None
-
-    def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
-        """What there is to say of the database, asked over a connection of the reader."""
-        raise NotImplementedError
-
-    def examine_roles(self, connection: Connection, settings: DatabaseSettings) -> Iterator[Finding]:
-        """Roles that a transaction may take on, and that may not write what each transaction writes."""
-        yield from ()
-
-    def examine_replica(
-        self, connection: Connection, settings: DatabaseSettings, plan: Plan
-    ) -> Iterator[Finding]:
-        """What there is to say of a replica that reads go to, asked over a connection of the reader."""
-        yield ok("replica", "it answers")
 
     def cancel_statement(self, connection: Any) -> bool | Awaitable[bool] | None:
         """Cancel what the driver's connection runs. Takes half a second at most.
@@ -217,38 +200,3 @@ class Backend:
     def shutdown_socket(self, connection: Any) -> None:
         """Break the driver's connection under whoever waits for it."""
         raise NotImplementedError
-
-
-def refused_by(
-    constraint: str | None, *, table: str | None = None, fault: str | None = None
-) -> DatabaseError:
-    """The refusal of a constraint, in the words its table has for it.
-
-    Args:
-        constraint: its name; ``NOT NULL table.column``.
-        table: the table that it belongs to, where that is known.
-        fault: the driver's code, where it is a fault of the program unless a sentence is written.
-    """
-    from db.base import refusals
-
-    sentence = refusals.get(constraint or "")
-    if sentence is None and fault is not None:
-        return ConstraintFailed(fault, constraint=constraint, table=table)
-    general = "the data as it stands does not allow this"
-    return Conflict(sentence or general, constraint=constraint, table=table)
-
-
-_TABLE = re.compile(
-    r"\s*(?:(?:INSERT|REPLACE)(?: OR \w+| IGNORE)? INTO|UPDATE(?: OR \w+)?|DELETE FROM)\s+"
-    r"(?:[`\"]?\w+[`\"]?\.)?[`\"]?(\w+)",
-    re.IGNORECASE,
-)
-
-
-def table_of(error: DBAPIError) -> str | None:
-    """The table that a statement writes to, for a database whose errors have no field for it.
-
-    It is read off the beginning of the statement, where there can be no data. None at COMMIT.
-    """
-    found = _TABLE.match(error.statement or "")
-    return found and found[1]

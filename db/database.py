@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-import weakref
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
@@ -18,12 +17,13 @@ from db.backends.choose import backend_for
 from db.capacity.endpoint import Endpoint
 from db.capacity.executor import Executor, GreenletExecutor, ThreadExecutor
 from db.capacity.limiter import AdmissionLimiter
+from db.capacity.registry import OpenUnit, UnitRegistry
 from db.capacity.threads import Threads
 from db.capacity.turns import Turns
 from db.engines.engine import blocking, make_engine, make_url, read_only_view
 from db.engines.idle_pool import observe_pool
-from db.errors import DeadlinePassed, NestedUnitOfWork, OutsideRun
-from db.observer import Observer
+from db.errors import DeadlinePassed, OutsideRun
+from db.observer import ObservedUnit, Observer
 from db.schema.state import Schema
 from db.work.async_unit_of_work import AsyncUnitOfWork
 from db.work.commit_marker import CommitMarkers
@@ -72,13 +72,10 @@ class Database:
             self.reader = self._endpoint("reader", replica, backend_for(make_url(replica), settings.pooler))
         with_markers = self.backend.has_commit_markers and settings.commit_witness
         self.commit_markers = CommitMarkers(settings, self.writer.engine) if with_markers else None
-        self.schema: Schema | None = None
-        self.units: weakref.WeakSet[AsyncUnitOfWork] = weakref.WeakSet()
+        self.registry = UnitRegistry(self.observer)
         self.turns = Turns()
-        self._scopes: set[UnitOfWork] = set()
         self.tasks: set[asyncio.Task[None]] = set()
-        self._idle = asyncio.Event()
-        self._holders: dict[object, str] = {}
+        self._schema_fault: Callable[[], str | None] | None = None
 
     def expect_schema(self, revision: str) -> None:
         """From now on a statement that finds no table or column is a schema that is behind, where it is.
@@ -89,7 +86,7 @@ class Database:
             revision: the newest one that the code knows.
         """
         if not self.backend.shares_one_connection:  # else whoever serves it has made its schema
-            self.schema = Schema(self.settings, revision, self.writer.engine)
+            self._schema_fault = Schema(self.settings, revision, self.writer.engine).fault
 
     def unit_of_work(
         self,
@@ -119,11 +116,15 @@ class Database:
         """
         endpoint = self.reader if read_only else self.writer
         return AsyncUnitOfWork(
-            self,
             endpoint,
+            self.registry,
             label=label,
             snapshot=snapshot,
             deadline_at=deadline_at,
+            pool_timeout_s=self.settings.pool_timeout_s,
+            commit_markers=self.commit_markers,
+            schema_fault=self._schema_fault,
+            follow_up=self._follow_up,
             origin=origin,
             retries=retries,
         )
@@ -147,7 +148,7 @@ class Database:
                 f"{label}: session_scope() would stop the event loop; `async with database.unit_of_work()`"
             )
         endpoint = self.reader if read_only else self.writer
-        worker = self.claim_here(label, endpoint.scopes_backend)
+        worker = self.registry.claim_here(label, endpoint.scopes_backend)
         try:
             endpoint.limiter.take_blocking(self.settings.pool_timeout_s)
             try:
@@ -159,10 +160,9 @@ class Database:
                     read_only=read_only,
                     deadline_at=deadline_at,
                     commit_markers=self.commit_markers,
-                    schema=self.schema,
+                    schema_fault=self._schema_fault,
                 )
-                self._scopes.add(unit)
-                self.observer.opened(unit)
+                self.registry.scope_opened(unit)
                 try:
                     yield unit.session
                 except DBAPIError as error:
@@ -174,12 +174,11 @@ class Database:
                 else:
                     unit.settle(keep=True)
                 finally:
-                    self._scopes.discard(unit)
-                    self.observer.ended(unit)
+                    self.registry.scope_ended(unit)
             finally:
                 endpoint.limiter.give_back()
         finally:
-            self.unclaim(worker)
+            self.registry.unclaim(worker)
 
     async def close(self, *, grace_s: float = 5.0) -> None:
         """Stop what is still open, and close all connections. Call it on the event loop that used them.
@@ -207,7 +206,7 @@ class Database:
         while (self.units or self.tasks) and (left_s := give_up_at - time.monotonic()) > 0:
             if self.units:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._idle.wait(), left_s)
+                    await asyncio.wait_for(self.registry.idle.wait(), left_s)
             else:
                 await asyncio.wait(self.tasks, timeout=left_s)
         return not (self.units or self.tasks)
@@ -232,58 +231,17 @@ class Database:
         )
 
     @property
-    def open_units(self) -> list[AsyncUnitOfWork | UnitOfWork]:
+    def units(self) -> Collection[OpenUnit]:
+        """The units of work of the event loop that are open."""
+        return self.registry.units
+
+    @property
+    def open_units(self) -> list[ObservedUnit]:
         """The units of work that are open, of requests and of scopes, oldest first. For the event loop."""
-        units: list[AsyncUnitOfWork | UnitOfWork] = [*self.units, *list(self._scopes)]
-        return sorted(units, key=lambda unit: unit.opened_at)
+        return self.registry.open
 
-    # -- which units are open, and who holds a place: to wait for a second one while one holds one is a
-    #    deadlock with a full pool
-
-    def opened(self, unit: AsyncUnitOfWork) -> None:
-        """Note that a unit of work is open."""
-        self.units.add(unit)
-        self._idle.clear()
-        self.observer.opened(unit)
-
-    def ended(self, unit: AsyncUnitOfWork) -> None:
-        """Note that a unit of work has given everything back."""
-        self.units.discard(unit)
-        if not self.units:
-            self._idle.set()
-        self.observer.ended(unit)
-
-    def dropped(self, endpoint: Endpoint, holder: object) -> None:
-        """Take back what a unit of work held that nobody settled."""
-        self.unclaim(holder)
-        endpoint.limiter.give_back()
-        if not self.units:
-            self._idle.set()
-
-    def claim(self, holder: object, label: str) -> None:
-        """Note that a task or thread wants a place.
-
-        Raises:
-            NestedUnitOfWork: it holds one already.
-        """
-        held = self._holders.get(holder)
-        if held is not None:
-            raise NestedUnitOfWork(
-                f"{label}: a second unit of work was begun while {held} is open in the same task "
-                "or thread; with all places taken both would wait for ever. Work in that one's session, "
-                "or after it: `self.in_new_transaction(…)`"
-            )
-        self._holders[holder] = label
-
-    def claim_here(self, label: str, backend: Backend) -> object:
-        """Note that the calling thread or greenlet works in a unit of work; returns what to `unclaim`."""
-        worker = backend.worker()
-        self.claim(worker, label)
-        return worker
-
-    def unclaim(self, holder: object) -> None:
-        """Forget a holder."""
-        self._holders.pop(holder, None)
+    def _follow_up(self, label: str, deadline_at: float | None) -> AsyncUnitOfWork:
+        return self.unit_of_work(label=label, deadline_at=deadline_at)
 
     def _endpoint(
         self, role: Role, settings: DatabaseSettings, backend: Backend, scopes_backend: Backend | None = None

@@ -39,6 +39,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from conf.database import POOLER
+
 
 class DatabaseError(Exception):
     """Everything this package raises of its own."""
@@ -167,7 +169,7 @@ class PoolerInBetween(Unreachable):
 
     def __init__(self, finding: str) -> None:
         super().__init__(
-            f'a connection pooler stands before the database: {finding}; set database.pooler = "pgbouncer"'
+            f'a connection pooler stands before the database: {finding}; set database.pooler = "{POOLER}"'
         )
 
 

@@ -6,8 +6,11 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sqlalchemy import Connection
+
+from db.backend import Backend
 from db.errors import (
     Cancelled,
     DeadlinePassed,
@@ -18,11 +21,6 @@ from db.errors import (
     TransactionEnded,
     UsageError,
 )
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from db.backend import Backend
 
 OPTION = "onfinish_watch"
 """The execution option under which a session hands its watch to the hooks of its engine."""
@@ -210,8 +208,8 @@ class StatementGuard:
             return
         raise SessionNotOwned(
             f"{self.label}: the isolation level {level!r} was asked for, which would take its transaction "
-            "from the unit of work. For reads of one state of the database there is `snapshot = True`; on "
-            "PostgreSQL `SET TRANSACTION ISOLATION LEVEL …` as the first statement of a write"
+            "from the unit of work. For reads of one state of the database there is `snapshot = True`"
+            f"{self._backend.other_isolation}"
         )
 
     # -- called by the engine's hooks, where the work is done

@@ -14,6 +14,7 @@ from conf import DatabaseSettings
 from db.backend import Backend
 from db.backends.refusals import drivers_words, way_in
 from db.database import Database
+from db.doctor.checkups import checkup_for
 from db.doctor.findings import Finding, error
 from db.errors import (
     DatabaseError,
@@ -176,7 +177,7 @@ def _is_read_only(session: Session, backend: Backend) -> bool:
 
 
 def _roles(session: Session, backend: Backend, settings: DatabaseSettings) -> list[Finding]:
-    return list(backend.examine_roles(session.connection(), settings))
+    return list(checkup_for(backend).examine_roles(session.connection(), settings))
 
 
 def _revision(session: Session) -> str | None:

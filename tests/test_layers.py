@@ -1,15 +1,65 @@
-"""The layering that setup.cfg describes is kept, and would be missed."""
+"""The layering that setup.cfg describes is kept, and would be missed; no circles; who may name a database."""
 
 from __future__ import annotations
 
+import ast
 import configparser
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from tests.imports import circles_of, graph_of, imports_in_functions, modules_of
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ["conf", "db", "handlers", "server"]
+MODULES = modules_of(ROOT, LAYERS)
+
+IMPORT_IN_FUNCTIONS = {
+    "db.capacity.executor": "greenlets need an extra",
+    "server.cli": "an error of db is only worth its import once there is one",
+    "server.commands": "all of them are read for --help; see the package",
+    "server.compare.report": "matplotlib is an extra",
+}
+"""Modules, or packages, that may import of ours in a function or for type checkers, and why."""
+
+_NAMES_A_DATABASE = re.compile(
+    "postgres|psycopg|asyncpg|libpq|pgbouncer|pgcode|sqlstate|sqlite|mysql|mariadb", re.IGNORECASE
+)
+
+MAY_NAME_A_DATABASE = {
+    "db.backends": "each database's own ways",
+    "db.engines": "engines are made of URLs",
+    "db.portable": "what each database spells its own way",
+    "db.doctor": "each database is asked its own questions",
+    "db.schema": "migrations lock and alter as each database does it",
+    "conf.database": "the drivers that may be set, and what only some of them take",
+    "conf.settings": "the default is a file, and what is in memory is one process's",
+    "conf.loading": "an example in a message",
+    # Its rule holds before db is imported, and for drivers that an application uses by itself.
+    "conf.redaction": "messages of a driver's errors are withheld, by the module that the error is of",
+    "server.compare": "it makes a database of its own, in each one's SQL",
+}
+"""Modules, or packages, whose code names databases and drivers, and why."""
+
+
+def within(module: str, rooms: Iterable[str]) -> bool:
+    """Whether a module is, or is in, one of some modules and packages."""
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
+
+
+def code_that_names_a_database(path: Path) -> Iterator[str]:
+    """Names and strings of a module that do, with their lines. Docstrings and comments may."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value.value = None  # a docstring, of a module, a class, a function or an attribute
+    for node in ast.walk(tree):
+        for field, value in ast.iter_fields(node):
+            if isinstance(value, str) and field != "type_comment" and _NAMES_A_DATABASE.search(value):
+                yield f"line {getattr(node, 'lineno', '?')}: {value}"
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -52,3 +102,59 @@ def test_every_package_that_is_installed_has_a_layer():
     installed = {name.removesuffix(".*") for name in setup["options.packages.find"]["include"].split()}
 
     assert installed == set(LAYERS) == set(setup["importlinter:contract:layers"]["layers"].split())
+
+
+def test_no_circle_of_imports():
+    """Imports in functions, and those for type checkers only, count as any other."""
+    assert circles_of(graph_of(MODULES)) == []
+
+
+def test_a_circle_is_found_wherever_its_imports_stand(tmp_path):
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db" / "__init__.py").write_text("from db import a\n")
+    (tmp_path / "db" / "a.py").write_text("from db.b import x\n")
+    (tmp_path / "db" / "b.py").write_text("def f():\n    import db.c\n")
+    (tmp_path / "db" / "c.py").write_text("if TYPE_CHECKING:\n    from db import a\n")
+    modules = modules_of(tmp_path, ["db"])
+
+    circles = circles_of(graph_of(modules))
+
+    assert circles == [{"db.a", "db.b", "db.c"}]
+    assert list(imports_in_functions(modules)) == [("db.b", "db.c"), ("db.c", "db.a")]
+
+
+def test_an_import_in_a_function_has_a_reason():
+    """For the time that a command takes to start, or for an extra."""
+    assert [
+        f"{module} imports {imported} in a function"
+        for module, imported in imports_in_functions(MODULES)
+        if not within(module, IMPORT_IN_FUNCTIONS)
+    ] == []
+
+
+def test_only_the_rooms_for_it_name_a_database_or_a_driver():
+    """What differs between databases is asked of `db.backend.Backend`, or spelt in `db.portable`."""
+    assert [
+        f"{module}, {found}"
+        for module, path in MODULES.items()
+        if not within(module, MAY_NAME_A_DATABASE)
+        for found in code_that_names_a_database(path)
+    ] == []
+
+
+def test_a_database_that_is_named_is_found(tmp_path):
+    path = tmp_path / "module.py"
+    lines = (
+        '"""Of sqlite."""',
+        "# mysql",
+        "from db.backends import mysql",
+        'x = f"{y} sqlite:///"',
+        "z.pgcode = 1",
+    )
+    path.write_text("\n".join(lines))
+
+    assert sorted(code_that_names_a_database(path)) == [
+        "line 3: mysql",
+        "line 4:  sqlite:///",
+        "line 5: pgcode",
+    ]

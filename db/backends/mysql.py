@@ -8,7 +8,7 @@ import re
 import socket
 import ssl
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -17,10 +17,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
-from db.backend import Backend, Role, refused_by, table_of
+from db.backend import Backend, Role
 from db.backends.effects import MYSQL
-from db.doctor import mysql as mysql_checkup
-from db.doctor.findings import Finding, Plan
+from db.constraints import refused_by, table_of
 from db.errors import (
     ConnectionLost,
     DatabaseError,
@@ -235,9 +234,6 @@ class MySQL(Backend):
     def is_read_only(self, connection: Connection) -> bool:
         name = "tx_read_only" if getattr(connection.dialect, "is_mariadb", False) else "transaction_read_only"
         return bool(connection.exec_driver_sql(f"SELECT @@{name}").scalar())
-
-    def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
-        return mysql_checkup.examine(connection, settings, plan)
 
     def effect_of(self, sql: str) -> int:
         return MYSQL.effect_of(sql)

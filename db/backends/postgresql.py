@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import closing
 from types import MappingProxyType
 from typing import Any
@@ -13,14 +13,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
-from db.backend import HOMES, Backend, MarkerRow, Role, refused_by
+from db.backend import HOMES, Backend, MarkerRow, Role
 from db.backends.drivers.asyncpg import Asyncpg
 from db.backends.drivers.driver import PostgresDriver
 from db.backends.drivers.psycopg import Psycopg
 from db.backends.drivers.psycopg2 import Psycopg2
 from db.backends.effects import POSTGRESQL
-from db.doctor import postgresql as postgresql_checkup
-from db.doctor.findings import Finding, Plan
+from db.constraints import refused_by
 from db.errors import (
     ConnectionLost,
     DatabaseError,
@@ -95,6 +94,7 @@ class PostgreSQL(Backend):
 
     drivers = ("psycopg2", "psycopg", "asyncpg")
     blocking_driver = "postgresql+psycopg2"
+    other_isolation = ", for a write `SET TRANSACTION ISOLATION LEVEL …` as its first statement"
     has_commit_markers = True
     marker_key = "onfinish_witness"
     snapshot_options = MappingProxyType({"isolation_level": "REPEATABLE READ"})
@@ -175,8 +175,9 @@ class PostgreSQL(Backend):
             constraint = "NOT NULL " + ".".join(filter(None, (table, field("column_name"))))
         return refused_by(constraint, table=table, fault=code if is_fault else None)
 
-    def refuses_for_lack_of_rights(self, error: DBAPIError) -> bool:
-        return sqlstate_of(error.orig) == _INSUFFICIENT_PRIVILEGE
+    def code_of_missing_right(self, error: DBAPIError) -> str | None:
+        code = sqlstate_of(error.orig)
+        return code if code == _INSUFFICIENT_PRIVILEGE else None
 
     def refuses_write(self, error: DBAPIError) -> bool:
         return sqlstate_of(error.orig) == _READ_ONLY_SQL_TRANSACTION
@@ -296,17 +297,6 @@ class PostgreSQL(Backend):
 
     def connection_errors(self) -> tuple[type[Exception], ...]:
         return self.driver.connection_errors()
-
-    def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
-        return postgresql_checkup.examine(connection, settings, plan)
-
-    def examine_roles(self, connection: Connection, settings: DatabaseSettings) -> Iterator[Finding]:
-        return postgresql_checkup.examine_roles(connection, settings)
-
-    def examine_replica(
-        self, connection: Connection, settings: DatabaseSettings, plan: Plan
-    ) -> Iterator[Finding]:
-        return postgresql_checkup.examine_replica(connection, settings, plan)
 
     def cancel_statement(self, connection: Any) -> bool | Awaitable[bool] | None:
         return self.driver.cancel_statement(connection)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 from weakref import WeakSet
@@ -15,11 +15,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, StaticPool
 
 from conf import DatabaseSettings
-from db.backend import Backend, Role, refused_by, table_of
+from db.backend import Backend, Role
 from db.backends.effects import SQLITE
-from db.capacity.executor import pause
-from db.doctor import sqlite as sqlite_checkup
-from db.doctor.findings import Finding, Plan
+from db.blocking import pause
+from db.constraints import refused_by, table_of
 from db.errors import (
     DatabaseError,
     DeadlinePassed,
@@ -217,12 +216,6 @@ class SQLite(Backend):
 
     def transaction_is_lost(self, connection: Any) -> bool:
         return not getattr(connection, "driver_connection", connection).in_transaction
-
-    def absent(self) -> Finding | None:
-        return None if self.shares_one_connection else sqlite_checkup.absent(str(self.url.database))
-
-    def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
-        return sqlite_checkup.examine(connection, settings, plan)
 
     def cancel_statement(self, connection: Any) -> bool:
         _sqlite3_of(connection).interrupt()

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from types import CodeType, TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from sqlalchemy.orm import Session
 
 from db.capacity.endpoint import Endpoint
 from db.capacity.executor import Call
+from db.capacity.registry import UnitRegistry
 from db.capacity.slot import Slot
 from db.errors import (
     Cancelled,
@@ -29,10 +30,9 @@ from db.errors import (
     Unavailable,
     UsageError,
 )
-from db.work.unit_of_work import Outcome, UnitOfWork, name_of
-
-if TYPE_CHECKING:
-    from db.database import Database
+from db.work.commit_marker import CommitMarkers
+from db.work.outcome import Outcome
+from db.work.unit_of_work import UnitOfWork, name_of
 
 log = logging.getLogger("onfinish.db")
 
@@ -70,20 +70,37 @@ class AsyncUnitOfWork:
     the first hop and keeps it until it is settled. Settled exactly once, by whoever comes first: its
     owner, or whoever stopped it.
 
+    Args:
+        endpoint: where it works.
+        registry: of the units that are open.
+        label: how messages name it.
+        snapshot: all its reads see the database as it was at the first of them.
+        deadline_at: on the clock of `time.monotonic`; past it the unit is stopped and rolled back.
+        pool_timeout_s: longest wait for a slot.
+        commit_markers: asked whether a COMMIT without an answer was applied.
+        schema_fault: as of `UnitOfWork`.
+        follow_up: makes a unit of the writer's, of a label and a deadline, for what follows this one.
+        origin: what it is done for, a request say; for observers.
+        retries: its work is done anew where its connection turns out to be gone.
+
     Warns:
         ResourceWarning: dropped without `settle`; what it held came back, and its work is undone.
     """
 
     def __init__(
         self,
-        database: Database,
         endpoint: Endpoint,
+        registry: UnitRegistry,
         *,
         label: str,
         snapshot: bool,
         deadline_at: float | None,
-        origin: object = None,
-        retries: bool = False,
+        pool_timeout_s: float,
+        commit_markers: CommitMarkers | None,
+        schema_fault: Callable[[], str | None] | None,
+        follow_up: Callable[[str, float | None], AsyncUnitOfWork],
+        origin: object,
+        retries: bool,
     ) -> None:
         self.label = label
         self.origin = origin
@@ -92,8 +109,10 @@ class AsyncUnitOfWork:
         self.opened_at = time.monotonic()
         self.db_s = 0.0
         self.reason: Cancelled | None = None
-        self._database = database
         self._endpoint = endpoint
+        self._registry = registry
+        self._pool_timeout_s = pool_timeout_s
+        self._new_follow_up = follow_up
         self._unit = UnitOfWork(
             endpoint.engine,
             endpoint.backend,
@@ -102,12 +121,12 @@ class AsyncUnitOfWork:
             snapshot=snapshot,
             deadline_at=deadline_at,
             confined=True,
-            commit_markers=database.commit_markers,
-            schema=database.schema,
+            commit_markers=commit_markers,
+            schema_fault=schema_fault,
         )
         self._unit.guard.retries = retries
         self.session: Session = self._unit.session
-        self._slot = Slot(database, endpoint, label)
+        self._slot = Slot(registry, endpoint.limiter, label)
         self._slot_is_lent = False
         self._running = False
         self._calls = itertools.count()
@@ -119,7 +138,7 @@ class AsyncUnitOfWork:
         self._abandoned = self._ended = False
         self._settled: asyncio.Future[None] | None = None
         self._callbacks: tuple[Callable[[], object], ...] = ()
-        database.opened(self)
+        registry.opened(self)
 
     @property
     def outcome(self) -> Outcome:
@@ -358,7 +377,7 @@ class AsyncUnitOfWork:
         waited_s = await self._slot.take(self._seconds_to_wait())
         if waited_s > QUEUED_S:
             queued_at = time.monotonic() - waited_s
-            self._unit.guard.begin_by = queued_at + self._database.settings.pool_timeout_s
+            self._unit.guard.begin_by = queued_at + self._pool_timeout_s
         if self._settling:  # its owner went on without it while it stood in the queue
             self._slot.leave()
             raise self.reason or self._over()
@@ -366,7 +385,7 @@ class AsyncUnitOfWork:
             raise self.reason
 
     def _seconds_to_wait(self) -> float:
-        limit = self._database.settings.pool_timeout_s
+        limit = self._pool_timeout_s
         return (
             limit if self.deadline_at is None else min(limit, max(0.0, self.deadline_at - time.monotonic()))
         )
@@ -375,11 +394,11 @@ class AsyncUnitOfWork:
         """Start a hop. Returns its answer: a waiter that is cancelled cancels that, and the hop runs on."""
 
         def work() -> Any:
-            worker = self._database.claim_here(self.label, self._endpoint.backend)
+            worker = self._registry.claim_here(self.label, self._endpoint.backend)
             try:
                 return function(*args, **kwargs)
             finally:
-                self._database.unclaim(worker)
+                self._registry.unclaim(worker)
 
         call = self._call = self._endpoint.executor.start(work, self._call_ended)
         if self.reason is not None:  # only the end of a stopped unit is still to come, and may hang as well
@@ -442,9 +461,9 @@ class AsyncUnitOfWork:
         if self.deadline_at is not None:
             give_up_at = max(self.deadline_at, time.monotonic() + FOLLOW_UP_S)
         for function in functions:
-            unit = self._database.unit_of_work(label=f"{self.label} afterwards", deadline_at=give_up_at)
+            unit = self._new_follow_up(f"{self.label} afterwards", give_up_at)
             is_whole = self._call is None and self._unit.settled and not self._abandoned
-            if self._slot.taken and is_whole and self._endpoint is self._database.writer:
+            if self._slot.taken and is_whole and self._endpoint is unit._endpoint:
                 unit._slot, unit._slot_is_lent = self._slot, True
             else:
                 self._end()  # a reader's place is of no use to a write, and is not kept while it waits
@@ -454,7 +473,7 @@ class AsyncUnitOfWork:
             except Exception:
                 log.exception("%s: failed", unit.label)
             if unit._slot_is_lent and unit._abandoned:  # it comes back when the work that hangs in it ends
-                self._slot = Slot(self._database, self._endpoint, self.label)
+                self._slot = Slot(self._registry, self._endpoint.limiter, self.label)
 
     def _end(self) -> None:
         first, self._ended = not self._ended, True
@@ -473,7 +492,7 @@ class AsyncUnitOfWork:
             if self._call is None:
                 self._endpoint.executor.detach(self._clean_up)
         if first:
-            self._database.ended(self)
+            self._registry.ended(self)
             for callback in self._callbacks:
                 callback()
         if self._not_begun:  # a task that was made for one takes its first step, and is told, before this

@@ -18,7 +18,6 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from conf import DatabaseSettings
 from db.backend import Backend, MarkerRow
 from db.backends.choose import backend_for
-from db.backends.postgresql import sqlstate_of
 from db.base import Base, UtcDateTime, now, utc_now
 from db.engines.beside import engine_beside
 from db.engines.engine import blocking, make_url
@@ -129,8 +128,9 @@ class CommitMarkers:
         try:
             written = connection.exec_driver_sql(row.sql, backend.marker_parameters(row.name, mark))
         except DBAPIError as error:
-            if backend.refuses_for_lack_of_rights(error):
-                raise NotGranted(str(sqlstate_of(error.orig)), row.table) from error
+            code = backend.code_of_missing_right(error)
+            if code is not None:
+                raise NotGranted(code, row.table) from error
             raise
         if not written.rowcount:
             return NOTHING_WRITTEN

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import inspect
 import logging
 import time
@@ -19,7 +18,7 @@ from sqlalchemy.util import EMPTY_DICT
 
 from conf.redaction import code_of
 from db.backend import Backend
-from db.capacity.executor import off_loop
+from db.blocking import off_loop
 from db.errors import (
     Cancelled,
     ConnectionLost,
@@ -34,21 +33,10 @@ from db.errors import (
     UsageError,
 )
 from db.guard import OPTION, StatementGuard
-from db.schema.state import Schema
 from db.work.commit_marker import CommitMarker, CommitMarkers
+from db.work.outcome import Outcome
 
 log = logging.getLogger("onfinish.db")
-
-
-class Outcome(enum.Enum):
-    """What has become of a unit of work."""
-
-    OPEN = "open"
-    COMMITTED = "kept"
-    ROLLED_BACK = "undone"
-    READ = "read"
-    """As kept, of a unit that is read-only: it had nothing to commit."""
-    UNKNOWN = "unknown"
 
 
 class UnitOfWork:
@@ -66,7 +54,8 @@ class UnitOfWork:
         deadline_at: on the clock of `time.monotonic`; None for no limit.
         confined: statements only inside of `call` (a request), or anywhere (a script).
         witness: who tells whether a COMMIT without an answer was applied.
-        schema: tells whether what a statement does not find is a matter of a migration.
+        schema_fault: returns what is wrong with the schema, None where nothing is; may block. Called where a
+            statement names a table or a column that is not there.
 
     Warns:
         ResourceWarning: dropped without `settle`; its connection went back to the pool, rolled back.
@@ -83,7 +72,7 @@ class UnitOfWork:
         deadline_at: float | None = None,
         confined: bool = False,
         commit_markers: CommitMarkers | None = None,
-        schema: Schema | None = None,
+        schema_fault: Callable[[], str | None] | None = None,
     ) -> None:
         self.label = label
         self.read_only = read_only
@@ -95,7 +84,7 @@ class UnitOfWork:
         self._backend = backend
         self._autocommits = read_only and not snapshot and backend.reader_autocommits
         self._commit_markers = None if read_only else commit_markers
-        self._schema = schema
+        self._schema_fault = schema_fault
         self._marker: CommitMarker | None = None
         self.settled = False
         self.abandoned = False
@@ -333,8 +322,8 @@ class UnitOfWork:
                 "`self.in_new_transaction(…)`, or set `read_only = False` on the handler"
             )
         told = self._backend.translate(error)
-        if isinstance(told, NotInSchema) and self._schema is not None:
-            fault = off_loop(self._schema.fault)
+        if isinstance(told, NotInSchema) and self._schema_fault is not None:
+            fault = off_loop(self._schema_fault)
             if fault is not None:
                 return NotMigrated(fault)
         return told

@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 from tornado.web import RequestHandler
 
-from db import AsyncUnitOfWork, UnitOfWork
-from db.observer import Observer
+from db.observer import ObservedUnit, Observer
 from server.monitoring.route_names import UNMATCHED, RouteNames
 from server.monitoring.shared_counters import Slot
 from server.monitoring.tracebacks import origin_here
@@ -222,12 +221,12 @@ class Metrics(Observer):
             numbers[at.use + bisect_left(_CONNECTION_S, used_s)] += 1.0
             numbers[at.use + USE.size - 1] += used_s
 
-    def opened(self, unit: AsyncUnitOfWork | UnitOfWork) -> None:
+    def opened(self, unit: ObservedUnit) -> None:
         """See `Observer`."""
         if self._stacks:
             unit.observed = origin_here(skip=1)
 
-    def ended(self, unit: AsyncUnitOfWork | UnitOfWork) -> None:
+    def ended(self, unit: ObservedUnit) -> None:
         """See `Observer`."""
         self._add(UNITS, unit.pool, unit.outcome.value)
 
