@@ -15,6 +15,9 @@ from db.errors import DatabaseError
 
 Role = Literal["writer", "reader", "migration"]
 
+MIGRATION_STATEMENT_TIMEOUT_S = 600
+"""Longest a migration's statement may run: enough for an index over some ten million rows."""
+
 HOMES = "onfinish_homes"
 """Where a connection's ``info`` has the schemas of our own tables, by their names, where a transaction may
 look for tables elsewhere (``SET LOCAL search_path``)."""

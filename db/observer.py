@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from db.work.outcome import Outcome
+from db.outcome import Outcome
 
 
 class ObservedUnit(Protocol):

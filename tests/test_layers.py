@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.imports import circles_of, graph_of, imports_in_functions, modules_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,19 +64,25 @@ def code_that_names_a_database(path: Path) -> Iterator[str]:
                 yield f"line {getattr(node, 'lineno', '?')}: {value}"
 
 
-def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+def lint_imports(folder: Path, *contracts: str) -> subprocess.CompletedProcess[str]:
+    """Check some contracts, or all of them."""
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()"]
+    chosen = [f"--contract={name}" for name in contracts]
     return subprocess.run(
-        [*command, "--no-cache", "--no-logo"], cwd=folder, check=False, capture_output=True, text=True
+        [*command, "--no-cache", "--no-logo", *chosen],
+        cwd=folder,
+        check=False,
+        capture_output=True,
+        text=True,
     )
 
 
 def test_imports_point_one_way():
-    """conf <- db <- handlers <- server, and none of them imports the tests."""
+    """Between packages and between their rooms; none of them imports the tests, the kernel no board."""
     result = lint_imports(ROOT)
 
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "Contracts: 2 kept, 0 broken." in result.stdout
+    assert "Contracts: 6 kept, 0 broken." in result.stdout
 
 
 def test_an_import_that_points_the_other_way_is_found(tmp_path):
@@ -86,12 +94,49 @@ def test_an_import_that_points_the_other_way_is_found(tmp_path):
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "__init__.py").touch()
 
-    result = lint_imports(tmp_path)
+    result = lint_imports(tmp_path, "layers", "tests")
 
     assert result.returncode == 1
     assert "Contracts: 0 kept, 2 broken." in result.stdout
     for broken in ("conf -> db", "db -> handlers", "handlers -> server", "server -> tests"):
         assert broken in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "imported", "contract"),
+    [
+        ("db/guard.py", "db.engines.engine", "rooms-db"),
+        ("handlers/request_id.py", "handlers.base", "rooms-handlers"),
+        ("server/edge/linger.py", "server.monitoring.ops", "rooms-server"),
+        ("db/errors.py", "db.board.tasks", "kernel"),
+        ("handlers/access_log.py", "handlers.board.routes", "kernel"),
+        ("server/monitoring/ops.py", "handlers.board.routes", "kernel"),
+    ],
+)
+def test_an_import_from_the_wrong_room_is_found(tmp_path, module: str, imported: str, contract: str):
+    shutil.copy(ROOT / "setup.cfg", tmp_path)
+    for package in LAYERS:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "__init__.py").touch()
+    with (tmp_path / module).open("a") as file:
+        file.write(f"\nimport {imported}\n")
+
+    result = lint_imports(tmp_path, contract)
+
+    assert result.returncode == 1
+    assert f"{module.removesuffix('.py').replace('/', '.')} -> {imported}" in result.stdout
+
+
+def test_every_room_but_the_boards_is_of_the_kernel():
+    """A new one that were not named there might import a board."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+
+    named = set(setup["importlinter:contract:kernel"]["source_modules"].split())
+
+    rooms = {".".join(module.split(".")[:2]) for module in MODULES if "." in module}
+    assert {room for room in rooms if not room.startswith("conf.")} - named == {"db.board", "handlers.board"}
 
 
 def test_every_package_that_is_installed_has_a_layer():

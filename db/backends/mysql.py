@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
-from db.backend import Backend, Role
+from db.backend import MIGRATION_STATEMENT_TIMEOUT_S, Backend, Role
 from db.backends.effects import MYSQL
 from db.constraints import refused_by, table_of
 from db.errors import (
@@ -31,11 +31,10 @@ from db.errors import (
     Unreachable,
 )
 from db.guard import OWN, guard_of
-from db.schema.guards import STATEMENT_TIMEOUT_S
 
 # Most numbers mean the same on both: https://mariadb.com/docs/server/reference/error-codes
 # https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
-DUPLICATE = 1062
+_DUPLICATE = 1062
 _NOT_NULL = {
     1048,  # NULL where there must be a value
     1364,  # no value, and no default
@@ -45,7 +44,7 @@ _CHECK = {
     3819,  # MySQL
 }
 _CONSTRAINT = {
-    DUPLICATE,
+    _DUPLICATE,
     *_NOT_NULL,
     1451,  # a row that is referred to
     1452,  # a row that refers to nothing
@@ -301,7 +300,7 @@ def _session(settings: DatabaseSettings, role: Role, *, mariadb: bool) -> list[s
     }
     if role == "migration":  # which sets its other limits by itself
         if mariadb:
-            variables["max_statement_time"] = STATEMENT_TIMEOUT_S
+            variables["max_statement_time"] = MIGRATION_STATEMENT_TIMEOUT_S
     else:
         if settings.statement_timeout_s is not None:
             if mariadb:
@@ -416,7 +415,7 @@ def _constraint_of(error: DBAPIError) -> str | None:
     if _code(error.orig) in _NOT_NULL:
         column = _COLUMN.match(message)
         return "NOT NULL " + ".".join(filter(None, (table_of(error), column and column[1])))
-    if _code(error.orig) != DUPLICATE:
+    if _code(error.orig) != _DUPLICATE:
         named = _NAMED.search(message)
         return named and (named[1] or named[2])
     key = _KEY.search(message)

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from sqlalchemy.util import EMPTY_DICT
 
-from db.backends.mysql import DUPLICATE
+_DUPLICATE = 1062  # ER_DUP_ENTRY
 
 
 def insert_unless_there(
@@ -35,7 +35,7 @@ def insert_unless_there(
         try:
             session.execute(insert(entity).values(dict(values)), execution_options=options)
         except IntegrityError as error:
-            if error.orig is None or error.orig.args[0] != DUPLICATE:
+            if error.orig is None or error.orig.args[0] != _DUPLICATE:
                 raise
             return False
         return True

@@ -30,8 +30,8 @@ from db.errors import (
     Unavailable,
     UsageError,
 )
+from db.outcome import Outcome
 from db.work.commit_marker import CommitMarkers
-from db.work.outcome import Outcome
 from db.work.unit_of_work import UnitOfWork, name_of
 
 log = logging.getLogger("onfinish.db")

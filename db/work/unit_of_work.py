@@ -33,8 +33,8 @@ from db.errors import (
     UsageError,
 )
 from db.guard import OPTION, StatementGuard
+from db.outcome import Outcome
 from db.work.commit_marker import CommitMarker, CommitMarkers
-from db.work.outcome import Outcome
 
 log = logging.getLogger("onfinish.db")
 
