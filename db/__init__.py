@@ -1,4 +1,4 @@
-"""Sessions and transactions: who owns one, where it runs, and what becomes of it."""
+"""Sessions and transactions: which unit of work owns one, where it runs, and what becomes of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The questions that `db` asks of a database, and the answers that fit most of them."""
+"""The interface of a database: what `db` asks of it, with the answers that hold for most."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MarkerRow(NamedTuple):
 
 
 class Backend:
-    """One database's own ways. Lives as long as the engines made with it, and holds no connection.
+    """What one database does its own way. Lives as long as the engines made with it, and holds no connection.
 
     Args:
         url: where it is, with the driver named.
@@ -48,7 +48,7 @@ class Backend:
     """The driver waits on the event loop, in a greenlet; else it blocks, in a thread."""
 
     worker: Callable[[], object] = staticmethod(threading.get_ident)
-    """Tells apart those who may be at work at the same time: threads, or greenlets."""
+    """Identifies what may be at work at the same time: the calling thread, or greenlet."""
 
     blocking_driver: str = ""
     """Backend and driver, as a URL names them, of the one that scripts and migrations use."""
@@ -63,7 +63,7 @@ class Backend:
     """The reader's statements stand each for itself: there is no transaction that would have to be ended."""
 
     reader_settles_at_once = True
-    """Such a statement's connection goes back to the pool without a word to the driver."""
+    """Such a statement's connection is checked in without a call of the driver."""
 
     shares_one_connection = False
     """There is but one connection, so the reader is the writer and one unit of work runs at a time."""
@@ -124,11 +124,11 @@ class Backend:
     """Execution options under which a connection of the reader sees one state of the database throughout."""
 
     def translate(self, error: DBAPIError) -> DatabaseError:
-        """What a driver's error means. Told by codes, never by message text."""
+        """What a driver's error means. Decided by codes, never by message text."""
         raise NotImplementedError
 
     def refuses_write(self, error: DBAPIError) -> bool:
-        """Whether the database says that it does not write for this connection."""
+        """Whether the database refused a write since this connection is read-only."""
         raise NotImplementedError
 
     def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
@@ -144,7 +144,7 @@ class Backend:
         return False
 
     def mark_transaction(self, connection: Connection) -> object:
-        """How to tell its transaction from one that was begun after it; None where that is not to be had."""
+        """How to tell its transaction from one that was begun after it; None where there is no way."""
         return None
 
     def is_marked(self, connection: Any, mark: object) -> bool:
@@ -196,10 +196,10 @@ class Backend:
         Called from another thread, or on the loop where the driver is asyncio's.
 
         Returns:
-            Whether the database has heard of it; None where the driver has no call for it.
+            Whether the request reached the database; None where the driver has no call for it.
         """
         raise NotImplementedError
 
     def shutdown_socket(self, connection: Any) -> None:
-        """Break the driver's connection under whoever waits for it."""
+        """Break the driver's connection under the work that waits for its answer."""
         raise NotImplementedError

@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 def pause(seconds: float) -> None:
-    """Wait, inside of a hop or in a thread of one's own: on the loop's thread without stopping the loop."""
+    """Wait, inside of a call or in a thread: on the loop's thread without blocking the loop."""
     if _in_greenlet():
         await_(asyncio.sleep(seconds))
     else:
@@ -25,7 +25,7 @@ def pause(seconds: float) -> None:
 
 
 def off_loop(function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
-    """Call a function that blocks, inside of a hop or in a thread of one's own: never on the loop.
+    """Call a function that blocks, inside of a call or in a thread: never on the loop.
 
     Raises:
         Unavailable: there is no thread for it. It may be called later all the same.

@@ -31,11 +31,11 @@ from db.work.unit_of_work import UnitOfWork
 
 _STOPPERS = 4
 """Threads that cancel statements, each within half a second. A unit whose turn does not come in that time is
-stopped by a cut of its link, which needs no thread."""
+stopped by a shutdown of its socket, which needs no thread."""
 
 
 class Database:
-    """A writer and a reader, each a `Endpoint`. Lives as long as its process; made after a fork.
+    """A writer and a reader, each an `Endpoint`. Lives as long as its process; made after a fork.
 
     The writer runs transactions. The reader runs single statements outside of any, and the database
     itself refuses to write for it: one round trip instead of three. It may be a replica's, which has what was
@@ -44,7 +44,7 @@ class Database:
 
     Args:
         settings: ``DatabaseSettings(url="sqlite:///x.db")`` is enough.
-        observer: who counts or watches.
+        observer: called at what happens, for metrics.
     """
 
     def __init__(self, settings: DatabaseSettings, observer: Observer | None = None) -> None:
@@ -85,7 +85,7 @@ class Database:
         Args:
             revision: the newest one that the code knows.
         """
-        if not self.backend.shares_one_connection:  # else whoever serves it has made its schema
+        if not self.backend.shares_one_connection:  # else the process that serves it has made its schema
             self._schema_fault = Schema(self.settings, revision, self.writer.engine).fault
 
     def unit_of_work(
@@ -100,7 +100,7 @@ class Database:
     ) -> AsyncUnitOfWork:
         """A unit of work for code on the event loop; opens nothing yet.
 
-        As a context manager it is kept at the end, and undone where the block raises::
+        As a context manager it is committed at the end, and rolled back where the block raises::
 
             async with database.unit_of_work(label="nightly job") as unit:
                 await unit.run(tasks.update_task, unit.session, task_id=…, change=…)
@@ -109,10 +109,10 @@ class Database:
             label: how messages name it.
             read_only: on the reader.
             snapshot: all its reads see the database as it was at the first of them.
-            deadline_at: on the clock of `time.monotonic`; past it the unit is stopped and undone.
-            origin: what it is done for, a request say; kept for whoever observes.
-            retries: the caller does its work again where its connection was lost (`ConnectionLost`). Else
-                a connection is asked whether it lives before it is used: that is a round trip.
+            deadline_at: on the clock of `time.monotonic`; past it the unit is stopped and rolled back.
+            origin: what it is done for, a request for example; kept for observers.
+            retries: the caller retries its work where the connection was lost (`ConnectionLost`). Else a
+                connection is pinged before it is used, which is a round trip.
         """
         endpoint = self.reader if read_only else self.writer
         return AsyncUnitOfWork(
@@ -133,15 +133,15 @@ class Database:
     def session_scope(
         self, *, label: str = "session_scope()", read_only: bool = False, timeout_s: float | None = None
     ) -> Iterator[Session]:
-        """A session for a script or a job, in a thread that may wait: kept at the end, undone on an error.
+        """A session for a script or a job, in a thread that may wait; committed at the end, else rolled back.
 
-        Stands in the same queue for a place as the requests of the process do.
+        Waits for a slot in the same queue as the requests of the process.
 
         Raises:
-            PoolTimeout: all places stayed taken for ``database.pool_timeout_s``.
+            PoolTimeout: all slots stayed taken for ``database.pool_timeout_s``.
             OutsideRun: called on an event loop, which it would stop; `unit_of_work` is for there.
             NestedUnitOfWork: the caller holds a unit of work open already.
-            DatabaseError: a driver's error, translated; nothing is kept then, or `OutcomeUnknown`.
+            DatabaseError: a driver's error, translated; nothing is committed then, or `OutcomeUnknown`.
         """
         if asyncio._get_running_loop() is not None:
             raise OutsideRun(
@@ -183,7 +183,7 @@ class Database:
     async def close(self, *, grace_s: float = 5.0) -> None:
         """Stop what is still open, and close all connections. Call it on the event loop that used them.
 
-        Units of work that are open are undone; what hangs longer than ``grace_s`` is left to its thread.
+        Units of work that are open are rolled back; what hangs longer than ``grace_s`` is left to its thread.
         """
         for unit in list(self.units):
             unit.cancel(DeadlinePassed("the service is shutting down; nothing of this request was kept"))
@@ -201,7 +201,7 @@ class Database:
             self.commit_markers.close()
 
     async def idle(self, timeout_s: float) -> bool:
-        """Wait until no unit of work is open and nothing follows from one. Returns whether it came to be."""
+        """Wait until no unit of work is open and nothing follows from one. Returns whether it did in time."""
         give_up_at = time.monotonic() + timeout_s
         while (self.units or self.tasks) and (left_s := give_up_at - time.monotonic()) > 0:
             if self.units:
@@ -212,16 +212,15 @@ class Database:
         return not (self.units or self.tasks)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run what follows from a request. Its task is held until its end: what nobody holds may vanish."""
+        """Run what follows from a request. Its task is referenced, else the collector may take it."""
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
     def close_idle(self) -> int:
-        """Close connections that nobody has used for ``pool_idle_s``, down to ``pool_min`` a lane.
+        """Close connections that are idle for longer than ``pool_idle_s``, down to ``pool_min`` an endpoint.
 
-        Called now and then by whoever keeps the process alive, in a thread that may wait. Returns how many
-        were closed.
+        Called periodically, in a thread that may wait. Returns how many were closed.
         """
         idle_s, keep = self.settings.pool_idle_s, self.settings.pool_min
         if idle_s is None:
@@ -268,5 +267,5 @@ class Database:
     def _executor(self, backend: Backend, limiter: AdmissionLimiter) -> Executor:
         if backend.is_async:
             return GreenletExecutor()
-        # As many threads as places: a unit of work that has a place runs at once.
+        # As many threads as slots: a unit of work that has a slot runs at once.
         return ThreadExecutor(Threads(limiter.size, name=f"onfinish-{limiter.name}"), self._stoppers)

@@ -1,4 +1,4 @@
-"""The watch over a unit of work's statements: who may send one, and how the running one is stopped."""
+"""The guard of a unit of work's statements: which thread may send one, and how the running one is stopped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from db.errors import (
 )
 
 OPTION = "onfinish_watch"
-"""The execution option under which a session hands its watch to the hooks of its engine."""
+"""The execution option under which a session hands its guard to the hooks of its engine."""
 
 OWN = "onfinish_own"
 """The execution option of a statement of ours, which may do what the program's may not: BEGIN."""
@@ -34,17 +34,17 @@ ENDS_TRANSACTION = 1
 CHANGES_SESSION = 2
 """What a statement does that the connection's next user would meet: SET, a temporary table, a lock."""
 
-_ANYBODY = object()
+_ANY_WORKER = object()
 
 _at_work: dict[object, StatementGuard] = {}
-"""The watches of those who work at this moment, by thread or greenlet."""
+"""The guards of the units that are at work, by thread or greenlet."""
 
 
 class StatementGuard:
-    """What the engine's hooks, and whoever cancels, know of one unit of work.
+    """What the engine's hooks, and a cancel, know of one unit of work.
 
     Made with its unit, and of no use after it. It reaches the hooks as an execution option of the
-    session; only the pool's own hooks, which know of no session, ask for the watch of whoever works.
+    session; only the pool's own hooks, which know of no session, ask for the guard at work.
     Its lock stands between the thread that runs a statement and the one that wants it stopped: a
     cancel never reaches a connection that has been closed or gone back to the pool, and never a COMMIT.
 
@@ -53,16 +53,16 @@ class StatementGuard:
         deadline_at: on the clock of `time.monotonic`; None for no limit. `begin_by`, on the same clock, is
             when a unit that stood in the queue has waited long enough for its transaction to begin.
         confined: statements are allowed between `enter` and `leave` only (a request's unit), or
-            from wherever the owner likes (a script's).
+            from anywhere (a script's).
 
-    ``began``: the transaction is there, as far as the driver was told; never for a reader. ``ended``: what
+    ``began``: the transaction is there, as far as the driver knows; never for a reader. ``ended``: what
     has ended it, where that was another than the unit of work. ``marked``: how to tell the transaction
     from another, once the program has had the driver's connection. ``changed_session``: its connection is
-    closed, not given back.
+    closed, not checked in.
     ``isolation_level``: the one that the unit was made with, None for the engine's.
 
-    ``retries``: whose work is done anew where its connection turns out to be gone. Any other's is asked
-    whether it lives before it is used, however short its rest.
+    ``retries``: the work is retried where its connection turns out to be gone. Any other connection is
+    pinged before it is used, however short it was idle.
     """
 
     __slots__ = (
@@ -112,7 +112,7 @@ class StatementGuard:
         self.statement: str | None = None
         self.retries = False
         self._confined = confined
-        self._worker: object = None if confined else _ANYBODY
+        self._worker: object = None if confined else _ANY_WORKER
         self._backend = backend
         self._connection: Any = None
         self._lock = threading.Lock()
@@ -136,14 +136,14 @@ class StatementGuard:
 
     def enter(self) -> None:
         """The calling thread or greenlet may send statements until `leave`."""
-        # Model code of one database may open a `session_scope` of another: that one's watch is the inner.
+        # Model code of one database may open a `session_scope` of another: that one's guard is the inner.
         worker = self._backend.worker()
         self._outer, _at_work[worker] = _at_work.get(worker), self
         if self._confined:
             self._worker = worker
 
     def leave(self) -> None:
-        """Nobody may send statements; waits for a cancel under way, so that it hits nothing else."""
+        """Forbid further statements; waits for a cancel under way, so that it hits nothing else."""
         worker = self._backend.worker()
         if self._outer is None:
             _at_work.pop(worker, None)
@@ -162,7 +162,7 @@ class StatementGuard:
         """
         if self.reason is not None:
             raise self.reason
-        if self._worker != _ANYBODY and self._worker != self._backend.worker():
+        if self._worker != _ANY_WORKER and self._worker != self._backend.worker():
             raise OutsideRun(
                 f"{self.label}: SQL was sent from outside `run` and would have stopped the event loop; "
                 "write `await self.run(function, self.session, …)`, and load inside that function what the "
@@ -220,7 +220,7 @@ class StatementGuard:
             self._connection = connection
 
     def parted(self, connection: Any) -> None:
-        """The connection goes back to the pool, or is closed: from now on nobody cancels or cuts it."""
+        """The connection goes back to the pool, or is closed: from now on no cancel reaches it."""
         with self._lock:
             if self._connection is connection:
                 self._connection = None
@@ -236,7 +236,7 @@ class StatementGuard:
         """
         if not self.settling:
             raise SessionNotOwned(
-                f"{self.label}: somebody else than its unit of work tried to commit its transaction"
+                f"{self.label}: code other than its unit of work tried to commit its transaction"
             )
         self.check_transaction()
         with self._lock:
@@ -264,7 +264,7 @@ class StatementGuard:
             self.met_error = False
 
     def lost(self) -> TransactionAborted:
-        """The error for a transaction that was given up behind the program's back."""
+        """The error for a transaction that was aborted unnoticed by the program."""
         return TransactionAborted(
             f"{self.label}: the transaction had been aborted after an error that the program caught; nothing "
             "is kept. Let the error travel, or guard the statement with `session.begin_nested()`"
@@ -335,7 +335,7 @@ class StatementGuard:
             return
         try:
             is_marked = self._backend.is_marked(self._connection, marked)
-        except (Exception, asyncio.CancelledError):  # noqa: BLE001  # the connection is given back all the same
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001  # the connection is checked in all the same
             is_marked = False
         if not is_marked:
             self._note_end()
@@ -344,14 +344,14 @@ class StatementGuard:
         self.ended = self.ended or "a call of the driver, or a procedure,"
         self.changed_session = True  # AUTOCOMMIT, say, would be the next user's
 
-    # -- called by whoever stops the unit; a driver that blocks may take a second for it
+    # -- called to stop the unit; a driver that blocks may take a second for it
 
     def cancel_statement(self) -> bool | Awaitable[bool] | None:
         """Have the database cancel the running statement. Does nothing to a COMMIT, or between statements.
 
         Returns:
             Whether there is something to wait for: not if the database could not be reached for it. An
-            asyncio driver tells it later, or tells nothing: then it cancels what its cancelled task runs.
+            asyncio driver reports it later, or never: then it cancels what its cancelled task runs.
         """
         with self._lock:
             if self._connection is None or self._worker is None or self.committing or self.closing:
@@ -378,16 +378,16 @@ class StatementGuard:
 
 
 def guard_of(connection: Connection) -> StatementGuard | None:
-    """The watch of the unit of work that uses this connection, None for work of the engine's own."""
+    """The guard of the unit of work that uses this connection, None for work of the engine's own."""
     guard: StatementGuard | None = connection.get_execution_options().get(OPTION)
     return guard
 
 
 def guard_at_work(backend: Backend) -> StatementGuard | None:
-    """The watch of the unit of work that the calling thread or greenlet works for.
+    """The guard of the unit of work that the calling thread or greenlet works for.
 
     Args:
-        dialect: of the engine that asks: each `Database` has one of its own.
+        backend: of the engine that asks: each `Database` has one of its own.
 
     Returns:
         None for any other, and for one that works for another database just now.

@@ -1,4 +1,4 @@
-"""What each database does its own way. Only this package and `db.engines.engine` know which one it is."""
+"""The choice among the backends, by URL and pooler."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def backend_for(url: URL, pooler: str | None = None) -> Backend:
-    """The ways of the database that ``url`` names, and of the pooler before it.
+    """The backend of the database that ``url`` names, and of the pooler before it.
 
     Raises:
         ValueError: no such database is supported here.

@@ -81,11 +81,11 @@ class SQLite(Backend):
         self.discard_after_interrupt = not self.shares_one_connection
 
     def own_query(self, query: Mapping[str, Any]) -> Mapping[str, Any]:
-        # Production's sslmode is for a server: there is nobody here to talk to over TLS.
+        # Production's sslmode is for a server: there is no TLS to a file.
         return {name: value for name, value in query.items() if not name.startswith("ssl")}
 
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
-        # A hop may run on another thread than the last one; the places see to it that no two do at once.
+        # A call may run on another thread than the last one; the limiter sees to it that no two do at once.
         return {"check_same_thread": False, "timeout": self._busy_timeout_s(settings)} | settings.connect_args
 
     def engine_options(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
@@ -248,8 +248,8 @@ def _end_statements_at_checkin(engine: Engine) -> None:
     """End what was read in part before the connection has its next user, or is closed.
 
     ROLLBACK leaves such a statement open, and its snapshot with it: the next user read what the file had held
-    then, for as long as anybody had the cursor, a traceback for one. A connection that was closed meanwhile
-    kept the file's descriptors. https://www.sqlite.org/isolation.html, https://www.sqlite.org/c3ref/close.html
+    then, for as long as the cursor was referenced, by a traceback for one. A connection that was closed
+    meanwhile kept the file's descriptors. https://www.sqlite.org/isolation.html, https://www.sqlite.org/c3ref/close.html
     """
 
     @event.listens_for(engine, "after_cursor_execute")
@@ -289,7 +289,7 @@ def _begin_immediate(connection: Connection, busy_timeout_s: float) -> None:
             if not busy or time.monotonic() >= give_up_at:
                 break
         if busy and guard is not None and give_up_at == guard.begin_by:
-            # In the queue for the place and here, it was one wait for a turn to write.
+            # In the queue for the slot and here, it was one wait for a turn to write.
             raise Unavailable("another process holds the database file's write lock")
         # The last try, whose error is SQLAlchemy's.
         connection.exec_driver_sql("BEGIN IMMEDIATE", execution_options={OWN: True})

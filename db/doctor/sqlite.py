@@ -94,7 +94,7 @@ def _place(path: Path) -> Iterator[Finding]:
 
 
 def _file_system(path: Path) -> str:
-    """The kind of the file system that a file is on; nothing where the system does not tell."""
+    """The kind of the file system that a file is on; empty where the system does not report it."""
     try:
         mounts = Path("/proc/self/mounts").read_text().splitlines()
     except OSError:

@@ -43,7 +43,7 @@ def insert_unless_there(
     row = select(*(literal(value, types[name].type).label(name) for name, value in values.items()))
     # SQLite takes ON CONFLICT after a SELECT for a join's, unless a WHERE stands between.
     unless_there = row.where(true()).suffix_with("ON CONFLICT DO NOTHING")
-    # Else it is read of the cursor when that is closed already, and psycopg 3's says -1 then.
+    # Else it is read of the cursor when that is closed already, and psycopg 3's is -1 then.
     kept = {**options, "preserve_rowcount": True}
     result: Any = session.execute(insert(entity).from_select([*values], unless_there), execution_options=kept)
     return int(result.rowcount) > 0

@@ -40,7 +40,7 @@ def _json_text(element: JsonText, compiler: TypeCompiler, **options: Any) -> str
 
 
 MOMENT = DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
-"""With microseconds, which theirs has not unless it is told."""
+"""With microseconds, which theirs has not by default."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
