@@ -127,7 +127,7 @@ class StatementGuard:
         """Time until the deadline, 0 when it has passed, None without one."""
         return None if self.deadline_at is None else max(0.0, self.deadline_at - time.monotonic())
 
-    def mark(self, reason: Cancelled) -> None:
+    def request_cancel(self, reason: Cancelled) -> None:
         """From now on no statement starts, and no COMMIT is sent. The first reason stays."""
         if self.reason is None:  # else a cancel may be on its way, which has the lock while it lasts
             with self._lock:
@@ -173,7 +173,7 @@ class StatementGuard:
                 f"{self.label}: SQL was sent after COMMIT; `self.in_new_transaction(…)` is for that"
             )
         if self.deadline_at is not None and time.monotonic() >= self.deadline_at:
-            self.mark(DeadlinePassed())
+            self.request_cancel(DeadlinePassed())
             raise DeadlinePassed
 
     def check_effect(self, effect: int) -> None:
@@ -214,12 +214,12 @@ class StatementGuard:
 
     # -- called by the engine's hooks, where the work is done
 
-    def connected(self, connection: Any) -> None:
+    def checked_out(self, connection: Any) -> None:
         """The unit has taken this connection of the driver."""
         with self._lock:
             self._connection = connection
 
-    def parted(self, connection: Any) -> None:
+    def checked_in(self, connection: Any) -> None:
         """The connection goes back to the pool, or is closed: from now on no cancel reaches it."""
         with self._lock:
             if self._connection is connection:

@@ -55,10 +55,10 @@ class Observer:
     def disconnected(self, pool: str) -> None:
         """A connection was closed."""
 
-    def lent(self, pool: str) -> None:
+    def checked_out(self, pool: str) -> None:
         """A connection was checked out of its pool."""
 
-    def returned(self, pool: str, used_s: float) -> None:
+    def checked_in(self, pool: str, used_s: float) -> None:
         """A connection was checked in, or discarded."""
 
     def opened(self, unit: ObservedUnit) -> None:

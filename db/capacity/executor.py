@@ -25,16 +25,16 @@ log = logging.getLogger("onfinish.db")
 Work = Callable[[], Any]
 R = TypeVar("R")
 
-INTERRUPT_EVERY_S = 0.2
+CANCEL_EVERY_S = 0.2
 """How often a stopped unit's statement is cancelled: the first time may fall between two statements."""
 
-SEVER_AFTER_S = 0.5
+SHUTDOWN_AFTER_S = 0.5
 """How long a cancelled statement, or a COMMIT at the deadline, may take before its socket is shut down."""
 
-SEVER_EVERY_S = 0.05
+SHUTDOWN_EVERY_S = 0.05
 """How soon that is tried again where a cancel was on its way, which holds the lock."""
 
-GIVE_UP_AFTER_S = 1.0
+ABANDON_AFTER_S = 1.0
 """How long the work may take to notice that; then its waiters are resumed without it."""
 
 
@@ -67,18 +67,18 @@ class Call:
 
     async def end(self, guard: StatementGuard) -> bool:
         """End the work by stronger and stronger means, in a limited time. Returns whether it is over."""
-        cut_at = self.loop.time() + SEVER_AFTER_S
+        cut_at = self.loop.time() + SHUTDOWN_AFTER_S
         while not self.is_over and (left_s := cut_at - self.loop.time()) > 0:
             heard = await self._cancel_statement(guard, left_s)
-            if await self.over(INTERRUPT_EVERY_S) or not heard:
+            if await self.over(CANCEL_EVERY_S) or not heard:
                 break
         if self._withdraw():  # no thread was free for it in that time; one that is on its way has begun it
             self._arrive(None, guard.reason or DeadlinePassed())
-        give_up_at = self.loop.time() + GIVE_UP_AFTER_S
+        give_up_at = self.loop.time() + ABANDON_AFTER_S
         if not self.is_over:
             log.warning("%s: the database did not end it in time; its connection is cut", guard.label)
             while not self._shutdown_socket(guard) and self.loop.time() < give_up_at:
-                if await self.over(SEVER_EVERY_S):
+                if await self.over(SHUTDOWN_EVERY_S):
                     break
         if not await self.over(max(0.0, give_up_at - self.loop.time())):
             log.error("%s: its work hangs, and keeps its place until it ends", guard.label)

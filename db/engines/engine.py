@@ -155,7 +155,7 @@ def _install_guard(engine: Engine, backend: Backend, role: Role) -> None:
         # What a new connection is asked before its first transaction can hang like any other statement.
         guard = guard_at_work(backend)
         if guard is not None:
-            guard.connected(connection)
+            guard.checked_out(connection)
         return connection
 
     if role == "writer":
@@ -173,7 +173,7 @@ def _install_guard(engine: Engine, backend: Backend, role: Role) -> None:
         if guard is not None:
             pooled = connection.connection
             pooled.info[OPTION] = guard
-            guard.connected(pooled.dbapi_connection)
+            guard.checked_out(pooled.dbapi_connection)
         if (level := opts.get("isolation_level")) is not None:
             asking = guard or _taken_up(connection.connection)
             if asking is not None:
@@ -214,15 +214,15 @@ def _install_guard(engine: Engine, backend: Backend, role: Role) -> None:
             guard.met_error = True
 
     @event.listens_for(engine, "close")
-    def parted(connection: Any, record: ConnectionPoolEntry) -> None:
+    def closed(connection: Any, record: ConnectionPoolEntry) -> None:
         guard = record.info.pop(OPTION, None) or guard_at_work(backend)
         if guard is not None:
-            guard.parted(connection)
+            guard.checked_in(connection)
 
     @event.listens_for(engine, "checkin")
-    def returned(connection: Any, record: ConnectionPoolEntry) -> None:
+    def checked_in(connection: Any, record: ConnectionPoolEntry) -> None:
         guard = record.info.get(OPTION)
-        parted(connection, record)
+        closed(connection, record)
         if guard is not None and guard.changed_session:
             record.invalidate()
 

@@ -99,7 +99,7 @@ def ping_after_idle(engine: Engine, settings: DatabaseSettings, backend: Backend
         if retries and time.monotonic() - since < settings.pool_ping_after_s:
             return
         if guard is not None:
-            guard.connected(connection)
+            guard.checked_out(connection)
         try:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
@@ -122,16 +122,16 @@ def observe_pool(engine: Engine, name: str, observer: Observer) -> None:
         observer.disconnected(name)
 
     @event.listens_for(engine, "checkout")
-    def lent(connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
+    def checked_out(connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
         # Not in `info`, which is emptied when a connection is thrown away.
         _kept_of(record)[_CHECKED_OUT_AT] = time.perf_counter()
-        observer.lent(name)
+        observer.checked_out(name)
 
     @event.listens_for(engine, "checkin")
-    def returned(connection: Any, record: ConnectionPoolEntry) -> None:
+    def checked_in(connection: Any, record: ConnectionPoolEntry) -> None:
         checked_out_at = _kept_of(record).pop(_CHECKED_OUT_AT, None)
         if checked_out_at is not None:  # else it was found dead before it was checked out
-            observer.returned(name, time.perf_counter() - checked_out_at)
+            observer.checked_in(name, time.perf_counter() - checked_out_at)
 
 
 def _kept_of(record: ConnectionPoolEntry) -> dict[Any, Any]:

@@ -299,7 +299,7 @@ class AsyncUnitOfWork:
         if late and not isinstance(reason, DeadlinePassed):
             return
         self.reason = self.reason or reason
-        self._unit.guard.mark(self.reason)
+        self._unit.guard.request_cancel(self.reason)
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._stop())
 
@@ -430,7 +430,8 @@ class AsyncUnitOfWork:
                 await self._result(self._start(self._unit.settle, keep=keep, last=last), self._unit.settle)
             except asyncio.CancelledError:
                 # The call has no waiter any more, and runs on: where COMMIT is not sent yet, it never is.
-                self._unit.guard.mark(Cancelled(f"{self.label}: its task was cancelled; nothing is kept"))
+                reason = Cancelled(f"{self.label}: its task was cancelled; nothing is kept")
+                self._unit.guard.request_cancel(reason)
                 raise
             except DatabaseError:
                 if keep and not self._unit.guard.committed:

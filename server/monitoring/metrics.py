@@ -205,14 +205,14 @@ class Metrics(Observer):
         """See `Observer`."""
         self._move(self._pool(pool).idle, -1)
 
-    def lent(self, pool: str) -> None:
+    def checked_out(self, pool: str) -> None:
         """See `Observer`."""
         at, numbers = self._pool(pool), self._numbers
         with self._lock:
             numbers[at.idle] -= 1.0
             numbers[at.used] += 1.0
 
-    def returned(self, pool: str, used_s: float) -> None:
+    def checked_in(self, pool: str, used_s: float) -> None:
         """See `Observer`."""
         at, numbers = self._pool(pool), self._numbers
         with self._lock:
