@@ -118,7 +118,7 @@ def run_command(command: Command, settings: Settings, arguments: argparse.Namesp
 
     With ``--log-level debug`` the traceback is in the log.
     """
-    # Both are slow to import, and a command that needs neither starts without them.
+    # Slow to import: `--help`, and settings that are wrong, are answered without them.
     from sqlalchemy.exc import SQLAlchemyError
 
     from db.errors import DatabaseError

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sqlalchemy import URL
 
-from db.backend import HOMES, Backend, MarkerRow, Role
+from db.backend import Backend
 from db.backends.mysql import MySQL
 from db.backends.pgbouncer import PgBouncer
-from db.backends.postgresql import PostgreSQL, sqlstate_of
+from db.backends.postgresql import PostgreSQL
 from db.backends.sqlite import SQLite
 
 _BY_BACKEND: dict[str, type[Backend]] = {
@@ -18,19 +18,6 @@ _BY_BACKEND: dict[str, type[Backend]] = {
 }
 
 _BY_POOLER: dict[str, type[Backend]] = {"pgbouncer": PgBouncer}
-
-__all__ = [
-    "HOMES",
-    "Backend",
-    "MySQL",
-    "PgBouncer",
-    "PostgreSQL",
-    "Role",
-    "SQLite",
-    "MarkerRow",
-    "backend_for",
-    "sqlstate_of",
-]
 
 
 def backend_for(url: URL, pooler: str | None = None) -> Backend:

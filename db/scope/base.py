@@ -58,7 +58,7 @@ class Scope(ABC):
 
     @property
     def made(self) -> Collection[Session]:
-        """Sessions that were made because code asked where there was none; they have no owner that ends them."""
+        """Sessions that were made because code asked where there was none; no owner ends them."""
         return ()
 
     def close(self) -> None:
