@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -31,6 +31,9 @@ DRIVERS = (
     "mysql+pymysql",
     "mariadb+pymysql",
 )
+POOLER: Final = "pgbouncer"
+"""The pooler that `DatabaseSettings.pooler` may name."""
+
 _PLACE = {"host", "hostaddr", "port", "dbname", "database", "target_session_attrs"}
 """What of a driver's arguments says where the database is."""
 

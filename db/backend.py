@@ -1,10 +1,9 @@
-"""The questions that `db` asks of a database, and the answers that fit most of them."""
+"""The interface of a database: what `db` asks of it, with the answers that hold for most."""
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -12,10 +11,12 @@ from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from conf import DatabaseSettings
-from db.doctor.findings import Finding, Plan, ok
-from db.errors import Conflict, ConstraintFailed, DatabaseError
+from db.errors import DatabaseError
 
 Role = Literal["writer", "reader", "migration"]
+
+MIGRATION_STATEMENT_TIMEOUT_S = 600
+"""Longest a migration's statement may run: enough for an index over some ten million rows."""
 
 HOMES = "onfinish_homes"
 """Where a connection's ``info`` has the schemas of our own tables, by their names, where a transaction may
@@ -34,7 +35,7 @@ class MarkerRow(NamedTuple):
 
 
 class Backend:
-    """One database's own ways. Lives as long as the engines made with it, and holds no connection.
+    """What one database does its own way. Lives as long as the engines made with it, and holds no connection.
 
     Args:
         url: where it is, with the driver named.
@@ -47,7 +48,7 @@ class Backend:
     """The driver waits on the event loop, in a greenlet; else it blocks, in a thread."""
 
     worker: Callable[[], object] = staticmethod(threading.get_ident)
-    """Tells apart those who may be at work at the same time: threads, or greenlets."""
+    """Identifies what may be at work at the same time: the calling thread, or greenlet."""
 
     blocking_driver: str = ""
     """Backend and driver, as a URL names them, of the one that scripts and migrations use."""
@@ -62,13 +63,16 @@ class Backend:
     """The reader's statements stand each for itself: there is no transaction that would have to be ended."""
 
     reader_settles_at_once = True
-    """Such a statement's connection goes back to the pool without a word to the driver."""
+    """Such a statement's connection is checked in without a call of the driver."""
 
     shares_one_connection = False
     """There is but one connection, so the reader is the writer and one unit of work runs at a time."""
 
     cannot_change_session = ""
     """Why a unit of work may not change its session, and the way out. Empty: its connection is closed."""
+
+    other_isolation = ""
+    """How a write asks for another isolation level, as part of a sentence. Empty: it cannot."""
 
     isolation_is_a_transactions = False
     """A level asked for of a writer's connection holds for the transaction, and SQLAlchemy puts it back."""
@@ -120,11 +124,11 @@ class Backend:
     """Execution options under which a connection of the reader sees one state of the database throughout."""
 
     def translate(self, error: DBAPIError) -> DatabaseError:
-        """What a driver's error means. Told by codes, never by message text."""
+        """What a driver's error means. Decided by codes, never by message text."""
         raise NotImplementedError
 
     def refuses_write(self, error: DBAPIError) -> bool:
-        """Whether the database says that it does not write for this connection."""
+        """Whether the database refused a write since this connection is read-only."""
         raise NotImplementedError
 
     def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
@@ -140,7 +144,7 @@ class Backend:
         return False
 
     def mark_transaction(self, connection: Connection) -> object:
-        """How to tell its transaction from one that was begun after it; None where that is not to be had."""
+        """How to tell its transaction from one that was begun after it; None where there is no way."""
         return None
 
     def is_marked(self, connection: Any, mark: object) -> bool:
@@ -178,31 +182,13 @@ class Backend:
         """The parameters of a `MarkerRow`'s statement, in the driver's own form."""
         raise NotImplementedError
 
-    def refuses_for_lack_of_rights(self, error: DBAPIError) -> bool:
-        """Whether a statement was refused since its role may not do that."""
-        return False
+    def code_of_missing_right(self, error: DBAPIError) -> str | None:
+        """The driver's code, where a statement was refused since its role may not do that; else None."""
+        return None
 
     def connection_errors(self) -> tuple[type[Exception], ...]:
         """What the driver's ``connect`` raises beside its own errors."""
         return ()
-
-    def absent(self) -> Finding | None:
-        """That there is no database yet, and whoever connects would make one. None: there is, or ask it."""
-        return None
-
-    def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
-        """What there is to say of the database, asked over a connection of the reader."""
-        raise NotImplementedError
-
-    def examine_roles(self, connection: Connection, settings: DatabaseSettings) -> Iterator[Finding]:
-        """Roles that a transaction may take on, and that may not write what each transaction writes."""
-        yield from ()
-
-    def examine_replica(
-        self, connection: Connection, settings: DatabaseSettings, plan: Plan
-    ) -> Iterator[Finding]:
-        """What there is to say of a replica that reads go to, asked over a connection of the reader."""
-        yield ok("replica", "it answers")
 
     def cancel_statement(self, connection: Any) -> bool | Awaitable[bool] | None:
         """Cancel what the driver's connection runs. Takes half a second at most.
@@ -210,45 +196,10 @@ class Backend:
         Called from another thread, or on the loop where the driver is asyncio's.
 
         Returns:
-            Whether the database has heard of it; None where the driver has no call for it.
+            Whether the request reached the database; None where the driver has no call for it.
         """
         raise NotImplementedError
 
     def shutdown_socket(self, connection: Any) -> None:
-        """Break the driver's connection under whoever waits for it."""
+        """Break the driver's connection under the work that waits for its answer."""
         raise NotImplementedError
-
-
-def refused_by(
-    constraint: str | None, *, table: str | None = None, fault: str | None = None
-) -> DatabaseError:
-    """The refusal of a constraint, in the words its table has for it.
-
-    Args:
-        constraint: its name; ``NOT NULL table.column``.
-        table: the table that it belongs to, where that is known.
-        fault: the driver's code, where it is a fault of the program unless a sentence is written.
-    """
-    from db.base import refusals
-
-    sentence = refusals.get(constraint or "")
-    if sentence is None and fault is not None:
-        return ConstraintFailed(fault, constraint=constraint, table=table)
-    general = "the data as it stands does not allow this"
-    return Conflict(sentence or general, constraint=constraint, table=table)
-
-
-_TABLE = re.compile(
-    r"\s*(?:(?:INSERT|REPLACE)(?: OR \w+| IGNORE)? INTO|UPDATE(?: OR \w+)?|DELETE FROM)\s+"
-    r"(?:[`\"]?\w+[`\"]?\.)?[`\"]?(\w+)",
-    re.IGNORECASE,
-)
-
-
-def table_of(error: DBAPIError) -> str | None:
-    """The table that a statement writes to, for a database whose errors have no field for it.
-
-    It is read off the beginning of the statement, where there can be no data. None at COMMIT.
-    """
-    found = _TABLE.match(error.statement or "")
-    return found and found[1]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-import weakref
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
@@ -18,12 +17,13 @@ from db.backends.choose import backend_for
 from db.capacity.endpoint import Endpoint
 from db.capacity.executor import Executor, GreenletExecutor, ThreadExecutor
 from db.capacity.limiter import AdmissionLimiter
+from db.capacity.registry import OpenUnit, UnitRegistry
 from db.capacity.threads import Threads
 from db.capacity.turns import Turns
 from db.engines.engine import blocking, make_engine, make_url, read_only_view
 from db.engines.idle_pool import observe_pool
-from db.errors import DeadlinePassed, NestedUnitOfWork, OutsideRun
-from db.observer import Observer
+from db.errors import DeadlinePassed, OutsideRun
+from db.observer import ObservedUnit, Observer
 from db.schema.state import Schema
 from db.work.async_unit_of_work import AsyncUnitOfWork
 from db.work.commit_marker import CommitMarkers
@@ -31,11 +31,11 @@ from db.work.unit_of_work import UnitOfWork
 
 _STOPPERS = 4
 """Threads that cancel statements, each within half a second. A unit whose turn does not come in that time is
-stopped by a cut of its link, which needs no thread."""
+stopped by a shutdown of its socket, which needs no thread."""
 
 
 class Database:
-    """A writer and a reader, each a `Endpoint`. Lives as long as its process; made after a fork.
+    """A writer and a reader, each an `Endpoint`. Lives as long as its process; made after a fork.
 
     The writer runs transactions. The reader runs single statements outside of any, and the database
     itself refuses to write for it: one round trip instead of three. It may be a replica's, which has what was
@@ -44,7 +44,7 @@ class Database:
 
     Args:
         settings: ``DatabaseSettings(url="sqlite:///x.db")`` is enough.
-        observer: who counts or watches.
+        observer: called at what happens, for metrics.
     """
 
     def __init__(self, settings: DatabaseSettings, observer: Observer | None = None) -> None:
@@ -72,13 +72,10 @@ class Database:
             self.reader = self._endpoint("reader", replica, backend_for(make_url(replica), settings.pooler))
         with_markers = self.backend.has_commit_markers and settings.commit_witness
         self.commit_markers = CommitMarkers(settings, self.writer.engine) if with_markers else None
-        self.schema: Schema | None = None
-        self.units: weakref.WeakSet[AsyncUnitOfWork] = weakref.WeakSet()
+        self.registry = UnitRegistry(self.observer)
         self.turns = Turns()
-        self._scopes: set[UnitOfWork] = set()
         self.tasks: set[asyncio.Task[None]] = set()
-        self._idle = asyncio.Event()
-        self._holders: dict[object, str] = {}
+        self._schema_fault: Callable[[], str | None] | None = None
 
     def expect_schema(self, revision: str) -> None:
         """From now on a statement that finds no table or column is a schema that is behind, where it is.
@@ -88,8 +85,8 @@ class Database:
         Args:
             revision: the newest one that the code knows.
         """
-        if not self.backend.shares_one_connection:  # else whoever serves it has made its schema
-            self.schema = Schema(self.settings, revision, self.writer.engine)
+        if not self.backend.shares_one_connection:  # else the process that serves it has made its schema
+            self._schema_fault = Schema(self.settings, revision, self.writer.engine).fault
 
     def unit_of_work(
         self,
@@ -103,7 +100,7 @@ class Database:
     ) -> AsyncUnitOfWork:
         """A unit of work for code on the event loop; opens nothing yet.
 
-        As a context manager it is kept at the end, and undone where the block raises::
+        As a context manager it is committed at the end, and rolled back where the block raises::
 
             async with database.unit_of_work(label="nightly job") as unit:
                 await unit.run(tasks.update_task, unit.session, task_id=…, change=…)
@@ -112,18 +109,22 @@ class Database:
             label: how messages name it.
             read_only: on the reader.
             snapshot: all its reads see the database as it was at the first of them.
-            deadline_at: on the clock of `time.monotonic`; past it the unit is stopped and undone.
-            origin: what it is done for, a request say; kept for whoever observes.
-            retries: the caller does its work again where its connection was lost (`ConnectionLost`). Else
-                a connection is asked whether it lives before it is used: that is a round trip.
+            deadline_at: on the clock of `time.monotonic`; past it the unit is stopped and rolled back.
+            origin: what it is done for, a request for example; kept for observers.
+            retries: the caller retries its work where the connection was lost (`ConnectionLost`). Else a
+                connection is pinged before it is used, which is a round trip.
         """
         endpoint = self.reader if read_only else self.writer
         return AsyncUnitOfWork(
-            self,
             endpoint,
+            self.registry,
             label=label,
             snapshot=snapshot,
             deadline_at=deadline_at,
+            pool_timeout_s=self.settings.pool_timeout_s,
+            commit_markers=self.commit_markers,
+            schema_fault=self._schema_fault,
+            follow_up=self._follow_up,
             origin=origin,
             retries=retries,
         )
@@ -132,22 +133,22 @@ class Database:
     def session_scope(
         self, *, label: str = "session_scope()", read_only: bool = False, timeout_s: float | None = None
     ) -> Iterator[Session]:
-        """A session for a script or a job, in a thread that may wait: kept at the end, undone on an error.
+        """A session for a script or a job, in a thread that may wait; committed at the end, else rolled back.
 
-        Stands in the same queue for a place as the requests of the process do.
+        Waits for a slot in the same queue as the requests of the process.
 
         Raises:
-            PoolTimeout: all places stayed taken for ``database.pool_timeout_s``.
+            PoolTimeout: all slots stayed taken for ``database.pool_timeout_s``.
             OutsideRun: called on an event loop, which it would stop; `unit_of_work` is for there.
             NestedUnitOfWork: the caller holds a unit of work open already.
-            DatabaseError: a driver's error, translated; nothing is kept then, or `OutcomeUnknown`.
+            DatabaseError: a driver's error, translated; nothing is committed then, or `OutcomeUnknown`.
         """
         if asyncio._get_running_loop() is not None:
             raise OutsideRun(
                 f"{label}: session_scope() would stop the event loop; `async with database.unit_of_work()`"
             )
         endpoint = self.reader if read_only else self.writer
-        worker = self.claim_here(label, endpoint.scopes_backend)
+        worker = self.registry.claim_here(label, endpoint.scopes_backend)
         try:
             endpoint.limiter.take_blocking(self.settings.pool_timeout_s)
             try:
@@ -159,10 +160,9 @@ class Database:
                     read_only=read_only,
                     deadline_at=deadline_at,
                     commit_markers=self.commit_markers,
-                    schema=self.schema,
+                    schema_fault=self._schema_fault,
                 )
-                self._scopes.add(unit)
-                self.observer.opened(unit)
+                self.registry.scope_opened(unit)
                 try:
                     yield unit.session
                 except DBAPIError as error:
@@ -174,17 +174,16 @@ class Database:
                 else:
                     unit.settle(keep=True)
                 finally:
-                    self._scopes.discard(unit)
-                    self.observer.ended(unit)
+                    self.registry.scope_ended(unit)
             finally:
                 endpoint.limiter.give_back()
         finally:
-            self.unclaim(worker)
+            self.registry.unclaim(worker)
 
     async def close(self, *, grace_s: float = 5.0) -> None:
         """Stop what is still open, and close all connections. Call it on the event loop that used them.
 
-        Units of work that are open are undone; what hangs longer than ``grace_s`` is left to its thread.
+        Units of work that are open are rolled back; what hangs longer than ``grace_s`` is left to its thread.
         """
         for unit in list(self.units):
             unit.cancel(DeadlinePassed("the service is shutting down; nothing of this request was kept"))
@@ -202,27 +201,26 @@ class Database:
             self.commit_markers.close()
 
     async def idle(self, timeout_s: float) -> bool:
-        """Wait until no unit of work is open and nothing follows from one. Returns whether it came to be."""
+        """Wait until no unit of work is open and nothing follows from one. Returns whether it did in time."""
         give_up_at = time.monotonic() + timeout_s
         while (self.units or self.tasks) and (left_s := give_up_at - time.monotonic()) > 0:
             if self.units:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._idle.wait(), left_s)
+                    await asyncio.wait_for(self.registry.idle.wait(), left_s)
             else:
                 await asyncio.wait(self.tasks, timeout=left_s)
         return not (self.units or self.tasks)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run what follows from a request. Its task is held until its end: what nobody holds may vanish."""
+        """Run what follows from a request. Its task is referenced, else the collector may take it."""
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
     def close_idle(self) -> int:
-        """Close connections that nobody has used for ``pool_idle_s``, down to ``pool_min`` a lane.
+        """Close connections that are idle for longer than ``pool_idle_s``, down to ``pool_min`` an endpoint.
 
-        Called now and then by whoever keeps the process alive, in a thread that may wait. Returns how many
-        were closed.
+        Called periodically, in a thread that may wait. Returns how many were closed.
         """
         idle_s, keep = self.settings.pool_idle_s, self.settings.pool_min
         if idle_s is None:
@@ -232,58 +230,17 @@ class Database:
         )
 
     @property
-    def open_units(self) -> list[AsyncUnitOfWork | UnitOfWork]:
+    def units(self) -> Collection[OpenUnit]:
+        """The units of work of the event loop that are open."""
+        return self.registry.units
+
+    @property
+    def open_units(self) -> list[ObservedUnit]:
         """The units of work that are open, of requests and of scopes, oldest first. For the event loop."""
-        units: list[AsyncUnitOfWork | UnitOfWork] = [*self.units, *list(self._scopes)]
-        return sorted(units, key=lambda unit: unit.opened_at)
+        return self.registry.open
 
-    # -- which units are open, and who holds a place: to wait for a second one while one holds one is a
-    #    deadlock with a full pool
-
-    def opened(self, unit: AsyncUnitOfWork) -> None:
-        """Note that a unit of work is open."""
-        self.units.add(unit)
-        self._idle.clear()
-        self.observer.opened(unit)
-
-    def ended(self, unit: AsyncUnitOfWork) -> None:
-        """Note that a unit of work has given everything back."""
-        self.units.discard(unit)
-        if not self.units:
-            self._idle.set()
-        self.observer.ended(unit)
-
-    def dropped(self, endpoint: Endpoint, holder: object) -> None:
-        """Take back what a unit of work held that nobody settled."""
-        self.unclaim(holder)
-        endpoint.limiter.give_back()
-        if not self.units:
-            self._idle.set()
-
-    def claim(self, holder: object, label: str) -> None:
-        """Note that a task or thread wants a place.
-
-        Raises:
-            NestedUnitOfWork: it holds one already.
-        """
-        held = self._holders.get(holder)
-        if held is not None:
-            raise NestedUnitOfWork(
-                f"{label}: a second unit of work was begun while {held} is open in the same task "
-                "or thread; with all places taken both would wait for ever. Work in that one's session, "
-                "or after it: `self.in_new_transaction(…)`"
-            )
-        self._holders[holder] = label
-
-    def claim_here(self, label: str, backend: Backend) -> object:
-        """Note that the calling thread or greenlet works in a unit of work; returns what to `unclaim`."""
-        worker = backend.worker()
-        self.claim(worker, label)
-        return worker
-
-    def unclaim(self, holder: object) -> None:
-        """Forget a holder."""
-        self._holders.pop(holder, None)
+    def _follow_up(self, label: str, deadline_at: float | None) -> AsyncUnitOfWork:
+        return self.unit_of_work(label=label, deadline_at=deadline_at)
 
     def _endpoint(
         self, role: Role, settings: DatabaseSettings, backend: Backend, scopes_backend: Backend | None = None
@@ -310,5 +267,5 @@ class Database:
     def _executor(self, backend: Backend, limiter: AdmissionLimiter) -> Executor:
         if backend.is_async:
             return GreenletExecutor()
-        # As many threads as places: a unit of work that has a place runs at once.
+        # As many threads as slots: a unit of work that has a slot runs at once.
         return ThreadExecutor(Threads(limiter.size, name=f"onfinish-{limiter.name}"), self._stoppers)

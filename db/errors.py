@@ -3,7 +3,7 @@
 ::
 
     DatabaseError
-    ├── Refused                 a rule of the data says no
+    ├── Refused                 a rule of the data forbids it
     │   ├── NotFound
     │   ├── Conflict            also what a constraint refuses, at a statement or only at COMMIT
     │   ├── Invalid
@@ -25,12 +25,12 @@
     │   └── TransactionAborted
     │       └── TransactionEnded  and part of its work may be kept
     ├── SchemaError             the schema is not where it would have to be
-    └── StatementFailed         the database refused a statement for a reason that is no client's
+    └── StatementFailed         the database refused a statement for a reason that lies in the program
         ├── ConstraintFailed    a NOT NULL or a CHECK, for which no sentence is written
         ├── NotInSchema         it names a table or a column that is not there
         └── NotGranted          the transaction's role may not leave what its COMMIT needs
 
-Driver errors are turned into these where the driver is called (`db.backends`), told apart by
+Driver errors are turned into these where the driver is called (`db.backends`), by
 SQLSTATE or SQLite's result code, never by message text. No message here holds SQL, parameters or
 a constraint's detail: such an error may be shown, its ``__cause__`` may not.
 """
@@ -39,13 +39,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from conf.database import POOLER
+
 
 class DatabaseError(Exception):
     """Everything this package raises of its own."""
 
 
 class Refused(DatabaseError):
-    """A rule of the data says no; whoever asked can do something about it."""
+    """A rule of the data forbids it; the caller can do something about that."""
 
 
 class NotFound(Refused):
@@ -109,7 +111,7 @@ class RetryableConflict(DatabaseError):
     start: https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
 
     Args:
-        reason: a word for the log and the metrics: "deadlock", "serialization", "busy".
+        reason: for the log and the metrics: "deadlock", "serialization", "busy".
     """
 
     def __init__(self, reason: str) -> None:
@@ -131,7 +133,7 @@ class Unavailable(DatabaseError):
 
 
 class PoolTimeout(Unavailable):
-    """Every place was taken for as long as a unit of work may wait for one."""
+    """Every slot was taken for as long as a unit of work may wait for one."""
 
 
 class NotMigrated(Unavailable):
@@ -159,7 +161,7 @@ class ConnectionLost(Unreachable):
 
 
 class PoolerInBetween(Unreachable):
-    """A pooler stands before the database that the settings say nothing of. Stops the start of the service.
+    """A pooler stands before the database that the settings do not name. Stops the start of the service.
 
     Args:
         finding: how it shows.
@@ -167,7 +169,7 @@ class PoolerInBetween(Unreachable):
 
     def __init__(self, finding: str) -> None:
         super().__init__(
-            f'a connection pooler stands before the database: {finding}; set database.pooler = "pgbouncer"'
+            f'a connection pooler stands before the database: {finding}; set database.pooler = "{POOLER}"'
         )
 
 
@@ -190,7 +192,7 @@ class DeadlinePassed(Cancelled):
 
 
 class ClientDisconnected(Cancelled):
-    """Whoever asked is no longer there to be answered."""
+    """The client has closed its connection before it was answered."""
 
     def __init__(self) -> None:
         super().__init__("the client closed its connection before it was answered")
@@ -213,11 +215,11 @@ class OutsideRun(UsageError):
 
 
 class SessionNotOwned(UsageError):
-    """Somebody other than the unit of work tried to end its session."""
+    """Code other than the unit of work tried to end its session."""
 
 
 class NestedUnitOfWork(UsageError):
-    """A unit of work was begun by somebody who holds another one open."""
+    """A unit of work was begun in a task or thread that holds another one open."""
 
 
 class ReadOnlyViolation(UsageError):
@@ -225,16 +227,16 @@ class ReadOnlyViolation(UsageError):
 
 
 class TransactionAborted(UsageError):
-    """The database had given the transaction up before COMMIT.
+    """The database had aborted the transaction before COMMIT.
 
     PostgreSQL answers COMMIT in an aborted transaction with ROLLBACK and no error, and sqlite3's
     ``commit()`` does nothing when SQLite has rolled back by itself. Code that swallowed the first
-    error would be told that its work was kept.
+    error would take its work for committed.
     """
 
 
 class TransactionEnded(TransactionAborted):
-    """Another than the unit of work ended its transaction: the driver's own ``commit()``, DDL on MySQL.
+    """Code other than the unit of work ended its transaction: the driver's own ``commit()``, DDL on MySQL.
 
     What came before may be kept, or not: the outcome is unknown, whatever else went wrong.
     """
@@ -271,7 +273,7 @@ class ConstraintFailed(StatementFailed):
         named = self.constraint or "a constraint without a name"
         return (
             f"the database refused a row{where}: {named} ({self.code}); check the value before it is "
-            "written, or say in `refusals` beside the table what it means to a client"
+            "written, or write in `refusals` beside the table what it means to a client"
         )
 
 
@@ -280,7 +282,7 @@ class NotInSchema(StatementFailed):
 
 
 class NotGranted(StatementFailed):
-    """The role that a transaction has taken on may not write the row that tells whether COMMIT was applied.
+    """The role that a transaction has taken on may not write the row that shows whether COMMIT was applied.
 
     Args:
         code: SQLSTATE.

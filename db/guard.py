@@ -1,4 +1,4 @@
-"""The watch over a unit of work's statements: who may send one, and how the running one is stopped."""
+"""The guard of a unit of work's statements: which thread may send one, and how the running one is stopped."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sqlalchemy import Connection
+
+from db.backend import Backend
 from db.errors import (
     Cancelled,
     DeadlinePassed,
@@ -19,13 +22,8 @@ from db.errors import (
     UsageError,
 )
 
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from db.backend import Backend
-
 OPTION = "onfinish_watch"
-"""The execution option under which a session hands its watch to the hooks of its engine."""
+"""The execution option under which a session hands its guard to the hooks of its engine."""
 
 OWN = "onfinish_own"
 """The execution option of a statement of ours, which may do what the program's may not: BEGIN."""
@@ -36,17 +34,17 @@ ENDS_TRANSACTION = 1
 CHANGES_SESSION = 2
 """What a statement does that the connection's next user would meet: SET, a temporary table, a lock."""
 
-_ANYBODY = object()
+_ANY_WORKER = object()
 
 _at_work: dict[object, StatementGuard] = {}
-"""The watches of those who work at this moment, by thread or greenlet."""
+"""The guards of the units that are at work, by thread or greenlet."""
 
 
 class StatementGuard:
-    """What the engine's hooks, and whoever cancels, know of one unit of work.
+    """What the engine's hooks, and a cancel, know of one unit of work.
 
     Made with its unit, and of no use after it. It reaches the hooks as an execution option of the
-    session; only the pool's own hooks, which know of no session, ask for the watch of whoever works.
+    session; only the pool's own hooks, which know of no session, ask for the guard at work.
     Its lock stands between the thread that runs a statement and the one that wants it stopped: a
     cancel never reaches a connection that has been closed or gone back to the pool, and never a COMMIT.
 
@@ -55,16 +53,16 @@ class StatementGuard:
         deadline_at: on the clock of `time.monotonic`; None for no limit. `begin_by`, on the same clock, is
             when a unit that stood in the queue has waited long enough for its transaction to begin.
         confined: statements are allowed between `enter` and `leave` only (a request's unit), or
-            from wherever the owner likes (a script's).
+            from anywhere (a script's).
 
-    ``began``: the transaction is there, as far as the driver was told; never for a reader. ``ended``: what
+    ``began``: the transaction is there, as far as the driver knows; never for a reader. ``ended``: what
     has ended it, where that was another than the unit of work. ``marked``: how to tell the transaction
     from another, once the program has had the driver's connection. ``changed_session``: its connection is
-    closed, not given back. ``may_commit``: the unit of work itself is at its COMMIT.
+    closed, not checked in. ``may_commit``: the unit of work itself is at its COMMIT.
     ``isolation_level``: the one that the unit was made with, None for the engine's.
 
-    ``retries``: whose work is done anew where its connection turns out to be gone. Any other's is asked
-    whether it lives before it is used, however short its rest.
+    ``retries``: the work is retried where its connection turns out to be gone. Any other connection is
+    pinged before it is used, however short it was idle.
     """
 
     __slots__ = (
@@ -114,7 +112,7 @@ class StatementGuard:
         self.statement: str | None = None
         self.retries = False
         self._confined = confined
-        self._worker: object = None if confined else _ANYBODY
+        self._worker: object = None if confined else _ANY_WORKER
         self._backend = backend
         self._connection: Any = None
         self._lock = threading.Lock()
@@ -129,7 +127,7 @@ class StatementGuard:
         """Time until the deadline, 0 when it has passed, None without one."""
         return None if self.deadline_at is None else max(0.0, self.deadline_at - time.monotonic())
 
-    def mark(self, reason: Cancelled) -> None:
+    def request_cancel(self, reason: Cancelled) -> None:
         """From now on no statement starts, and no COMMIT is sent. The first reason stays."""
         if self.reason is None:  # else a cancel may be on its way, which has the lock while it lasts
             with self._lock:
@@ -138,14 +136,14 @@ class StatementGuard:
 
     def enter(self) -> None:
         """The calling thread or greenlet may send statements until `leave`."""
-        # Model code of one database may open a `session_scope` of another: that one's watch is the inner.
+        # Model code of one database may open a `session_scope` of another: that one's guard is the inner.
         worker = self._backend.worker()
         self._outer, _at_work[worker] = _at_work.get(worker), self
         if self._confined:
             self._worker = worker
 
     def leave(self) -> None:
-        """Nobody may send statements; waits for a cancel under way, so that it hits nothing else."""
+        """Forbid further statements; waits for a cancel under way, so that it hits nothing else."""
         worker = self._backend.worker()
         if self._outer is None:
             _at_work.pop(worker, None)
@@ -164,7 +162,7 @@ class StatementGuard:
         """
         if self.reason is not None:
             raise self.reason
-        if self._worker != _ANYBODY and self._worker != self._backend.worker():
+        if self._worker != _ANY_WORKER and self._worker != self._backend.worker():
             raise OutsideRun(
                 f"{self.label}: SQL was sent from outside `run` and would have stopped the event loop; "
                 "write `await self.run(function, self.session, …)`, and load inside that function what the "
@@ -175,7 +173,7 @@ class StatementGuard:
                 f"{self.label}: SQL was sent after COMMIT; `self.in_new_transaction(…)` is for that"
             )
         if self.deadline_at is not None and time.monotonic() >= self.deadline_at:
-            self.mark(DeadlinePassed())
+            self.request_cancel(DeadlinePassed())
             raise DeadlinePassed
 
     def check_effect(self, effect: int) -> None:
@@ -210,19 +208,19 @@ class StatementGuard:
             return
         raise SessionNotOwned(
             f"{self.label}: the isolation level {level!r} was asked for, which would take its transaction "
-            "from the unit of work. For reads of one state of the database there is `snapshot = True`; on "
-            "PostgreSQL `SET TRANSACTION ISOLATION LEVEL …` as the first statement of a write"
+            "from the unit of work. For reads of one state of the database there is `snapshot = True`"
+            f"{self._backend.other_isolation}"
         )
 
     # -- called by the engine's hooks, where the work is done
 
-    def connected(self, connection: Any) -> None:
+    def checked_out(self, connection: Any) -> None:
         """The unit has taken this connection of the driver."""
         with self._lock:
             self._connection = connection
 
-    def parted(self, connection: Any) -> None:
-        """The connection goes back to the pool, or is closed: from now on nobody cancels or cuts it."""
+    def checked_in(self, connection: Any) -> None:
+        """The connection goes back to the pool, or is closed: from now on no cancel reaches it."""
         with self._lock:
             if self._connection is connection:
                 if self.began and self._knows_its_transaction:  # it goes along, and no ROLLBACK tells of it
@@ -241,7 +239,7 @@ class StatementGuard:
         """
         if not self.may_commit:
             raise SessionNotOwned(
-                f"{self.label}: another than its unit of work tried to commit its transaction"
+                f"{self.label}: code other than its unit of work tried to commit its transaction"
             )
         self.check_transaction()
         with self._lock:
@@ -269,7 +267,7 @@ class StatementGuard:
             self.met_error = False
 
     def lost(self) -> TransactionAborted:
-        """The error for a transaction that was given up behind the program's back."""
+        """The error for a transaction that was aborted unnoticed by the program."""
         if self.ended:
             return self.ended_error()
         return TransactionAborted(
@@ -342,7 +340,7 @@ class StatementGuard:
             return
         try:
             is_marked = self._backend.is_marked(self._connection, marked)
-        except (Exception, asyncio.CancelledError):  # noqa: BLE001  # the connection is given back all the same
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001  # the connection is checked in all the same
             is_marked = False
         if not is_marked:
             self._note_end()
@@ -351,14 +349,14 @@ class StatementGuard:
         self.ended = self.ended or "a call of the driver, or a procedure,"
         self.changed_session = True  # AUTOCOMMIT, say, would be the next user's
 
-    # -- called by whoever stops the unit; a driver that blocks may take a second for it
+    # -- called to stop the unit; a driver that blocks may take a second for it
 
     def cancel_statement(self) -> bool | Awaitable[bool] | None:
         """Have the database cancel the running statement. Does nothing to a COMMIT, or between statements.
 
         Returns:
             Whether there is something to wait for: not if the database could not be reached for it. An
-            asyncio driver tells it later, or tells nothing: then it cancels what its cancelled task runs.
+            asyncio driver reports it later, or never: then it cancels what its cancelled task runs.
         """
         with self._lock:
             if self._connection is None or self._worker is None or self.committing or self.closing:
@@ -385,16 +383,16 @@ class StatementGuard:
 
 
 def guard_of(connection: Connection) -> StatementGuard | None:
-    """The watch of the unit of work that uses this connection, None for work of the engine's own."""
+    """The guard of the unit of work that uses this connection, None for work of the engine's own."""
     guard: StatementGuard | None = connection.get_execution_options().get(OPTION)
     return guard
 
 
 def guard_at_work(backend: Backend) -> StatementGuard | None:
-    """The watch of the unit of work that the calling thread or greenlet works for.
+    """The guard of the unit of work that the calling thread or greenlet works for.
 
     Args:
-        dialect: of the engine that asks: each `Database` has one of its own.
+        backend: of the engine that asks: each `Database` has one of its own.
 
     Returns:
         None for any other, and for one that works for another database just now.

@@ -14,6 +14,7 @@ from conf import DatabaseSettings
 from db.backend import Backend
 from db.backends.refusals import drivers_words, way_in
 from db.database import Database
+from db.doctor.checkups import checkup_for
 from db.doctor.findings import Finding, error
 from db.errors import (
     DatabaseError,
@@ -27,14 +28,14 @@ from db.errors import (
 from db.schema.state import REVISION, WAY_OUT, not_migrated
 
 CHECK_TIMEOUT_S = 2.0
-"""A probe that waits longer tells its load balancer nothing."""
+"""A probe that waits longer is of no use to its load balancer."""
 
 
 class Fault(NamedTuple):
     """Why the database cannot be worked with."""
 
     told: str
-    """A sentence for anybody: it names no host."""
+    """A sentence for any reader: it names no host."""
 
     words: str = ""
     """The driver's own, for the log and the terminal."""
@@ -49,7 +50,7 @@ async def why_not_ready(database: Database, *, revision: str | None) -> str | No
     """Ask the database, on the reader, as a request would; where that is a replica, ask both.
 
     Args:
-        revision: the schema's revision that the code expects; None where nobody keeps one.
+        revision: the schema's revision that the code expects; None where the schema has none.
 
     Returns:
         None where all is well, else a sentence that names the fault and no host.
@@ -58,7 +59,7 @@ async def why_not_ready(database: Database, *, revision: str | None) -> str | No
 
 
 def told(faults: Iterable[Fault]) -> str | None:
-    """Faults as one sentence for anybody; None where there is none."""
+    """Faults as one sentence for any reader; None where there is none."""
     return "; ".join(fault.told for fault in faults) or None
 
 
@@ -78,7 +79,7 @@ async def faults_of(database: Database, *, revision: str | None) -> list[Fault]:
 
 
 async def _all(asked: Iterable[Coroutine[Any, Any, Fault | None]]) -> list[Fault | None]:
-    """Each in a task of its own, which may have a place of its own."""
+    """Each in a task of its own, which may hold a slot of its own."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one) for one in asked]
     return [task.result() for task in tasks]
@@ -119,7 +120,7 @@ def _fault_of(error: DatabaseError, backend: Backend) -> Fault:
 
 
 async def first_look(database: Database, *, revision: str | None) -> list[Finding]:
-    """What is to be said of the database at the start: why it cannot be worked with, what its roles lack.
+    """Findings about the database at the start: why it cannot be worked with, what its roles lack.
 
     Args:
         revision: as of `why_not_ready`.
@@ -176,7 +177,7 @@ def _is_read_only(session: Session, backend: Backend) -> bool:
 
 
 def _roles(session: Session, backend: Backend, settings: DatabaseSettings) -> list[Finding]:
-    return list(backend.examine_roles(session.connection(), settings))
+    return list(checkup_for(backend).examine_roles(session.connection(), settings))
 
 
 def _revision(session: Session) -> str | None:

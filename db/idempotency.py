@@ -30,13 +30,13 @@ from db.backend import HOMES
 from db.base import Base, Json, UtcDateTime, now, utc_now
 from db.errors import Conflict, Invalid
 from db.portable.inserting import insert_unless_there
-from db.portable.types import LONG_BYTES, short_in_mysql
+from db.portable.types import LONG_BYTES, key_text
 from db.work.commit_marker import CommitMarker, use_marker
 
 KEPT_FOR = timedelta(hours=24)
 KEY_CHARS_MAX = 255
 PATH_CHARS_MAX = 480
-_PATH = short_in_mysql(512, PATH_CHARS_MAX)
+_PATH = key_text(512, PATH_CHARS_MAX)
 
 _DELETED_AT_ONCE = 1000
 """Rows a purge takes in one transaction, so that it stands in nobody's way for long."""

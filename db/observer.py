@@ -1,26 +1,53 @@
-"""What may be seen of a database at work, by whoever counts or watches."""
+"""What may be observed of a database at work, for metrics and watchdogs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from db.work.async_unit_of_work import AsyncUnitOfWork
-    from db.work.unit_of_work import UnitOfWork
+from db.outcome import Outcome
+
+
+class ObservedUnit(Protocol):
+    """A unit of work, as far as an observer reads it."""
+
+    label: str
+    """How messages name it: "POST TaskHandler"."""
+
+    opened_at: float
+    """On the clock of `time.monotonic`."""
+
+    observed: object
+    """The observer's own note."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What has become of the work."""
+
+    @property
+    def pool(self) -> str:
+        """Whose connections it uses: "writer" or "reader"."""
+
+    @property
+    def statement(self) -> str | None:
+        """The SQL that it sent last, without parameters."""
+
+    @property
+    def has_connection(self) -> bool:
+        """Whether it holds a connection at this moment."""
 
 
 class Observer:
-    """Told of what happens in a `Database`, and lives as long as that; this one takes no notice of anything.
+    """Called at what happens in a `Database`, and lives as long as that; this one ignores all of it.
 
     It is called while requests wait, on the event loop and from the threads: an override is quick, waits
     for nothing and raises nothing. ``pool`` is "writer" or "reader".
     """
 
     def queued(self, pool: str) -> None:
-        """All places are taken, and somebody waits; `waited` follows in any case."""
+        """All slots are taken, and a caller begins to wait; `waited` follows in any case."""
 
     def waited(self, pool: str, waited_s: float, *, queued: bool, in_vain: bool = False) -> None:
-        """A place was taken, at once or from the queue; or the wait for it was given up."""
+        """A slot was taken, at once or from the queue; or the wait for it was given up."""
 
     def connected(self, pool: str) -> None:
         """A connection was opened."""
@@ -28,17 +55,17 @@ class Observer:
     def disconnected(self, pool: str) -> None:
         """A connection was closed."""
 
-    def lent(self, pool: str) -> None:
-        """A connection was taken out of its pool."""
+    def checked_out(self, pool: str) -> None:
+        """A connection was checked out of its pool."""
 
-    def returned(self, pool: str, used_s: float) -> None:
-        """A connection came back, or was thrown away."""
+    def checked_in(self, pool: str, used_s: float) -> None:
+        """A connection was checked in, or discarded."""
 
-    def opened(self, unit: AsyncUnitOfWork | UnitOfWork) -> None:
+    def opened(self, unit: ObservedUnit) -> None:
         """A unit of work has begun; called where it is made."""
 
-    def ended(self, unit: AsyncUnitOfWork | UnitOfWork) -> None:
+    def ended(self, unit: ObservedUnit) -> None:
         """A unit of work is settled, see its ``outcome``."""
 
     def retries(self, reason: str) -> None:
-        """A request, or a message, is tried again: "deadlock", "serialization", "busy", "connection lost"."""
+        """A request, or a message, is retried: "deadlock", "serialization", "busy", "connection lost"."""

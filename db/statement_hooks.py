@@ -14,7 +14,7 @@ After = Callable[[StatementGuard, ExecutionContext], None]
 
 
 def hook_statements(engine: Engine, *, before: Before | None = None, after: After | None = None) -> None:
-    """Look at each statement of an engine's units of work. Those of nobody's are passed on.
+    """Call hooks around every statement that a unit of work executes. Other statements are unaffected.
 
     Args:
         engine: a new one; what is asked for later stands round what was asked for before.
@@ -24,7 +24,7 @@ def hook_statements(engine: Engine, *, before: Before | None = None, after: Afte
     dialect = engine.dialect
 
     def guarded(do: Callable[..., None]) -> Callable[..., None]:
-        def do_watched(cursor: Any, statement: str, *arguments: Any) -> None:
+        def do_guarded(cursor: Any, statement: str, *arguments: Any) -> None:
             context = arguments[-1]
             guard = None if context is None else context.execution_options.get(OPTION)
             if guard is None:
@@ -36,7 +36,7 @@ def hook_statements(engine: Engine, *, before: Before | None = None, after: Afte
             if after is not None:
                 after(guard, context)
 
-        return do_watched
+        return do_guarded
 
     dialect.do_execute = guarded(dialect.do_execute)  # type: ignore[method-assign]
     dialect.do_executemany = guarded(dialect.do_executemany)  # type: ignore[method-assign]

@@ -123,6 +123,7 @@ def run_command(command: Command, settings: Settings, arguments: argparse.Namesp
 
     With ``--log-level debug`` the traceback is in the log.
     """
+    # Slow to import: `--help`, and settings that are wrong, are answered without them.
     from sqlalchemy.exc import SQLAlchemyError
 
     from db.errors import DatabaseError

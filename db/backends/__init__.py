@@ -1,1 +1,1 @@
-"""Each database's own ways."""
+"""What each database does its own way, a module each."""

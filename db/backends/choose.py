@@ -1,13 +1,13 @@
-"""What each database does its own way. Only this package and `db.engines.engine` know which one it is."""
+"""The choice among the backends, by URL and pooler."""
 
 from __future__ import annotations
 
 from sqlalchemy import URL
 
-from db.backend import HOMES, Backend, MarkerRow, Role
+from db.backend import Backend
 from db.backends.mysql import MySQL
 from db.backends.pgbouncer import PgBouncer
-from db.backends.postgresql import PostgreSQL, sqlstate_of
+from db.backends.postgresql import PostgreSQL
 from db.backends.sqlite import SQLite
 
 _BY_BACKEND: dict[str, type[Backend]] = {
@@ -19,22 +19,9 @@ _BY_BACKEND: dict[str, type[Backend]] = {
 
 _BY_POOLER: dict[str, type[Backend]] = {"pgbouncer": PgBouncer}
 
-__all__ = [
-    "HOMES",
-    "Backend",
-    "MySQL",
-    "PgBouncer",
-    "PostgreSQL",
-    "Role",
-    "SQLite",
-    "MarkerRow",
-    "backend_for",
-    "sqlstate_of",
-]
-
 
 def backend_for(url: URL, pooler: str | None = None) -> Backend:
-    """The ways of the database that ``url`` names, and of the pooler before it.
+    """The backend of the database that ``url`` names, and of the pooler before it.
 
     Raises:
         ValueError: no such database is supported here.

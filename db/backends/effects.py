@@ -1,4 +1,4 @@
-"""What a statement does to its transaction and its session, told by its text."""
+"""What a statement does to its transaction and its session, judged by its text."""
 
 from __future__ import annotations
 

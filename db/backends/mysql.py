@@ -8,7 +8,7 @@ import re
 import socket
 import ssl
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -17,10 +17,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
-from db.backend import Backend, Role, refused_by, table_of
+from db.backend import MIGRATION_STATEMENT_TIMEOUT_S, Backend, Role
 from db.backends.effects import MYSQL
-from db.doctor import mysql as mysql_checkup
-from db.doctor.findings import Finding, Plan
+from db.constraints import refused_by, table_of
 from db.errors import (
     ConnectionLost,
     DatabaseError,
@@ -32,11 +31,10 @@ from db.errors import (
     Unreachable,
 )
 from db.guard import OWN, guard_of
-from db.schema.guards import STATEMENT_TIMEOUT_S
 
 # Most numbers mean the same on both: https://mariadb.com/docs/server/reference/error-codes
 # https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
-DUPLICATE = 1062
+_DUPLICATE = 1062
 _NOT_NULL = {
     1048,  # NULL where there must be a value
     1364,  # no value, and no default
@@ -46,7 +44,7 @@ _CHECK = {
     3819,  # MySQL
 }
 _CONSTRAINT = {
-    DUPLICATE,
+    _DUPLICATE,
     *_NOT_NULL,
     1451,  # a row that is referred to
     1452,  # a row that refers to nothing
@@ -82,7 +80,7 @@ _NO_ACCESS = {1044, 1045, 1049, 1130, 1698}
 _IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS
 
 _CANCEL_TIMEOUT_S = 0.25
-"""How long each step of a cancel may take: two of them where nobody answers."""
+"""How long each step of a cancel may take: two of them where there is no answer."""
 
 _READ_MARGIN_S = 10.0
 """How much longer than a statement may run its answer is waited for, before the link counts as dead."""
@@ -95,8 +93,8 @@ class MySQL(Backend):
 
     READ COMMITTED instead of their REPEATABLE READ, as everywhere else here: a statement sees what has been
     committed when it begins. A deadlock makes them roll back the whole transaction, and any DDL commits
-    it: both are noticed, for the driver would go on as if nothing had happened. There is no witness of
-    commits: a transaction cannot be asked whether it has written, and a COMMIT without an answer is unknown.
+    it: both are noticed, for the driver would go on as if nothing had happened. There are no commit
+    markers: a transaction cannot be asked whether it has written, and a COMMIT without an answer is unknown.
     """
 
     drivers = ("pymysql",)
@@ -129,7 +127,7 @@ class MySQL(Backend):
         if role == "migration":
             return {"poolclass": NullPool}
         if role == "reader":
-            # PyMySQL would send a ROLLBACK, of which nothing comes, each time a connection is given back.
+            # PyMySQL would send a ROLLBACK, of which nothing comes, each time a connection is checked in.
             return {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
         return {}
 
@@ -166,7 +164,7 @@ class MySQL(Backend):
     def _keep_to_one_transaction(self, engine: Engine) -> None:
         """Notice that the transaction has ended, by a deadlock or by a statement: the next begins another.
 
-        What comes after it would be kept without what came before, and nobody would be told.
+        What comes after it would be committed without what came before, unnoticed.
         """
 
         @event.listens_for(engine, "begin")
@@ -236,9 +234,6 @@ class MySQL(Backend):
         name = "tx_read_only" if getattr(connection.dialect, "is_mariadb", False) else "transaction_read_only"
         return bool(connection.exec_driver_sql(f"SELECT @@{name}").scalar())
 
-    def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
-        return mysql_checkup.examine(connection, settings, plan)
-
     def effect_of(self, sql: str) -> int:
         return MYSQL.effect_of(sql)
 
@@ -293,10 +288,10 @@ def _is_in_transaction(connection: Any) -> bool:
 
 
 def _session(settings: DatabaseSettings, role: Role, *, mariadb: bool) -> list[str]:
-    """What a new connection is told, in two statements."""
+    """What a new connection is set to, in two statements."""
     characteristics = "ISOLATION LEVEL READ COMMITTED" + (", READ ONLY" if role == "reader" else "")
     variables: dict[str, object] = {
-        # CURRENT_TIMESTAMP is what everybody else takes it for.
+        # CURRENT_TIMESTAMP is UTC, as in the code.
         "time_zone": "'+00:00'",
         # A value that does not fit is refused, not cut; whatever the server's own setting.
         "sql_mode": "CONCAT(@@sql_mode, ',STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION')",
@@ -305,7 +300,7 @@ def _session(settings: DatabaseSettings, role: Role, *, mariadb: bool) -> list[s
     }
     if role == "migration":  # which sets its other limits by itself
         if mariadb:
-            variables["max_statement_time"] = STATEMENT_TIMEOUT_S
+            variables["max_statement_time"] = MIGRATION_STATEMENT_TIMEOUT_S
     else:
         if settings.statement_timeout_s is not None:
             if mariadb:
@@ -324,7 +319,7 @@ def _session(settings: DatabaseSettings, role: Role, *, mariadb: bool) -> list[s
 
 
 def _keep_alive(connection: Any) -> None:
-    """A link that went down without a word is noticed in half a minute, as on PostgreSQL."""
+    """A link that went down without notice is noticed in half a minute, as on PostgreSQL."""
     link = connection._sock
     if link.family == socket.AF_UNIX:
         return
@@ -340,7 +335,7 @@ def _keep_alive(connection: Any) -> None:
 
 
 def _discard_changed(engine: Engine) -> None:
-    """Throw away a connection of the reader that comes back in a transaction: nobody would end that."""
+    """Discard a connection of the reader that is checked in within a transaction: nothing would end that."""
 
     @event.listens_for(engine, "checkin")
     def compare(connection: Any, record: ConnectionPoolEntry) -> None:
@@ -420,7 +415,7 @@ def _constraint_of(error: DBAPIError) -> str | None:
     if _code(error.orig) in _NOT_NULL:
         column = _COLUMN.match(message)
         return "NOT NULL " + ".".join(filter(None, (table_of(error), column and column[1])))
-    if _code(error.orig) != DUPLICATE:
+    if _code(error.orig) != _DUPLICATE:
         named = _NAMED.search(message)
         return named and (named[1] or named[2])
     key = _KEY.search(message)

@@ -25,10 +25,10 @@ class PgBouncer(PostgreSQL):
     use, so nothing is set for longer than a transaction. What goes into a connection's start-up options
     elsewhere, which PgBouncer refuses, is local to the transaction here, and goes in one string with its
     first statement: it costs no round trip, with psycopg2. The reader's transactions are
-    ``BEGIN READ ONLY``, which the driver says, so that no statement gets past it: two round trips more than
+    ``BEGIN READ ONLY``, which the driver sends, so that no statement gets past it: two round trips more than
     in AUTOCOMMIT.
 
-    The witness is as elsewhere. Its row belongs to a connection from us to PgBouncer, which has one
+    The commit marker is as elsewhere. Its row belongs to a connection from us to PgBouncer, which has one
     transaction at a time, whichever connections to the server they are run on.
     """
 
@@ -54,7 +54,7 @@ class PgBouncer(PostgreSQL):
     def install(self, engine: Engine, settings: DatabaseSettings, role: Role) -> None:
         super().install(engine, settings, role)
         # SQLAlchemy's own goes to autocommit and back, and on the way back psycopg2 resets the session's
-        # default_transaction_read_only: a SET on whoever's connection to the server that is.
+        # default_transaction_read_only: a SET on a connection to the server that may be another client's.
         engine.dialect.do_ping = _ping  # type: ignore[method-assign,assignment]
         if role == "reader":
 
@@ -74,7 +74,7 @@ class PgBouncer(PostgreSQL):
             guard = guard_of(connection)
             if guard is not None:
                 guard.check()  # what comes before a statement is sent only where the statement may be
-            # The driver says BEGIN with the first statement, so before that one there is no transaction yet.
+            # The driver sends BEGIN with the first statement, so before that one there is no transaction yet.
             if not self.driver.is_idle(connection.connection.dbapi_connection):
                 return statement, parameters
             # A server-side cursor is declared for its statement alone, and % would be read as a parameter's.

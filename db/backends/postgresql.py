@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import closing
 from types import MappingProxyType
 from typing import Any
@@ -13,14 +13,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
-from db.backend import HOMES, Backend, MarkerRow, Role, refused_by
+from db.backend import HOMES, Backend, MarkerRow, Role
 from db.backends.drivers.asyncpg import Asyncpg
 from db.backends.drivers.driver import PostgresDriver
 from db.backends.drivers.psycopg import Psycopg
 from db.backends.drivers.psycopg2 import Psycopg2
 from db.backends.effects import POSTGRESQL
-from db.doctor import postgresql as postgresql_checkup
-from db.doctor.findings import Finding, Plan
+from db.constraints import refused_by
 from db.errors import (
     ConnectionLost,
     DatabaseError,
@@ -46,7 +45,7 @@ _SYSTEM_ERROR = "58"  # its disk, say
 _OF_THE_SERVER = (_CONNECTION_EXCEPTION, _INSUFFICIENT_RESOURCES, _OPERATOR_INTERVENTION, _SYSTEM_ERROR)
 _INVALID_AUTHORIZATION = "28"  # a wrong password, say
 _INVALID_CATALOG_NAME = "3D"  # no such database
-_OF_THE_LOGIN = (_INVALID_AUTHORIZATION, _INVALID_CATALOG_NAME)  # asyncpg tells them; libpq has words alone
+_OF_THE_LOGIN = (_INVALID_AUTHORIZATION, _INVALID_CATALOG_NAME)  # asyncpg has them; libpq has words alone
 _RUN_AGAIN = {"40001": "serialization", "40P01": "deadlock"}
 _QUERY_CANCELED = "57014"
 _LOCK_NOT_AVAILABLE = "55P03"
@@ -69,7 +68,7 @@ _MARK = "onfinish"
 _BEGAN_AT = "SELECT now()"
 """When the transaction began, to the microsecond: each has its own."""
 
-# PgBouncer's words, for want of anything else: psycopg2 gives no code for what is said before a connection is
+# PgBouncer's words, for want of anything else: psycopg2 gives no code for an error before a connection is
 # made. https://github.com/pgbouncer/pgbouncer/blob/master/src/client.c
 _REFUSED_BY_POOLER = "unsupported startup parameter"
 
@@ -95,6 +94,7 @@ class PostgreSQL(Backend):
 
     drivers = ("psycopg2", "psycopg", "asyncpg")
     blocking_driver = "postgresql+psycopg2"
+    other_isolation = ", for a write `SET TRANSACTION ISOLATION LEVEL …` as its first statement"
     has_commit_markers = True
     marker_key = "onfinish_witness"
     snapshot_options = MappingProxyType({"isolation_level": "REPEATABLE READ"})
@@ -132,7 +132,7 @@ class PostgreSQL(Backend):
 
     def translate(self, error: DBAPIError) -> DatabaseError:
         code = sqlstate_of(error.orig)
-        if code is None:  # the driver says so, not the server: the connection failed or broke
+        if code is None:  # the error is the driver's, not the server's: the connection failed or broke
             if error.connection_invalidated:
                 return ConnectionLost()
             if _REFUSED_BY_POOLER in str(error.orig):
@@ -147,7 +147,7 @@ class PostgreSQL(Backend):
         if code == _QUERY_CANCELED:
             return DeadlinePassed()
         if code == _LOCK_NOT_AVAILABLE:
-            return Unavailable("a lock was not to be had in time")
+            return Unavailable("could not acquire a lock in time")
         if code == _READ_ONLY_SQL_TRANSACTION:
             return Unavailable("the database takes no writes at the moment", retry_after_s=5)
         if error.connection_invalidated and code[:2] in (
@@ -175,8 +175,9 @@ class PostgreSQL(Backend):
             constraint = "NOT NULL " + ".".join(filter(None, (table, field("column_name"))))
         return refused_by(constraint, table=table, fault=code if is_fault else None)
 
-    def refuses_for_lack_of_rights(self, error: DBAPIError) -> bool:
-        return sqlstate_of(error.orig) == _INSUFFICIENT_PRIVILEGE
+    def code_of_missing_right(self, error: DBAPIError) -> str | None:
+        code = sqlstate_of(error.orig)
+        return code if code == _INSUFFICIENT_PRIVILEGE else None
 
     def refuses_write(self, error: DBAPIError) -> bool:
         return sqlstate_of(error.orig) == _READ_ONLY_SQL_TRANSACTION
@@ -189,7 +190,7 @@ class PostgreSQL(Backend):
         def leave_server(context: ExceptionContext) -> None:
             # What was the primary when this connection was made may be a standby now, and the URL may name
             # others: the next unit of work connects anew, and so do those that have the pool's other ones.
-            # An asyncio driver that was told to go looks connected for a moment longer.
+            # An asyncio connection that the server has ended looks connected for a moment longer.
             code = sqlstate_of(context.original_exception)
             leaves = (_READ_ONLY_SQL_TRANSACTION,) if role == "writer" else ()
             if code in (leaves + _TERMINATED if self.is_async else leaves):
@@ -237,7 +238,7 @@ class PostgreSQL(Backend):
         except _errors_of(connection) as error:
             if sqlstate_of(error) != _IN_FAILED_TRANSACTION:
                 return True  # the connection is gone, and its transaction with it
-        try:  # where it has failed it says no more than this
+        try:  # where it has failed this is all that it answers
             with closing(connection.cursor()) as cursor:
                 cursor.execute(f"ROLLBACK TO SAVEPOINT {_MARK}")
         except _errors_of(connection) as error:
@@ -266,7 +267,7 @@ class PostgreSQL(Backend):
 
     def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
         code = sqlstate_of(error.orig)
-        # A backend told to stop while it waits for a standby has committed already, and says 57P01. One
+        # A backend told to stop while it waits for a standby has committed already, and answers 57P01. One
         # whose statement is cancelled in that wait warns and commits: as an error, 57014 comes before.
         return code is None or (
             code[:2] in (_CONNECTION_EXCEPTION, _OPERATOR_INTERVENTION) and code != _QUERY_CANCELED
@@ -297,17 +298,6 @@ class PostgreSQL(Backend):
     def connection_errors(self) -> tuple[type[Exception], ...]:
         return self.driver.connection_errors()
 
-    def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
-        return postgresql_checkup.examine(connection, settings, plan)
-
-    def examine_roles(self, connection: Connection, settings: DatabaseSettings) -> Iterator[Finding]:
-        return postgresql_checkup.examine_roles(connection, settings)
-
-    def examine_replica(
-        self, connection: Connection, settings: DatabaseSettings, plan: Plan
-    ) -> Iterator[Finding]:
-        return postgresql_checkup.examine_replica(connection, settings, plan)
-
     def cancel_statement(self, connection: Any) -> bool | Awaitable[bool] | None:
         return self.driver.cancel_statement(connection)
 
@@ -331,7 +321,7 @@ class PostgreSQL(Backend):
         return limits
 
     def _given_options(self, settings: DatabaseSettings) -> str:
-        """The server settings of whoever runs this, as they would stand on the server's command line."""
+        """The server settings of the operator, as they would stand on the server's command line."""
         return str(settings.connect_args.get("options", self.url.query.get("options")) or "")
 
     def _before_first_statement(self, settings: DatabaseSettings, role: Role) -> list[str]:
@@ -360,16 +350,16 @@ def sqlstate_of(error: object) -> str | None:
 
 
 def _discard_changed(engine: Engine, driver: PostgresDriver) -> None:
-    """Throw away a connection of the reader that does not come back as it was made.
+    """Discard a connection of the reader that does not come back as it was made.
 
     Its units of work send no ROLLBACK, and in AUTOCOMMIT the driver's does nothing: a transaction that model
-    code began by a statement of its own would be the next reader's too, and an error in it everybody's.
+    code began by a statement of its own would be the next reader's too, and so would an error in it.
     Both questions are answered by the driver, without a round trip.
     """
 
     @event.listens_for(engine, "connect")
     def note(connection: Any, record: ConnectionPoolEntry) -> None:
-        # PostgreSQL 14 and newer tell it; before that it is None at both times.
+        # PostgreSQL 14 and newer report it; before that it is None at both times.
         record.info[READ_ONLY_DEFAULT] = driver.parameter(connection, READ_ONLY_DEFAULT)
 
     @event.listens_for(engine, "checkin")

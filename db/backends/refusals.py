@@ -1,4 +1,4 @@
-"""A database that does not let the service in: in whose words, and what to do."""
+"""A database that refuses the connection: why, and what to do."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _FIXES = {
     "does not exist": "make it on the server, or name another in the URL",
     "Unknown database": "make it on the server, or name another in the URL",
 }
-"""What to do, by the words that tell why: for a connection that was never made the driver has no code."""
+"""What to do, by the words of the refusal: for a connection that was never made the driver has no code."""
 
 
 def drivers_words(error: DatabaseError) -> str:
-    """Why, as the driver says it, in one line; empty where no driver has said anything.
+    """Why, as the driver reports it, in one line; empty where no driver has reported anything.
 
     It may name a host and a user, and is for the log and the terminal.
     """
@@ -46,7 +46,7 @@ def words_of(error: DBAPIError) -> str:
 
 
 def way_in(words: str, backend: Backend) -> str:
-    """What to do, as far as the driver's words tell."""
+    """What to do, judged by the driver's words."""
     if backend.belongs_to_process:
         return "may this user read and write the file and its folder, and is it an SQLite file?"
     return next(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 from weakref import WeakSet
@@ -15,11 +15,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, StaticPool
 
 from conf import DatabaseSettings
-from db.backend import Backend, Role, refused_by, table_of
+from db.backend import Backend, Role
 from db.backends.effects import SQLITE
-from db.capacity.executor import pause
-from db.doctor import sqlite as sqlite_checkup
-from db.doctor.findings import Finding, Plan
+from db.blocking import pause
+from db.constraints import refused_by, table_of
 from db.errors import (
     DatabaseError,
     DeadlinePassed,
@@ -82,11 +81,11 @@ class SQLite(Backend):
         self.discard_after_interrupt = not self.shares_one_connection
 
     def own_query(self, query: Mapping[str, Any]) -> Mapping[str, Any]:
-        # Production's sslmode is for a server: there is nobody here to talk to over TLS.
+        # Production's sslmode is for a server: there is no TLS to a file.
         return {name: value for name, value in query.items() if not name.startswith("ssl")}
 
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
-        # A hop may run on another thread than the last one; the places see to it that no two do at once.
+        # A call may run on another thread than the last one; the limiter sees to it that no two do at once.
         return {"check_same_thread": False, "timeout": self._busy_timeout_s(settings)} | settings.connect_args
 
     def engine_options(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
@@ -218,12 +217,6 @@ class SQLite(Backend):
     def transaction_is_lost(self, connection: Any) -> bool:
         return not getattr(connection, "driver_connection", connection).in_transaction
 
-    def absent(self) -> Finding | None:
-        return None if self.shares_one_connection else sqlite_checkup.absent(str(self.url.database))
-
-    def examine(self, connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
-        return sqlite_checkup.examine(connection, settings, plan)
-
     def cancel_statement(self, connection: Any) -> bool:
         _sqlite3_of(connection).interrupt()
         return True
@@ -255,8 +248,8 @@ def _end_statements_at_checkin(engine: Engine) -> None:
     """End what was read in part before the connection has its next user, or is closed.
 
     ROLLBACK leaves such a statement open, and its snapshot with it: the next user read what the file had held
-    then, for as long as anybody had the cursor, a traceback for one. A connection that was closed meanwhile
-    kept the file's descriptors. https://www.sqlite.org/isolation.html, https://www.sqlite.org/c3ref/close.html
+    then, for as long as the cursor was referenced, by a traceback for one. A connection that was closed
+    meanwhile kept the file's descriptors. https://www.sqlite.org/isolation.html, https://www.sqlite.org/c3ref/close.html
     """
 
     @event.listens_for(engine, "after_cursor_execute")
@@ -296,7 +289,7 @@ def _begin_immediate(connection: Connection, busy_timeout_s: float) -> None:
             if not busy or time.monotonic() >= give_up_at:
                 break
         if busy and guard is not None and give_up_at == guard.begin_by:
-            # In the queue for the place and here, it was one wait for a turn to write.
+            # In the queue for the slot and here, it was one wait for a turn to write.
             raise Unavailable("another process holds the database file's write lock")
         # The last try, whose error is SQLAlchemy's.
         connection.exec_driver_sql("BEGIN IMMEDIATE", execution_options={OWN: True})

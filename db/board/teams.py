@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from db.base import Base, SerialId, UtcDateTime, now, refusals, utc_now
 from db.errors import Conflict, Invalid, NotFound
-from db.portable.types import chars
+from db.portable.types import NUMBERS_ONCE, chars
 
 NAME_CHARS_MAX = 64
 
@@ -22,7 +22,7 @@ class Team(Base):
     __table_args__ = (
         CheckConstraint(chars(column("name")).between(1, NAME_CHARS_MAX), name="name"),
         # A number is never given out twice: the log of transfers names teams that are gone.
-        {"sqlite_autoincrement": True},
+        NUMBERS_ONCE,
     )
 
     id: Mapped[int] = mapped_column(SerialId, primary_key=True)

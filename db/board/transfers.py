@@ -12,7 +12,7 @@ from db.base import Base, SerialId, UtcDateTime, now, refusals, utc_now
 from db.board.tasks import Task, get_task, lock_task, touch
 from db.board.teams import require_teams
 from db.errors import Conflict, Invalid
-from db.portable.types import chars
+from db.portable.types import NUMBERS_ONCE, chars
 
 NOTE_CHARS_MAX = 1000
 
@@ -30,7 +30,7 @@ class Transfer(Base):
         CheckConstraint("coalesce(from_team_id, 0) <> coalesce(to_team_id, 0)", name="goes_somewhere"),
         CheckConstraint(chars(column("note")) <= NOTE_CHARS_MAX, name="note"),
         Index(None, "task_id", "id"),
-        {"sqlite_autoincrement": True},
+        NUMBERS_ONCE,
     )
 
     id: Mapped[int] = mapped_column(SerialId, primary_key=True)

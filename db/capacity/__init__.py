@@ -1,1 +1,1 @@
-"""Who may work, and where."""
+"""Admission: how many units of work run at once, and where their calls run."""

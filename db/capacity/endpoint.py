@@ -1,4 +1,4 @@
-"""A lane: an engine with its places and its threads."""
+"""An endpoint: an engine with its slots and its threads."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from db.engines.idle_pool import IdlePool
 class Endpoint:
     """The way to the database for one kind of work. Lives as long as its `Database`, which closes it.
 
-    The writer and the reader are a lane each, with a pool and places of its own, so that writers stuck
+    The writer and the reader are an endpoint each, with a pool and slots of its own, so that writers stuck
     behind a lock do not stop the readers.
 
     Args:
         engine: what units of work on the event loop use.
         scopes: the engine for work in the caller's own thread; the same one, but where only the loop can
             use that.
-        scopes_dialect: that engine's ways.
+        scopes_backend: that engine's backend.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Endpoint:
         self.scopes_backend = scopes_backend
 
     def close_idle(self, *, longer_than_s: float, keep: int) -> int:
-        """See `IdlePool.close_resting`. Called in a thread that may wait."""
+        """See `IdlePool.close_idle`. Called in a thread that may wait."""
 
         def close(engine: Engine) -> int:
             pool = engine.pool
@@ -61,7 +61,7 @@ class Endpoint:
             await greenlet_spawn(self.engine.dispose)
 
     def close(self) -> None:
-        """End the threads and close the connections. A thread that still works is left to its work."""
+        """End the threads and close the connections. A thread that still works is left to end by itself."""
         self.executor.close(wait=not self.limiter.taken)
         if self.backend.is_async:
             self.engine.dispose(close=False)  # of a loop that has ended: they have ended with it

@@ -1,19 +1,17 @@
-"""A hop: one trip of a unit's work to where it may wait for the database."""
+"""A call: work of a unit that runs where it may wait for the database."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import contextvars
-import functools
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy.util.concurrency import await_, greenlet_spawn
+from sqlalchemy.util.concurrency import greenlet_spawn
 
 from db.capacity.threads import Threads
 from db.errors import DeadlinePassed, Unavailable
@@ -27,27 +25,27 @@ log = logging.getLogger("onfinish.db")
 Work = Callable[[], Any]
 R = TypeVar("R")
 
-INTERRUPT_EVERY_S = 0.2
+CANCEL_EVERY_S = 0.2
 """How often a stopped unit's statement is cancelled: the first time may fall between two statements."""
 
-SEVER_AFTER_S = 0.5
-"""How long a cancelled statement, or a COMMIT at the deadline, may still take before its link is cut."""
+SHUTDOWN_AFTER_S = 0.5
+"""How long a cancelled statement, or a COMMIT at the deadline, may take before its socket is shut down."""
 
-SEVER_EVERY_S = 0.05
-"""How soon it is tried again where that link could not be cut, since a cancel was on its way."""
+SHUTDOWN_EVERY_S = 0.05
+"""How soon that is tried again where a cancel was on its way, which holds the lock."""
 
-GIVE_UP_AFTER_S = 1.0
-"""How long the work may take to notice that; then the answer no longer waits for it."""
+ABANDON_AFTER_S = 1.0
+"""How long the work may take to notice that; then its waiters are resumed without it."""
 
 
 class Call:
-    """Work that runs where it may wait, and those on the event loop who wait for it.
+    """Work that runs where it may wait, and its waiters on the event loop.
 
-    Lives until the work is over. Starts at once. Whoever waits may be cancelled, or be told to go on
-    without it; the work runs on all the same.
+    Lives until the work is over. Starts at once. A waiter may be cancelled, or resumed
+    without the result; the work runs on all the same.
 
     Args:
-        ended: called on the loop when the work is over, before anybody who waits goes on.
+        ended: called on the loop when the work is over, before any waiter resumes.
     """
 
     def __init__(self, ended: Callable[[Call], None]) -> None:
@@ -60,7 +58,7 @@ class Call:
         self._over: asyncio.Future[None] | None = None
 
     async def over(self, timeout_s: float | None = None) -> bool:
-        """Wait until the work is over, or given up on. Returns whether it is over."""
+        """Wait until the work is over, or abandoned. Returns whether it is over."""
         if not self.is_over:
             if self._over is None:
                 self._over = self.loop.create_future()
@@ -69,25 +67,25 @@ class Call:
 
     async def end(self, guard: StatementGuard) -> bool:
         """End the work by stronger and stronger means, in a limited time. Returns whether it is over."""
-        cut_at = self.loop.time() + SEVER_AFTER_S
+        cut_at = self.loop.time() + SHUTDOWN_AFTER_S
         while not self.is_over and (left_s := cut_at - self.loop.time()) > 0:
             heard = await self._cancel_statement(guard, left_s)
-            if await self.over(INTERRUPT_EVERY_S) or not heard:
+            if await self.over(CANCEL_EVERY_S) or not heard:
                 break
         if self._withdraw():  # no thread was free for it in that time; one that is on its way has begun it
             self._arrive(None, guard.reason or DeadlinePassed())
-        give_up_at = self.loop.time() + GIVE_UP_AFTER_S
+        give_up_at = self.loop.time() + ABANDON_AFTER_S
         if not self.is_over:
             log.warning("%s: the database did not end it in time; its connection is cut", guard.label)
             while not self._shutdown_socket(guard) and self.loop.time() < give_up_at:
-                if await self.over(SEVER_EVERY_S):
+                if await self.over(SHUTDOWN_EVERY_S):
                     break
         if not await self.over(max(0.0, give_up_at - self.loop.time())):
             log.error("%s: its work hangs, and keeps its place until it ends", guard.label)
         return self.is_over
 
     def give_up(self, error: BaseException) -> None:
-        """Let those who wait go on without it: ``error`` is what they get for an answer."""
+        """Resume the waiters without the result: ``error`` is raised in them."""
         if not self.answer.done():
             self.answer.set_exception(error)
         if self._over is not None and not self._over.done():
@@ -98,15 +96,15 @@ class Call:
         return False
 
     async def _cancel_statement(self, guard: StatementGuard, timeout_s: float) -> bool:
-        """Have the database cancel the statement that runs, see `StatementGuard.interrupt`.
+        """Have the database cancel the statement that runs, see `StatementGuard.cancel_statement`.
 
         Returns:
-            Whether the database has heard of it in that time.
+            Whether the request reached the database in that time.
         """
         raise NotImplementedError
 
     def _shutdown_socket(self, guard: StatementGuard) -> bool:
-        """Break the connection under the work, see `StatementGuard.sever`."""
+        """Break the connection under the work, see `StatementGuard.shutdown_socket`."""
         raise NotImplementedError
 
     def _arrive(self, result: Any, error: BaseException | None) -> None:
@@ -115,7 +113,7 @@ class Call:
         self._ended(self)
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
-        if self.answer.done():  # nobody waits any more
+        if self.answer.done():  # there is no waiter any more
             return
         if error is None:
             self.answer.set_result(result)
@@ -126,10 +124,10 @@ class Call:
 
 
 class Executor:
-    """Where a lane's work is done. Lives as long as its lane, which closes it."""
+    """Where an endpoint's calls run. Lives as long as its endpoint, which closes it."""
 
     def start(self, work: Work, ended: Callable[[Call], None]) -> Call:
-        """Start a hop, from the event loop.
+        """Start a call, from the event loop.
 
         Raises:
             Unavailable: there is no thread for it; it is not done.
@@ -137,7 +135,7 @@ class Executor:
         raise NotImplementedError
 
     def detach(self, work: Work) -> None:
-        """Do work that nobody waits for, from the event loop, whether or not there is room for it."""
+        """Do work without a waiter, from the event loop, whether or not there is room for it."""
         raise NotImplementedError
 
     def call(self, function: Callable[..., R], /, *args: Any) -> R:
@@ -152,7 +150,7 @@ class ThreadExecutor(Executor):
     """In threads, for drivers that block.
 
     Args:
-        threads: as many as there are places, so that one is free.
+        threads: as many as there are slots, so that one is free.
         stoppers: where statements are cancelled, which may take half a second each.
     """
 
@@ -184,7 +182,8 @@ class GreenletExecutor(Executor):
     def start(self, work: Work, ended: Callable[[Call], None]) -> Call:
         loop, workers = asyncio.get_running_loop(), self._workers
         if workers is None or self._loop is not loop:
-            from db.capacity.greenlets import Workers  # needs an extra
+            # Here, and above for type checkers only: greenlet is an extra; that module imports none of ours.
+            from db.capacity.greenlets import Workers
 
             self._loop, self._workers = loop, workers = loop, Workers()
         return GreenletCall(workers, work, ended)
@@ -201,7 +200,7 @@ class GreenletExecutor(Executor):
 
 
 class ThreadCall(Call):
-    """A hop to a thread, which cannot be stopped: it ends when its driver lets it go on."""
+    """A call in a thread, which cannot be stopped: it ends when its driver returns."""
 
     def __init__(
         self, threads: Threads, stoppers: Threads, work: Work, ended: Callable[[Call], None]
@@ -240,20 +239,20 @@ class ThreadCall(Call):
     def _run(self) -> None:
         try:
             self._result = self._work()
-        except BaseException as raised:  # noqa: BLE001  # it belongs to whoever waits
+        except BaseException as raised:  # noqa: BLE001  # it belongs to the waiter
             self._error = raised
 
     def _report(self) -> None:
         result, error = self._result, self._error
-        self._result = self._error = None  # an error holds the frames that it came through, and they this hop
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+        self._result = self._error = None  # an error holds the frames that it came through, with this call
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and no waiter is left
             self.loop.call_soon_threadsafe(self._arrive, result, error)
 
 
 class GreenletCall(Call):
-    """A hop to a greenlet, over SQLAlchemy's own bridge: where its driver waits, the loop goes on.
+    """A call in a greenlet, over SQLAlchemy's own bridge: where its driver waits, the loop goes on.
 
-    In a task of its own, so that whoever waits for it may be cancelled without breaking the connection.
+    In a task of its own, so that a waiter may be cancelled without breaking the connection.
     """
 
     def __init__(self, workers: Workers, work: Work, ended: Callable[[Call], None]) -> None:
@@ -277,7 +276,7 @@ class GreenletCall(Call):
     def _cancel(self) -> None:
         if self._begun:
             self._task.cancel()
-        else:  # a task that is cancelled before its first step takes none, and nobody would be told
+        else:  # a task that is cancelled before its first step takes none: it would never arrive
             self._cancelled = True
 
     async def _run(self, workers: Workers, work: Work) -> None:
@@ -287,41 +286,12 @@ class GreenletCall(Call):
             return
         try:
             result, error = await workers.do(work)
-        except GeneratorExit:  # the loop is closed, and nobody waits
+        except GeneratorExit:  # the loop is closed, and no waiter is left
             raise
-        except BaseException as raised:  # noqa: BLE001  # whatever it is, those who wait are told
+        except BaseException as raised:  # noqa: BLE001  # whatever it is, it is raised in the waiters
             result, error = None, raised
         self._arrive(result, error)
 
 
 def _ignore(call: Call) -> None:
     """Nothing follows from its end."""
-
-
-def pause(seconds: float) -> None:
-    """Wait, inside of a hop or in a thread of one's own: on the loop's thread without stopping the loop."""
-    if _in_greenlet():
-        await_(asyncio.sleep(seconds))
-    else:
-        time.sleep(seconds)
-
-
-def off_loop(function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
-    """Call a function that blocks, inside of a hop or in a thread of one's own: never on the loop.
-
-    Raises:
-        Unavailable: there is no thread for it. It may be called later all the same.
-    """
-    if not _in_greenlet():
-        return function(*args, **kwargs)
-    loop = asyncio.get_running_loop()
-    try:
-        result = loop.run_in_executor(None, functools.partial(function, *args, **kwargs))
-    except RuntimeError as error:
-        raise Unavailable("the server could start no thread for this") from error
-    return await_(result)
-
-
-def _in_greenlet() -> bool:
-    greenlet = sys.modules.get("greenlet")  # an extra, imported where there is a driver for it
-    return greenlet is not None and getattr(greenlet.getcurrent(), "__sqlalchemy_greenlet_provider__", False)

@@ -10,10 +10,10 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 
 class Worker(greenlet):
-    """Does one piece of work at a time, and rests in between. Lives as long as its `Workers`.
+    """Does one piece of work at a time, and is idle in between. Lives as long as its `Workers`.
 
     SQLAlchemy's own bridge makes a greenlet for each; the stack of each is asked of the kernel, and given
-    back. While it rests it holds nothing of what it has done.
+    back. While it is idle it holds nothing of what it has done.
     """
 
     __sqlalchemy_greenlet_provider__ = True
@@ -25,7 +25,7 @@ class Worker(greenlet):
     is_done = True
 
     def run(self) -> None:
-        """Work, and rest, for ever."""
+        """Work, and wait for more, for ever."""
         while True:
             self._work()
             self.parent.switch()  # type: ignore[union-attr]  # it has one: who made it
@@ -37,7 +37,7 @@ class Worker(greenlet):
         except GreenletExit as error:  # the collector's, of a worker whose loop is gone; or the work's own
             self.raised, self.is_done = error, True
             raise
-        except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits
+        except BaseException as error:  # noqa: BLE001  # it belongs to the waiter
             self.raised = error
         self.is_done = True
 
@@ -46,26 +46,26 @@ class Workers:
     """The workers of one event loop. Lives as long as that; its thread alone can switch to them."""
 
     def __init__(self) -> None:
-        self._resting: list[Worker] = []
+        self._idle: list[Worker] = []
 
     async def do(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-        """Have work done by somebody who rests, or is new. Returns its result, or what it raised.
+        """Run `work` in an idle worker, or in a new one. Returns its result, or what it raised.
 
         A cancel of the calling task is passed on to where the work waits.
         """
-        worker = self._resting.pop() if self._resting else Worker()
+        worker = self._idle.pop() if self._idle else Worker()
         worker.work, worker.is_done = work, False
         worker.gr_context = getcurrent().gr_context
         awaited = worker.switch()
         while not worker.is_done:
             try:
                 value = await awaited
-            except BaseException:  # noqa: BLE001  # it belongs to whoever waits in there
+            except BaseException:  # noqa: BLE001  # it belongs to the work that waits
                 awaited = worker.throw(*sys.exc_info())
             else:
                 awaited = worker.switch(value)
         outcome = worker.result, worker.raised
         worker.result = worker.raised = worker.gr_context = None
         if not worker.dead:
-            self._resting.append(worker)
+            self._idle.append(worker)
         return outcome

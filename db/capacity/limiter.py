@@ -1,4 +1,4 @@
-"""Places: how many units of work an engine serves at once, first come, first served."""
+"""Admission: how many units of work an engine serves at once, first come, first served."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ T = TypeVar("T", bound="_Ticket")
 
 
 class AdmissionLimiter:
-    """As many places as an engine has connections. Lives as long as its engine.
+    """As many slots as an engine has connections. Lives as long as its engine.
 
-    A unit of work takes a place before its first statement and gives it back when it is settled,
+    A unit of work takes a slot before its first statement and releases it when it is settled,
     so that no thread ever waits for a connection: with 5 threads, 5 connections and 40 requests of
     two statements each, waiting in the pool ended in 33 time-outs, waiting here in none.
 
@@ -34,16 +34,16 @@ class AdmissionLimiter:
 
     @property
     def taken(self) -> int:
-        """How many places are in use."""
+        """How many slots are in use."""
         return self.size - self._free
 
     @property
     def waiting(self) -> int:
-        """How many stand in the queue."""
+        """How many callers wait."""
         return len(self._queue)
 
     def try_take(self) -> bool:
-        """Take a place if one is free and nobody waits for it."""
+        """Take a slot if one is free and no caller waits for it."""
         with self._lock:
             if self._free and not self._queue:
                 self._free -= 1
@@ -51,11 +51,11 @@ class AdmissionLimiter:
             return False
 
     async def take(self, timeout_s: float) -> None:
-        """Take a place, without holding up the event loop.
+        """Take a slot, without blocking the event loop.
 
         Raises:
             PoolTimeout: none came free within ``timeout_s``.
-            asyncio.CancelledError: the caller was cancelled; no place was taken.
+            asyncio.CancelledError: the caller was cancelled; no slot was taken.
         """
         if self.try_take():
             self._observer.waited(self.name, 0.0, queued=False)
@@ -71,7 +71,7 @@ class AdmissionLimiter:
                 raise self._none_free(timeout_s)
 
     def take_blocking(self, timeout_s: float) -> None:
-        """Take a place from a thread that may wait.
+        """Take a slot from a thread that may wait.
 
         Raises:
             PoolTimeout: none came free within ``timeout_s``.
@@ -83,14 +83,14 @@ class AdmissionLimiter:
             ticket = self._join(_ThreadTicket())
             try:
                 in_time = ticket.called(timeout_s)
-            except BaseException:  # KeyboardInterrupt: the place must not be lost with the thread
+            except BaseException:  # KeyboardInterrupt: the slot must not be lost with the thread
                 self._leave(ticket)
                 raise
             if not in_time and not self._leave(ticket, keep_if_handed_over=True):
                 raise self._none_free(timeout_s)
 
     def give_back(self) -> None:
-        """Hand the place to the first in the queue, or put it back."""
+        """Release a slot: hand it to the first waiter, or put it back."""
         while True:
             with self._lock:
                 if not self._queue:
@@ -111,7 +111,7 @@ class AdmissionLimiter:
         return ticket
 
     def _leave(self, ticket: _Ticket, *, keep_if_handed_over: bool = False) -> bool:
-        """Leave the queue. Returns True where a place had been handed over in the same moment and is kept."""
+        """Leave the queue. Returns True where a slot had been handed over in the same moment and is kept."""
         with self._lock:
             if ticket in self._queue:
                 self._queue.remove(ticket)
@@ -127,20 +127,20 @@ class AdmissionLimiter:
 
 
 class _Ticket(Protocol):
-    """One who stands in the queue. Lives until he is called, or leaves."""
+    """A waiter in the queue. Lives until it is served, or leaves."""
 
     def call(self) -> bool:
-        """Hand him a place, from whichever thread. Returns False where he is not there to take it."""
+        """Hand it a slot, from whichever thread. Returns False where it is gone."""
 
 
 class _ThreadTicket:
-    """A thread's, which waits."""
+    """The waiter of a thread."""
 
     def __init__(self) -> None:
         self._called = threading.Event()
 
     def called(self, timeout_s: float) -> bool:
-        """Wait to be called; returns whether that came to be in time."""
+        """Wait to be served; returns whether that happened in time."""
         return self._called.wait(timeout_s)
 
     def call(self) -> bool:
@@ -149,37 +149,37 @@ class _ThreadTicket:
 
 
 class _LoopTicket:
-    """A coroutine's. Who is called on his own loop is told there and then: most are."""
+    """The waiter of a coroutine. Served on its own loop, as most are, it is resumed without a detour."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._told: asyncio.Future[bool] = self._loop.create_future()
+        self._served: asyncio.Future[bool] = self._loop.create_future()
 
     async def called(self, timeout_s: float) -> bool:
-        """Wait to be called; returns whether that came to be in time."""
-        timer = self._loop.call_later(timeout_s, self._tell, False)
+        """Wait to be served; returns whether that happened in time."""
+        timer = self._loop.call_later(timeout_s, self._serve, False)
         try:
-            return await self._told
+            return await self._served
         finally:
             timer.cancel()
 
     def call(self) -> bool:
         if asyncio._get_running_loop() is self._loop:
-            self._tell(True)
+            self._serve(True)
             return True
         try:
-            self._loop.call_soon_threadsafe(self._tell, True)
-        except RuntimeError:  # the loop is closed, and whoever waited is gone with it
+            self._loop.call_soon_threadsafe(self._serve, True)
+        except RuntimeError:  # the loop is closed, and the waiter is gone with it
             return False
         return True
 
-    def _tell(self, in_time: bool) -> None:
-        if not self._told.done():
-            self._told.set_result(in_time)
+    def _serve(self, in_time: bool) -> None:
+        if not self._served.done():
+            self._served.set_result(in_time)
 
 
 class _Wait:
-    """Tells the observer of one who stands in the queue. Lives as long as he does."""
+    """Reports one waiter to the observer. Lives until the waiter is served or gives up."""
 
     def __init__(self, limiter: AdmissionLimiter) -> None:
         self._name, self._observer = limiter.name, limiter._observer

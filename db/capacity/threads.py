@@ -25,7 +25,7 @@ Work = Callable[[], Report | None]
 class Threads:
     """At most ``size`` threads; one is started when work comes and none of the others is idle.
 
-    Lives as long as its lane, which closes it; if dropped, its idle threads end. For use by any thread.
+    Lives as long as its endpoint, which closes it; if dropped, its idle threads end. For use by any thread.
 
     Work that is accepted is done, unless it is withdrawn before it has begun; work that is refused is never
     done. `concurrent.futures.ThreadPoolExecutor` does not keep that: it queues work, then starts a thread for
@@ -59,7 +59,7 @@ class Threads:
             self._queue.append(work)
             if self._idle:
                 # The last to become idle, whose stack and arena are warm. It is not handed the work: another
-                # may be free before it runs. Handed over, three to eight hops at once took more CPU each.
+                # may be free before it runs. Handed over, three to eight calls at once took more CPU each.
                 self._idle.pop().wake.release()
                 return
             # One that ran out of memory before it could do anything is gone.

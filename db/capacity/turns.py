@@ -1,13 +1,19 @@
-"""Turns: units of work that want the same thing take it one after another, and wait without a place."""
+"""Turns: units of work that want the same thing take it one after another, and wait without a slot."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from typing import Protocol
 
-from db.work.async_unit_of_work import AsyncUnitOfWork
+
+class Ends(Protocol):
+    """A unit of work, as far as a turn depends on it."""
+
+    def add_done_callback(self, callback: Callable[[], object]) -> None:
+        """Call a function, on the event loop, when the unit has ended."""
 
 
 class Turns:
@@ -23,8 +29,8 @@ class Turns:
     def __bool__(self) -> bool:
         return bool(self._queues)
 
-    def join(self, name: Hashable, unit: AsyncUnitOfWork) -> asyncio.Future[None]:
-        """Stand in the queue of a name, before the unit takes a place.
+    def join(self, name: Hashable, unit: Ends) -> asyncio.Future[None]:
+        """Enter the queue of a name, before the unit takes a slot.
 
         Returns:
             What is done when it is the unit's turn, which lasts until the unit has ended; also where the unit

@@ -16,6 +16,7 @@ from db.backend import Backend, Role
 from db.backends.choose import backend_for
 from db.backends.packages import way_to_install
 from db.backends.refusals import way_in, words_of
+from db.doctor.checkups import checkup_for
 from db.doctor.findings import Finding, Plan, error, ok, warning
 from db.engines.engine import blocking, make_engine, make_url
 from db.errors import DatabaseError
@@ -44,7 +45,8 @@ def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
         settings = blocking(settings)
         backend = backend_for(make_url(settings), settings.pooler)
         engine = make_engine(settings, "reader", backend)
-    absent = backend.absent()
+    checkup = checkup_for(backend)
+    absent = checkup.absent(backend)
     if absent is not None:
         yield absent
         return
@@ -54,8 +56,8 @@ def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
             connect_ms = (time.perf_counter() - began) * 1000
             yield _connection(connection, connect_ms)
             yield from _schema(connection, backend)
-            yield from backend.examine(connection, settings, plan)
-            yield from backend.examine_roles(connection, settings)
+            yield from checkup.examine(connection, settings, plan)
+            yield from checkup.examine_roles(connection, settings)
         yield from _other_roles(settings, backend)
         if settings.reader_url is not None:
             yield from _replica(blocking(settings.for_reader()), plan)
@@ -98,7 +100,7 @@ def _replica(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
             if at != expected:
                 fix = "wait until it has caught up, or see what keeps it from that"
                 yield error("replica", f"its schema is at {at}, the code expects {expected}", fix)
-            yield from backend.examine_replica(connection, settings, plan)
+            yield from checkup_for(backend).examine_replica(connection, settings, plan)
     except DBAPIError as fault:
         refused = _refused(backend, fault)
         yield error("replica", refused.message, refused.fix)

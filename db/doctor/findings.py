@@ -10,7 +10,7 @@ Level = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. Lives as long as whoever asked; holds no secret.
+    """One thing that was looked at. Lives as long as its reader; holds no secret.
 
     Args:
         subject: a word: "schema".

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from conf import DatabaseSettings
 from db.doctor.findings import Finding, Plan, error, ok, warning
 
-_OLDEST = 13  # pg_current_xact_id_if_assigned(), which the witness of a COMMIT asks
+_OLDEST = 13  # pg_current_xact_id_if_assigned(), which the commit markers ask
 _CLOCKS_APART_S = 5
 _CROWDED = 0.8
 _BEHIND_S = 10.0
@@ -189,7 +189,7 @@ def _tls(connection: Connection, found: Any, plan: Plan) -> Iterator[Finding]:
             yield ok("tls", told)
         else:
             fix = f"set ?sslmode={_VERIFIED} in the URL, and sslrootcert where the authority is your own"
-            yield warning("tls", f"{told}: it encrypts to whoever answers", fix)
+            yield warning("tls", f"{told}: it does not verify which server answers", fix)
     elif near:
         yield ok("tls", "none, and the server is on this machine")
     else:

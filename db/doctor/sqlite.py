@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from conf import DatabaseSettings
+from db.backend import Backend
 from db.doctor.findings import Finding, Plan, error, ok, warning
 
 _OLDEST = (3, 35)  # UPDATE … RETURNING
@@ -21,10 +22,11 @@ _MIB = 1024 * 1024
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs")
 
 
-def absent(name: str) -> Finding | None:
-    """That there is no such file; None where there is, or where the name is not a plain one."""
+def absent(backend: Backend) -> Finding | None:
+    """A finding where there is no such file; None where there is, or where the name is not a plain one."""
+    name = str(backend.url.database)
     path = Path(name).absolute()
-    if name.startswith("file:") or path.exists():
+    if backend.shares_one_connection or name.startswith("file:") or path.exists():
         return None
     if not path.parent.is_dir():
         return error("file", f"there is no folder {path.parent}", f"mkdir -p {path.parent}")
@@ -92,7 +94,7 @@ def _place(path: Path) -> Iterator[Finding]:
 
 
 def _file_system(path: Path) -> str:
-    """The kind of the file system that a file is on; nothing where the system does not tell."""
+    """The kind of the file system that a file is on; empty where the system does not report it."""
     try:
         mounts = Path("/proc/self/mounts").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""An engine beside the lanes: for questions that none of their connections can answer."""
+"""An engine beside the endpoints: for questions that none of their connections can answer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def engine_beside(settings: DatabaseSettings, role: Role, backend: Backend, writ
 
     Args:
         settings: of the database, for that driver.
-        writer: the engine whose listeners of ``do_connect`` say what to connect with: an application's, that
-            renews a token, say. One that opens an asyncio driver's connection by itself is of no use here.
+        writer: the engine whose listeners of ``do_connect`` decide what to connect with: for example an
+            application's, that renews a token. One that opens asyncio connections is of no use here.
             https://docs.sqlalchemy.org/en/21/core/engines.html#generating-dynamic-authentication-tokens
 
     Returns:

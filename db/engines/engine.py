@@ -71,10 +71,10 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", backend: Back
         settings: where and how.
         role: "writer" runs transactions; "reader" single statements in AUTOCOMMIT that the database
             itself keeps from writing; "migration" has no pool and no time limits.
-        dialect: the ways of that database, where the caller has them already.
+        backend: of that database, where the caller has it already.
 
     Returns:
-        An engine that whoever asked for it disposes of.
+        An engine that the caller disposes of.
     """
     backend = backend or backend_for(make_url(settings), settings.pooler)
     options: dict[str, Any] = {
@@ -91,16 +91,16 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", backend: Back
             "poolclass": IdleAsyncPool if backend.is_async else IdlePool,
             "pool_size": size,
             "max_overflow": overflow,
-            # For a function that opens a connection beside its session's, which has a place before it asks.
+            # For a function that opens a connection beside its session's, which holds a slot before it asks.
             "pool_timeout": settings.pool_timeout_s,
             "pool_recycle": settings.pool_recycle_s,
             "pool_use_lifo": settings.pool_use_lifo,
         }
-    # `AsyncEngine` is a shell round such an engine; our hops are that shell.
+    # `AsyncEngine` is a shell round such an engine; our calls are that shell.
     engine = create_engine(backend.engine_url(), connect_args=backend.connect_args(settings, role), **options)
     if pooled:
         ping_after_idle(engine, settings, backend)
-    _install_watch(engine, backend, role)
+    _install_guard(engine, backend, role)
     backend.install(engine, settings, role)
     return engine
 
@@ -126,7 +126,7 @@ def blocking(settings: DatabaseSettings) -> DatabaseSettings:
 
 
 def read_only_view(engine: Engine) -> Engine:
-    """The reader of a database that has one connection: the writer's engine, told not to write."""
+    """The reader of a database that has one connection: the writer's engine, which refuses writes for it."""
     return engine.execution_options(**{READ_ONLY: True})
 
 
@@ -138,16 +138,16 @@ def _from_json(text: str | bytes) -> Any:
         return json.loads(text)
 
 
-def _install_watch(engine: Engine, backend: Backend, role: Role) -> None:
-    """Let the watch of a unit of work see its connection, its statements and its COMMIT.
+def _install_guard(engine: Engine, backend: Backend, role: Role) -> None:
+    """Let the guard of a unit of work see its connection, its statements and its COMMIT.
 
     By the methods of SQLAlchemy's dialect, of which each engine has one of its own. The events of an engine
-    say the same, and cost more: with one of them in use, each request looks for the listeners of eight.
+    report the same, and cost more: with one of them in use, each request looks for the listeners of eight.
     """
 
     connect = engine.dialect.connect
 
-    def connect_watched(*arguments: Any, **options: Any) -> Any:
+    def connect_guarded(*arguments: Any, **options: Any) -> Any:
         try:
             connection = connect(*arguments, **options)
         except backend.connection_errors() as error:  # not the driver's own: SQLAlchemy knows them not
@@ -155,14 +155,14 @@ def _install_watch(engine: Engine, backend: Backend, role: Role) -> None:
         # What a new connection is asked before its first transaction can hang like any other statement.
         guard = guard_at_work(backend)
         if guard is not None:
-            guard.connected(connection)
+            guard.checked_out(connection)
         return connection
 
     if role == "writer":
-        engine._connection_cls = WatchedConnection  # there is no public way to it
+        engine._connection_cls = GuardedConnection  # there is no public way to it
 
     own = engine.dialect
-    own.connect = connect_watched  # type: ignore[method-assign]  # do_connect is the application's
+    own.connect = connect_guarded  # type: ignore[method-assign]  # do_connect is the application's
     set_options, commit, rollback = own.set_connection_execution_options, own.do_commit, own.do_rollback
     is_settable = role == "writer" and backend.isolation_is_a_transactions
     effect_of = backend.effect_of
@@ -171,9 +171,9 @@ def _install_watch(engine: Engine, backend: Backend, role: Role) -> None:
         """The session of a unit of work has got a connection, and names that unit, before it begins."""
         guard: StatementGuard | None = opts.get(OPTION)
         if guard is not None:
-            lent = connection.connection
-            lent.info[OPTION] = guard
-            guard.connected(lent.dbapi_connection)
+            pooled = connection.connection
+            pooled.info[OPTION] = guard
+            guard.checked_out(pooled.dbapi_connection)
         if (level := opts.get("isolation_level")) is not None:
             asking = guard or _taken_up(connection.connection)
             if asking is not None:
@@ -214,21 +214,21 @@ def _install_watch(engine: Engine, backend: Backend, role: Role) -> None:
             guard.met_error = True
 
     @event.listens_for(engine, "close")
-    def parted(connection: Any, record: ConnectionPoolEntry) -> None:
+    def closed(connection: Any, record: ConnectionPoolEntry) -> None:
         guard = record.info.pop(OPTION, None) or guard_at_work(backend)
         if guard is not None:
-            guard.parted(connection)
+            guard.checked_in(connection)
 
     @event.listens_for(engine, "checkin")
-    def returned(connection: Any, record: ConnectionPoolEntry) -> None:
+    def checked_in(connection: Any, record: ConnectionPoolEntry) -> None:
         guard = record.info.get(OPTION)
-        parted(connection, record)
+        closed(connection, record)
         if guard is not None and guard.changed_session:
             record.invalidate()
 
 
-class WatchedConnection(Connection):
-    """A connection of the writer, whose watch is told where the program takes the driver's from it.
+class GuardedConnection(Connection):
+    """A connection of the writer, whose guard notices where the program takes the driver's from it.
 
     Lives as long as the transaction of a unit of work.
     """
@@ -236,19 +236,19 @@ class WatchedConnection(Connection):
     @property
     def connection(self) -> PoolProxiedConnection:
         """As `Connection.connection`, which SQLAlchemy and this package use as well."""
-        lent = super().connection
+        pooled = super().connection
         if not sys._getframe(1).f_globals.get("__name__", "").startswith(_INSIDE):
             guard = guard_of(self)
             if guard is not None:
                 guard.check()
                 guard.hand_over(self)
-        return lent
+        return pooled
 
 
 def _taken_up(connection: PoolProxiedConnection) -> StatementGuard | None:
-    """The watch of the unit of work that has a connection of the pool."""
+    """The guard of the unit of work that has a connection of the pool."""
     try:
         guard: StatementGuard | None = connection.info.get(OPTION)
-    except NotImplementedError:  # it was dropped, and is on its way back without a session
+    except NotImplementedError:  # it was dropped, and is checked in without a session
         return None
     return guard

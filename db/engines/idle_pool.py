@@ -1,4 +1,4 @@
-"""The pool of an engine: connections that rested are asked whether they live, and not kept for ever."""
+"""The pool of an engine: connections that were idle are pinged, and not kept for ever."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from db.errors import PoolTimeout
 from db.guard import guard_at_work
 from db.observer import Observer
 
-_RESTING_SINCE = "onfinish_resting_since"
-_LENT_AT = "onfinish_lent_at"
+_IDLE_SINCE = "onfinish_idle_since"
+_CHECKED_OUT_AT = "onfinish_checked_out_at"
 
 
 class IdlePool(QueuePool):
-    """SQLAlchemy's queue of connections, which can close those that have rested for long.
+    """SQLAlchemy's queue of connections, which can close those that are idle for long.
 
-    Lives as long as its engine. Last in, first out, so that what a peak opened comes to rest at the
+    Lives as long as its engine. Last in, first out, so that what a peak opened stays idle at the
     far end, and is closed there.
     """
 
@@ -33,17 +33,17 @@ class IdlePool(QueuePool):
         self.logger = logging.getLogger(f"sqlalchemy.pool.{type(self).__name__}")
 
     def close_idle(self, *, longer_than_s: float, keep: int) -> int:
-        """Close connections that were given back more than ``longer_than_s`` ago, down to ``keep``.
+        """Close connections that were checked in more than ``longer_than_s`` ago, down to ``keep``.
 
         Returns:
             How many were closed.
         """
         since = time.monotonic() - longer_than_s
-        waiting: Any = self._pool  # SQLAlchemy has no public way to the connections at rest
+        waiting: Any = self._pool  # SQLAlchemy has no public way to the idle connections
         with waiting.mutex:
             surplus = max(0, len(waiting.queue) - keep)
-            rested = [record for record in waiting.queue if record.info.get(_RESTING_SINCE, since) < since]
-            closing = rested[:surplus]
+            idle = [record for record in waiting.queue if record.info.get(_IDLE_SINCE, since) < since]
+            closing = idle[:surplus]
             for record in closing:
                 waiting.queue.remove(record)
         for record in closing:
@@ -52,7 +52,7 @@ class IdlePool(QueuePool):
         return len(closing)
 
     def _do_get(self) -> ConnectionPoolEntry:
-        # A unit of work has a place before it asks, and finds one: unless a function took one beside its own.
+        # A unit of work holds a slot before it asks, and finds one, unless a function took another one.
         try:
             return super()._do_get()
         except NoConnectionLeft:
@@ -72,26 +72,26 @@ class IdleAsyncPool(IdlePool):
 
 
 def ping_after_idle(engine: Engine, settings: DatabaseSettings, backend: Backend) -> None:
-    """Ask a connection whether it lives when it has rested, not at every checkout: it is a round trip.
+    """Ping a connection that was idle for long, not at every checkout: it is a round trip.
 
-    Work that cannot be done again asks at every checkout: a stream, a job. A request that runs again where
-    its connection was gone needs no asking.
+    Work that is not retried pings at every checkout: a stream, a job. A request that is retried where its
+    connection was gone needs no ping.
 
-    SQLAlchemy's own pre-ping asks each time, and before anybody could stop it: on a link that is dead
-    without a word it waits for ever. Here the unit of work that wants the connection knows of it, and
-    its deadline cuts the link.
+    SQLAlchemy's own pre-ping asks each time, and before it could be stopped: on a link that is dead
+    without notice it waits for ever. Here the unit of work that wants the connection knows of it, and
+    its deadline shuts the socket down.
     """
 
     @event.listens_for(engine, "checkin")
-    def rests(connection: Any, record: ConnectionPoolEntry) -> None:
-        record.info[_RESTING_SINCE] = time.monotonic()
+    def note_idle(connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info[_IDLE_SINCE] = time.monotonic()
 
     if not settings.pool_pre_ping:
         return
 
     @event.listens_for(engine, "checkout")
-    def wakes(connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
-        since = record.info.pop(_RESTING_SINCE, None)
+    def ping(connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
+        since = record.info.pop(_IDLE_SINCE, None)
         if since is None:
             return
         guard = guard_at_work(backend)  # none for a script's
@@ -99,15 +99,15 @@ def ping_after_idle(engine: Engine, settings: DatabaseSettings, backend: Backend
         if retries and time.monotonic() - since < settings.pool_ping_after_s:
             return
         if guard is not None:
-            guard.connected(connection)
+            guard.checked_out(connection)
         try:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
-            raise DisconnectionError("a connection at rest was gone") from error
+            raise DisconnectionError("an idle connection was gone") from error
 
 
 def observe_pool(engine: Engine, name: str, observer: Observer) -> None:
-    """Tell an observer of an engine's connections."""
+    """Report an engine's connections to an observer."""
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, record: ConnectionPoolEntry) -> None:
@@ -122,16 +122,16 @@ def observe_pool(engine: Engine, name: str, observer: Observer) -> None:
         observer.disconnected(name)
 
     @event.listens_for(engine, "checkout")
-    def lent(connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
+    def checked_out(connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
         # Not in `info`, which is emptied when a connection is thrown away.
-        _kept_of(record)[_LENT_AT] = time.perf_counter()
-        observer.lent(name)
+        _kept_of(record)[_CHECKED_OUT_AT] = time.perf_counter()
+        observer.checked_out(name)
 
     @event.listens_for(engine, "checkin")
-    def returned(connection: Any, record: ConnectionPoolEntry) -> None:
-        lent_at = _kept_of(record).pop(_LENT_AT, None)
-        if lent_at is not None:  # else it was found dead before anybody had it
-            observer.returned(name, time.perf_counter() - lent_at)
+    def checked_in(connection: Any, record: ConnectionPoolEntry) -> None:
+        checked_out_at = _kept_of(record).pop(_CHECKED_OUT_AT, None)
+        if checked_out_at is not None:  # else it was found dead before it was checked out
+            observer.checked_in(name, time.perf_counter() - checked_out_at)
 
 
 def _kept_of(record: ConnectionPoolEntry) -> dict[Any, Any]:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from sqlalchemy.util import EMPTY_DICT
 
-from db.backends.mysql import DUPLICATE
+_DUPLICATE = 1062  # ER_DUP_ENTRY
 
 
 def insert_unless_there(
@@ -35,7 +35,7 @@ def insert_unless_there(
         try:
             session.execute(insert(entity).values(dict(values)), execution_options=options)
         except IntegrityError as error:
-            if error.orig is None or error.orig.args[0] != DUPLICATE:
+            if error.orig is None or error.orig.args[0] != _DUPLICATE:
                 raise
             return False
         return True
@@ -43,7 +43,7 @@ def insert_unless_there(
     row = select(*(literal(value, types[name].type).label(name) for name, value in values.items()))
     # SQLite takes ON CONFLICT after a SELECT for a join's, unless a WHERE stands between.
     unless_there = row.where(true()).suffix_with("ON CONFLICT DO NOTHING")
-    # Else it is read of the cursor when that is closed already, and psycopg 3's says -1 then.
+    # Else it is read of the cursor when that is closed already, and psycopg 3's is -1 then.
     kept = {**options, "preserve_rowcount": True}
     result: Any = session.execute(insert(entity).from_select([*values], unless_there), execution_options=kept)
     return int(result.rowcount) > 0

@@ -37,9 +37,9 @@ def insert_missing(
     table = cast(Table, mapper.local_table)
     keys = [row[key.name] for row in rows]
     if session.get_bind().dialect.name in ("sqlite", "mysql", "mariadb"):
-        # On SQLite nobody else writes before this transaction has ended, so there may be a look before the
+        # On SQLite no other transaction writes before this one has ended, so there may be a look before the
         # leap; RETURNING for each row took thirty times as long. On MySQL and MariaDB, which know no ON
-        # CONFLICT, somebody may come between: then the statement is refused, and nothing of it is there.
+        # CONFLICT, another may come between: then the statement is refused, and nothing of it is there.
         there: set[Any] = set()
         for at in range(0, len(keys), _PARAMETERS_MAX):
             there |= set(session.scalars(select(key).where(key.in_(keys[at : at + _PARAMETERS_MAX]))))

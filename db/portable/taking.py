@@ -20,12 +20,12 @@ def take_rows(
     limit: int,
     values: Mapping[Any, Any],
 ) -> Sequence[Row]:
-    """Change the first rows that nobody else is about to change, in one statement where that can be said.
+    """Change the first rows that no other transaction is about to change, in one statement if possible.
 
     On PostgreSQL rows that another transaction has locked are passed over (`SKIP LOCKED`), and the
     choice is materialised, so that the limit is applied once however the update is planned. SQLite
-    drops the lock clause without a word: there the transaction has had the write lock since its BEGIN,
-    and nobody else can be choosing.
+    drops the lock clause silently: there the transaction has had the write lock since its BEGIN,
+    and no other can be choosing.
     https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
     MySQL and MariaDB know SKIP LOCKED and no UPDATE … RETURNING: they lock, change and read in turn.
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection
 
+from db.backend import MIGRATION_STATEMENT_TIMEOUT_S as STATEMENT_TIMEOUT_S
 from db.errors import SchemaError
 
 QUEUE_TIMEOUT_S = 600
@@ -16,9 +17,6 @@ LOCK_TIMEOUT_S = 5
 """Longest wait for a table's lock. While ALTER TABLE waits in the queue, everybody else's reads and writes
 of that table wait behind it: better a migration that gives up than a service that stands still.
 https://www.postgresql.org/docs/current/explicit-locking.html"""
-
-STATEMENT_TIMEOUT_S = 600
-"""Longest a statement may run: an index over some ten million rows fits, one without end does not."""
 
 ADVISORY_LOCK = int.from_bytes(b"onfinish")
 """Any 64-bit number will do; this one can be read in pg_locks."""

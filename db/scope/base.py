@@ -20,7 +20,7 @@ class NoSession(LookupError):
 class Scope(ABC):
     """How model code comes by its session. Lives as long as the program; holds no session longer than asked.
 
-    Whoever owns a session calls `enter` before the work and `leave` after it; the session itself is made
+    The owner of a session calls `enter` before the work and `leave` after it; the session itself is made
     and ended elsewhere, by its unit of work.
     """
 
@@ -58,10 +58,10 @@ class Scope(ABC):
 
     @property
     def made(self) -> Collection[Session]:
-        """Sessions that exist because somebody asked where there was none; nobody commits or closes them."""
+        """Sessions that were made because code asked where there was none; no owner ends them."""
         return ()
 
     def close(self) -> None:
-        """Close what is in `made`. Not while somebody still works in it."""
+        """Close what is in `made`. Not while code still works in it."""
         for session in list(self.made):
             session.close()

@@ -35,7 +35,7 @@ def current_session() -> Session:
 
 
 class Contextvar(Scope):
-    """As good as a context variable can be made: no default, reset when left, set again for each hop.
+    """As good as a context variable can be made: no default, reset when left, set again for each call.
 
     Its variable is the module's, as context variables have to be: all instances are one.
     """
@@ -63,7 +63,7 @@ class Contextvar(Scope):
         also where the request's context has been lost."""
 
         def carried(*args: P.args, **kwargs: P.kwargs) -> R:
-            # The hop has a copy of the caller's context to itself: nothing has to be put back.
+            # The call has a copy of the caller's context to itself: nothing has to be put back.
             _session.set(session)
             return function(*args, **kwargs)
 

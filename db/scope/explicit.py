@@ -20,7 +20,7 @@ class Explicit(Scope):
     name = "explicit"
 
     def enter(self, session: Session) -> None:
-        """Nothing: whoever needs the session is given it."""
+        """Nothing: the session is passed as an argument."""
 
     def leave(self, entered: object) -> None:
         """Nothing."""

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from types import CodeType, TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from sqlalchemy.orm import Session
 
 from db.capacity.endpoint import Endpoint
 from db.capacity.executor import Call
+from db.capacity.registry import UnitRegistry
 from db.capacity.slot import Slot
 from db.errors import (
     Cancelled,
@@ -29,10 +30,9 @@ from db.errors import (
     Unavailable,
     UsageError,
 )
-from db.work.unit_of_work import Outcome, UnitOfWork, name_of
-
-if TYPE_CHECKING:
-    from db.database import Database
+from db.outcome import Outcome
+from db.work.commit_marker import CommitMarkers
+from db.work.unit_of_work import UnitOfWork, name_of
 
 log = logging.getLogger("onfinish.db")
 
@@ -43,7 +43,7 @@ Work = Callable[[Session], object]
 """What is done with a session, by itself a unit of work."""
 
 QUEUED_S = 0.01
-"""Who waited longer than this for a place stood in the queue, and what it waits for next counts as well."""
+"""A unit that waited longer than this for a slot was queued; what it waits for next counts as well."""
 
 FOLLOW_UP_S = 2.0
 """What the follow-ups of a unit have together where its deadline is closer than that, or has passed."""
@@ -64,26 +64,43 @@ _Run = tuple[Coroutine[Any, Any, Any], str, str, int]
 
 
 class AsyncUnitOfWork:
-    """A `UnitOfWork` for code on the event loop: its work runs a hop at a time, in its lane.
+    """A `UnitOfWork` for code on the event loop: its work runs a call at a time, at its endpoint.
 
-    Lives as long as one request, or one ``async with database.unit_of_work()``. Takes a place before
-    the first hop and keeps it until it is settled. Settled exactly once, by whoever comes first: its
-    owner, or whoever stopped it.
+    Lives as long as one request, or one ``async with database.unit_of_work()``. Takes a slot before
+    the first call and keeps it until it is settled. Settled exactly once, by what comes first: its
+    owner, or a cancel.
+
+    Args:
+        endpoint: where it works.
+        registry: of the units that are open.
+        label: how messages name it.
+        snapshot: all its reads see the database as it was at the first of them.
+        deadline_at: on the clock of `time.monotonic`; past it the unit is stopped and rolled back.
+        pool_timeout_s: longest wait for a slot.
+        commit_markers: asked whether a COMMIT without an answer was applied.
+        schema_fault: as of `UnitOfWork`.
+        follow_up: makes a unit of the writer's, of a label and a deadline, for what follows this one.
+        origin: what it is done for, a request for example; for observers.
+        retries: its work is retried where its connection turns out to be gone.
 
     Warns:
-        ResourceWarning: dropped without `settle`; what it held came back, and its work is undone.
+        ResourceWarning: dropped without `settle`; what it held was released, and its work is rolled back.
     """
 
     def __init__(
         self,
-        database: Database,
         endpoint: Endpoint,
+        registry: UnitRegistry,
         *,
         label: str,
         snapshot: bool,
         deadline_at: float | None,
-        origin: object = None,
-        retries: bool = False,
+        pool_timeout_s: float,
+        commit_markers: CommitMarkers | None,
+        schema_fault: Callable[[], str | None] | None,
+        follow_up: Callable[[str, float | None], AsyncUnitOfWork],
+        origin: object,
+        retries: bool,
     ) -> None:
         self.label = label
         self.origin = origin
@@ -92,8 +109,10 @@ class AsyncUnitOfWork:
         self.opened_at = time.monotonic()
         self.db_s = 0.0
         self.reason: Cancelled | None = None
-        self._database = database
         self._endpoint = endpoint
+        self._registry = registry
+        self._pool_timeout_s = pool_timeout_s
+        self._new_follow_up = follow_up
         self._unit = UnitOfWork(
             endpoint.engine,
             endpoint.backend,
@@ -102,12 +121,12 @@ class AsyncUnitOfWork:
             snapshot=snapshot,
             deadline_at=deadline_at,
             confined=True,
-            commit_markers=database.commit_markers,
-            schema=database.schema,
+            commit_markers=commit_markers,
+            schema_fault=schema_fault,
         )
         self._unit.guard.retries = retries
         self.session: Session = self._unit.session
-        self._slot = Slot(database, endpoint, label)
+        self._slot = Slot(registry, endpoint.limiter, label)
         self._slot_is_lent = False
         self._running = False
         self._calls = itertools.count()
@@ -120,7 +139,7 @@ class AsyncUnitOfWork:
         self._abandoned = self._ended = False
         self._settled: asyncio.Future[None] | None = None
         self._callbacks: tuple[Callable[[], object], ...] = ()
-        database.opened(self)
+        registry.opened(self)
 
     @property
     def outcome(self) -> Outcome:
@@ -138,7 +157,7 @@ class AsyncUnitOfWork:
 
     @property
     def pool(self) -> str:
-        """Whose places and connections it works with: "writer" or "reader"."""
+        """Whose slots and connections it uses: "writer" or "reader"."""
         return self._endpoint.limiter.name
 
     @property
@@ -158,7 +177,7 @@ class AsyncUnitOfWork:
 
     @property
     def has_place(self) -> bool:
-        """Whether the unit holds one of its lane's places, and with it perhaps a connection."""
+        """Whether the unit holds a slot of its endpoint, and with it perhaps a connection."""
         return self._slot.taken
 
     @property
@@ -169,12 +188,12 @@ class AsyncUnitOfWork:
     def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Call a plain function where it may wait for the database, and return what it returns.
 
-        To be awaited: a unit with a call that was made and has not begun is not kept. The first call takes
-        a place, which may take up to ``database.pool_timeout_s``. The function sees the context variables
+        To be awaited: a unit with a call that was made and has not begun is rolled back. The first call takes
+        a slot, which may take up to ``database.pool_timeout_s``. The function sees the context variables
         of the caller.
 
         Raises:
-            PoolTimeout: all places stayed taken. Nothing has run; the unit stays usable.
+            PoolTimeout: all slots stayed taken. Nothing has run; the unit stays usable.
             ConcurrentUse: another call is under way. That call goes on.
             SessionSettled: the unit's work is over.
             Cancelled: the unit was stopped; it can only be undone.
@@ -213,17 +232,17 @@ class AsyncUnitOfWork:
         last: Work | None = None,
         follow_ups: Callable[[Exception | None], Iterable[Work]] | None = None,
     ) -> None:
-        """Commit or roll back, give everything back.
+        """Commit or roll back, release everything.
 
         Args:
             keep: commit, unless the unit was stopped meanwhile.
-            last: called with the session just before COMMIT, in the same hop.
-            afterwards: asked for what is to follow, with the error that kept the work from being kept if
+            last: called with the session just before COMMIT, in the same call.
+            follow_ups: asked for what is to follow, with the error that kept the work from being kept if
                 there was one. Each function is called with a new session, in a unit of work of its own;
                 what they raise is logged. They have until the deadline, or `FOLLOW_UP_S` where that is later.
 
         Raises:
-            DatabaseError: ``keep`` was asked for, and the work was not kept, or nobody knows.
+            DatabaseError: ``keep`` was asked for, and the work was not committed, or that is not known.
             TransactionEnded: whatever was asked for; a part of it may be kept.
         """
         first, self._settling = not self._settling, True
@@ -251,7 +270,7 @@ class AsyncUnitOfWork:
             raise self.reason or SessionSettled(f"{self.label}: the unit of work was undone already")
 
     def settle_at_once(self, *, keep: bool) -> bool:
-        """Settle without a hop, where that sends nothing to the database. Returns whether it was so."""
+        """Settle without a call, where that sends nothing to the database. Returns whether it was so."""
         if self._settling or self._running or self._call is not None or not self._unit.settles_at_once:
             return False
         if keep and (self._not_begun or self.reason is not None):
@@ -271,8 +290,8 @@ class AsyncUnitOfWork:
     def cancel(self, reason: Cancelled) -> None:
         """Stop the unit: nothing more of it starts, its running statement is cancelled, nothing is kept.
 
-        Returns at once; the place is given back as soon as the running hop has ended. A COMMIT that
-        has been sent is not cancelled; only at the deadline is its connection given up. Must be called
+        Returns at once; the slot is released as soon as the running call has ended. A COMMIT that
+        has been sent is not cancelled; only at the deadline is its connection abandoned. Must be called
         on the event loop. Later calls change nothing, except that a deadline also ends a COMMIT.
         """
         late = self._settling
@@ -281,7 +300,7 @@ class AsyncUnitOfWork:
         if late and not isinstance(reason, DeadlinePassed):
             return
         self.reason = self.reason or reason
-        self._unit.guard.mark(self.reason)
+        self._unit.guard.request_cancel(self.reason)
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._stop())
 
@@ -305,7 +324,7 @@ class AsyncUnitOfWork:
             if self._timer is not None:
                 self._timer.cancel()
 
-    # -- hops
+    # -- calls
 
     def _check_usable(self) -> None:
         if self.reason is not None:
@@ -344,7 +363,7 @@ class AsyncUnitOfWork:
                 coroutine.close()
 
     async def _result(self, answer: asyncio.Future[Any], function: Callable[..., Any]) -> Any:
-        """What a hop returns; what it raises that is no `Exception`, as one.
+        """What a call returns; what it raises that is no `Exception`, as one.
 
         On the event loop, where it would go next, such an error ends the request's task without an answer, or
         the whole process, and with it all other requests.
@@ -364,28 +383,28 @@ class AsyncUnitOfWork:
         waited_s = await self._slot.take(self._seconds_to_wait())
         if waited_s > QUEUED_S:
             queued_at = time.monotonic() - waited_s
-            self._unit.guard.begin_by = queued_at + self._database.settings.pool_timeout_s
-        if self._settling:  # its owner went on without it while it stood in the queue
+            self._unit.guard.begin_by = queued_at + self._pool_timeout_s
+        if self._settling:  # its owner went on without it while it was queued
             self._slot.leave()
             raise self.reason or self._over()
         if self.reason is not None:
             raise self.reason
 
     def _seconds_to_wait(self) -> float:
-        limit = self._database.settings.pool_timeout_s
+        limit = self._pool_timeout_s
         return (
             limit if self.deadline_at is None else min(limit, max(0.0, self.deadline_at - time.monotonic()))
         )
 
     def _start(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
-        """Start a hop. Returns its answer: a waiter that is cancelled cancels that, and the hop runs on."""
+        """Start a call. Returns its answer: a waiter that is cancelled cancels that, and the call runs on."""
 
         def work() -> Any:
-            worker = self._database.claim_here(self.label, self._endpoint.backend)
+            worker = self._registry.claim_here(self.label, self._endpoint.backend)
             try:
                 return function(*args, **kwargs)
             finally:
-                self._database.unclaim(worker)
+                self._registry.unclaim(worker)
 
         call = self._call = self._endpoint.executor.start(work, self._call_ended)
         if self.reason is not None:  # only the end of a stopped unit is still to come, and may hang as well
@@ -395,7 +414,7 @@ class AsyncUnitOfWork:
     def _call_ended(self, call: Call) -> None:
         self.db_s += call.took_s
         self._call = None
-        if self._abandoned:  # what it held comes back now
+        if self._abandoned:  # what it held is released now
             self._endpoint.executor.detach(self._clean_up)
 
     # -- the end
@@ -407,7 +426,7 @@ class AsyncUnitOfWork:
         elif (self._unit.settles_at_once and not (last and keep)) or not (keep or self._slot.taken):
             self._unit.settle(keep=keep and self.reason is None)
         else:
-            if not self._slot.taken:  # rows were added to the session, and no `run` has taken a place yet
+            if not self._slot.taken:  # rows were added to the session, and no `run` has taken a slot yet
                 try:
                     await self._slot.take(self._seconds_to_wait())
                 except BaseException:
@@ -416,19 +435,20 @@ class AsyncUnitOfWork:
             try:
                 await self._result(self._start(self._unit.settle, keep=keep, last=last), self._unit.settle)
             except asyncio.CancelledError:
-                # Nobody waits for the hop any more, which runs on: where COMMIT is not sent yet, it never is.
-                self._unit.guard.mark(Cancelled(f"{self.label}: its task was cancelled; nothing is kept"))
+                # The call has no waiter any more, and runs on: where COMMIT is not sent yet, it never is.
+                reason = Cancelled(f"{self.label}: its task was cancelled; nothing is kept")
+                self._unit.guard.request_cancel(reason)
                 raise
             except DatabaseError:
                 if keep and not self._unit.guard.committed:
-                    raise  # else it was given up on, and the database undoes it
+                    raise  # else it was abandoned, and the database rolls it back
 
     async def _stop(self) -> None:
-        """End the running hop, then see that the unit is undone."""
+        """End the running call, then see that the unit is rolled back."""
         if self._call is not None:
             await self._end_call(self._call)
         if not self._settling:
-            with suppress(TransactionEnded):  # the owner, who settles too, is told
+            with suppress(TransactionEnded):  # it is raised in the owner, which settles too
                 await self.settle(keep=False)
 
     async def _end_call(self, call: Call) -> None:
@@ -443,24 +463,24 @@ class AsyncUnitOfWork:
             await asyncio.shield(self._settled)
 
     async def _follow_up(self, functions: Iterable[Work]) -> None:
-        """Do each piece of work in a unit of its own, on this unit's place where that is a writer's."""
+        """Do each piece of work in a unit of its own, on this unit's slot where that is a writer's."""
         give_up_at = None
         if self.deadline_at is not None:
             give_up_at = max(self.deadline_at, time.monotonic() + FOLLOW_UP_S)
         for function in functions:
-            unit = self._database.unit_of_work(label=f"{self.label} afterwards", deadline_at=give_up_at)
+            unit = self._new_follow_up(f"{self.label} afterwards", give_up_at)
             is_whole = self._call is None and self._unit.settled and not self._abandoned
-            if self._slot.taken and is_whole and self._endpoint is self._database.writer:
+            if self._slot.taken and is_whole and self._endpoint is unit._endpoint:
                 unit._slot, unit._slot_is_lent = self._slot, True
             else:
-                self._end()  # a reader's place is of no use to a write, and is not kept while it waits
+                self._end()  # a reader's slot is of no use to a write, and is not kept while it waits
             try:
                 async with unit:
                     await unit.run(function, unit.session)
             except Exception:
                 log.exception("%s: failed", unit.label)
-            if unit._slot_is_lent and unit._abandoned:  # it comes back when the work that hangs in it ends
-                self._slot = Slot(self._database, self._endpoint, self.label)
+            if unit._slot_is_lent and unit._abandoned:  # it is released when the work that hangs in it ends
+                self._slot = Slot(self._registry, self._endpoint.limiter, self.label)
 
     def _end(self) -> None:
         first, self._ended = not self._ended, True
@@ -473,22 +493,22 @@ class AsyncUnitOfWork:
                 self._unit.settle(keep=False)
             if not self._slot_is_lent:
                 self._slot.leave()
-        else:  # given up on, or not begun by any thread: its owner may go on meanwhile
+        else:  # abandoned, or not begun by any thread: its owner may go on meanwhile
             self._abandoned = self._unit.abandoned = True
             self._slot.let_go()
             if self._call is None:
                 self._endpoint.executor.detach(self._clean_up)
         if first:
-            self._database.ended(self)
+            self._registry.ended(self)
             for callback in self._callbacks:
                 callback()
-        if self._not_begun:  # a task that was made for one takes its first step, and is told, before this
+        if self._not_begun:  # a task that was made for one takes its first step, and raises, before this
             asyncio.get_running_loop().call_soon(self._close_not_begun)
         if self._settled is not None and not self._settled.done():
             self._settled.set_result(None)
 
     def _clean_up(self) -> None:
         if not self._unit.settled:
-            with suppress(TransactionEnded):  # nobody is left to be told
+            with suppress(TransactionEnded):  # there is no owner left to raise it in
                 self._unit.settle(keep=False)
         self._slot.leave()

@@ -18,7 +18,6 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from conf import DatabaseSettings
 from db.backend import Backend, MarkerRow
 from db.backends.choose import backend_for
-from db.backends.postgresql import sqlstate_of
 from db.base import Base, UtcDateTime, now, utc_now
 from db.engines.beside import engine_beside
 from db.engines.engine import blocking, make_url
@@ -42,7 +41,7 @@ class CommitMarkerRow(Base):
     """A row of ``commit_witness``: the last transaction that a connection committed.
 
     Each connection of the writer has one row, and writes it over as the last statement of a
-    transaction that wrote anything. It is locked until that transaction has ended, so whoever asks
+    transaction that wrote anything. It is locked until that transaction has ended, so a reader
     waits for the end, and then reads how it ended. One row a connection, and not one a transaction:
     nothing piles up, and the update touches no index.
     """
@@ -57,7 +56,7 @@ class CommitMarkerRow(Base):
 def delete_old_markers(session: Session) -> int:
     """Delete the rows of connections that are gone: those not written for a day.
 
-    A connection that is still there writes its row anew. Nobody asks for a COMMIT of yesterday.
+    A connection that is still there writes its row anew. No COMMIT of yesterday is in doubt.
 
     Returns:
         How many were deleted.
@@ -72,26 +71,26 @@ class CommitMarker(NamedTuple):
 
     mark: str
     ask: Callable[[Connection], str | None]
-    """Reads the row, in a transaction of its own, once whoever writes it has ended."""
+    """Reads the row, in a transaction of its own, once the transaction that writes it has ended."""
 
 
 NOTHING_WRITTEN = CommitMarker("", lambda connection: None)
 """Of a transaction that wrote nothing here: whether it was committed makes no difference, unless it may have
-written elsewhere, through a foreign table. No row tells how that ended."""
+written elsewhere, through a foreign table. No row shows how that ended."""
 
-_BROUGHT_ALONG = "onfinish_testimony"
+_OWN_MARKER = "onfinish_marker"
 
 
 def use_marker(session: Session, marker: CommitMarker) -> None:
-    """Have a row that the transaction writes in any case be its witness, and save the witness' own.
+    """Have a row that the transaction writes in any case be its commit marker, and save the marker's own.
 
-    Not for a row that is written inside a savepoint: undone with it, it would say that nothing was committed.
+    Not for a row that is written inside a savepoint: rolled back with it, it would mean "not committed".
     """
-    session.info[_BROUGHT_ALONG] = marker
+    session.info[_OWN_MARKER] = marker
 
 
 class CommitMarkers:
-    """Leaves testimonies and asks for them. Lives as long as its Database, which closes it.
+    """Writes commit markers and reads them. Lives as long as its Database, which closes it.
 
     The errors of a COMMIT that the server never got and of one whose answer was lost are the same,
     and transaction ids are used again after a crash; a row that the transaction itself wrote is not
@@ -99,7 +98,7 @@ class CommitMarkers:
 
     Args:
         settings: where the database is.
-        writer: the engine whose transactions testify, and that says what to connect with.
+        writer: the engine whose transactions write markers, and that decides what to connect with.
     """
 
     def __init__(self, settings: DatabaseSettings, writer: Engine) -> None:
@@ -110,7 +109,7 @@ class CommitMarkers:
         self._lock = threading.Lock()
 
     def write(self, session: Session, backend: Backend) -> CommitMarker | None:
-        """Write this transaction's testimony, the last thing before COMMIT.
+        """Write this transaction's marker, the last thing before COMMIT.
 
         Returns:
             None where this database has no table for it; `NOTHING_WRITTEN` where nothing was written here.
@@ -118,9 +117,9 @@ class CommitMarkers:
         Raises:
             NotGranted: the transaction goes on as a role that may not write that table.
         """
-        brought: CommitMarker | None = session.info.get(_BROUGHT_ALONG)
-        if brought is not None:
-            return brought
+        own: CommitMarker | None = session.info.get(_OWN_MARKER)
+        if own is not None:
+            return own
         connection = session.connection()
         row: MarkerRow | None = connection.info.get(backend.marker_key)
         if row is None:
@@ -129,8 +128,9 @@ class CommitMarkers:
         try:
             written = connection.exec_driver_sql(row.sql, backend.marker_parameters(row.name, mark))
         except DBAPIError as error:
-            if backend.refuses_for_lack_of_rights(error):
-                raise NotGranted(str(sqlstate_of(error.orig)), row.table) from error
+            code = backend.code_of_missing_right(error)
+            if code is not None:
+                raise NotGranted(code, row.table) from error
             raise
         if not written.rowcount:
             return NOTHING_WRITTEN
@@ -140,7 +140,7 @@ class CommitMarkers:
         """Ask, over a connection of its own, waiting for a transaction that is still in flight.
 
         Returns:
-            None where nobody could be asked in time.
+            None where the database could not be asked in time.
         """
         now_ = time.monotonic()
         give_up_at = now_ + _UNLIMITED_S if deadline_at is None else max(deadline_at, now_ + _LATE_S)
@@ -152,12 +152,13 @@ class CommitMarkers:
                         return None if self._backend.writes_unseen(connection) else True
                     return marker.ask(connection) == marker.mark
             except Exception as error:  # noqa: BLE001  # whatever it is, the outcome is not known by it
-                log.info("the witness cannot be asked yet: %s", type(getattr(error, "orig", error)).__name__)
+                kind = type(getattr(error, "orig", error)).__name__
+                log.info("the commit marker cannot be read yet: %s", kind)
                 time.sleep(min(_ASK_AGAIN_S, max(0.0, give_up_at - time.monotonic())))
         return None
 
     def close(self) -> None:
-        """Forget the engine."""
+        """Dispose of the engine."""
         with self._lock:
             if self._engine is not None:
                 self._engine.dispose()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import inspect
 import logging
 import time
@@ -19,7 +18,7 @@ from sqlalchemy.util import EMPTY_DICT
 
 from conf.redaction import code_of
 from db.backend import Backend
-from db.capacity.executor import off_loop
+from db.blocking import off_loop
 from db.errors import (
     Cancelled,
     ConnectionLost,
@@ -34,42 +33,32 @@ from db.errors import (
     UsageError,
 )
 from db.guard import OPTION, StatementGuard
-from db.schema.state import Schema
+from db.outcome import Outcome
 from db.work.commit_marker import CommitMarker, CommitMarkers
 
 log = logging.getLogger("onfinish.db")
 
 
-class Outcome(enum.Enum):
-    """What has become of a unit of work."""
-
-    OPEN = "open"
-    COMMITTED = "kept"
-    ROLLED_BACK = "undone"
-    READ = "read"
-    """As kept, of a unit that is read-only: it had nothing to commit."""
-    UNKNOWN = "unknown"
-
-
 class UnitOfWork:
     """One session and the decision about its work, made exactly once.
 
-    Lives as long as one request or one job; whoever made it settles it. Undone unless
+    Lives as long as one request or one job; its maker settles it. Rolled back unless
     ``settle(keep=True)`` is reached and succeeds. Not for two threads or tasks at once.
 
     Args:
         engine: the writer or the reader.
-        dialect: that engine's own ways.
+        backend: that engine's backend.
         label: how messages name this unit: "POST TaskHandler".
         read_only: it runs on the reader; keeping it commits nothing.
         snapshot: all its reads see the database as it was at the first of them.
         deadline_at: on the clock of `time.monotonic`; None for no limit.
         confined: statements only inside of `call` (a request), or anywhere (a script).
-        witness: who tells whether a COMMIT without an answer was applied.
-        schema: tells whether what a statement does not find is a matter of a migration.
+        commit_markers: asked whether a COMMIT without an answer was applied.
+        schema_fault: returns what is wrong with the schema, None where nothing is; may block. Called where a
+            statement names a table or a column that is not there.
 
     Warns:
-        ResourceWarning: dropped without `settle`; its connection went back to the pool, rolled back.
+        ResourceWarning: dropped without `settle`; its connection was checked in, rolled back.
     """
 
     def __init__(
@@ -83,7 +72,7 @@ class UnitOfWork:
         deadline_at: float | None = None,
         confined: bool = False,
         commit_markers: CommitMarkers | None = None,
-        schema: Schema | None = None,
+        schema_fault: Callable[[], str | None] | None = None,
     ) -> None:
         self.label = label
         self.read_only = read_only
@@ -95,11 +84,11 @@ class UnitOfWork:
         self._backend = backend
         self._autocommits = read_only and not snapshot and backend.reader_autocommits
         self._commit_markers = None if read_only else commit_markers
-        self._schema = schema
+        self._schema_fault = schema_fault
         self._marker: CommitMarker | None = None
         self.settled = False
         self.abandoned = False
-        """Nobody waits for it, and its pool may be gone: its connection is closed, not given back."""
+        """It has no waiter, and its pool may be gone: its connection is closed, not checked in."""
         options = backend.snapshot_options if snapshot else {}
         self.session: Session = OwnedSession(engine, self.guard, options)
 
@@ -110,7 +99,7 @@ class UnitOfWork:
 
     @property
     def pool(self) -> str:
-        """Whose connections it works with: "writer" or "reader"."""
+        """Whose connections it uses: "writer" or "reader"."""
         return "reader" if self.read_only else "writer"
 
     @property
@@ -190,8 +179,8 @@ class UnitOfWork:
             last: called with the session before COMMIT, where there is one; what it raises undoes the work.
 
         Raises:
-            DatabaseError: the work could not be kept; `outcome` tells whether that is certain.
-            TransactionEnded: also where it was not to be kept: it cannot be said that it is not.
+            DatabaseError: the work could not be kept; `outcome` shows whether that is certain.
+            TransactionEnded: also where it was not to be kept: a part of it may be.
             SessionSettled: this was done before.
         """
         if self.settled:
@@ -211,7 +200,7 @@ class UnitOfWork:
             raise self.guard.ended_error()
 
     def settle_at_once(self, *, keep: bool) -> None:
-        """As `settle`, on the event loop, where `settles_at_once` has said that nothing is sent."""
+        """As `settle`, on the event loop, where `settles_at_once` means that nothing is sent."""
         self.settled = True
         self._decide(keep, None)
 
@@ -287,7 +276,7 @@ class UnitOfWork:
         """Ask what became of a COMMIT that was sent and not answered."""
         committed = None
         if self._commit_markers is not None and self._marker is not None:
-            with contextlib.suppress(Unavailable):  # no thread is to be had: nobody is asked
+            with contextlib.suppress(Unavailable):  # there is no thread for it: it stays unknown
                 committed = off_loop(
                     self._commit_markers.was_committed, self._marker, deadline_at=self.guard.deadline_at
                 )
@@ -296,14 +285,14 @@ class UnitOfWork:
         log.warning(
             "%s: the connection was lost during COMMIT, which was %s",
             self.label,
-            "applied, as its witness says" if committed else "not applied",
+            "applied, as its commit marker shows" if committed else "not applied",
         )
         self.outcome = Outcome.COMMITTED if committed else Outcome.ROLLED_BACK
         if not committed:
             raise ConnectionLost from doubt
 
     def _release(self) -> None:
-        """Give the connection back, rolled back; or throw it away where that cannot be done."""
+        """Release the connection, rolled back; or discard it where that cannot be done."""
         session = self.session
         self.guard.release_begins()
         try:
@@ -321,7 +310,7 @@ class UnitOfWork:
             )
             Session.invalidate(session)
         finally:
-            session.execution_options = EMPTY_DICT  # lets go of the watch
+            session.execution_options = EMPTY_DICT  # releases the guard
             session.__class__ = SettledSession
             session.__dict__["label"] = self.label
 
@@ -341,15 +330,15 @@ class UnitOfWork:
                 "`self.in_new_transaction(…)`, or set `read_only = False` on the handler"
             )
         told = self._backend.translate(error)
-        if isinstance(told, NotInSchema) and self._schema is not None:
-            fault = off_loop(self._schema.fault)
+        if isinstance(told, NotInSchema) and self._schema_fault is not None:
+            fault = off_loop(self._schema_fault)
             if fault is not None:
                 return NotMigrated(fault)
         return told
 
 
 class OwnedSession(Session):
-    """A session that its unit of work ends, and nobody else. Lives as long as that unit.
+    """A session that only its unit of work ends. Lives as long as that unit.
 
     Model code may flush it and open savepoints in it. A commit or rollback in the middle of a
     request would keep half of it, or silently drop what came before.
@@ -420,7 +409,7 @@ class OwnedSession(Session):
 
 
 class SettledSession(Session):
-    """What an owned session becomes once it is settled: every use says so, naming whose it was.
+    """What an owned session becomes once it is settled: every use raises, and names its unit.
 
     But for `close`: it is closed, so that is done already, as with a file. SQLAlchemy's own
     `close_all_sessions()` closes every session that still exists, these among them.

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from conf import Fault, Settings, SettingsError
+from conf.settings import DEFAULT_URL
 from server.commands._backend import backend_of
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
 
     dialect = backend_of(settings)
     if dialect.shares_one_connection:
-        fault = "in memory, it ends with this command: give a file, --database-url sqlite:///onfinish.db"
+        fault = f"in memory, it ends with this command: give a file, --database-url {DEFAULT_URL}"
         raise SettingsError([Fault("database.url", settings.origin_of("database.url"), fault)])
     if dialect.belongs_to_process:
         migrate.upgrade(settings.database)

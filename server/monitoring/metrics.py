@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 from tornado.web import RequestHandler
 
-from db import AsyncUnitOfWork, UnitOfWork
-from db.observer import Observer
+from db.observer import ObservedUnit, Observer
 from server.monitoring.route_names import UNMATCHED, RouteNames
 from server.monitoring.shared_counters import Slot
 from server.monitoring.tracebacks import origin_here
@@ -206,14 +205,14 @@ class Metrics(Observer):
         """See `Observer`."""
         self._move(self._pool(pool).idle, -1)
 
-    def lent(self, pool: str) -> None:
+    def checked_out(self, pool: str) -> None:
         """See `Observer`."""
         at, numbers = self._pool(pool), self._numbers
         with self._lock:
             numbers[at.idle] -= 1.0
             numbers[at.used] += 1.0
 
-    def returned(self, pool: str, used_s: float) -> None:
+    def checked_in(self, pool: str, used_s: float) -> None:
         """See `Observer`."""
         at, numbers = self._pool(pool), self._numbers
         with self._lock:
@@ -222,12 +221,12 @@ class Metrics(Observer):
             numbers[at.use + bisect_left(_CONNECTION_S, used_s)] += 1.0
             numbers[at.use + USE.size - 1] += used_s
 
-    def opened(self, unit: AsyncUnitOfWork | UnitOfWork) -> None:
+    def opened(self, unit: ObservedUnit) -> None:
         """See `Observer`."""
         if self._stacks:
             unit.observed = origin_here(skip=1)
 
-    def ended(self, unit: AsyncUnitOfWork | UnitOfWork) -> None:
+    def ended(self, unit: ObservedUnit) -> None:
         """See `Observer`."""
         self._add(UNITS, unit.pool, unit.outcome.value)
 

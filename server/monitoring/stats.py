@@ -9,8 +9,9 @@ from typing import Any
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application
 
-from db import AsyncUnitOfWork, Database, UnitOfWork
+from db import AsyncUnitOfWork, Database
 from db.capacity.endpoint import Endpoint
+from db.observer import ObservedUnit
 from handlers.request_id import request_id_of
 from server.edge.http import DrainingServer
 from server.monitoring.route_names import RouteNames
@@ -50,7 +51,7 @@ class Stats:
             "units": [self._unit(unit, now) for unit in database.open_units],
         }
 
-    def _unit(self, unit: AsyncUnitOfWork | UnitOfWork, now: float) -> dict[str, Any]:
+    def _unit(self, unit: ObservedUnit, now: float) -> dict[str, Any]:
         return {
             "label": unit.label,
             **about_origin(unit, self._names),
@@ -62,7 +63,7 @@ class Stats:
         }
 
 
-def about_origin(unit: AsyncUnitOfWork | UnitOfWork, names: RouteNames) -> dict[str, str]:
+def about_origin(unit: ObservedUnit, names: RouteNames) -> dict[str, str]:
     """The request that a unit of work was made for, where it was made for one."""
     request = unit.origin if isinstance(unit, AsyncUnitOfWork) else None
     if not isinstance(request, HTTPServerRequest):

@@ -9,7 +9,8 @@ import time
 import weakref
 
 from conf import OpsSettings
-from db import AsyncUnitOfWork, Database, UnitOfWork
+from db import Database
+from db.observer import ObservedUnit
 from server.monitoring.metrics import Metrics
 from server.monitoring.route_names import RouteNames
 from server.monitoring.stats import about_origin
@@ -36,7 +37,7 @@ class Watchdog:
     ) -> None:
         self._leak_s, self._lag_s = settings.leak_s, settings.lag_s
         self._database, self._metrics, self._names = database, metrics, names
-        self._told: weakref.WeakSet[AsyncUnitOfWork | UnitOfWork] = weakref.WeakSet()
+        self._told: weakref.WeakSet[ObservedUnit] = weakref.WeakSet()
         self._timers: list[asyncio.TimerHandle | None] = [None, None]
         self._stopped = threading.Event()
         self._beat_at = 0.0
@@ -80,7 +81,7 @@ class Watchdog:
         every_s = min(_LEAK_CHECK_S, leak_s / 4)
         self._timers[0] = asyncio.get_running_loop().call_later(every_s, self._look_for_leaks, leak_s)
 
-    def _leak_in_words(self, unit: AsyncUnitOfWork | UnitOfWork, age_s: float) -> str:
+    def _leak_in_words(self, unit: ObservedUnit, age_s: float) -> str:
         about = about_origin(unit, self._names)
         held = "holds a connection" if unit.has_connection else "holds no connection"
         words = [f"{unit.label}: this unit of work is open for {age_s:.1f} s, and {held}"]

@@ -85,8 +85,8 @@ async def test_closing_does_not_wait_for_ever(
         begun.set()
         enough.wait(20)
 
-    monkeypatch.setattr("db.capacity.executor.SEVER_AFTER_S", 0.2)
-    monkeypatch.setattr("db.capacity.executor.GIVE_UP_AFTER_S", 0.2)
+    monkeypatch.setattr("db.capacity.executor.SHUTDOWN_AFTER_S", 0.2)
+    monkeypatch.setattr("db.capacity.executor.ABANDON_AFTER_S", 0.2)
     unit = database.unit_of_work(label="hanging")
     call = asyncio.ensure_future(unit.run(hang, unit.session))
     await asyncio.to_thread(begun.wait, 10)

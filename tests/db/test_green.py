@@ -34,13 +34,13 @@ async def test_work_waits_where_the_loop_goes_on_and_its_worker_is_used_again():
     workers = Workers()
 
     first = await asyncio.gather(*(workers.do(waits_for(number)) for number in range(3)))
-    resting = list(workers._resting)
+    resting = list(workers._idle)
     again = await workers.do(waits_for("again"))
 
     assert first == [(0, None), (1, None), (2, None)]
     assert again == ("again", None)
     assert len(resting) == 3
-    assert set(workers._resting) == set(resting)
+    assert set(workers._idle) == set(resting)
 
 
 @pytest.mark.gen_test
@@ -98,7 +98,7 @@ async def test_a_worker_at_rest_holds_nothing_of_what_it_has_done():
     gc.collect()
 
     assert [thing() for thing in things] == [None, None]
-    assert len(workers._resting) == 1
+    assert len(workers._idle) == 1
 
 
 @pytest.mark.gen_test

@@ -15,7 +15,7 @@ from tornado.ioloop import IOLoop
 
 from conf import DatabaseSettings
 from db import Database, Outcome
-from db.capacity.executor import GIVE_UP_AFTER_S, SEVER_AFTER_S
+from db.capacity.executor import ABANDON_AFTER_S, SHUTDOWN_AFTER_S
 from db.errors import DeadlinePassed, OutcomeUnknown, Unavailable, Unreachable
 from tests.db.counters import add, create_counters, read, sleep, value
 from tests.fixtures.clock import own_time
@@ -54,8 +54,8 @@ def proxy(database_url: str, make_proxy: MakeProxy) -> Proxy:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     """Stronger means follow sooner; the time until the last of them has been tried."""
-    monkeypatch.setattr("db.capacity.executor.SEVER_AFTER_S", 0.3)
-    monkeypatch.setattr("db.capacity.executor.GIVE_UP_AFTER_S", 0.3)
+    monkeypatch.setattr("db.capacity.executor.SHUTDOWN_AFTER_S", 0.3)
+    monkeypatch.setattr("db.capacity.executor.ABANDON_AFTER_S", 0.3)
     return 0.6
 
 
@@ -152,7 +152,7 @@ async def test_a_statement_that_is_never_answered_ends_in_time_and_stops_nobody_
 
     assert isinstance(error, DeadlinePassed)
     assert outcome is Outcome.ROLLED_BACK
-    assert took_s < DEADLINE_S + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
+    assert took_s < DEADLINE_S + SHUTDOWN_AFTER_S + ABANDON_AFTER_S + MARGIN_S
     assert max(heart.longest_s.values()) < 0.4
     proxy.thaw()
     assert value(sql) == 0
@@ -256,7 +256,7 @@ async def test_however_many_stop_at_once_on_a_dead_link_each_ends_in_time(
     proxy.thaw()
     await database.close()
 
-    assert max(took_s) < SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
+    assert max(took_s) < SHUTDOWN_AFTER_S + ABANDON_AFTER_S + MARGIN_S
     assert max(heart.longest_s.values()) < 0.4
 
 
@@ -290,7 +290,7 @@ async def test_a_commit_that_is_never_answered_is_unknown_at_the_deadline(
 
     assert isinstance(error, OutcomeUnknown)
     assert outcome is Outcome.UNKNOWN
-    assert took_s < DEADLINE_S + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
+    assert took_s < DEADLINE_S + SHUTDOWN_AFTER_S + ABANDON_AFTER_S + MARGIN_S
     proxy.thaw()
     assert wait_until(lambda: value(sql) == (0 if lost == "request" else 1))
     await whole_again(database, sql)
@@ -333,7 +333,7 @@ async def test_a_rollback_that_is_never_answered_ends_in_time(
 
     assert isinstance(error, KeyError)
     assert outcome is Outcome.ROLLED_BACK
-    assert took_s < DEADLINE_S + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
+    assert took_s < DEADLINE_S + SHUTDOWN_AFTER_S + ABANDON_AFTER_S + MARGIN_S
     proxy.thaw()
     assert value(sql) == 0
     await whole_again(database, sql)
@@ -438,7 +438,7 @@ async def test_a_link_that_dies_between_two_statements_holds_nobody_up(
 
     assert isinstance(error, DeadlinePassed)
     assert outcome is Outcome.ROLLED_BACK
-    assert took_s < DEADLINE_S + SEVER_AFTER_S + GIVE_UP_AFTER_S + MARGIN_S
+    assert took_s < DEADLINE_S + SHUTDOWN_AFTER_S + ABANDON_AFTER_S + MARGIN_S
     proxy.thaw()
     assert wait_until(lambda: value(sql) == 0)
     await whole_again(database, sql)
@@ -463,7 +463,7 @@ async def test_a_dead_link_under_a_statement_that_is_not_sent_any_more(
 
     assert isinstance(error, DeadlinePassed)
     assert outcome is Outcome.ROLLED_BACK
-    assert took_s < 0.3 + SEVER_AFTER_S + MARGIN_S
+    assert took_s < 0.3 + SHUTDOWN_AFTER_S + MARGIN_S
     proxy.thaw()
     await whole_again(database, sql)
 

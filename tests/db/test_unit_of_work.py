@@ -294,7 +294,7 @@ def test_a_unit_that_was_stopped_sends_nothing_more_and_is_not_kept(
     create_counters(sql)
     unit = unit_of()
     add(unit.session)
-    unit.guard.mark(DeadlinePassed())
+    unit.guard.request_cancel(DeadlinePassed())
 
     with pytest.raises(DeadlinePassed):
         add(unit.session)

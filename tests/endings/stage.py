@@ -15,7 +15,7 @@ from sqlalchemy import ForeignKey, event, insert, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tornado.web import Finish as TornadoFinish, HTTPError
 
-from db.capacity.executor import pause
+from db.blocking import pause
 from db.errors import ConnectionLost, RetryableConflict
 from handlers import Problem, SessionHandler
 from tests.endings.programs import (

@@ -19,7 +19,8 @@ from tornado.testing import bind_unused_port
 from tornado.web import Application
 
 from conf import DatabaseSettings
-from db import AsyncUnitOfWork, Database, UnitOfWork
+from db import Database
+from db.observer import ObservedUnit
 from handlers import log_request
 from server.monitoring.metrics import UNITS, Metrics
 from server.monitoring.shared_counters import SharedCounters
@@ -49,7 +50,7 @@ class Counted(Metrics):
         self._tally = tally
         self.counted: list[tuple[str, str]] = []
 
-    def ended(self, unit: AsyncUnitOfWork | UnitOfWork) -> None:
+    def ended(self, unit: ObservedUnit) -> None:
         """Note by which word it was counted."""
         before = self._words()
         super().ended(unit)

@@ -27,7 +27,7 @@ pytestmark = [
 
 TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
 
-BY_WITNESS = "as its witness says|not applied"
+BY_WITNESS = "as its commit marker shows|not applied"
 
 
 @pytest.fixture

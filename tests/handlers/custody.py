@@ -12,7 +12,7 @@ from tests.handlers.waiting import until
 
 def lent(database: Database) -> dict[str, int]:
     """All that is not back; an empty dict where everything is."""
-    out = {"units": len(database.units), "holders": len(database._holders)}
+    out = {"units": len(database.units), "holders": database.registry.holders}
     for endpoint in (database.writer, database.reader):
         pool = endpoint.engine.pool
         assert isinstance(pool, QueuePool)

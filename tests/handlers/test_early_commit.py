@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from tornado.web import HTTPError
 
 from db import Database
-from db.capacity.executor import pause
+from db.blocking import pause
 from db.errors import Conflict, ConnectionLost, RetryableConflict, UsageError
 from handlers import SessionHandler
 from tests.fixtures.logs import ExpectLog

@@ -27,7 +27,7 @@ class PostgresDriver:
     is_async = False
 
     settles_without_waiting = True
-    """A connection in AUTOCOMMIT can go back to the pool without a word to the driver."""
+    """A connection in AUTOCOMMIT can be checked in without a call of the driver."""
 
     asks_whether_aborted = False
     """Only the server knows whether a transaction can still be committed."""
@@ -51,12 +51,12 @@ class PostgresDriver:
             settings: where from.
             role: what the connection is for.
             server_settings: to hold from the connection's first moment.
-            given: such settings of whoever runs this, as they stand on a server's command line.
+            given: such settings of the operator, as they stand on a server's command line.
         """
         raise NotImplementedError
 
     def for_libpq(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What of somebody's own arguments for ``connect`` libpq understands as well."""
+        """What of the settings' own arguments for ``connect`` libpq understands as well."""
         return dict(given)
 
     def batches(self, statements: Sequence[str]) -> Sequence[str]:
@@ -82,7 +82,7 @@ class PostgresDriver:
         return ()
 
     def field_of(self, error: Any, name: str) -> str | None:
-        """What the server says of an error: constraint_name, table_name, column_name, datatype_name."""
+        """A field of an error: constraint_name, table_name, column_name, datatype_name."""
         return getattr(getattr(error, "diag", None), name, None)
 
     def has_stale_plan(self, error: Any) -> bool:
@@ -106,11 +106,11 @@ class PostgresDriver:
         raise NotImplementedError
 
     def cancel_statement(self, connection: Any) -> bool | Awaitable[bool] | None:
-        """See `StatementGuard.interrupt`."""
+        """See `StatementGuard.cancel_statement`."""
         raise NotImplementedError
 
     def shutdown_socket(self, connection: Any) -> None:
-        """Break the connection under whoever waits for it."""
+        """Break the connection under the work that waits for its answer."""
         raise NotImplementedError
 
 
@@ -131,7 +131,7 @@ class LibpqDriver(PostgresDriver):
         for name in self.url.query:
             arguments.pop(name, None)
         arguments |= settings.connect_args
-        # Joined, never replaced: the reader's read-only setting must outlive somebody's search_path.
+        # Joined, never replaced: the reader's read-only setting must outlive an operator's search_path.
         options = " ".join([f"-c {name}={value}" for name, value in server_settings.items()])
         options = " ".join(filter(None, [options, given]))
         if options:
@@ -147,10 +147,10 @@ class LibpqDriver(PostgresDriver):
 
 
 def shut_down(fileno: Callable[[], int], *gone: type[Exception]) -> None:
-    """Shut a connection's socket down, which wakes whoever waits for it; closing it would wait for them.
+    """Shut a connection's socket down, which wakes the work that waits for it; closing would wait for that.
 
     Args:
-        fileno: tells its descriptor.
+        fileno: returns its descriptor.
         gone: what that raises where the driver has noticed that the link is down.
     """
     with (

@@ -1,7 +1,7 @@
 """Cancel a statement through the libpq that psycopg2 carries, without stopping the process.
 
 ``psycopg2.connection.cancel()`` holds the interpreter's lock while it connects and until the server
-closes that connection: on a dead link, or a peer that accepts and says nothing, every thread of the
+closes that connection: on a dead link, or a peer that accepts and never answers, every thread of the
 process stood still. ``ctypes`` gives the lock up round each call, and libpq's own asynchronous form
 (17 and newer, https://www.postgresql.org/docs/current/libpq-cancel.html) can be given a limit. It
 uses TLS where the connection does.
@@ -46,7 +46,7 @@ def cancel(connection: Any, *, timeout_s: float) -> bool:
         timeout_s: how long to try.
 
     Returns:
-        Whether the server has taken the request. It says nothing about whether a statement ran.
+        Whether the server has taken the request. Whether a statement ran is not known by it.
     """
     library = _libpq()
     if library is None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from alembic import context
 
+from db.portable.types import make_tables_exact
 from db.schema.guards import guards
 from db.schema.migrations.options import OPTIONS
 
 if context.is_offline_mode():
     backend = context.config.attributes["backend"]
     context.configure(dialect_name=backend, literal_binds=True, **OPTIONS)
+    make_tables_exact(context.get_context().dialect)
     with context.begin_transaction():
         for statement in guards(backend):
             context.execute(statement)
@@ -17,4 +19,5 @@ if context.is_offline_mode():
 else:
     # The transaction is the caller's, who began it with the guards and ends it.
     context.configure(connection=context.config.attributes["connection"], **OPTIONS)
+    make_tables_exact(context.get_context().dialect)
     context.run_migrations()

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from db.base import Json, UtcDateTime, now
-from db.portable.types import LONG_BYTES, short_in_mysql
+from db.portable.types import LONG_BYTES, key_text
 
 revision = "0003"
 down_revision = "0002"
@@ -18,7 +18,7 @@ def upgrade() -> None:
     op.create_table(
         "idempotency_keys",
         sa.Column("method", sa.String(16), nullable=False),
-        sa.Column("path", short_in_mysql(512, 480), nullable=False),
+        sa.Column("path", key_text(512, 480), nullable=False),
         sa.Column("key", sa.String(255), nullable=False),
         sa.Column("fingerprint", sa.String(64), nullable=False),
         sa.Column("status", sa.SmallInteger(), nullable=True),

@@ -1,0 +1,45 @@
+"""Waiting and blocking inside of work that runs in a thread, or in a greenlet of the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy.util.concurrency import await_
+
+from db.errors import Unavailable
+
+R = TypeVar("R")
+
+
+def pause(seconds: float) -> None:
+    """Wait, inside of a call or in a thread: on the loop's thread without blocking the loop."""
+    if _in_greenlet():
+        await_(asyncio.sleep(seconds))
+    else:
+        time.sleep(seconds)
+
+
+def off_loop(function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
+    """Call a function that blocks, inside of a call or in a thread: never on the loop.
+
+    Raises:
+        Unavailable: there is no thread for it. It may be called later all the same.
+    """
+    if not _in_greenlet():
+        return function(*args, **kwargs)
+    loop = asyncio.get_running_loop()
+    try:
+        result = loop.run_in_executor(None, functools.partial(function, *args, **kwargs))
+    except RuntimeError as error:
+        raise Unavailable("the server could start no thread for this") from error
+    return await_(result)
+
+
+def _in_greenlet() -> bool:
+    greenlet = sys.modules.get("greenlet")  # an extra, imported where there is a driver for it
+    return greenlet is not None and getattr(greenlet.getcurrent(), "__sqlalchemy_greenlet_provider__", False)
