@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import weakref
-from collections.abc import Coroutine, Iterator
+from collections.abc import Collection, Coroutine, Iterator
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
@@ -80,16 +80,17 @@ class Database:
         self._idle = asyncio.Event()
         self._holders: dict[object, str] = {}
 
-    def expect_schema(self, revision: str) -> None:
+    def expect_schema(self, revision: str, *, known: Collection[str] | None = None) -> None:
         """From now on a statement that finds no table or column is a schema that is behind, where it is.
 
         It is `NotMigrated` then, and not a fault of the program.
 
         Args:
-            revision: the newest one that the code knows.
+            revision: the newest that the code knows, `db.schema.migrate.head()`.
+            known: all that it knows: a schema at another one is newer, and not behind.
         """
         if not self.backend.shares_one_connection:  # else whoever serves it has made its schema
-            self.schema = Schema(self.settings, revision, self.writer.engine)
+            self.schema = Schema(self.settings, revision, self.writer.engine, known)
 
     def unit_of_work(
         self,

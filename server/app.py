@@ -31,7 +31,7 @@ def make_app(settings: Settings, database: Database, ops: Ops | None = None) -> 
     document()  # made now: it takes a tenth of a second, and the first who asks for it would stop all others
     http = settings.http
     revision = migrate.head()
-    database.expect_schema(revision)
+    database.expect_schema(revision, known=migrate.known())
     scopes = ambient_scopes(database) if settings.compare.mount else []
     all_routes = [
         *routes(),

@@ -19,7 +19,7 @@ from conf import DatabaseSettings
 from db.backend import Backend, MarkerRow
 from db.backends.choose import backend_for
 from db.backends.postgresql import sqlstate_of
-from db.base import Base, UtcDateTime, now, utc_now
+from db.base import KernelBase, UtcDateTime, now, utc_now
 from db.engines.beside import engine_beside
 from db.engines.engine import blocking, make_url
 from db.errors import NotGranted
@@ -38,7 +38,7 @@ _LATE_S = 0.5
 """How long is asked where the deadline has passed already: COMMIT was what did not answer."""
 
 
-class CommitMarkerRow(Base):
+class CommitMarkerRow(KernelBase):
     """A row of ``commit_witness``: the last transaction that a connection committed.
 
     Each connection of the writer has one row, and writes it over as the last statement of a

@@ -5,16 +5,17 @@ from __future__ import annotations
 from alembic import context
 
 from db.schema.guards import guards
-from db.schema.migrations.options import OPTIONS
+
+options = context.config.attributes["options"]
 
 if context.is_offline_mode():
     backend = context.config.attributes["backend"]
-    context.configure(dialect_name=backend, literal_binds=True, **OPTIONS)
+    context.configure(dialect_name=backend, literal_binds=True, **options)
     with context.begin_transaction():
         for statement in guards(backend):
             context.execute(statement)
         context.run_migrations()
 else:
     # The transaction is the caller's, who began it with the guards and ends it.
-    context.configure(connection=context.config.attributes["connection"], **OPTIONS)
+    context.configure(connection=context.config.attributes["connection"], **options)
     context.run_migrations()
