@@ -108,6 +108,7 @@ class CommitMarkers:
         self._backend = backend_for(make_url(self._settings), settings.pooler)
         self._engine: Engine | None = None
         self._lock = threading.Lock()
+        self._is_told = False
 
     def write(self, session: Session, backend: Backend) -> CommitMarker | None:
         """Write this transaction's testimony, the last thing before COMMIT.
@@ -124,6 +125,7 @@ class CommitMarkers:
         connection = session.connection()
         row: MarkerRow | None = connection.info.get(backend.marker_key)
         if row is None:
+            self._tell_that_there_is_no_table()
             return None
         mark = uuid.uuid4().hex
         try:
@@ -162,6 +164,15 @@ class CommitMarkers:
             if self._engine is not None:
                 self._engine.dispose()
                 self._engine = None
+
+    def _tell_that_there_is_no_table(self) -> None:
+        if not self._is_told:
+            self._is_told = True
+            log.warning(
+                "the database has no table %s: a COMMIT whose answer is lost will be unknown: "
+                "run `python -m server migrate --to kernel`, or set database.commit_witness = false",
+                CommitMarkerRow.__tablename__,
+            )
 
     def _own_engine(self) -> Engine:
         # Without a pool: the writer's may be full of connections as dead as the one in doubt.
