@@ -114,7 +114,8 @@ def unknown_on(connection: Connection, *, version_table: str = VERSION_TABLE) ->
     is there.
     """
     at = _revisions_on(connection, version_table)
-    labels = _labels(at) if known().issuperset(at) else {KERNEL}  # which a newer release has in any case
+    is_known = known().issuperset(at)
+    labels = _labels(at) if is_known else {KERNEL}  # whose tables a newer release has in any case
     inspector = inspect(connection)
     metadata = [branches()[label].metadata for label in labels]
     if not all(any(map(inspector.has_table, each.tables)) for each in metadata):
@@ -123,9 +124,9 @@ def unknown_on(connection: Connection, *, version_table: str = VERSION_TABLE) ->
             "for ours, onfinish_version for one"
         )
         return Unknown(f"is at {joined(at)}, but no table of that revision is there", fix)
-    if not known().issuperset(at):
+    if not is_known:
         told = f"is at {joined(at)}, which this code does not know (its newest is {head()})"
-        return Unknown(told, "a newer release made it, run that one")
+        return Unknown(told, "a newer release, or one with more branches, made it: run that one")
     return None
 
 
@@ -267,8 +268,9 @@ def _resolve(to: str) -> str:
 
 def _applied(at: Iterable[str]) -> Iterator[Script]:
     """Revisions and all that they came after, or depend on."""
-    for revision in at:
-        yield from _scripts().iterate_revisions(revision, "base")
+    scripts = _scripts()
+    for revision in at:  # one at a time: Alembic refuses revisions of which one implies the other
+        yield from scripts.iterate_revisions(revision, "base")
 
 
 def _labels(at: Iterable[str]) -> set[str]:

@@ -519,6 +519,7 @@ for step in sys.argv[2:]:
 """
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_clone_without_the_board_has_the_kernels_branch_and_its_own(
     empty_settings: DatabaseSettings, empty_sql: RawSql, tmp_path: Path
 ):
