@@ -42,6 +42,9 @@ URLS = ("url", "reader_url")
 
 PARTS = ("drivername", "username", "password", "host", "port", "database")
 
+VERSION_TABLE = "alembic_version"
+"""Where Alembic keeps the revisions of a schema, unless it is told otherwise."""
+
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
@@ -188,6 +191,13 @@ class DatabaseSettings(Section):
     )
     commit_witness: bool = Field(
         True, description="PostgreSQL: leave a row that tells whether a COMMIT without an answer was applied"
+    )
+    # One of its own beside another application's Alembic, in whose table our revisions would be unknown.
+    version_table: str = Field(
+        VERSION_TABLE,
+        max_length=63,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="the table that holds the schema's revisions; one of its own beside another Alembic",
     )
     application_name: str = Field(
         "onfinish", min_length=1, max_length=63, description="the name that pg_stat_activity shows"

@@ -1,4 +1,4 @@
-"""What every table is made of: the declarative base, names of constraints, types, ids and times."""
+"""What tables are made of: the kernel's declarative base, names of constraints, types, ids and times."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ NAMING_CONVENTION = {
 }
 
 
-class Base(DeclarativeBase):
-    """The declarative base of this service's tables. Lives as long as the process."""
+class KernelBase(DeclarativeBase):
+    """The declarative base of the kernel's own tables, and of no others. Lives as long as the process.
+
+    An application's tables are on a base of its own, with a branch of migrations beside them
+    (`db.schema.branches`); those of the sample are on `db.board.base.Base`.
+    """
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
 

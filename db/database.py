@@ -77,16 +77,17 @@ class Database:
         self.tasks: set[asyncio.Task[None]] = set()
         self._schema_fault: Callable[[], str | None] | None = None
 
-    def expect_schema(self, revision: str) -> None:
+    def expect_schema(self, revision: str, *, known: Collection[str] | None = None) -> None:
         """From now on a statement that finds no table or column is a schema that is behind, where it is.
 
         It is `NotMigrated` then, and not a fault of the program.
 
         Args:
-            revision: the newest one that the code knows.
+            revision: the newest that the code knows, `db.schema.migrate.head()`.
+            known: all that it knows: a schema at another one is newer, and not behind.
         """
         if not self.backend.shares_one_connection:  # else the process that serves it has made its schema
-            self._schema_fault = Schema(self.settings, revision, self.writer.engine).fault
+            self._schema_fault = Schema(self.settings, revision, self.writer.engine, known).fault
 
     def unit_of_work(
         self,

@@ -25,7 +25,7 @@ from db.errors import (
     PoolTimeout,
     StatementFailed,
 )
-from db.schema.state import REVISION, WAY_OUT, not_migrated
+from db.schema.state import WAY_OUT, joined, not_migrated, revisions
 
 CHECK_TIMEOUT_S = 2.0
 """A probe that waits longer is of no use to its load balancer."""
@@ -50,7 +50,7 @@ async def why_not_ready(database: Database, *, revision: str | None) -> str | No
     """Ask the database, on the reader, as a request would; where that is a replica, ask both.
 
     Args:
-        revision: the schema's revision that the code expects; None where the schema has none.
+        revision: what the code expects, `db.schema.migrate.head()`; None where no revisions are kept.
 
     Returns:
         None where all is well, else a sentence that names the fault and no host.
@@ -91,7 +91,7 @@ async def _fault(database: Database, *, revision: str | None, read_only: bool) -
         async with database.unit_of_work(
             label="readiness check", read_only=read_only, deadline_at=deadline_at
         ) as unit:
-            found = await unit.run(_revision if revision else _answers, unit.session)
+            found = await unit.run(_revision if revision else _answers, unit.session, database.settings)
     except PoolTimeout as error:
         # Writers that are stuck behind a lock are no reason to send reads elsewhere.
         return Fault(f"no connection is free: {error}") if read_only else None
@@ -180,10 +180,9 @@ def _roles(session: Session, backend: Backend, settings: DatabaseSettings) -> li
     return list(checkup_for(backend).examine_roles(session.connection(), settings))
 
 
-def _revision(session: Session) -> str | None:
-    revision: str | None = session.scalar(REVISION)
-    return revision
+def _revision(session: Session, settings: DatabaseSettings) -> str | None:
+    return joined(session.scalars(revisions(settings)))
 
 
-def _answers(session: Session) -> None:
+def _answers(session: Session, settings: DatabaseSettings) -> None:
     session.execute(text("SELECT 1"))

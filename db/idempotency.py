@@ -27,7 +27,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from sqlalchemy.util import EMPTY_DICT
 
 from db.backend import HOMES
-from db.base import Base, Json, UtcDateTime, now, utc_now
+from db.base import Json, KernelBase, UtcDateTime, now, utc_now
 from db.errors import Conflict, Invalid
 from db.portable.inserting import insert_unless_there
 from db.portable.types import LONG_BYTES, key_text
@@ -42,7 +42,7 @@ _DELETED_AT_ONCE = 1000
 """Rows a purge takes in one transaction, so that it stands in nobody's way for long."""
 
 
-class IdempotencyKey(Base):
+class IdempotencyKey(KernelBase):
     """A row of ``idempotency_keys``: a key that a client chose, and the answer it got. Kept for 24 hours."""
 
     __tablename__ = "idempotency_keys"

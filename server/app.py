@@ -51,7 +51,7 @@ def make_app(
         compared = [*routes]
     http = settings.http
     revision = migrate.head()
-    database.expect_schema(revision)
+    database.expect_schema(revision, known=migrate.known())
     scopes = ambient_scopes(database) if settings.compare.mount else []
     slots = {each.limiter.name: each.limiter.size for each in (database.writer, database.reader)}
     limits = Limits(http=http, pool_timeout_s=database.settings.pool_timeout_s, slots=slots)

@@ -65,7 +65,8 @@ def test_the_wheel_holds_every_file_of_the_four_packages_and_no_other(wheel, tra
     assert {
         PurePosixPath("conf", f"{name}.toml") for name in ("development", "testing", "production")
     } <= installed
-    assert any(path.match("db/schema/migrations/versions/*_*.py") for path in installed)
+    assert any(path.match("db/schema/migrations/kernel/*_*.py") for path in installed)
+    assert any(path.match("db/board/migrations/*_*.py") for path in installed)
     assert PurePosixPath("server/compare/report.html") in installed
 
 

@@ -28,7 +28,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from db.base import Base, Json, SerialId, UtcDateTime, new_id, now, refusals, utc_now
+from db.base import Json, SerialId, UtcDateTime, new_id, now, refusals, utc_now
+from db.board.base import Base
 from db.board.teams import require_teams
 from db.errors import Conflict, NotFound, PreconditionFailed
 from db.portable.taking import take_rows

@@ -8,7 +8,8 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, String, column, exists, select, table
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from db.base import Base, SerialId, UtcDateTime, now, refusals, utc_now
+from db.base import SerialId, UtcDateTime, now, refusals, utc_now
+from db.board.base import Base
 from db.errors import Conflict, Invalid, NotFound
 from db.portable.types import NUMBERS_ONCE, chars
 

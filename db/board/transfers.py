@@ -8,7 +8,8 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, column, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from db.base import Base, SerialId, UtcDateTime, now, refusals, utc_now
+from db.base import SerialId, UtcDateTime, now, refusals, utc_now
+from db.board.base import Base
 from db.board.tasks import Task, get_task, lock_task, touch
 from db.board.teams import require_teams
 from db.errors import Conflict, Invalid

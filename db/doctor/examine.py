@@ -55,7 +55,7 @@ def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
         with engine.connect() as connection:
             connect_ms = (time.perf_counter() - began) * 1000
             yield _connection(connection, connect_ms)
-            yield from _schema(connection, backend)
+            yield from _schema(connection, backend, settings.version_table)
             yield from checkup.examine(connection, settings, plan)
             yield from checkup.examine_roles(connection, settings)
         yield from _other_roles(settings, backend)
@@ -96,7 +96,8 @@ def _replica(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     engine = make_engine(settings, "reader", backend)
     try:
         with engine.connect() as connection:
-            at, expected = migrate.current_on(connection), migrate.head()
+            at = migrate.current_on(connection, version_table=settings.version_table)
+            expected = migrate.head()
             if at != expected:
                 fix = "wait until it has caught up, or see what keeps it from that"
                 yield error("replica", f"its schema is at {at}, the code expects {expected}", fix)
@@ -116,23 +117,23 @@ def _try(engine: Engine) -> None:
         engine.dispose()
 
 
-def _schema(connection: Connection, backend: Backend) -> Iterator[Finding]:
-    at, expected = migrate.current_on(connection), migrate.head()
+def _schema(connection: Connection, backend: Backend, version_table: str) -> Iterator[Finding]:
+    at, expected = migrate.current_on(connection, version_table=version_table), migrate.head()
     if at != expected:
+        unknown = migrate.unknown_on(connection, version_table=version_table)
         told = f"is at {at}" if at else "there is none"
-        if backend.shares_one_connection:
+        if unknown is not None:
+            yield error("schema", *unknown)
+        elif backend.shares_one_connection:
             yield ok("schema", "in memory: `serve` makes it")
         elif backend.belongs_to_process:
             yield warning(
                 "schema", f"{told}, the code expects {expected}", f"{migrate.WAY_OUT}, or `serve` does it"
             )
-        elif at is not None and at > expected:
-            fix = "run the newer release that made it"
-            yield error("schema", f"{told}, which this code does not know (its newest is {expected})", fix)
         else:
             yield error("schema", f"{told}, the code expects {expected}", migrate.WAY_OUT)
         return
-    differences = migrate.drift_on(connection)
+    differences = migrate.drift_on(connection, version_table=version_table)
     if differences:
         fix = "undo by hand what was changed by hand, or write a revision for it"
         yield from (error("drift", difference, fix) for difference in differences)

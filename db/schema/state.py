@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection, Iterable
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, Select, column, select, table
 from sqlalchemy.exc import DBAPIError
 
 from conf import DatabaseSettings
@@ -16,30 +17,42 @@ from db.errors import NotInSchema
 
 WAY_OUT = "run `python -m server migrate`"
 
-REVISION = text("SELECT version_num FROM alembic_version")
-
 _ASK_AGAIN_S = 1.0
 """Every request meets a schema that is missing; one of them in a second asks."""
 
 
+def revisions(settings: DatabaseSettings) -> Select[str]:
+    """The query for what a database is at: a row for each branch that no other one's revision depends on."""
+    return select(column("version_num")).select_from(table(settings.version_table))
+
+
+def joined(found: Iterable[str]) -> str | None:
+    """Revisions as one text, in one order: what is compared, and what messages show. None where none is."""
+    return ", ".join(sorted(found)) or None
+
+
 def not_migrated(found: str | None, expected: str) -> str:
-    """A sentence that names both revisions, and the way out."""
+    """A sentence that names what is there and what is expected, and the way out."""
     if found is None:
         return f"there is no schema; the code expects {expected}: {WAY_OUT}"
     return f"the schema is at {found}, the code expects {expected}: {WAY_OUT}"
 
 
 class Schema:
-    """Whether the database is behind the revision that the code expects. Lives as long as its Database.
+    """Whether the database is behind the revisions that the code expects. Lives as long as its Database.
 
     Args:
         settings: where the database is.
-        expected: the newest revision that the code knows.
+        expected: the newest revisions that the code knows, `joined`.
         writer: the engine that says what to connect with.
+        known: every revision that the code knows; None takes any other than the expected for an older one.
     """
 
-    def __init__(self, settings: DatabaseSettings, expected: str, writer: Engine) -> None:
+    def __init__(
+        self, settings: DatabaseSettings, expected: str, writer: Engine, known: Collection[str] | None = None
+    ) -> None:
         self.expected = expected
+        self._known = known
         self._settings = blocking(settings)
         self._writer = writer
         self._lock = threading.Lock()
@@ -58,16 +71,18 @@ class Schema:
             return self._found
 
     def _ask(self) -> str | None:
-        dialect = backend_for(make_url(self._settings), self._settings.pooler)
-        engine = engine_beside(self._settings, "reader", dialect, self._writer)
+        backend = backend_for(make_url(self._settings), self._settings.pooler)
+        engine = engine_beside(self._settings, "reader", backend, self._writer)
+        at: Collection[str] = ()
         try:
             with engine.connect() as connection:
-                at: str | None = connection.scalar(REVISION)
+                at = connection.scalars(revisions(self._settings)).all()
         except DBAPIError as error:
-            if not isinstance(dialect.translate(error), NotInSchema):
+            if not isinstance(backend.translate(error), NotInSchema):
                 return None
-            at = None
         finally:
             engine.dispose()
-        # Their names are numbers, in order. A newer schema is none that a migration would bring up to date.
-        return not_migrated(at, self.expected) if at is None or at < self.expected else None
+        if self._known is not None and not set(at) <= set(self._known):
+            return None  # a newer schema, which no migration of this code would change
+        found = joined(at)
+        return not_migrated(found, self.expected) if found != self.expected else None

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from conf import DatabaseSettings
 from db.backend import Backend, MarkerRow
 from db.backends.choose import backend_for
-from db.base import Base, UtcDateTime, now, utc_now
+from db.base import KernelBase, UtcDateTime, now, utc_now
 from db.engines.beside import engine_beside
 from db.engines.engine import blocking, make_url
 from db.errors import NotGranted
@@ -37,7 +37,7 @@ _LATE_S = 0.5
 """How long is asked where the deadline has passed already: COMMIT was what did not answer."""
 
 
-class CommitMarkerRow(Base):
+class CommitMarkerRow(KernelBase):
     """A row of ``commit_witness``: the last transaction that a connection committed.
 
     Each connection of the writer has one row, and writes it over as the last statement of a
@@ -107,6 +107,7 @@ class CommitMarkers:
         self._backend = backend_for(make_url(self._settings), settings.pooler)
         self._engine: Engine | None = None
         self._lock = threading.Lock()
+        self._is_told = False
 
     def write(self, session: Session, backend: Backend) -> CommitMarker | None:
         """Write this transaction's marker, the last thing before COMMIT.
@@ -123,6 +124,7 @@ class CommitMarkers:
         connection = session.connection()
         row: MarkerRow | None = connection.info.get(backend.marker_key)
         if row is None:
+            self._tell_that_there_is_no_table()
             return None
         mark = uuid.uuid4().hex
         try:
@@ -163,6 +165,15 @@ class CommitMarkers:
             if self._engine is not None:
                 self._engine.dispose()
                 self._engine = None
+
+    def _tell_that_there_is_no_table(self) -> None:
+        if not self._is_told:
+            self._is_told = True
+            log.warning(
+                "the database has no table %s: a COMMIT whose answer is lost will be unknown: "
+                "run `python -m server migrate --to kernel`, or set database.commit_witness = false",
+                CommitMarkerRow.__tablename__,
+            )
 
     def _own_engine(self) -> Engine:
         # Without a pool: the writer's may be full of connections as dead as the one in doubt.

@@ -1,4 +1,4 @@
-"""The command that brings the schema to a revision."""
+"""The command that brings the schema to a revision, or to the newest ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from conf import Settings
 from server.commands._backend import backend_of
 
-SUMMARY = "bring the schema to the newest revision, or check it against the code"
+SUMMARY = "bring the schema to the newest revisions, or check it against the code"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="check",
         help="change nothing; exit 1 where code and schema differ",
     )
-    parser.add_argument("--to", metavar="REVISION", help="this revision, not the newest")
+    parser.add_argument(
+        "--to", metavar="REVISION", help="this revision, or the newest of a branch (kernel), not of all"
+    )
     parser.add_argument("--sql", action="store_true", help="print the SQL, and connect to no database")
 
 
@@ -40,7 +42,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
         print(migrate.sql(database, arguments.to or "head").strip())
         return 0
     if backend_of(settings).shares_one_connection:
-        print("the database is in memory: who serves it makes its schema, and takes it along")
+        print("the database is in memory: the process that serves it makes its schema, and takes it along")
         return 0
     if arguments.action == "check":
         return _check(settings)

@@ -181,7 +181,7 @@ class Lifecycle:
         def upgrade() -> None:
             if database.backend.shares_one_connection:  # in memory: no other connection would see it
                 with database.writer.engine.begin() as connection:
-                    migrate.upgrade_on(connection)
+                    migrate.upgrade_on(connection, version_table=self._settings.database.version_table)
             else:
                 migrate.upgrade(self._settings.database)
 

@@ -9,7 +9,8 @@ from sqlalchemy import insert, literal, select
 from sqlalchemy.exc import StatementError
 
 from db import Database
-from db.base import Base, UtcDateTime, new_id, refusals
+from db.base import KernelBase, UtcDateTime, new_id, refusals
+from db.board.base import Base
 from db.board.tasks import Task
 from db.board.teams import Team
 from tests.db.board import load_task, new_task
@@ -108,7 +109,8 @@ def test_every_constraint_that_can_refuse_has_a_sentence():
     """A client is told what is wrong by the constraint's name; one without a sentence would say nothing."""
     names = {
         str(constraint.name)
-        for table in Base.metadata.sorted_tables
+        for metadata in (KernelBase.metadata, Base.metadata)
+        for table in metadata.sorted_tables
         for constraint in table.constraints
         if constraint.name not in _UNSEEN
     }

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -15,16 +18,20 @@ from alembic.config import Config
 
 from conf import DatabaseSettings
 from db import Database
-from db.base import Base
+from db.base import KernelBase
+from db.board.base import Base
 from db.errors import Conflict, DatabaseError, SchemaError, Unavailable
+from db.health import why_not_ready
 from db.schema import guards as migration, migrate
+from db.schema.branches import branches
 from tests.db.board import HELD_S, add_task, add_team
 from tests.fixtures.databases import RawSql
 from tests.fixtures.postgres import PostgresCluster
+from tests.fixtures.process import ROOT
 
 ONLY_POSTGRESQL = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 
-AddRevision = Callable[[str], str]
+AddRevision = Callable[..., str]
 
 
 @pytest.fixture
@@ -50,22 +57,26 @@ def empty_sql(empty_settings: DatabaseSettings) -> RawSql:
 
 @pytest.fixture
 def add_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AddRevision:
-    """``add_revision(body)`` adds a revision after the newest, which this process then knows; its name."""
+    """``add_revision(body, branch="kernel")`` adds a branch's next revision, which this process then knows.
+
+    Gives its name; the board's, where no branch is named.
+    """
     folder = tmp_path / "versions"
     folder.mkdir()
     plain = migrate._config
 
     def config(**attributes: object) -> Config:
         made = plain(**attributes)
-        made.set_main_option("path_separator", "newline")
-        made.set_main_option("version_locations", f"db.schema:migrations/versions\n{folder}")
+        made.set_main_option("version_locations", f"{made.get_main_option('version_locations')}\n{folder}")
         return made
 
     monkeypatch.setattr(migrate, "_config", config)
 
-    def add(body: str) -> str:
-        down = migrate.head()
-        revision = f"{int(down) + 1:04}"
+    def add(body: str, *, branch: str = "board") -> str:
+        newest = migrate._newest(branches()[branch])
+        assert newest is not None
+        down = newest.revision
+        revision = f"{down[:-4]}{int(down[-4:]) + 1:04}"
         (folder / f"{revision}_more.py").write_text(
             "import sqlalchemy as sa\nfrom alembic import op\n\n"
             f"revision = {revision!r}\ndown_revision = {down!r}\n\n\n"
@@ -74,6 +85,9 @@ def add_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AddRevision
         return revision
 
     return add
+
+
+KERNEL_TABLES = {"commit_witness", "idempotency_keys"}
 
 
 def tables(settings: DatabaseSettings) -> set[str]:
@@ -93,7 +107,7 @@ def test_an_empty_database_is_brought_to_the_newest_revision(empty_settings: Dat
 
     assert migrate.current(empty_settings) == migrate.head()
     assert migrate.drift(empty_settings) == []
-    assert tables(empty_settings) == {"alembic_version", *Base.metadata.tables}
+    assert tables(empty_settings) == {"alembic_version", *KERNEL_TABLES, *Base.metadata.tables}
 
 
 def test_a_schema_that_is_there_already_stays_as_it_is(
@@ -219,7 +233,9 @@ def test_a_revision_that_leaves_rows_that_refer_to_nothing_is_undone(
 
 @pytest.mark.parametrize("to", ["nonsense", "base", "+1", ""])
 def test_a_revision_that_is_not_known_is_named_with_those_that_are(empty_settings: DatabaseSettings, to: str):
-    with pytest.raises(SchemaError, match=f"no revision {re.escape(repr(to))}: choose head or one of 0001"):
+    with pytest.raises(
+        SchemaError, match=f"no revision {re.escape(repr(to))}: choose head or one of kernel, board, 0001"
+    ):
         migrate.upgrade(empty_settings, to)
 
 
@@ -365,10 +381,240 @@ def test_a_draft_holds_what_the_code_has_and_the_database_has_not(
     assert migrate.drift(database_settings) == []
 
 
-def test_revisions_make_one_line_and_their_files_sort_in_its_order():
-    scripts = list(migrate._scripts().walk_revisions())
+def test_the_branches_are_apart_and_their_files_sort_in_the_order_of_their_revisions():
+    """A line of revisions each, in a folder of its own, with its tables on a base of its own."""
+    assert {label: branch.folder.relative_to(ROOT).as_posix() for label, branch in branches().items()} == {
+        "kernel": "db/schema/migrations/kernel",
+        "board": "db/board/migrations",
+    }
+    assert set(KernelBase.metadata.tables) == KERNEL_TABLES
+    assert branches()["kernel"].metadata.tables.keys().isdisjoint(branches()["board"].metadata.tables)
+    for label, branch in branches().items():
+        newest = migrate._newest(branch)
+        assert newest is not None
+        line = list(migrate._scripts().iterate_revisions(newest.revision, "base"))
+        own = sorted(script.revision for script in line if label in script.branch_labels)
+        files = sorted(path.name for path in branch.folder.glob("*_*.py") if path.name != "__init__.py")
+        assert [name.startswith(f"{revision}_") for name, revision in zip(files, own, strict=True)] == (
+            [True] * len(own)
+        )
 
-    assert [Path(script.path).name[:4] for script in reversed(scripts)] == [
-        script.revision for script in reversed(scripts)
+
+# -- several branches
+
+
+def test_the_kernels_branch_comes_alone_where_it_is_asked_for(empty_settings: DatabaseSettings):
+    """For an application that makes its tables otherwise; the others may follow later."""
+    migrate.upgrade(empty_settings, "kernel")
+    alone, at = tables(empty_settings), migrate.current(empty_settings)
+    migrate.upgrade(empty_settings, "kernel")
+
+    migrate.upgrade(empty_settings)
+
+    assert alone == {"alembic_version", *KERNEL_TABLES}
+    assert at == "kernel_0003"
+    assert migrate.current(empty_settings) == migrate.head()
+    assert migrate.drift(empty_settings) == []
+    migrate.upgrade(empty_settings, "kernel")
+    assert migrate.current(empty_settings) == migrate.head()
+
+
+def test_what_a_revision_of_one_branch_needs_of_another_comes_along(empty_settings: DatabaseSettings):
+    migrate.upgrade(empty_settings, "0003")
+
+    assert tables(empty_settings) == {"alembic_version", *KERNEL_TABLES, *Base.metadata.tables}
+    assert migrate.current(empty_settings) == "0003"
+
+
+@pytest.mark.gen_test
+async def test_a_database_has_a_head_of_each_branch(
+    database: Database, database_settings: DatabaseSettings, add_revision: AddRevision
+):
+    """`current`, `head`, readiness and `drift` name both."""
+    revision = add_revision("op.create_table('more', sa.Column('id', sa.Integer))", branch="kernel")
+    both = f"0005, {revision}"
+    behind = f"schema is at 0005, the code expects {both}: run `python -m server migrate`"
+    assert migrate.head() == both
+    assert migrate.drift(database_settings) == [behind]
+    assert await why_not_ready(database, revision=both) == f"the {behind}"
+
+    migrate.upgrade(database_settings)
+
+    assert migrate.current(database_settings) == both
+    assert await why_not_ready(database, revision=both) is None
+    assert migrate.drift(database_settings) == ["table more is in the database only"]
+    with pytest.raises(SchemaError, match=f"is at {both}, which comes after kernel_0001"):
+        migrate.upgrade(database_settings, "kernel_0001")
+
+
+def test_a_revision_that_fails_undoes_those_of_the_other_branch(
+    empty_settings: DatabaseSettings, add_revision: AddRevision
+):
+    """All branches are one transaction, whichever comes first."""
+    add_revision("op.execute('SELECT nonsense FROM nowhere')", branch="kernel")
+    add_revision("op.create_table('more', sa.Column('id', sa.Integer))")
+
+    with pytest.raises(DatabaseError):
+        migrate.upgrade(empty_settings)
+
+    assert tables(empty_settings) == set()
+
+
+def test_a_draft_of_a_branch_holds_nothing_of_the_others(
+    database_settings: DatabaseSettings, sql: RawSql, add_revision: AddRevision, tmp_path: Path
+):
+    """Nor of a table of no branch: the kernel's revisions are about the kernel's."""
+    for statement in (
+        "DROP INDEX ix_tasks_bundle_create_time_id",
+        "DROP INDEX ix_idempotency_keys_create_time",
+        "CREATE TABLE more (id INTEGER)",
+    ):
+        sql(statement)
+
+    path = migrate.draft(database_settings, "by age", branch="kernel", folder=tmp_path / "versions")
+
+    assert path.name == "kernel_0004_by_age.py"
+    body = path.read_text().partition("def upgrade")[2]
+    assert "ix_idempotency_keys_create_time" in body
+    assert ("tasks" in body, "more" in body) == (False, False)
+    with pytest.raises(SchemaError, match="no branch 'shop': choose one of kernel, board"):
+        migrate.draft(database_settings, "by age", branch="shop")
+
+
+SHOP = {
+    "base.py": """
+        from sqlalchemy.orm import DeclarativeBase
+
+        class Base(DeclarativeBase):
+            pass
+    """,
+    "goods.py": """
+        from sqlalchemy.orm import Mapped, mapped_column
+
+        from db.shop.base import Base
+
+        class Thing(Base):
+            __tablename__ = "goods"
+            id: Mapped[int] = mapped_column(primary_key=True)
+    """,
+    "__init__.py": "",
+    "migrations/__init__.py": "",
+}
+
+STEPS = """
+import contextlib
+import sys
+
+from conf import DatabaseSettings
+from db.schema import migrate
+
+settings = DatabaseSettings(url=sys.argv[1])
+for step in sys.argv[2:]:
+    if step == "draft":
+        with contextlib.redirect_stdout(sys.stderr):  # Alembic prints what it writes
+            migrate.draft(settings, "the goods")
+    elif step == "upgrade":
+        migrate.upgrade(settings)
+    print(migrate.current(settings), migrate.head(), migrate.drift(settings))
+"""
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_clone_without_the_board_has_the_kernels_branch_and_its_own(
+    empty_settings: DatabaseSettings, empty_sql: RawSql, tmp_path: Path
+):
+    """The board's room is taken out: the kernel's tables come alone, beside tables of no branch.
+
+    A package with a base, tables and an empty folder of revisions is a branch: its first revision is drafted.
+    """
+    clone, url = tmp_path / "clone", empty_settings.url
+    assert url is not None
+    for package in ("conf", "db"):
+        shutil.copytree(
+            ROOT / package, clone / package, ignore=shutil.ignore_patterns("board", "__pycache__")
+        )
+    empty_sql("CREATE TABLE notes (id INTEGER)")
+
+    def steps(*steps: str) -> list[str]:
+        command = [sys.executable, "-P", "-c", STEPS, url.get_secret_value(), *steps]
+        done = subprocess.run(
+            command,
+            cwd=clone,
+            env={"PYTHONPATH": str(clone)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    assert steps("upgrade") == ["kernel_0003 kernel_0003 []"]
+    assert tables(empty_settings) == {"alembic_version", "notes", *KERNEL_TABLES}
+    empty_sql("DROP TABLE notes")
+    for name, text in SHOP.items():
+        path = clone / "db" / "shop" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+
+    assert steps("look", "draft", "upgrade") == [
+        "kernel_0003 kernel_0003 ['table goods is in the code only']",
+        "kernel_0003 kernel_0003, shop_0001 "
+        "['schema is at kernel_0003, the code expects kernel_0003, shop_0001: "
+        "run `python -m server migrate`', 'table goods is in the code only']",
+        "kernel_0003, shop_0001 kernel_0003, shop_0001 []",
     ]
-    assert len(migrate._scripts().get_heads()) == 1
+    assert (clone / "db/shop/migrations/shop_0001_the_goods.py").is_file()
+
+
+# -- another application's revisions
+
+
+@pytest.fixture
+def neighbours(empty_sql: RawSql) -> Callable[[str], None]:
+    """``neighbours("a1b2c3")`` makes another application's table, and its Alembic's mark."""
+
+    def make(revision: str) -> None:
+        empty_sql("CREATE TABLE customers (id INTEGER)")
+        empty_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+        empty_sql("INSERT INTO alembic_version VALUES (:revision)", revision=revision)
+
+    return make
+
+
+@pytest.mark.parametrize("revision", ["a1b2c3d4e5f6", "0003", "kernel_0002"])
+@pytest.mark.parametrize("to", ["head", "kernel"])
+def test_another_applications_revision_is_not_taken_for_ours(
+    empty_settings: DatabaseSettings, neighbours: Callable[[str], None], revision: str, to: str
+):
+    """Nor where it has the name of one of ours: no table of it is there. Nothing is changed."""
+    neighbours(revision)
+
+    with pytest.raises(SchemaError) as refused:
+        migrate.upgrade(empty_settings, to)
+
+    assert str(refused.value) == (
+        f"the schema is at {revision}, but no table of that revision is there: alembic_version is another "
+        "application's: set database.version_table to the name of a table for ours, onfinish_version for one"
+    )
+    assert tables(empty_settings) == {"customers", "alembic_version"}
+    assert "another application's" in migrate.drift(empty_settings)[0]
+
+
+@pytest.mark.gen_test
+async def test_beside_another_applications_revisions_ours_have_a_table_of_their_own(
+    empty_settings: DatabaseSettings, empty_sql: RawSql, neighbours: Callable[[str], None]
+):
+    """By `database.version_table`; its own stay as they are, and its tables are no difference."""
+    neighbours("0003")
+    settings = empty_settings.model_copy(update={"version_table": "onfinish_version"})
+
+    migrate.upgrade(settings)
+
+    assert migrate.current(settings) == migrate.head()
+    assert migrate.drift(settings) == []
+    assert "CREATE TABLE onfinish_version" in migrate.sql(settings)
+    assert empty_sql("SELECT version_num FROM alembic_version") == [{"version_num": "0003"}]
+    database = Database(settings)
+    assert await why_not_ready(database, revision=migrate.head()) is None
+    await database.close()

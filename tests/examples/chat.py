@@ -14,6 +14,7 @@ from tornado.web import Application
 
 from conf import DatabaseSettings
 from db import Database
+from db.schema import migrate
 from handlers import SessionWebSocketHandler
 
 
@@ -49,7 +50,9 @@ class ChatHandler(SessionWebSocketHandler):
 
 
 async def serve(url: str = "sqlite:///chat.db", port: str = "8888") -> None:
-    database = Database(DatabaseSettings(url=url))
+    settings = DatabaseSettings(url=url)
+    migrate.upgrade(settings, "kernel")
+    database = Database(settings)
     Base.metadata.create_all(database.writer.engine)
     Application([("/chat", ChatHandler)], database=database).listen(int(port), "127.0.0.1")
     try:

@@ -14,7 +14,7 @@ from tests.fixtures.server import Client
 from tests.fixtures.waiting import wait_until
 from tests.fixtures.warm import OWN_ENVIRON, WarmProcess, WarmPython
 
-StartExample = Callable[[str], Client]
+StartExample = Callable[..., Client]
 
 
 def _listens(port: int) -> bool:
@@ -24,17 +24,20 @@ def _listens(port: int) -> bool:
 
 @pytest.fixture
 def start_example(database_url: str, tmp_path: Path, warm_python: WarmPython) -> Iterator[StartExample]:
-    """``start_example("notes")``: the module runs on the test's database; gives a client. Ended by Ctrl-C."""
+    """``start_example("notes")``: the module runs on the test's database, or on ``url``; gives a client.
+
+    Ended by Ctrl-C.
+    """
     started: list[tuple[WarmProcess, Client]] = []
 
-    def start(name: str) -> Client:
+    def start(name: str, *, url: str = database_url) -> Client:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         with (tmp_path / f"{name}.log").open("wb") as log:
             process = warm_python.start(
                 f"tests.examples.{name}",
-                [database_url, str(port)],
+                [url, str(port)],
                 environ={"PATH": os.environ.get("PATH", os.defpath), **OWN_ENVIRON},
                 cwd=tmp_path,
                 out=log,

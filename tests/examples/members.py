@@ -13,6 +13,7 @@ from tornado.web import Application, RequestHandler
 
 from conf import DatabaseSettings
 from db import Database
+from db.schema import migrate
 from handlers import SessionHandler
 
 
@@ -98,7 +99,9 @@ ROUTES: list[tuple[str, type[RequestHandler]]] = [("/book", BookHandler), ("/log
 
 
 async def serve(url: str = "sqlite:///members.db", port: str = "8888") -> None:
-    database = Database(DatabaseSettings(url=url))
+    settings = DatabaseSettings(url=url)
+    migrate.upgrade(settings, "kernel")
+    database = Database(settings)
     Base.metadata.create_all(database.writer.engine)
     Application(ROUTES, database=database).listen(int(port), "127.0.0.1")
     try:

@@ -13,6 +13,7 @@ from tornado.web import Application
 
 from conf import DatabaseSettings
 from db import Database
+from db.schema import migrate
 from handlers import SessionHandler
 
 
@@ -46,7 +47,9 @@ class NotesHandler(SessionHandler):
 
 
 async def serve(url: str = "sqlite:///notes.db", port: str = "8888") -> None:
-    database = Database(DatabaseSettings(url=url))
+    settings = DatabaseSettings(url=url)
+    migrate.upgrade(settings, "kernel")  # onfinish's own two tables: commit markers, idempotency keys
+    database = Database(settings)
     Base.metadata.create_all(database.writer.engine)
     Application([("/notes", NotesHandler)], database=database).listen(int(port), "127.0.0.1")
     try:

@@ -9,6 +9,7 @@ import pytest
 from tornado.web import Application
 
 from tests.examples.notes import Base, NotesHandler
+from tests.fixtures.waiting import wait_until
 
 
 def form(**fields: str) -> bytes:
@@ -33,6 +34,33 @@ async def test_it_runs_as_a_module_and_keeps_notes(start_example):
 
     assert (created.code, created.json()) == (201, 1)
     assert (await client.get("/notes")).json() == ["buy milk"]
+
+
+@pytest.fixture
+def empty_url(postgres_cluster):
+    """A database that was never migrated."""
+    name = postgres_cluster.create_database()
+    yield postgres_cluster.url_for(name)
+    assert wait_until(lambda: not postgres_cluster.connections_to(name), timeout_s=10)
+    postgres_cluster.drop_database(name)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+async def test_a_lost_commit_is_answered_by_what_became_of_it(
+    empty_url, start_example, make_proxy, postgres_cluster
+):
+    """It migrates the kernel's tables beside its own: PostgreSQL is asked, and the outcome is not unknown."""
+    proxy = make_proxy(("127.0.0.1", postgres_cluster.port))
+    url = empty_url.replace(f":{postgres_cluster.port}/", f":{proxy.port}/")
+    client = start_example("notes", url=url)
+    assert (await post_note(client, "warm")).code == 201
+    proxy.cut_at(b"COMMIT", delivered=True)
+
+    answer = await post_note(client, "buy milk")
+
+    assert (answer.code, answer.json()) == (201, 2)
+    assert (await client.get("/notes")).json() == ["warm", "buy milk"]
 
 
 @pytest.fixture

@@ -203,6 +203,20 @@ async def test_a_schema_that_is_behind_is_told_from_a_slip_by_its_revision(
     )
 
 
+def test_a_schema_that_is_newer_is_not_behind(
+    database_settings: DatabaseSettings, sql: RawSql, io_loop: IOLoop
+):
+    """No migration of this code would bring what the statement names."""
+    database = Database(database_settings)
+    database.expect_schema(migrate.head(), known=migrate.known())
+    sql("UPDATE alembic_version SET version_num = '9999'")
+
+    with pytest.raises(StatementFailed, match="refused a statement"), database.session_scope() as session:
+        session.execute(text("SELECT 1 FROM newer"))
+
+    io_loop.run_sync(database.close)
+
+
 def test_a_scripts_unit_of_work_is_told_likewise(
     database_settings: DatabaseSettings, sql: RawSql, io_loop: IOLoop
 ):

@@ -209,6 +209,7 @@ def test_an_upgrade_under_traffic_loses_and_doubles_nothing(old: Path, url: str,
     with Traffic(before, (teams[0], teams[1])) as traffic:
         traffic.runs()
         command(ROOT, "migrate", DATABASE_URL=url)
+        assert [server.request("GET", "/readyz").status for server in before] == [200, 200]
         traffic.runs()
         after = [start_server(url=url), start_server("--processes", "2", url=url)]
         traffic.servers = before + after
@@ -233,6 +234,17 @@ def test_an_upgrade_under_traffic_loses_and_doubles_nothing(old: Path, url: str,
     assert len(traffic.claimed) == len(set(traffic.claimed)) > 0
     running = {row["id"] for row in sql("SELECT id FROM tasks WHERE task_status = 102")}
     assert running == set(traffic.claimed)
+
+
+def test_an_old_process_is_ready_on_a_new_database(old: Path, url: str, start_server: StartServer):
+    """A rollback of the service: its revision is the one that the old one expects, and migrates to."""
+    command(ROOT, "migrate", DATABASE_URL=url)
+
+    server = start_server(url=url, environ={"PYTHONPATH": str(old)}, warm=False)
+
+    assert server.request("GET", "/readyz").status == 200
+    assert server.request("POST", "/teams", {"name": "one"}).status == 201
+    assert "already at" in command(old, "migrate", DATABASE_URL=url)
 
 
 @pytest.mark.parametrize("environment", ["development", "testing", "production"])

@@ -1,1 +1,1 @@
-"""The schema's history, one module per revision in `versions`. Run through `db.schema.migrate`."""
+"""Alembic's environment and the kernel's branch, in `kernel`. Run through `db.schema.migrate`."""

@@ -6,11 +6,12 @@ from alembic import context
 
 from db.portable.types import make_tables_exact
 from db.schema.guards import guards
-from db.schema.migrations.options import OPTIONS
+
+options = context.config.attributes["options"]
 
 if context.is_offline_mode():
     backend = context.config.attributes["backend"]
-    context.configure(dialect_name=backend, literal_binds=True, **OPTIONS)
+    context.configure(dialect_name=backend, literal_binds=True, **options)
     make_tables_exact(context.get_context().dialect)
     with context.begin_transaction():
         for statement in guards(backend):
@@ -18,6 +19,6 @@ if context.is_offline_mode():
         context.run_migrations()
 else:
     # The transaction is the caller's, who began it with the guards and ends it.
-    context.configure(connection=context.config.attributes["connection"], **OPTIONS)
+    context.configure(connection=context.config.attributes["connection"], **options)
     make_tables_exact(context.get_context().dialect)
     context.run_migrations()

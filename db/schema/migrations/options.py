@@ -1,17 +1,48 @@
-"""What Alembic is told wherever it is called: to migrate, to compare and to draft a revision."""
+"""Alembic's options: to migrate, to compare, and to draft a revision."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-import db.board.tasks
-import db.board.teams
-import db.board.transfers
+from conf.database import VERSION_TABLE
+from db.base import Json
+from db.schema.branches import KERNEL, Branch, branches
 
-# Every module with tables, so that Base.metadata is whole.
-import db.idempotency
-import db.work.commit_marker  # noqa: F401
-from db.base import Base, Json
+
+def to_migrate(version_table: str) -> dict[str, Any]:
+    """For revisions that are run, or written as SQL."""
+    return {
+        "version_table": version_table,
+        # One transaction for all revisions: a failure leaves the schema where it was.
+        "transaction_per_migration": False,
+        "transactional_ddl": True,
+    }
+
+
+def to_compare(version_table: str, of: Collection[Branch]) -> dict[str, Any]:
+    """For a comparison of the database with the tables of some branches; those of the others are left out.
+
+    A table of no branch is a difference, unless it may be another application's: where there is no branch but
+    the kernel's, and where the version table has a name of its own, which it needs beside another one only.
+    """
+    alone = version_table == VERSION_TABLE and any(branch.label != KERNEL for branch in of)
+    others = [branch for branch in branches().values() if branch not in of]
+    theirs = {name for branch in others for name in branch.metadata.tables}
+
+    def is_compared(subject: Any, name: str | None, kind: str, reflected: bool, twin: Any) -> bool:
+        if kind != "table" or not reflected or twin is not None:
+            return True
+        return alone and name not in theirs
+
+    return to_migrate(version_table) | {
+        "target_metadata": [branch.metadata for branch in of],
+        "include_object": is_compared,
+        # SQLite cannot alter most of a table; batch mode makes a new one and copies.
+        "render_as_batch": True,
+        "compare_type": True,
+        "compare_server_default": _default_differs,
+    }
 
 
 def _default_differs(
@@ -25,15 +56,3 @@ def _default_differs(
         return None
     wanted = expected[-1]
     return (default or "").removesuffix("::json") != (wanted or "").strip("()")
-
-
-OPTIONS: dict[str, Any] = {
-    "target_metadata": Base.metadata,
-    # SQLite cannot alter most of a table; batch mode makes a new one and copies.
-    "render_as_batch": True,
-    "compare_type": True,
-    "compare_server_default": _default_differs,
-    # One transaction for all revisions: a failure leaves the schema where it was.
-    "transaction_per_migration": False,
-    "transactional_ddl": True,
-}

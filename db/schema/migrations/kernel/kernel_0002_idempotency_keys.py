@@ -8,8 +8,8 @@ from alembic import op
 from db.base import Json, UtcDateTime, now
 from db.portable.types import LONG_BYTES, key_text
 
-revision = "0003"
-down_revision = "0002"
+revision = "kernel_0002"
+down_revision = "kernel_0001"
 branch_labels = None
 depends_on = None
 

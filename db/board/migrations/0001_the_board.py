@@ -10,7 +10,7 @@ from db.portable.types import chars, empty_json
 
 revision = "0001"
 down_revision = None
-branch_labels = None
+branch_labels = ("board",)
 depends_on = None
 
 

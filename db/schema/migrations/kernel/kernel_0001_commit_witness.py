@@ -1,4 +1,4 @@
-"""The witness of commits: what tells whether a COMMIT was applied whose answer was lost."""
+"""The commit markers: rows by which a COMMIT whose answer was lost is found applied, or not."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from alembic import op
 
 from db.base import UtcDateTime, now
 
-revision = "0002"
-down_revision = "0001"
-branch_labels = None
+revision = "kernel_0001"
+down_revision = None
+branch_labels = ("kernel",)
 depends_on = None
 
 

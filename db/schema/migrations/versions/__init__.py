@@ -1,1 +1,0 @@
-"""Revisions, oldest first by name: ``<number>_<what it does>.py``."""
