@@ -1,6 +1,6 @@
-"""Exceptions as a log may show them: without what a database's message says of people's data.
+"""Exceptions as a log may show them: without the data in a database's messages.
 
-The message of a driver's error, and of SQLAlchemy's round it, holds SQL and rows.
+The message of a driver's error, and of SQLAlchemy's that wraps it, contains SQL and rows.
 Its class, its code and its frames do not: these are kept, as is the message of every other exception.
 """
 
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 _WITHHELD = "its message may hold data and is withheld"
 
-# PendingRollbackError repeats the message of the statement that failed before it. By name: a log is set up
-# before SQLAlchemy is imported, which takes a while.
+# PendingRollbackError repeats the message of the statement that failed before it. Given by name: logs are set
+# up before SQLAlchemy is imported, which takes a while.
 _CLASSES = {"sqlalchemy.exc.StatementError", "sqlalchemy.exc.PendingRollbackError"}
 
 _MODULES = (
@@ -26,23 +26,23 @@ _MODULES = (
 
 
 def redacted(error: BaseException) -> BaseException:
-    """An exception whose chain holds no message of a database's: the same one, where there is none.
+    """An exception whose chain contains no database message: the same one, where there is none.
 
-    Else a copy of the chain of causes and contexts, with the same tracebacks and groups, for loggers and
-    error trackers. In the place of an error whose message is withheld stands one of the same name, without
-    its notes; what others quote of that message is withheld too.
+    Otherwise a copy of the chain of causes and contexts, with the same tracebacks and groups, for loggers and
+    error trackers. An error whose message is withheld is replaced by one of the same name, without its notes;
+    quotations of that message in other errors are withheld too.
     """
     quotes = _quotes_of(error)
     return _redacted(error, quotes) if quotes else error
 
 
 def redact(record: logging.LogRecord) -> None:
-    """Replace the exception of a record by `redacted`, and what the record's message quotes of it."""
+    """Replace the exception of a record by `redacted`, and quotations of it in the record's message."""
     error = record.exc_info[1] if record.exc_info else None
     if error is None or not (quotes := _quotes_of(error)):
         return
     copy = _redacted(error, quotes)
-    # asyncio's "Task exception was never retrieved" has the task's repr, and with it the error's.
+    # asyncio's "Task exception was never retrieved" contains the task's repr, and with it the error's.
     record.msg, record.args = _without(record.getMessage(), quotes), ()
     record.exc_info, record.exc_text = (type(copy), copy, copy.__traceback__), None
 
@@ -50,7 +50,7 @@ def redact(record: logging.LogRecord) -> None:
 class RedactingFilter(logging.Filter):
     """For applications that set up their own logging: ``handler.addFilter(RedactingFilter())``.
 
-    Lives as long as its handler. Changes the record itself, so handlers that come later see it redacted too.
+    Lives as long as its handler. Changes the record itself, so handlers that come later get it redacted too.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -60,12 +60,12 @@ class RedactingFilter(logging.Filter):
 
 
 def code_of(error: BaseException) -> str:
-    """An error as a log may show it: its kind and its code, and nothing of the statement."""
+    """An error as a log may show it: its class and its code, and nothing of the statement."""
     origin = getattr(error, "orig", None)
     codes = (getattr(origin, name, None) for name in ("sqlstate", "pgcode", "sqlite_errorname"))
     code = next(filter(None, codes), None)
     if code is None and origin is not None and origin.args and isinstance(origin.args[0], int):
-        code = origin.args[0]  # PyMySQL's; the text of the others' begins with words
+        code = origin.args[0]  # PyMySQL's; other drivers' first argument is text
     kind = type(origin or error).__name__
     return f"{kind} {code}" if code else kind
 
@@ -77,21 +77,21 @@ def _is_withheld(error: BaseException) -> bool:
     )
 
 
-def _told_of(error: BaseException) -> str:
+def _substitute_for(error: BaseException) -> str:
     return f"{code_of(error)} ({_WITHHELD})"
 
 
 def _quotes_of(error: BaseException) -> dict[str, str]:
-    """What texts may quote of the messages that are withheld, and what is told in its place."""
+    """The forms in which a withheld message may be quoted, and the text that replaces each."""
     withheld = [link for link in _tree_of(error) if _is_withheld(link)]
-    texts = {text: _told_of(link) for link in withheld for text in (repr(link), str(link))}
+    texts = {text: _substitute_for(link) for link in withheld for text in (repr(link), str(link))}
     return {text: texts[text] for text in sorted(texts, key=len, reverse=True)}
 
 
 def _without(text: str, quotes: dict[str, str]) -> str:
-    for quote, told in quotes.items():
+    for quote, substitute in quotes.items():
         if quote:
-            text = text.replace(quote, told)
+            text = text.replace(quote, substitute)
     return text
 
 
@@ -110,14 +110,14 @@ def _redacted(error: BaseException, quotes: dict[str, str]) -> BaseException:
 def _copy_of(link: BaseException, quotes: dict[str, str]) -> BaseException:
     kind = type(link)
     if _is_withheld(link):
-        # Not a subclass of the driver's: asyncpg registers every class that is made of its own.
+        # Not a subclass of the driver's: asyncpg registers every subclass of its errors.
         named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-        return type(kind.__name__, (Exception,), named)(_told_of(link))  # type: ignore[no-any-return]
+        return type(kind.__name__, (Exception,), named)(_substitute_for(link))  # type: ignore[no-any-return]
     if isinstance(link, BaseExceptionGroup):
         copy: BaseException = link.derive([_redacted(member, quotes) for member in link.exceptions])
     else:
         args = (_without(arg, quotes) if isinstance(arg, str) else arg for arg in link.args)
-        copy = kind.__new__(kind, *args)  # not its constructor, which may do anything
+        copy = kind.__new__(kind, *args)  # its constructor is not called: it may have effects
     copy.__dict__.update(vars(link))
     if notes := getattr(link, "__notes__", None):
         copy.__notes__ = [_without(str(note), quotes) for note in notes]

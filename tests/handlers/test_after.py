@@ -323,7 +323,7 @@ async def test_a_function_whose_own_wait_was_cancelled_keeps_the_others_from_not
                 await self.commit()
 
     client = mount(Handler)
-    with expect_log("onfinish.handlers", r"a function for after the commit failed; the work is kept"):
+    with expect_log("onfinish.handlers", r"an on_commit function failed; the work stays committed"):
         answer = await client.post("/")
         await until(lambda: calls)
 
