@@ -1,4 +1,4 @@
-"""What a process is doing at this moment, as JSON."""
+"""The state of a process at this moment, as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.monitoring.route_names import RouteNames
 
 
 class Stats:
-    """Looks at one process. Lives as long as that."""
+    """The statistics of one process. Lives as long as that."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Stats:
         self._server = server
 
     def look(self) -> dict[str, Any]:
-        """Pools, places, open units of work, oldest first. Call it on the event loop."""
+        """Pools, slots, and open units of work, oldest first. To be called on the event loop."""
         database = self._database
         now = time.monotonic()
         return {
@@ -63,7 +63,7 @@ class Stats:
 
 
 def about_origin(unit: AsyncUnitOfWork | UnitOfWork, names: RouteNames) -> dict[str, str]:
-    """The request that a unit of work was made for, where it was made for one."""
+    """The request of a unit of work; empty where it has none."""
     request = unit.origin if isinstance(unit, AsyncUnitOfWork) else None
     if not isinstance(request, HTTPServerRequest):
         return {}
