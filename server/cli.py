@@ -217,7 +217,7 @@ def build_parser(found: dict[str, Command]) -> tuple[argparse.ArgumentParser, di
 
 
 def _add_settings(parser: argparse.ArgumentParser, *, shown: bool) -> None:
-    """A flag for each setting, without default, so that the command's parser does not reset the first one's."""
+    """A flag for each setting, without default: a default of the command's parser would reset it."""
     defaults = Settings()
     groups: dict[str, argparse._ActionsContainer] = {}
     for name in names().values():

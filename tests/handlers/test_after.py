@@ -250,7 +250,7 @@ async def test_what_a_function_after_the_commit_raises_is_logged(
             await self.run(add_note, self.session, text="written")
 
     client = mount(Handler)
-    with expect_log("onfinish.handlers", r"POST Handler .*an on_commit function failed; the work stays committed"):
+    with expect_log("onfinish.handlers", r"POST Handler .*function failed; the work stays committed"):
         answer = await client.post("/")
         await asyncio.sleep(0.05)
 

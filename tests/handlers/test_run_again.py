@@ -65,9 +65,7 @@ async def test_of_two_requests_in_a_deadlock_both_are_answered(
 
     client = mount(Handler, r"/(.)/(.)")
     with (
-        expect_log(
-            "onfinish.handlers", r"POST Handler .*retrying \(deadlock\)", level=logging.INFO
-        ) as again,
+        expect_log("onfinish.handlers", r"POST Handler .*retrying \(deadlock\)", level=logging.INFO) as again,
         expect_log("tornado.access", r"^201 POST .* kept ", level=logging.INFO) as lines,
     ):
         answers = await asyncio.gather(client.post("/a/b"), client.post("/b/a"))
