@@ -34,7 +34,7 @@ DRIVERS = (
 POOLER: Final = "pgbouncer"
 """The pooler that `DatabaseSettings.pooler` may name."""
 
-_PLACE = {"host", "hostaddr", "port", "dbname", "database", "target_session_attrs"}
+_ADDRESS = {"host", "hostaddr", "port", "dbname", "database", "target_session_attrs"}
 """What of a driver's arguments says where the database is."""
 
 URLS = ("url", "reader_url")
@@ -58,10 +58,10 @@ QueryValue = Annotated[str | list[str], BeforeValidator(_check_query_value)]
 
 
 class Section(BaseModel):
-    """Lives as long as whoever made it, and never changes: frozen.
+    """Lives as long as its owner, and never changes: frozen.
 
-    Strict: ``pool_size="5"`` is a fault here. Text becomes numbers in ``conf.sources``, where text is all
-    that a variable or a flag can be; a quoted number in a TOML file is a slip, and said to be one.
+    Strict: ``pool_size="5"`` is a fault here. Text becomes numbers in ``conf.sources``, since a variable or a
+    flag can only be text; a quoted number in a TOML file is a mistake, and is reported as one.
     """
 
     model_config = ConfigDict(
@@ -84,17 +84,17 @@ def shown(value: Any, *, name: str) -> Any:
 
 
 class DatabaseSettings(Section):
-    """Where the database is and how its connections are kept. Lives as long as whoever made it; frozen.
+    """Where the database is and how its connections are kept. Lives as long as its owner; frozen.
 
-    Reads neither files nor the process environment, so that an application of its own, a script or a test
-    makes one by hand: ``DatabaseSettings(url="sqlite:///x.db")``. The place is given as ``url`` or as parts.
-    ``query`` and ``connect_args`` go with both; what the URL's own query says wins over ``query``.
+    Reads neither files nor the process environment, so that another application, a script or a test can make
+    one by hand: ``DatabaseSettings(url="sqlite:///x.db")``. The database is given as ``url`` or as parts.
+    ``query`` and ``connect_args`` go with both; the URL's own query wins over ``query``.
     """
 
     url: SecretStr | None = Field(
         None, description="where the database is: postgresql://user:password@host/name"
     )
-    # What was written arrives there a moment later; the answer to a write has what it wrote at once.
+    # A write arrives there a moment later; the response to the write itself is complete at once.
     reader_url: SecretStr | None = Field(
         None,
         description="a replica that reads go to, which may not have a client's own last write yet; "
@@ -115,8 +115,8 @@ class DatabaseSettings(Section):
         default_factory=dict, description="further arguments of the driver's connect(), as a JSON object"
     )
 
-    # Between transactions such a pooler may give the connection to the server to somebody else: whatever was
-    # set for longer than a transaction would hold for them, and not for us.
+    # Between transactions such a pooler may assign the server connection to another client: what was set for
+    # longer than a transaction would apply to that client, and not to this one.
     pooler: Literal["pgbouncer"] | None = Field(
         None, description="what stands before PostgreSQL and pools transactions: pgbouncer; none: nothing"
     )
@@ -127,9 +127,9 @@ class DatabaseSettings(Section):
         le=1_000,
         description="connections of the reader that are kept; none: as many as the writer's",
     )
-    # 0: admission is by places, and a place without a connection behind it helps nobody.
+    # 0: as many units of work are admitted as there are connections, so none is needed above them.
     max_overflow: int = Field(
-        0, ge=0, le=1_000, description="connections above pool_size, closed when given back"
+        0, ge=0, le=1_000, description="connections above pool_size, closed when checked in"
     )
     pool_timeout_s: float = Field(
         5.0, ge=0, le=3_600, allow_inf_nan=False, description="longest wait for a free connection, then 503"
@@ -138,11 +138,11 @@ class DatabaseSettings(Section):
     pool_recycle_s: int = Field(
         1_800, ge=-1, le=604_800, description="age at which connections are replaced; -1: never"
     )
-    pool_pre_ping: bool = Field(True, description="ask an idle connection whether it lives before it is used")
-    # Asking is a round trip, and a request whose connection is gone runs again. What cannot run again asks
-    # always: a stream, a script, a job.
+    pool_pre_ping: bool = Field(True, description="ping an idle connection before it is used")
+    # A ping is a round trip, and a request whose connection is gone is retried. What cannot be retried always
+    # pings: a stream, a script, a job.
     pool_ping_after_s: float = Field(
-        5.0, ge=0, le=86_400, allow_inf_nan=False, description="how long idle before it is asked; 0: always"
+        5.0, ge=0, le=86_400, allow_inf_nan=False, description="how long idle before it is pinged; 0: always"
     )
     pool_idle_s: Seconds | None = Field(
         300.0, description="connections idle for so long are closed, down to pool_min; none: never"
@@ -162,22 +162,22 @@ class DatabaseSettings(Section):
     statement_timeout_s: Seconds | None = Field(
         60.0, description="PostgreSQL: longest a statement may run; none: no limit"
     )
-    # None: a wait for a lock ends with its request, or after statement_timeout_s. Set it where one should
-    # give up on a lock sooner than on a statement that works.
+    # None: a wait for a lock ends with its request, or after statement_timeout_s. Set it where such a wait
+    # should end sooner than a statement that runs.
     lock_timeout_s: Seconds | None = Field(
         None, description="PostgreSQL: longest wait for a lock; none: no limit"
     )
-    # For a process that was stopped, or whose link is gone: it can end nothing by itself, and has its locks.
+    # For a process that was stopped, or whose link is gone: it cannot end its transaction, and holds locks.
     idle_in_transaction_timeout_s: Seconds | None = Field(
         60.0, description="PostgreSQL: longest pause inside of a transaction; none: no limit"
     )
-    # A connection that its owner forgot, behind pool_idle_s: on a machine that lost its network, say. None:
-    # the server's own keepalives find that out too, and a service at rest would connect anew each time.
-    # PostgreSQL 14 and newer know it; behind a pooler the sessions are the pooler's.
+    # For a connection that was abandoned where pool_idle_s cannot close it, say on a machine that lost its
+    # network. None: the server's own keepalives detect that too, and an idle service would reconnect each
+    # time. PostgreSQL 14 and newer support it; behind a pooler the sessions are the pooler's.
     idle_session_timeout_s: Seconds | None = Field(
         None, description="PostgreSQL: ends a connection idle for so long; none: no limit"
     )
-    # A link that went down without a word is noticed in half a minute, not after two hours.
+    # A link that went down silently is detected within half a minute, not after two hours.
     keepalive_idle_s: int = Field(
         15, ge=1, le=7_200, description="PostgreSQL: silence after which the kernel probes a link"
     )
@@ -185,12 +185,12 @@ class DatabaseSettings(Section):
     keepalive_count: int = Field(
         3, ge=1, le=100, description="PostgreSQL: unanswered probes after which the link is down"
     )
-    # The same where something was sent: the kernel's own patience is a quarter of an hour.
+    # The same where data was sent: the kernel's own limit is a quarter of an hour.
     tcp_user_timeout_s: Seconds | None = Field(
         30.0, description="PostgreSQL: longest that sent data may stay unacknowledged; none: the kernel's own"
     )
     commit_witness: bool = Field(
-        True, description="PostgreSQL: leave a row that tells whether a COMMIT without an answer was applied"
+        True, description="PostgreSQL: write commit markers, which show whether a lost COMMIT was applied"
     )
     # One of its own beside another application's Alembic, in whose table our revisions would be unknown.
     version_table: str = Field(
@@ -203,13 +203,13 @@ class DatabaseSettings(Section):
         "onfinish", min_length=1, max_length=63, description="the name that pg_stat_activity shows"
     )
     echo: bool = Field(False, description="log every statement (parameters hidden)")
-    # Three attempts: two that meet once in a deadlock do not meet a third time but by a design fault.
+    # Three: requests that met in a deadlock meet a third time only by a fault of the application's design.
     attempts_max: int = Field(
         3, ge=1, le=20, description="attempts in all at a request that conflicts with another"
     )
 
     if TYPE_CHECKING:
-        # A type checker reads the fields and would ask for SecretStr, where text is what everybody has.
+        # A type checker reads the fields and would require SecretStr, where callers have text.
         def __init__(
             self,
             *,
@@ -224,16 +224,16 @@ class DatabaseSettings(Section):
         if self.url is not None:
             return mask_text(self.url.get_secret_value())
         user = f"{self.username or ''}{':' + MASK if self.password is not None else ''}"
-        place = f"{self.host or ''}{f':{self.port}' if self.port is not None else ''}"
-        return f"{self.drivername}://{user + '@' if user else ''}{place}/{self.database or ''}"
+        address = f"{self.host or ''}{f':{self.port}' if self.port is not None else ''}"
+        return f"{self.drivername}://{user + '@' if user else ''}{address}/{self.database or ''}"
 
     @property
     def shown_reader_url(self) -> str | None:
-        """Where reads go, likewise; None where that is the same place."""
+        """Where reads go, likewise; None where that is the same database."""
         return None if self.reader_url is None else mask_text(self.reader_url.get_secret_value())
 
     def for_reader(self) -> DatabaseSettings:
-        """The settings of whatever only reads: these, or with ``reader_url`` those of the replica."""
+        """The settings of the reader: these, or with ``reader_url`` those of the replica."""
         if self.reader_url is None:
             return self
         return self.model_copy(update={**dict.fromkeys(PARTS), "url": self.reader_url, "reader_url": None})
@@ -273,10 +273,10 @@ def driver_fault(drivername: str) -> str | None:
 
 
 def url_fault(url: str) -> str | None:
-    """What is wrong with a database URL, or None. The answer shows nothing of the URL but its driver.
+    """What is wrong with a database URL, or None. The message shows nothing of the URL but its driver.
 
-    SQLAlchemy's own parser is asked, since it is the one that will read the URL. It is imported here because
-    it costs more than all of conf, and ``--help`` has no need of it.
+    Uses SQLAlchemy's own parser, which will read the URL later. It is imported here because it costs more
+    than all of conf, and ``--help`` does not need it.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -314,7 +314,7 @@ def url_fault(url: str) -> str | None:
 def together_faults(given: Mapping[str, Any]) -> dict[str, str]:
     """What is wrong with settings that are each right alone, by the name of the setting to change.
 
-    Reads plain values, so that ``conf.sources`` can ask before anything has been validated.
+    Reads plain values, so that ``conf.loading`` can call it before anything has been validated.
     """
     if faults := _pooler_faults(given):
         return faults
@@ -337,7 +337,7 @@ def together_faults(given: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _reader_faults(given: Mapping[str, Any]) -> dict[str, str]:
-    """What a replica does not go with."""
+    """Which settings contradict a replica."""
     reader = _text_of(given.get("reader_url"))
     if reader is None:
         return {}
@@ -346,14 +346,14 @@ def _reader_faults(given: Mapping[str, Any]) -> dict[str, str]:
         return {"reader_url": "SQLite is one file, which has no replica: leave it out"}
     if _driver_of(reader) != own:
         return {"reader_url": f"its driver has to be the database's own, {own}"}
-    for name in ("query", "connect_args"):  # which are for both places, and may win over what a URL says
-        if places := sorted(_PLACE & {*(given.get(name) or {})}):
-            return {name: f"{', '.join(places)} would be the replica's too: say it in url and reader_url"}
+    for name in ("query", "connect_args"):  # which apply to both, and may win over what a URL says
+        if found := sorted(_ADDRESS & {*(given.get(name) or {})}):
+            return {name: f"{', '.join(found)} would apply to the replica too: set it in url and reader_url"}
     return {}
 
 
 def _driver_of(url: str) -> str:
-    """A URL's driver, with the bare names that mean psycopg2 as one."""
+    """A URL's driver, with the bare names that mean psycopg2 replaced by its full name."""
     driver = url.partition("://")[0]
     return "postgresql+psycopg2" if driver in ("postgres", "postgresql") else driver
 
@@ -363,11 +363,11 @@ def _text_of(url: Any) -> str | None:
 
 
 def _pooler_faults(given: Mapping[str, Any]) -> dict[str, str]:
-    """What a pooler does not go with."""
+    """Which settings contradict a pooler."""
     if given.get("pooler") is None:
         return {}
-    place = _text_of(given.get("url")) or given.get("drivername")
-    if place is not None and not str(place).startswith("postgres"):
+    database = _text_of(given.get("url")) or given.get("drivername")
+    if database is not None and not str(database).startswith("postgres"):
         return {"pooler": f"{given['pooler']} stands before PostgreSQL only: leave it out"}
     if given.get("idle_session_timeout_s") is not None:
         return {

@@ -12,7 +12,7 @@ ANY = "*"
 
 
 def canonical_host(text: str) -> str | None:
-    """The one spelling of a host, a name or an address without a port; None where it is neither.
+    """The canonical spelling of a host, a name or an address without a port; None where it is neither.
 
     In lower case, without the root's dot, an address of IPv6 in brackets and as short as it can be written.
     """

@@ -70,10 +70,10 @@ def load_settings(
 
 
 def _displace(file: Source, given: Mapping[str, Any]) -> None:
-    """Let a URL that is given here and now displace the parts in the file, and parts the file's URL.
+    """Let a URL from a variable or flag displace the parts in the file, and such parts the file's URL.
 
-    Else nobody could start with parts in an environment whose file names a URL. Within one layer, url and
-    parts together are a contradiction, and told as one.
+    Otherwise parts could not be used in an environment whose file names a URL. Within one layer, url and
+    parts together are a contradiction, and are reported as one.
     """
     if _URL in given:
         for part in _PARTS:
@@ -83,7 +83,7 @@ def _displace(file: Source, given: Mapping[str, Any]) -> None:
 
 
 def _make(rising: Sequence[Source]) -> Settings:
-    """Settings of these sources, the last of which is heard first.
+    """Settings of these sources, the last of which has precedence.
 
     Raises:
         ValidationError: a value is wrong.
@@ -100,7 +100,7 @@ def _make(rising: Sequence[Source]) -> Settings:
 
 
 def _faults_of_values(error: ValidationError, origins: Mapping[str, str]) -> list[Fault]:
-    """What the models say of each setting. Of several together :func:`_faults_together` says it better."""
+    """The models' faults of single settings. Those of several together come from :func:`_faults_together`."""
     faults: dict[str, Fault] = {}
     for detail in error.errors(include_url=False):
         loc = [str(part) for part in detail["loc"]]
@@ -120,16 +120,16 @@ def _faults_together(
 ) -> list[Fault]:
     """What is wrong with settings that are each right alone.
 
-    The models ask the same questions, but only once each of their values is right by itself.
+    The models make the same checks, but only once each of their values is right by itself.
     """
     found = {
         f"database.{name}": message for name, message in database.together_faults(_section(values)).items()
     }
-    told = {fault.setting for fault in faults}
-    if not told & set(CHOOSERS):
+    reported = {fault.setting for fault in faults}
+    if not reported & set(CHOOSERS):
         found |= together_faults(values)
     if _URL in found and _URL not in origins:
-        if told & {_URL, *_PARTS, *CHOOSERS, ""}:  # it stood, or may have stood, where nothing could be read
+        if reported & {_URL, *_PARTS, *CHOOSERS, ""}:  # it was, or may have been, in what could not be read
             del found[_URL]
         else:
             name = names()[_URL]
@@ -142,11 +142,11 @@ def _faults_together(
 
 
 def _origins(path: str, values: Mapping[str, Any], origins: Mapping[str, str]) -> str:
-    """Where a setting came from; of a URL that is one of several contradicting, all of those places."""
+    """Where a setting came from; for a URL that contradicts its parts, the origins of all of them."""
     if path != _URL or path not in values:
         return origins.get(path, "")
-    places = [origins[name] for name in (_URL, *_PARTS) if name in values]
-    return ", ".join(dict.fromkeys(places))
+    found = [origins[name] for name in (_URL, *_PARTS) if name in values]
+    return ", ".join(dict.fromkeys(found))
 
 
 def _section(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,20 +15,20 @@ from conf.outlet import Outlet
 from conf.redaction import redact, redacted
 from conf.settings import LogSettings
 
-# What every record has; what else it has came with ``extra=`` and belongs into the JSON.
+# The attributes of every record; others came with ``extra=`` and belong into the JSON.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 # A line feed could forge a line, an escape could rewrite the terminal; both may come from a client.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 _FLUSH_S = 2.0
-"""How long the end of the process is held up by a log that is not read."""
+"""How long the end of the process waits for a log that is not read."""
 
 
 class LogHandler(logging.StreamHandler[TextIO]):
-    """The handler that ``set_up_logs`` puts at the root, and takes away when it is called again.
+    """The handler that ``set_up_logs`` adds to the root logger, and removes when it is called again.
 
-    To a pipe, a socket or a terminal it writes by an `Outlet`, so that no caller waits for a reader.
+    It writes to a pipe, a socket or a terminal through an `Outlet`, so that no caller waits for a reader.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -36,7 +36,7 @@ class LogHandler(logging.StreamHandler[TextIO]):
         self._outlet = Outlet(stream.fileno(), gap=self._gap) if _has_reader(stream) else None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Format a record and write it; what cannot be written is passed over, as `logging` does it."""
+        """Format a record and write it; what cannot be written is dropped, as `logging` does it."""
         if self._outlet is None:
             super().emit(record)
             return
@@ -48,14 +48,14 @@ class LogHandler(logging.StreamHandler[TextIO]):
             self.handleError(record)
 
     def flush(self) -> None:
-        """Wait until all is written, but not long."""
+        """Wait until all is written, for two seconds at most."""
         if self._outlet is None:
             super().flush()
         else:
             self._outlet.flush(_FLUSH_S)
 
     def close(self) -> None:
-        """Give back what it has; the stream is not its own."""
+        """Release its resources; the stream is not among them."""
         if self._outlet is not None:
             self._outlet.close()
         super().close()
@@ -71,7 +71,7 @@ class LogHandler(logging.StreamHandler[TextIO]):
 
 
 def _has_reader(stream: TextIO) -> bool:
-    """Whether a write to it may wait for what reads it; it does not in a file, nor in memory."""
+    """Whether a write to the stream may wait for its reader; a write to a file or to memory does not."""
     try:
         mode = os.fstat(stream.fileno()).st_mode
     except (AttributeError, OSError, ValueError):  # none at all, or one without a descriptor
@@ -82,15 +82,15 @@ def _has_reader(stream: TextIO) -> bool:
 def set_up_logs(
     settings: LogSettings, *, stream: TextIO | None = None, with_process: bool = False
 ) -> LogHandler:
-    """Send what is logged to ``stream``, the standard error if None, in the way the settings say.
+    """Log to ``stream``, the standard error if None, as the settings specify.
 
-    Changes the root logger. May be called again, say in a forked child: the last call holds, and handlers of
-    others, pytest's for one, stay as they are.
+    Changes the root logger. May be called again, for example in a forked child: the last call is in force.
+    Other handlers, such as pytest's, are left as they are.
 
     Args:
         settings: what is logged, and how.
         stream: where to.
-        with_process: lines name the process, where several write to one stream; JSON does it anyway.
+        with_process: lines contain the process id, where several write to one stream; JSON always does.
     """
     handler = LogHandler(stream or sys.stderr)
     shown = settings.database_messages
@@ -103,9 +103,9 @@ def set_up_logs(
         old.close()
     root.addHandler(handler)
     root.setLevel(settings.level.upper())
-    # At INFO it tells which dialect it has found, twice a migration.
+    # At INFO it logs which dialect it uses, twice a migration.
     logging.getLogger("alembic").setLevel(logging.DEBUG if settings.level == "debug" else logging.WARNING)
-    # With database.echo SQLAlchemy gives it a handler of its own, unless it has one: each line came twice.
+    # With database.echo SQLAlchemy adds a handler to it, unless it has one: each line was logged twice.
     engine_log = logging.getLogger("sqlalchemy.engine.Engine")
     if not engine_log.handlers:
         engine_log.addHandler(logging.NullHandler())
@@ -114,12 +114,12 @@ def set_up_logs(
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats exceptions without what a database's message says of data. Lives as long as its handler.
+    """Formats exceptions without the data in a database's messages. Lives as long as its handler.
 
-    A record is redacted itself: an error tracker that is given it next sees no more of it.
+    The record itself is redacted: handlers that come later, such as an error tracker's, get it redacted too.
 
     Args:
-        database_messages: exceptions are formatted whole.
+        database_messages: exceptions are formatted unredacted.
     """
 
     def __init__(self, *, database_messages: bool = False) -> None:
@@ -130,8 +130,8 @@ class RedactingFormatter(logging.Formatter):
 class LineFormatter(RedactingFormatter):
     """A record as a line to read. Lives as long as its handler.
 
-    The local time, since who reads it sits beside the machine. What belongs to a line but is not its first
-    is indented, so that nothing in a message can pass for a line of its own.
+    The time is local, since lines are for a terminal on the same machine. All but the first line of a record
+    are indented, so that nothing in a message can pass for a record of its own.
     """
 
     def __init__(self, *, with_process: bool = False, database_messages: bool = False) -> None:
@@ -182,7 +182,7 @@ class JsonFormatter(RedactingFormatter):
         except (
             TypeError,
             ValueError,
-        ):  # NaN is no JSON, nor is a tuple for a key: such an extra goes as text
+        ):  # NaN is no JSON, nor is a tuple for a key: such an extra is written as text
             return json.dumps(
                 {
                     key: value if isinstance(value, (str, int)) else self._text_of(value)

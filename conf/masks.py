@@ -11,7 +11,7 @@ from pydantic import SecretStr
 MASK = "***"
 
 # Names as the drivers and their users write them: password, sslpassword, passwd, pwd, ssl_key_password,
-# token, client_secret. A passfile is a path, and helps more when it is seen.
+# token, client_secret. A passfile is a path, and more helpful when shown.
 _SECRET_NAME = re.compile(r"(?!passfile$).*(pass|pwd|secret|token|credential|api_?key)", re.IGNORECASE)
 
 _WORD = re.compile(r"\S+")
@@ -22,7 +22,7 @@ _QUERY_PAIR = re.compile(r"(?P<before>^|[?&;\s])(?P<name>[^?&;=\s]{1,255})=(?P<v
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a value of that name has to be masked. Percent signs hide nothing: so does ``p%61ssword``."""
+    """Whether a value of that name has to be masked, also where it is percent-encoded: ``p%61ssword``."""
     unquoted = re.sub(r"%([0-9A-Fa-f]{2})", lambda m: chr(int(m[1], 16)), name)
     return _SECRET_NAME.match(unquoted) is not None
 
@@ -30,8 +30,8 @@ def is_secret_name(name: str) -> bool:
 def mask_text(text: str) -> str:
     """The text with the password of every URL and the value of every ``password=…`` in it masked.
 
-    For URLs, and for whatever else may hold one by mistake: a URL given as the port, an unknown flag.
-    It works on what cannot be parsed, too; so it knows nothing of SQLAlchemy.
+    For URLs, and for text that may contain one by mistake: a URL given as the port, an unknown flag.
+    It works on text that cannot be parsed, too, and so does without SQLAlchemy.
     """
 
     masked = _WORD.sub(lambda word: _mask_userinfo(word[0]), text)
@@ -65,5 +65,5 @@ def mask_value(value: Any, *, name: str = "") -> Any:
         return [mask_value(item, name=name) for item in value]
     if is_secret_name(name):
         return MASK
-    # An ssl.SSLContext or a callable among the connect_args: its repr tells enough.
+    # An ssl.SSLContext or a callable among the connect_args: its repr is enough.
     return mask_text(value if isinstance(value, str) else repr(value))

@@ -17,7 +17,7 @@ from conf.settings import Settings
 
 @dataclass(frozen=True)
 class Name:
-    """One setting. Lives as long as the process, as the model it was read from does."""
+    """One setting. Lives as long as the process, as does the model that it was read from."""
 
     path: str
     field: FieldInfo
@@ -31,9 +31,8 @@ class Name:
     def words(self) -> str:
         """The setting outside of its section, by one rule for flags and variables.
 
-        A name of several words says enough by itself: ``pool_size``. A name of one word takes its section in
-        front: ``database_url``, ``ops_port``. But not in ``http``, the section that is meant by everybody who
-        says PORT.
+        A name of several words is clear by itself: ``pool_size``. A name of one word gets its section as a
+        prefix: ``database_url``, ``ops_port``. The section ``http`` is no prefix, so that its port is PORT.
         """
         name = self.path.rpartition(".")[2]
         return name if self.section in ("", "http") or "_" in name else f"{self.section}_{name}"
@@ -70,10 +69,10 @@ class Name:
 
 @cache
 def names(model: type[BaseModel] = Settings) -> Mapping[str, Name]:
-    """Every setting of the model, by its path, in the order in which they are written there.
+    """Every setting of the model by its path, in the order of their definition.
 
     Raises:
-        TypeError: two settings have one flag, so that the flag would set whichever came last. Rename one.
+        TypeError: two settings have one flag, so that the flag would set the last of them. Rename one.
     """
     found = {name.path: name for name in _walk(model, "")}
     taken: dict[str, str] = {}

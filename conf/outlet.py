@@ -1,4 +1,4 @@
-"""The way out of what is logged, to a reader that may be slow or stand still."""
+"""Non-blocking output of log records to a reader that may be slow or stalled."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from collections.abc import Callable
 from functools import partial
 
 KEPT_MAX_BYTES = 256 * 1024
-"""Some two thousand access lines: what a reader misses that is restarted."""
+"""Some two thousand access lines: what arrives while a reader restarts."""
 
-_REST_S = 1.0
-"""The thread waits so long for more to write, before it ends: where all goes through it, it would be made for
-each record."""
+_IDLE_S = 1.0
+"""How long the thread waits for more records before it ends. Where every record goes through the thread, it
+would otherwise be started for each."""
 
 Write = Callable[[bytes], int]
 
 
 class Outlet:
-    """Writes to a pipe, a socket or a terminal, and never waits for what reads it.
+    """Writes to a pipe, a socket or a terminal, and never waits for its reader.
 
     Lives as long as its handler, which closes it. What can be written at once, the caller writes. What cannot
-    is kept, up to a limit, and written by a thread, which is there only then: all who log would wait in turn
-    for a reader that stands still, the event loop first. Beyond the limit records are counted, and the
-    count stands in the log where they are missing.
+    is queued, up to a limit, and written by a thread that exists only then: otherwise every thread that logs
+    would wait for a stalled reader, the event loop first. Beyond the limit records are dropped and counted,
+    and the count is logged where they are missing.
 
-    Calls of `write` may not overlap: a handler's lock sees to that. In a forked process it begins anew, with
-    nothing kept: the thread, and what it was about to write, are the parent's.
+    Calls of `write` may not overlap: the handler's lock ensures that. In a forked process it starts empty:
+    the thread, and what it was about to write, belong to the parent.
 
     Args:
-        fd: where to. It stays open, and as blocking as it was: others may have it too.
-        gap: what to write in the place of so many records.
+        fd: where to write. It stays open, and its blocking mode is not changed: other processes may share it.
+        gap: makes the record that replaces so many dropped ones.
     """
 
     def __init__(self, fd: int, *, gap: Callable[[int], bytes]) -> None:
@@ -55,7 +55,7 @@ class Outlet:
         self._is_closed = False
 
     def write(self, record: bytes) -> None:
-        """Write it, keep it for the thread, or count it.
+        """Write a record, queue it for the thread, or drop and count it.
 
         Raises:
             OSError: it cannot be written, and never will: the reader is gone.
@@ -71,7 +71,7 @@ class Outlet:
                 return
             record = record[written:]
         with self._changed:
-            # After a gap there is room again when half of it is free, else each second record were a gap.
+            # After a gap, half of the room has to be free first: else every second record would be a gap.
             room = KEPT_MAX_BYTES // (2 if self._missing else 1)
             if self._kept_bytes and self._kept_bytes + len(record) > room:
                 self._missing += 1
@@ -80,18 +80,18 @@ class Outlet:
             self._keep(record)
             if self._thread is None:
                 thread = threading.Thread(target=self._write_kept, name="onfinish-log", daemon=True)
-                with contextlib.suppress(RuntimeError):  # no thread can be made; with the next record, then
+                with contextlib.suppress(RuntimeError):  # none can be started: the next record tries again
                     thread.start()
                     self._thread = thread
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until all is written, for so long at most."""
+        """Wait until all is written, but not longer than ``timeout_s``."""
         if os.getpid() == self._pid:
             with self._changed:
                 self._changed.wait_for(lambda: not self._kept_bytes, timeout_s)
 
     def close(self) -> None:
-        """Give back what it has. What is kept still is lost; a thread that waits for the reader is left."""
+        """Release its resources. Queued records are lost; a thread that waits for the reader is abandoned."""
         if os.getpid() == self._pid:
             with self._changed:
                 self._is_closed = True
@@ -109,9 +109,9 @@ class Outlet:
             self._keep(self._gap(missing))
 
     def _write_kept(self) -> None:
-        """In the thread: wait for the reader, with each record in turn."""
+        """In the thread: write the queued records, waiting for the reader."""
         while (record := self._next()) is not None:
-            with contextlib.suppress(OSError):  # the reader is gone, and the callers are told of it
+            with contextlib.suppress(OSError):  # the reader is gone: `write` raises from now on
                 _write_all(self._fd, record)
             with self._changed:
                 self._kept_bytes -= len(record)
@@ -121,7 +121,7 @@ class Outlet:
 
     def _next(self) -> bytes | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._kept or self._is_closed, _REST_S)
+            self._changed.wait_for(lambda: self._kept or self._is_closed, _IDLE_S)
             if self._kept:
                 return self._kept.popleft()
             self._thread = None
@@ -129,10 +129,10 @@ class Outlet:
 
 
 def _never_waiting(fd: int, closing: contextlib.ExitStack) -> Write:
-    """What writes as much as the reader has room for, and does not wait for more.
+    """A function that writes as much as the reader has room for, and does not wait for more.
 
-    The descriptor itself cannot be made so: that is a property of the open file, which the shell and the
-    other processes have too. It is opened once more.
+    The descriptor itself cannot be made non-blocking: that is a property of the open file, which the shell
+    and other processes share. So the file is opened once more.
     """
     if stat.S_ISSOCK(os.fstat(fd).st_mode):
         own = closing.enter_context(socket.socket(fileno=os.dup(fd)))
@@ -141,7 +141,7 @@ def _never_waiting(fd: int, closing: contextlib.ExitStack) -> Write:
         return partial(os.write, fd)
     try:
         opened = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:  # another user's, or no /proc: the thread writes all
+    except OSError:  # another user's file, or no /proc: the thread writes all
         return lambda record: 0
     closing.callback(os.close, opened)
     return partial(os.write, opened)
@@ -151,7 +151,7 @@ def _write_all(fd: int, record: bytes) -> None:
     while record:
         try:
             record = record[os.write(fd, record) :]
-        except BlockingIOError:  # made so by another process that has it
+        except BlockingIOError:  # another process has made it non-blocking
             ready = select.poll()
             ready.register(fd, select.POLLOUT)
             ready.poll()

@@ -1,6 +1,6 @@
-"""Exceptions as a log may show them: without what a database's message says of people's data.
+"""Exceptions as a log may show them: without the data in a database's messages.
 
-The message of a driver's error, and of SQLAlchemy's round it, holds SQL and rows.
+The message of a driver's error, and of SQLAlchemy's that wraps it, contains SQL and rows.
 Its class, its code and its frames do not: these are kept, as is the message of every other exception.
 """
 
@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 
 _WITHHELD = "its message may hold data and is withheld"
 
-# PendingRollbackError repeats the message of the statement that failed before it. By name: a log is set up
-# before SQLAlchemy is imported, which takes a while.
+# PendingRollbackError repeats the message of the statement that failed before it. Given by name: logs are set
+# up before SQLAlchemy is imported, which takes a while.
 _CLASSES = {"sqlalchemy.exc.StatementError", "sqlalchemy.exc.PendingRollbackError"}
 
 _MODULES = (
@@ -26,11 +26,11 @@ _MODULES = (
 
 
 def redacted(error: BaseException) -> BaseException:
-    """An exception whose chain holds no message of a database's: the same one, where there is none.
+    """An exception whose chain contains no database message: the same one, where there is none.
 
-    Else a copy of the chain of causes and contexts, with the same tracebacks and groups, for loggers and
-    error trackers. In the place of an error whose message is withheld stands one of the same name, without
-    its notes; what others quote of that message is withheld too.
+    Otherwise a copy of the chain of causes and contexts, with the same tracebacks and groups, for loggers and
+    error trackers. An error whose message is withheld is replaced by one of the same name, without its notes;
+    quotations of that message in other errors are withheld too.
     """
     quotes = _quotes_of(error)
     return _redacted(error, quotes) if quotes else error
@@ -54,7 +54,7 @@ def redact(record: logging.LogRecord) -> None:
 class RedactingFilter(logging.Filter):
     """For applications that set up their own logging: ``handler.addFilter(RedactingFilter())``.
 
-    Lives as long as its handler. Changes the record itself, so handlers that come later see it redacted too.
+    Lives as long as its handler. Changes the record itself, so handlers that come later get it redacted too.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -64,12 +64,12 @@ class RedactingFilter(logging.Filter):
 
 
 def code_of(error: BaseException) -> str:
-    """An error as a log may show it: its kind and its code, and nothing of the statement."""
+    """An error as a log may show it: its class and its code, and nothing of the statement."""
     origin = getattr(error, "orig", None)
     codes = (getattr(origin, name, None) for name in ("sqlstate", "pgcode", "sqlite_errorname"))
     code = next(filter(None, codes), None)
     if code is None and origin is not None and origin.args and isinstance(origin.args[0], int):
-        code = origin.args[0]  # PyMySQL's; the text of the others' begins with words
+        code = origin.args[0]  # PyMySQL's; other drivers' first argument is text
     kind = type(origin or error).__name__
     return f"{kind} {code}" if code else kind
 
@@ -81,7 +81,7 @@ def _is_withheld(error: BaseException) -> bool:
     )
 
 
-def _told_of(error: BaseException) -> str:
+def _substitute_for(error: BaseException) -> str:
     return f"{code_of(error)} ({_WITHHELD})"
 
 
@@ -89,7 +89,7 @@ def _quotes_of(*errors: BaseException) -> dict[str, str]:
     """What texts may quote of the messages that are withheld, and what is told in its place."""
     withheld = [link for link in _reachable_from(errors) if _is_withheld(link)]
     texts = {
-        text: _told_of(link)
+        text: _substitute_for(link)
         for link in withheld
         # The last is what the repr of an error has that quotes it.
         for text in (repr(link), str(link), repr(str(link))[1:-1])
@@ -98,9 +98,9 @@ def _quotes_of(*errors: BaseException) -> dict[str, str]:
 
 
 def _without(text: str, quotes: dict[str, str]) -> str:
-    for quote, told in quotes.items():
+    for quote, substitute in quotes.items():
         if quote:
-            text = text.replace(quote, told)
+            text = text.replace(quote, substitute)
     return text
 
 
@@ -119,7 +119,7 @@ def _redacted(error: BaseException, quotes: dict[str, str]) -> BaseException:
 def _copy_of(link: BaseException, quotes: dict[str, str]) -> BaseException:
     kind = type(link)
     if _is_withheld(link):
-        return _named_as(kind, _told_of(link))
+        return _named_as(kind, _substitute_for(link))
     if isinstance(link, BaseExceptionGroup):
         members = [_redacted(member, quotes) for member in link.exceptions]
         message = _without(link.message, quotes)

@@ -17,8 +17,8 @@ from conf.masks import mask_text
 
 DEFAULT_URL = "sqlite:///onfinish.db"
 
-# Where nobody is harmed by a traceback in an answer. Any other environment, one that a clone adds too
-# (staging), is held to what production is held to.
+# Where a traceback in a response does no harm. Any other environment, also one that a clone adds (staging),
+# has the same restrictions as production.
 HARMLESS = ("development", "testing")
 
 KIB = 1024
@@ -36,7 +36,7 @@ def _lower(value: Any) -> Any:
 
 
 def _words(value: Any) -> Any:
-    """A list as TOML has it, or as a flag or variable writes it: with blanks or commas between; or none."""
+    """A list as in TOML, or as text of a flag or variable: separated by blanks or commas; or none."""
     if isinstance(value, str):
         return () if value.lower() == "none" else tuple(value.replace(",", " ").split())
     return tuple(value) if isinstance(value, list) else value
@@ -54,7 +54,7 @@ def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
-    """The hosts, each in its one spelling."""
+    """The hosts, each in its canonical spelling."""
     if hosts == (ANY,):
         return hosts
     checked = []
@@ -99,14 +99,14 @@ class HttpSettings(Section):
 
     address: str = Field("127.0.0.1", min_length=1, description="the address that is listened on")
     port: int = Field(8888, ge=0, le=65_535, description="the port; 0 takes a free one")
-    # A web page whose name points to 127.0.0.1 is of this server's origin: only its Host tells it apart.
+    # A web page whose name points to 127.0.0.1 has this server's origin: only its Host distinguishes it.
     hosts: Hosts = Field(
         (),
         description="hosts that requests may name, 403 for others; none: any, but in development and testing "
         "on a loopback address localhost, 127.0.0.1, [::1] and that address; *: any",
     )
     processes: int = Field(1, ge=1, le=256, description="processes that share the port")
-    # uvloop took 3 to 9 % less CPU for a request, when it came: docs/performance.md.
+    # uvloop took 3 to 9 % less CPU for a request when it was introduced: docs/performance.md.
     event_loop: Annotated[Literal["auto", "asyncio", "uvloop"], BeforeValidator(_lower)] = Field(
         "auto", description="asyncio's own loop, or uvloop; auto: uvloop where it is installed"
     )
@@ -117,7 +117,7 @@ class HttpSettings(Section):
         allow_inf_nan=False,
         description="on SIGTERM: longest wait for requests in flight",
     )
-    # While /readyz says 503 and the load balancer takes notice. Nobody watches a laptop's /readyz.
+    # While /readyz is 503 and the load balancer notices. No load balancer asks a laptop's /readyz.
     grace_s: float = Field(
         0.5,
         ge=0,
@@ -130,16 +130,16 @@ class HttpSettings(Section):
     body_max_bytes: int = Field(
         8 * MIB, ge=1, le=1024 * MIB, description="largest body of any path, then 413; most take 1 MiB"
     )
-    # nginx takes 32 KiB in all (large_client_header_buffers 4 8k): what passes the proxy passes here.
+    # nginx accepts 32 KiB in all (large_client_header_buffers 4 8k): what passes the proxy passes here.
     header_max_bytes: int = Field(
         32 * KIB, ge=KIB, le=MIB, description="largest request line and headers, then 431"
     )
-    # From a request's first byte to the end of its headers; Apache's mod_reqtimeout gives 20 s too.
+    # From a request's first byte to the end of its headers; Apache's mod_reqtimeout allows 20 s too.
     header_timeout_s: Seconds = Field(20.0, description="longest a request's headers may take, then 408")
     # 8 MiB within it need 1.1 Mbit/s.
     body_timeout_s: Seconds = Field(60.0, description="longest a request's body may take, then 408")
-    # Above the 60 s of AWS's load balancers: who closes first should be the side that sends the next
-    # request, else it meets a connection that has just gone. nginx's keepalive_timeout is 75 s too.
+    # Above the 60 s of AWS's load balancers: the side that sends the next request should be the first to
+    # close, else it sends on a connection that has just been closed. nginx's keepalive_timeout is 75 s too.
     idle_timeout_s: Seconds = Field(
         75.0, description="longest a connection may lie idle, or leave an answer unread; then it is closed"
     )
@@ -152,11 +152,11 @@ class HttpSettings(Section):
     trusted_origins: Origins = Field(
         (), description="origins whose pages may write here without reading the answers"
     )
-    # Whoever else sends X-Forwarded-For could call himself anything.
+    # Any other client could send an X-Forwarded-For of its choice.
     trusted_proxies: Networks = Field(
         (), description="addresses whose X-Forwarded-For and X-Forwarded-Proto are believed"
     )
-    # Each keeps a connection of the pool for as long as its client cares to read.
+    # Each holds a connection of the pool for as long as its client reads.
     exports_max: int = Field(2, ge=1, le=1_000, description="exports that may run at once, then 503")
 
 
@@ -173,15 +173,15 @@ class OpsSettings(Section):
     hosts: Hosts = Field(
         (), description="hosts that requests to ops.port may name; none: as http.hosts has it"
     )
-    # Twice the longest that a request may take: only what nobody ends, or an export that is read slowly.
+    # Twice the longest that a request may take: only leaks and slow exports are open longer.
     leak_s: Seconds | None = Field(
         60.0, description="a unit of work open for longer is logged, with its stack and last SQL; none: never"
     )
-    # All requests of the process wait so long; half of it is felt by nobody.
+    # All requests of the process wait so long; half of it would hardly be noticed.
     lag_s: Seconds | None = Field(
         0.1, description="an event loop that stood still for longer is logged; none: never"
     )
-    # The rows are kept for a day and connections rest for minutes: neither needs it to the second.
+    # The rows are kept for a day and connections are idle for minutes: neither needs it to the second.
     jobs_every_s: Seconds | None = Field(
         60.0, description="how often expired keys are deleted and idle connections closed; none: never"
     )
@@ -204,8 +204,8 @@ class LogSettings(Section):
     )
     database_messages: bool = Field(
         False,
-        description="what the database said of an error, and its statement, are logged, and told in a 500's "
-        "debug; never in production",
+        description="a database's error messages and statements are logged, and shown in a 500's debug; "
+        "never in production",
     )
 
 
@@ -213,7 +213,7 @@ class Settings(BaseSettings):
     """Everything that can be set. Lives as long as the process; frozen.
 
     Made by ``conf.load_settings``. Made by hand, ``Settings(database=…)``, it reads neither files nor the
-    process environment, as a test wants it.
+    process environment, as tests need it.
     """
 
     model_config = SettingsConfigDict(
@@ -247,7 +247,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what it is given. ``conf.sources`` adds the others, which know where a value came from."""
+        """Only the arguments. ``conf.sources`` adds the others, which record where a value came from."""
         return (init_settings,)
 
     @model_validator(mode="after")
@@ -269,7 +269,7 @@ class Settings(BaseSettings):
 
     @property
     def production(self) -> bool:
-        """Whether strangers may be near: production, and every environment not known to be harmless."""
+        """Whether untrusted clients are to be expected: in every environment but development and testing."""
         return self.environment not in HARMLESS
 
     def origin_of(self, path: str) -> str:
@@ -300,13 +300,13 @@ class Settings(BaseSettings):
 def together_faults(values: Mapping[str, Any]) -> dict[str, str]:
     """What is wrong with settings of several sections that are each right alone, by the setting to change.
 
-    Reads plain values by their paths, so that ``conf.loading`` can ask before anything has been validated.
+    Reads plain values by their paths, so that ``conf.loading`` can call it before validation.
     """
     environment = values.get("environment", "development")
     faults = {}
     if environment not in HARMLESS:
         dangerous = {
-            "debug": "it costs time, and its log says more than a log should keep",
+            "debug": "it costs time, and logs more than a log should keep",
             "autoreload": "it drops requests at every change of a file",
             "compare.mount": "it serves what is wrong on purpose",
             "log.database_messages": "a database's messages hold rows, and clients would read them",

@@ -23,7 +23,7 @@ CHOOSERS = ("environment", "conf_dir")
 
 
 class Source(PydanticBaseSettingsSource):
-    """What one source says of each setting, and what is wrong there. Lives as long as the loading does."""
+    """One source's values of settings, and its faults. Lives as long as the loading does."""
 
     def __init__(self) -> None:
         super().__init__(Settings)
@@ -32,21 +32,21 @@ class Source(PydanticBaseSettingsSource):
         self.faults: list[Fault] = []
 
     def put(self, path: str, value: Any, origin: str) -> None:
-        """Set a value; of a table, remember where each of its entries came from, since tables are merged."""
+        """Set a value; for a table, record the origin of each entry, since tables are merged."""
         self.values[path] = value
         self.origins[path] = origin
         if isinstance(value, dict):
             self.origins |= {f"{path}.{key}": origin for key in value}
 
     def put_given(self, name: Name, value: Any, origin: str) -> None:
-        """Set a value that may be known by its text only."""
+        """Set a value that may be text only."""
         try:
             self.put(name.path, from_text(name, value) if isinstance(value, str) else value, origin)
         except ValueError as exc:
             self.faults.append(Fault(name.path, origin, str(exc)))
 
     def drop(self, path: str) -> None:
-        """Forget a setting, as though it had not been named."""
+        """Remove a setting, as though it had not been given."""
         self.values.pop(path, None)
         self.origins.pop(path, None)
 
@@ -59,12 +59,12 @@ class Source(PydanticBaseSettingsSource):
         return tree
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """For the base class, which asks field by field where ``__call__`` does not answer for all."""
+        """Required by the base class, which calls it field by field where ``__call__`` is not overridden."""
         return self().get(field_name), field_name, False
 
 
 def read_flags(overrides: Mapping[str, Any]) -> Source:
-    """What the command line says, by path; a value may be text or what it stands for."""
+    """The settings of the command line, by path; a value may be text or what it stands for."""
     source = Source()
     for path, value in overrides.items():
         name = names().get(path)
@@ -76,9 +76,9 @@ def read_flags(overrides: Mapping[str, Any]) -> Source:
 
 
 def read_variables(environ: Mapping[str, str]) -> Source:
-    """What the process environment says. Other people's variables are none of ours.
+    """The settings of the process environment. Other variables are ignored.
 
-    An empty one counts as not set: that is what ``PORT=${PORT:-}`` in a compose file means by it.
+    An empty one counts as not set: that is what ``PORT=${PORT:-}`` in a compose file means.
     """
     source = Source()
     for name in names().values():
@@ -88,7 +88,7 @@ def read_variables(environ: Mapping[str, str]) -> Source:
 
 
 def read_file(environment: str, conf_dir: Path | None, *, origins: Mapping[str, str]) -> Source:
-    """What the environment's file says.
+    """The settings of the environment's file.
 
     Args:
         environment: names the file.
@@ -130,14 +130,14 @@ def read_file(environment: str, conf_dir: Path | None, *, origins: Mapping[str, 
 
 
 def _leaves(tree: Mapping[str, Any], section: str, source: Source, origin: str) -> Iterator[tuple[str, Any]]:
-    """The settings of a parsed file by their paths. What is none of them becomes a fault of the source."""
+    """The settings of a parsed file by their paths. An unknown name becomes a fault of the source."""
     known = names()
     sections = {name.section for name in known.values()} - {""}
     for key, value in tree.items():
         path = f"{section}.{key}" if section else key
         if path in CHOOSERS:
             message = (
-                f"chooses this file, so it cannot stand in it: use {known[path].variable}, {known[path].flag}"
+                f"chooses this file, so it cannot be in it: use {known[path].variable}, {known[path].flag}"
             )
             source.faults.append(Fault(path, origin, message))
         elif path in known:

@@ -1,4 +1,4 @@
-"""Text that stands for a value: what variables and flags are made of."""
+"""The text of variables and flags, and the values that it stands for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from conf.masks import mask_text
 from conf.names import Name
 
-# pydantic's own words speak to programmers ("unable to parse string as an integer").
+# pydantic's own messages are for programmers ("unable to parse string as an integer").
 _WORDS = {
     "bool_parsing": "should be true or false",
     "bool_type": "should be true or false",
@@ -52,7 +52,7 @@ def from_text(name: Name, text: str) -> Any:
 
 def reason(error: ErrorDetails, name: Name) -> str:
     """What is wrong with a value, in a few words, and the value itself where it may be shown."""
-    if error["type"] == "value_error":  # from a validator of ours, which knows what it shows
+    if error["type"] == "value_error":  # from a validator of ours, whose message may be shown
         return str(error["ctx"]["error"])
     message = _WORDS.get(error["type"]) or error["msg"].replace("Input should", "should").replace(
         "String", "text"
@@ -71,7 +71,7 @@ def _table(name: Name, text: str) -> dict[str, Any]:
         except (
             ValueError,
             RecursionError,
-        ):  # json's message quotes nothing, but helps with a typo nobody may see
+        ):  # without json's message, which would point into a text that is not shown
             raise ValueError("malformed JSON object") from None
     if name.path == "database.query":
         try:

@@ -128,7 +128,7 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
             self._restore()
         held = self.request.connection
         # With an early commit the key is kept by that, without an answer.
-        keeps = self._key is not None and not self._early.begun
+        keeps = self._key is not None and not self._explicit_commit.begun
         if keeps and isinstance(held, HeldResponse) and held.headers is not None:
             kept = {name: held.headers[name] for name in _KEPT_HEADERS if name in held.headers}
             body = held.body

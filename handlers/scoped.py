@@ -1,4 +1,4 @@
-"""A request whose model code finds its session by itself, for comparison with one that is given it."""
+"""Handlers whose model code looks its session up, for comparison with a session that is passed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ R = TypeVar("R")
 class ScopedHandler(SessionHandler):
     """A `SessionHandler` under a scope: entered at the end of `prepare`, left when `on_finish` begins.
 
-    Mixed in before a handler of the board it replaces how that handler's model functions come by their
-    session, and nothing else.
+    As a mixin of another handler it changes how that handler's model functions find their session, and
+    nothing else.
     """
 
     scope: ClassVar[Scope]
@@ -29,20 +29,20 @@ class ScopedHandler(SessionHandler):
     _is_entered = False
 
     def prepare(self) -> Awaitable[None] | None:
-        """Make the session; from here on it is found."""
+        """Create the session, and enter the scope."""
         result = super().prepare()
         self._entered, self._is_entered = self.scope.enter(self.session), True
         return result
 
     def on_finish(self) -> None:
-        """The session is found no more, and is settled."""
+        """Leave the scope, and settle the session."""
         if self._is_entered:
             self.scope.leave(self._entered)
         super().on_finish()
 
     @passes_on
     def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        """As `SessionHandler.run`; a model function is called without the session, and looks for it."""
+        """As `SessionHandler.run`; a model function is called without the session, and looks it up."""
         session = self.session
         if args and args[0] is session:
             bound: Callable[..., R] = self.scope.bind(function, session)  # type: ignore[arg-type]
@@ -50,7 +50,7 @@ class ScopedHandler(SessionHandler):
         return super().run(self.scope.carry(function, session), *args, **kwargs)
 
     def in_new_transaction(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
-        """As `SessionHandler.afterwards`; the scope is entered for the session of that unit of work."""
+        """As `SessionHandler.in_new_transaction`; the scope is entered for that unit of work's session."""
         scope = self.scope
 
         def entered(session: Session) -> object:
@@ -75,5 +75,5 @@ def scoped_routes(routes: Iterable[URLSpec], scope: Scope) -> list[URLSpec]:
 
 
 def scoped(handler: type[SessionHandler], scope: Scope) -> type[SessionHandler]:
-    """A handler class, put under a scope."""
+    """A subclass of a handler, under a scope."""
     return type(f"{scope.name.title()}{handler.__name__}", (ScopedHandler, handler), {"scope": scope})

@@ -37,31 +37,31 @@ GOING_AWAY = 1001
 class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
     """A WebSocket on which each message owns one session and is one transaction.
 
-    Lives as long as its connection, and holds a place and a connection of the pool only while a message
-    is worked on, one after the other. `handle_message` does it; what it raises undoes its work and is
-    answered with a problem, and the socket stays open. Nothing that is written meanwhile leaves before
-    COMMIT, be it to this socket or, as in a chat, to others.
+    Lives as long as its connection, and holds a slot and a connection of the pool only while a message is
+    handled, one after the other. An exception of `handle_message` rolls its work back and is answered with a
+    problem, and the socket stays open. Nothing that is written meanwhile is sent before COMMIT, to this
+    socket or, as in a chat, to others.
 
-    ``open`` and ``on_close`` have no session: `database.unit_of_work` is for there.
+    ``open`` and ``on_close`` have no session: they use `database.unit_of_work`.
 
-    The application's settings: as `SessionHandler`'s, and ``sockets`` (a `Sockets`), through which a server
-    that stops closes them.
+    The application's settings: as `SessionHandler`'s, and ``sockets`` (a `Sockets`), through which a stopping
+    server closes them.
     """
 
     read_only: ClassVar[bool] = False
-    """Messages work on the reader, where the database refuses writes."""
+    """Messages use the reader, where the database refuses writes."""
 
     retry: ClassVar[bool] = True
-    """A message that the database refuses as a conflict is handled again from its start.
+    """A message that the database refuses as a conflict is retried from its start.
 
-    On the same handler: what `handle_message` keeps in attributes it finds there again.
+    On the same handler: attributes that `handle_message` has set are still set then.
     """
 
     timeout_s: ClassVar[float | None] = None
     """A message's own deadline, in seconds from its arrival."""
 
     cancel_on_disconnect: ClassVar[bool | None] = None
-    """Whether a client that leaves takes its message along. None: reads, and not writes."""
+    """Whether a client that disconnects cancels its message. None: reads are cancelled, writes are not."""
 
     _message: Message | None = None
     _count = 0
@@ -72,38 +72,38 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
         if cls.on_message is not SessionWebSocketHandler.on_message:
             raise TypeError(
                 f"{cls.__module__}.{cls.__qualname__}.on_message() would have no session: "
-                "call it `async def handle_message(self, message)`"
+                "name it `async def handle_message(self, message)`"
             )
 
     # -- what a handler is, and uses
 
     async def handle_message(self, message: str | bytes) -> None:
-        """Do what a message asks for, and reply with `write_message`. Each subclass has its own."""
+        """Handle a message, and reply with `write_message`. Each subclass implements it."""
         raise NotImplementedError(
             f"{type(self).__qualname__} has no `async def handle_message(self, message)`"
         )
 
     @property
     def session(self) -> Session:
-        """The message's own session, to be passed on to model functions. Sends SQL only inside of `run`."""
+        """The message's own session, to be passed to model functions. Sends SQL only inside of `run`."""
         return self._begun().unit.session
 
     @passes_on
     def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Call a plain function that works with the session, off the event loop.
 
-        To be awaited: a call that was made and has not begun when the message is done fails it.
+        Has to be awaited: a call that has not started when the message is done fails the message.
 
         Raises:
-            DatabaseError: see `AsyncUnitOfWork.run`. What is not caught is what the client is told.
-            Exception: whatever the function raises.
+            DatabaseError: see `AsyncUnitOfWork.run`. Uncaught, it becomes the reply.
+            Exception: any exception of the function.
         """
         return self._begun().unit.run(function, *args, **kwargs)
 
     def on_commit(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call a function, plain or async, once the message's work is committed; never if it is undone.
+        """Call a function, plain or async, once the message's work is committed; never if it is rolled back.
 
-        The replies have left then, and the next message waits. What it raises is logged.
+        The replies have been written then, and the next message waits. Its exceptions are logged.
         """
         self._begun().on_commit.add(lambda: function(*args, **kwargs))
 
@@ -113,20 +113,20 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
         """As Tornado's; while a message is handled it is held until its COMMIT, or dropped with its work.
 
         Returns:
-            What resolves when it is written; for one that is held, at once.
+            A future that resolves when it is written; for one that is held, at once.
         """
         content = utf8(json_encode(message) if isinstance(message, dict) else message)
         current = current_message.get()
         if current is None or not current.holds:
             return super().write_message(content, binary)
-        # Encoded now: what cannot be sent has to be known before the COMMIT.
+        # Encoded now, so that an encoding error occurs before the COMMIT.
         current.hold(partial(super().write_message, content, binary))
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         written.set_result(None)
         return written
 
     def close(self, code: int | None = None, reason: str | None = None) -> None:
-        """As Tornado's; while a message is handled it is held as its replies are."""
+        """As Tornado's; while a message is handled it is held, as its replies are."""
         current = current_message.get()
         if current is None or not current.holds:
             super().close(code, reason)
@@ -134,7 +134,7 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
             current.hold_close(partial(super().close, code, reason))
 
     def go_away(self) -> None:
-        """Close since the server stops: at once, or when the message under way has been answered."""
+        """Close because the server stops: at once, or when the message under way has been answered."""
         self._is_closing = True
         if self._message is None:
             super().close(GOING_AWAY, "the service is shutting down")
@@ -142,7 +142,7 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
     # -- Tornado's hooks
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
-        """The handshake, and then all of the connection."""
+        """The handshake; returns when the connection ends."""
         if self.settings.get("draining"):
             raise Unavailable("the service is shutting down", retry_after_s=5)
         sockets: Sockets | None = self.settings.get("sockets")
@@ -156,19 +156,19 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
             sockets.discard(self)
 
     def check_origin(self, origin: str) -> bool:
-        """Whether a page may open a socket here: of this origin, and of those that may write here.
+        """Whether a page may open a socket here: pages of this origin, and of those that may write here.
 
         Raises:
-            Problem: 403, for Tornado's own has no word for the client.
+            Problem: 403 with a detail, which Tornado's own response lacks.
         """
         if super().check_origin(origin) or origin in self.settings.get("trusted_origins", ()):
             return True
         raise Problem(403, "pages of another origin may not open a socket here")
 
     def detach(self) -> IOStream:
-        """As Tornado's, at the end of the handshake; notices from then on that the connection is gone.
+        """As Tornado's, at the end of the handshake; a closed connection is detected from then on.
 
-        Tornado itself would see it at the next message, when this one is done.
+        Tornado itself would detect it at the next message, when this one is done.
         """
         stream = super().detach()
         stream.set_close_callback(self._on_stream_closed)
@@ -185,24 +185,24 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
         error, attempt = await self._attempt(message, deadline_at, summary), 1
         while isinstance(error, CONFLICTS) and self._may_retry(attempt, deadline_at):
             attempt += 1
-            log.info("%s: runs again (%s), attempt %d", summary, error.reason, attempt)
+            log.info("%s: retrying (%s), attempt %d", summary, error.reason, attempt)
             self._database.observer.retries(error.reason)
             await asyncio.sleep(backoff_s(attempt))
             error = await self._attempt(message, deadline_at, summary)
         if error is not None:
-            self._tell(error, summary)
+            self._send_problem(error, summary)
         if self._goes_away():
             self.go_away()
 
     def log_exception(
         self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
     ) -> None:
-        """As `ProblemHandler`'s; what a stopping server has cut off is not a fault of the handler's."""
+        """As `ProblemHandler`'s; a handler that a stopping server has cancelled is not logged."""
         if not isinstance(value, asyncio.CancelledError):
             super().log_exception(typ, value, tb)
 
     def _on_stream_closed(self) -> None:
-        """The client has left: a read is stopped, a write runs to its end; see `cancel_on_disconnect`."""
+        """The client has disconnected: a read is cancelled, a write completes; see `cancel_on_disconnect`."""
         cancels = self.read_only if self.cancel_on_disconnect is None else self.cancel_on_disconnect
         if cancels and self._message is not None:
             self._message.unit.cancel(ClientDisconnected())
@@ -210,7 +210,7 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
     # -- the life of a message
 
     async def _attempt(self, content: str | bytes, deadline_at: float, summary: str) -> BaseException | None:
-        """Handle a message in a unit of work of its own. Returns what went wrong; nothing is kept then."""
+        """Handle a message in a unit of work of its own. Returns the error; the work is rolled back then."""
         unit = self._database.unit_of_work(
             label=f"message {type(self).__name__}",
             read_only=self.read_only,
@@ -223,7 +223,7 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
         try:
             async with unit:
                 await _in_time(self.handle_message(content), deadline_at)
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is what the client is told
+        except Exception as error:  # noqa: BLE001  # any error is answered
             message.release(keep=False)
             # Of one that was stopped, that is what is told; but for a COMMIT that it could not stop any more.
             return meant(error) if leaves_unknown(error) else unit.reason or meant(error)
@@ -243,7 +243,7 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
         await message.on_commit.call(summary)
         return None
 
-    def _tell(self, error: BaseException, summary: str) -> None:
+    def _send_problem(self, error: BaseException, summary: str) -> None:
         self._log_error(summary, error)
         if isinstance(error, ClientDisconnected):
             return
@@ -266,7 +266,7 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
     def _begun(self) -> Message:
         if self._message is None:
             raise UsageError(
-                f"{type(self).__name__}: a socket has a session while a message is handled, and not between; "
+                f"{type(self).__name__}: a socket has a session only while a message is handled; "
                 "`async with self.settings['database'].unit_of_work()` has one of its own"
             )
         return self._message
@@ -296,7 +296,7 @@ class Sockets:
         self._open.discard(handler)
 
     def go_away(self) -> None:
-        """Close all of them: 1001, each when it has answered the message it is at."""
+        """Close all of them with 1001, each when the message under way has been answered."""
         for handler in list(self._open):
             handler.go_away()
 

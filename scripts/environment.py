@@ -40,25 +40,25 @@ def main(purpose: str) -> None:
         if _read(VENV / f"{purpose}.stamp") == installed:
             return
         _say(f"installing what {purpose} needs into .venv")
-        # Stays where this process is killed, or pip fails: half a package may lie there then, and only
-        # the next run's fresh start puts that right.
+        # Stays where this process is killed, or pip fails: half a package may be installed then, and only
+        # a new .venv repairs that.
         UNFINISHED.touch()
         command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         command += ["--editable", WHAT[purpose]]
-        # Also where somebody's pip.conf says --user, which a .venv refuses. If we are killed and pip works
-        # on, it still has the lock.
+        # Also where a pip.conf sets --user, which a .venv refuses. If this process is killed while pip
+        # continues, pip still has the lock.
         environ = os.environ | {"PIP_USER": "0"}
         if subprocess.run(command, cwd=ROOT, env=environ, pass_fds=[lock], check=False).returncode:
-            _give_up("pip could not install it, see above; the next run begins anew")
+            _give_up("pip could not install it, see above; the next run makes a new .venv")
         UNFINISHED.unlink()
-        for served in {"serve", purpose}:  # who can test can serve
+        for served in {"serve", purpose}:  # what is needed to test includes what is needed to serve
             (VENV / f"{served}.stamp").write_text(installed)
 
 
 def _stamps() -> tuple[str, str]:
     """What .venv was made with, and what is installed in it.
 
-    The folder's name is part of it, as scripts in .venv/bin and the editable install name it.
+    The folder's name is part of it: scripts in .venv/bin and the editable install contain it.
     """
     foundation = f"{sys.version_info[:3]} {ROOT}"
     files = b"".join((ROOT / name).read_bytes() for name in ("setup.cfg", "setup.py", "pyproject.toml"))
@@ -82,7 +82,7 @@ def _alone() -> Iterator[int]:
 
 
 def _make() -> None:
-    """A new .venv with pip in it, also where Debian's python3-venv is not there to bring pip along."""
+    """A new .venv with pip in it, also where Debian's python3-venv, which contains pip, is not installed."""
     if VENV.is_symlink():
         VENV.unlink()
     shutil.rmtree(VENV, ignore_errors=True)
@@ -98,12 +98,12 @@ def _make() -> None:
 
 
 def _pip_from_its_wheel() -> subprocess.CompletedProcess[str]:
-    """Install pip as it installs any other package, by the pip inside of its wheel."""
+    """Install pip by the pip inside of its own wheel."""
     index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + "/pip/"
     try:
         with urllib.request.urlopen(index, timeout=30) as answer:
             page = answer.read().decode()
-        # The HTML form of the index, which every mirror has. The name of a beta does not match.
+        # The HTML form of the index, which every mirror supports. The name of a beta does not match.
         wheels = re.findall(
             r'<a href="([^"#]+/(pip-([0-9.]+)-py3-none-any\.whl)#sha256=([0-9a-f]{64}))"(?![^>]*yanked)', page
         )

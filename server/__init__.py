@@ -1,1 +1,1 @@
-"""The program: its command line, and the one place where the parts are put together."""
+"""The program: its command line, and `server.app`, which assembles the parts."""

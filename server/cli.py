@@ -25,11 +25,11 @@ log = logging.getLogger("onfinish.cli")
 
 DEFAULT_COMMAND = "serve"
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
-_DEST = "setting "  # no command's own option can be called so
+_DEST = "setting "  # no command's own option can have this prefix
 
 _GENERAL = "What chooses the file, and what concerns everything."
 _EPILOG = """\
-Brackets hold the environment variable and the default. A setting may also stand
+Brackets hold the environment variable and the default. A setting may also be
 in conf/<environment>.toml. Flags win over variables, variables over the file,
 the file over the defaults; the command 'config' shows which has won. Every user
 of the machine can read flags (ps): give passwords as variables.
@@ -44,10 +44,10 @@ class Command(Protocol):
     SUMMARY: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the command's own arguments. Those of the settings are there already."""
+        """Add the command's own arguments. Those of the settings have been added already."""
 
     def run(self, settings: Settings, arguments: argparse.Namespace) -> int:
-        """Do it; import here what is slow to import. Returns the exit status."""
+        """Run the command; slow imports belong in here. Returns the exit status."""
 
 
 def find_commands() -> dict[str, Command]:
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status. Wrong settings and wrong usage are 2, and told on the standard error.
+        The exit status. Wrong settings and wrong usage are 2, and are printed on the standard error.
     """
     try:
         status = _main(list(sys.argv[1:] if argv is None else argv))
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # `… config | head`: whoever read has seen enough
+    except BrokenPipeError:  # `… config | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
         return 1
 
@@ -97,14 +97,14 @@ def _main(argv: list[str]) -> int:
         return 2
 
     set_up_logs(settings.log)
-    _tell_of_borrowed_database(settings)
+    _warn_of_database_from_variable(settings)
     return run_command(
         found[arguments.command], settings, arguments, prog=f"{parser.prog} {arguments.command}"
     )
 
 
-def _tell_of_borrowed_database(settings: Settings) -> None:
-    """In testing, log which database a variable has chosen: a shell may have the real one's URL exported."""
+def _warn_of_database_from_variable(settings: Settings) -> None:
+    """In testing, log which database a variable has chosen: a shell may export the URL of a real one."""
     if settings.environment != "testing":
         return
     database = settings.database
@@ -119,7 +119,7 @@ def _tell_of_borrowed_database(settings: Settings) -> None:
 
 
 def run_command(command: Command, settings: Settings, arguments: argparse.Namespace, *, prog: str) -> int:
-    """Run one command; what the database has against it becomes a line on the standard error and a 1.
+    """Run one command; an error of the database becomes a line on the standard error, and exit status 1.
 
     With ``--log-level debug`` the traceback is in the log.
     """
@@ -130,7 +130,7 @@ def run_command(command: Command, settings: Settings, arguments: argparse.Namesp
 
     try:
         return command.run(settings, arguments)
-    except SettingsError as exc:  # what only the command could see
+    except SettingsError as exc:  # a fault that only the command could find
         print(f"{prog}: {exc}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as exc:
@@ -139,7 +139,7 @@ def run_command(command: Command, settings: Settings, arguments: argparse.Namesp
         from db.backends.packages import way_to_install
 
         fix = way_to_install(exc, settings.database)
-        print(f"{prog}: {exc}: {fix} brings it", file=sys.stderr)
+        print(f"{prog}: {exc}: {fix} installs it", file=sys.stderr)
     except DatabaseError as exc:
         print(f"{prog}: {exc}{_where(exc.__cause__, settings)}", file=sys.stderr)
         log.debug("%s failed", prog, exc_info=True)
@@ -153,7 +153,7 @@ def run_command(command: Command, settings: Settings, arguments: argparse.Namesp
 
 
 def _where(exc: BaseException | None, settings: Settings) -> str:
-    """The driver's own reason, and the database that was meant; nothing for what no driver has said."""
+    """The driver's message, and the database's URL; nothing for an error that does not come from a driver."""
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
     if not isinstance(exc, SQLAlchemyError):
@@ -171,7 +171,7 @@ class UsageError(Exception):
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps ``[PORT; 8888]`` in one line."""
+    """Keeps ``[PORT; 8888]`` on one line."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         joined = re.sub(r"\[[^\]]*\]$", lambda match: match[0].replace(" ", "\0"), text)
@@ -179,16 +179,16 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises where argparse would print and exit, so that wrong settings are told in the same go."""
+    """Raises where argparse would print and exit, so that wrong settings are reported together with it."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{mask_text(message)}; see {self.prog} --help")
 
 
 def build_parser(found: dict[str, Command]) -> tuple[argparse.ArgumentParser, dict[str, argparse.Action]]:
-    """The parser, and every flag that it or one of its commands knows.
+    """The parser, and every flag of it and its commands.
 
-    The flags of the settings may stand before the command and after it.
+    The flags of the settings are accepted before the command and after it.
     """
     prog = "onfinish" if Path(sys.argv[0]).stem.startswith("onfinish") else "python -m server"
     parser = _Parser(
@@ -197,7 +197,7 @@ def build_parser(found: dict[str, Command]) -> tuple[argparse.ArgumentParser, di
         description="A Tornado service in which every request owns one SQLAlchemy session.",
         epilog=_EPILOG,
         formatter_class=_HelpFormatter,
-        allow_abbrev=False,  # --pool would mean another setting as soon as one is added
+        allow_abbrev=False,  # --pool would become ambiguous as soon as a setting is added
     )
     parser.add_argument(
         "--version", action="version", version=f"onfinish {_version()}", help="show it and exit"
@@ -223,7 +223,7 @@ def build_parser(found: dict[str, Command]) -> tuple[argparse.ArgumentParser, di
 
 
 def _add_settings(parser: argparse.ArgumentParser, *, shown: bool) -> None:
-    """A flag for each setting, without default: the command's parser would undo what the first one read."""
+    """A flag for each setting, without default: a default of the command's parser would reset it."""
     defaults = Settings()
     groups: dict[str, argparse._ActionsContainer] = {}
     for name in names().values():
@@ -265,9 +265,9 @@ def _metavar(name: Name) -> str:
 def _sift(
     argv: list[str], known: dict[str, argparse.Action], command_names: list[str]
 ) -> tuple[list[str], dict[str, Any], list[Fault]]:
-    """Take out what argparse would stop at: flags that are none, and yes-or-no flags with a value.
+    """Remove what argparse would stop at: unknown flags, and boolean flags with a value.
 
-    argparse tells of the first mistake only, and quotes what it does not know, passwords too.
+    argparse reports the first mistake only, and quotes unknown arguments, passwords too.
 
     Returns:
         The arguments that are left, settings by path, faults.
@@ -283,7 +283,7 @@ def _sift(
         flag, equals, value = argument.partition("=")
         action = known.get(flag)
         if skip_value and not argument.startswith("-") and argument not in command_names:
-            skip_value = False  # the value of a flag that is none
+            skip_value = False  # the value of an unknown flag
         elif flag.startswith("--") and action is None:
             hint = near(flag, [each for each in known if each.startswith("--")])
             faults.append(Fault(f"flag {mask_text(flag)}", "", f"no such flag{hint}"))

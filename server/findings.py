@@ -11,7 +11,7 @@ _WIDTH_MAX = 110
 def lines(label: str, message: str, fix: str) -> str:
     """A message behind its label, and the fix below it, where there is one.
 
-    A word is never broken, and a line break is no part of a fix that is to be copied but where it wraps.
+    Words are not broken, so that a fix can be copied from the terminal.
     """
     width = min(shutil.get_terminal_size().columns, _WIDTH_MAX)
     indent = " " * len(label)
@@ -21,5 +21,5 @@ def lines(label: str, message: str, fix: str) -> str:
             text, width, subsequent_indent=below, break_on_hyphens=False, break_long_words=False
         )
 
-    told = filled(label + message, indent)
-    return f"{told}\n{filled(f'{indent}-> {fix}', f'{indent}   ')}" if fix else told
+    text = filled(label + message, indent)
+    return f"{text}\n{filled(f'{indent}-> {fix}', f'{indent}   ')}" if fix else text

@@ -1,4 +1,4 @@
-"""Work that a server does by itself, beside the requests."""
+"""Background jobs of a server."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _TIMEOUT_S = 30.0
 """How long one transaction of a job may take."""
 
 _END_S = 5.0
-"""How long the end of the server waits for a job that is under way; the thread goes with the process then."""
+"""How long a stopping server waits for a job that is under way; the process ends without it then."""
 
 Job = Callable[[threading.Event], object]
 """Does its work, and ends early when the event is set."""
 
 
 class Jobs:
-    """Does the jobs of one process, one after the other, in a thread. Lives from `start` to `stop`.
+    """Runs the jobs of one process, one after the other, in a thread. Lives from `start` to `stop`.
 
-    A job that fails is tried again at its next turn. It is logged once, and once more when it works again:
-    a database that is down for a night is no reason for a line a minute.
+    A job that fails is retried at its next turn. The failure is logged once, and once more when the job works
+    again: a database that is down for a night does not cause a line a minute.
     """
 
     def __init__(self, jobs: dict[str, Job], *, every_s: float) -> None:
@@ -38,19 +38,19 @@ class Jobs:
         self._every_s = every_s
         self._failing: set[str] = set()
         self._stopped = threading.Event()
-        # No executor: the interpreter waits for its threads at the end, also for one that hangs.
+        # No executor: at its exit the interpreter waits for an executor's threads, also for one that hangs.
         self._thread = threading.Thread(target=self._run, name="onfinish-jobs", daemon=True)
 
     def start(self) -> None:
-        """Begin; the first turn comes after a while, at another time in each process."""
+        """Start the thread; the first turn comes after a random delay, another one in each process."""
         self._thread.start()
 
     async def stop(self) -> None:
-        """End after the transaction that is under way. Waits some seconds for it, not longer."""
+        """End after the transaction that is under way. Waits for it for some seconds."""
         self._stopped.set()
         await asyncio.to_thread(self._thread.join, _END_S)
         if self._thread.is_alive():
-            log.warning("a job did not end within %g s and is left behind", _END_S)
+            log.warning("a job did not end within %g s and is abandoned", _END_S)
 
     def _run(self) -> None:
         wait_s = self._every_s * random.uniform(0.5, 1.0)
@@ -63,9 +63,9 @@ class Jobs:
     def _do(self, name: str, job: Job) -> None:
         try:
             job(self._stopped)
-        except RetryableConflict as error:  # another server's job was at the same rows
-            log.debug("%s: is tried again: %s", name, error)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the other jobs and the next turn go on
+        except RetryableConflict as error:  # another server's job works on the same rows
+            log.debug("%s: will be retried: %s", name, error)
+        except Exception as error:  # noqa: BLE001  # an error of one job stops neither the others nor the thread
             self._failed(name, error)
         else:
             if name in self._failing:
@@ -75,23 +75,23 @@ class Jobs:
     def _failed(self, name: str, error: Exception) -> None:
         level = logging.DEBUG if name in self._failing else logging.WARNING
         self._failing.add(name)
-        # What the database itself says is no fault of the program's, and has no use for a stack.
-        stack = not isinstance(error, DatabaseError)
-        log.log(level, "%s: failed, and is tried again: %s", name, error, exc_info=stack)
+        # An error of the database is no fault of the program: its traceback would not help.
+        is_fault = not isinstance(error, DatabaseError)
+        log.log(level, "%s: failed, will be retried: %s", name, error, exc_info=is_fault)
 
 
 def jobs_of(database: Database, *, first: bool) -> dict[str, Job]:
     """The jobs of one process.
 
     Args:
-        database: whose.
-        first: whether it is the one of its server's processes that does what need not be done by each.
+        database: the process's own.
+        first: whether the process is the one that runs the jobs which are needed once a server.
     """
     jobs: dict[str, Job] = {"closing idle connections": lambda stopped: database.close_idle()}
     if first:
         jobs["deleting expired idempotency keys"] = partial(_delete_expired_keys, database)
         if database.commit_markers is not None:
-            jobs["deleting old commit witnesses"] = partial(_delete_old_witnesses, database)
+            jobs["deleting old commit markers"] = partial(_delete_old_markers, database)
     return jobs
 
 
@@ -105,6 +105,6 @@ def _delete_expired_keys(database: Database, stopped: threading.Event) -> None:
         log.info("%d expired idempotency keys were deleted", deleted)
 
 
-def _delete_old_witnesses(database: Database, stopped: threading.Event) -> None:
-    with database.session_scope(label="deleting old witnesses", timeout_s=_TIMEOUT_S) as session:
+def _delete_old_markers(database: Database, stopped: threading.Event) -> None:
+    with database.session_scope(label="deleting old markers", timeout_s=_TIMEOUT_S) as session:
         delete_old_markers(session)

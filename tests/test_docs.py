@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SESSIONS = ROOT / "docs" / "sessions.md"
+GLOSSARY = ROOT / "docs" / "glossary.md"
 
 _LINK = re.compile(r"\[`([^`]+)`\]\(([^)]+)\)")
 TO_COME = "**to come**"
@@ -51,8 +52,8 @@ def rows() -> list[list[str]]:
 
 
 def links() -> list[tuple[str, str]]:
-    """Name and file of everything that is linked to."""
-    return _LINK.findall(SESSIONS.read_text())
+    """Name and file of every link of the two pages."""
+    return _LINK.findall(SESSIONS.read_text() + GLOSSARY.read_text())
 
 
 @cache
@@ -108,6 +109,15 @@ def test_each_row_has_its_code_and_its_test_or_is_still_to_come():
         if TO_COME not in " ".join(row):
             assert _LINK.search(row[2]), row
             assert "`test_" in row[3], row
+
+
+def test_each_term_of_the_glossary_has_its_origin_its_meaning_and_its_code():
+    """Four cells; no term twice."""
+    terms = [line.strip("|").split(" | ") for line in GLOSSARY.read_text().splitlines() if line[:2] == "| "]
+    terms = [cells for cells in terms if cells[0].strip() != "term"]
+
+    assert all(len(cells) == 4 and _LINK.search(cells[3]) for cells in terms)
+    assert len({cells[0] for cells in terms}) == len(terms) > 30
 
 
 @pytest.mark.parametrize("words", PATTERNS)

@@ -27,7 +27,7 @@ from handlers.json_api.errors import (
     status_of,
 )
 from handlers.json_api.security_headers import security_headers
-from handlers.lifecycle.instrumentation import Instrumentation, take_off, tell_trackers
+from handlers.lifecycle.instrumentation import Instrumentation, report_to_trackers, take_off
 from handlers.request_id import HEADER, request_id_of
 
 MIB = 1024 * 1024
@@ -175,7 +175,7 @@ class ProblemHandler(RequestHandler):
             log_refusal(summary, error)
             return None
         fault = error if self.settings.get("database_messages") else redacted(error)
-        tell_trackers(self, fault)
+        report_to_trackers(self, fault)
         log_fault(summary, fault)
         return fault
 

@@ -1,4 +1,4 @@
-"""One request and its answer, over all attempts at it."""
+"""One request and its response, over all attempts at it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ log = logging.getLogger("onfinish.handlers")
 
 
 class RequestAttempts:
-    """What stays the same while a request is tried more than once. Lives until its answer has left.
+    """What all attempts at a request share. Lives until its response has been sent.
 
     A second attempt is a request object and a handler of its own, routed like the first: on the same
-    objects, arguments and files would be there twice.
+    objects, arguments and files would be parsed twice.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class RequestAttempts:
         self.request = request
         self.connection: Any = request.connection  # HTTPConnection lacks what HTTP1Connection has
         self.attempt = 1
-        self.refusal: Exception | None = None
+        self.error: Exception | None = None
         self.work = Outcome.ROLLED_BACK
         """What has become of the work of the attempt before; before the first there is none."""
         self.traced: Traced | None = None
@@ -51,20 +51,20 @@ class RequestAttempts:
 
     @property
     def server_timing(self) -> str:
-        """The header ``Server-Timing``: what the database took, and COMMIT's part of it, in milliseconds."""
+        """The header ``Server-Timing``: the time in the database, and in COMMIT alone, in milliseconds."""
         return f"db;dur={self._db_s * 1000:.1f}, commit;dur={self._commit_s * 1000:.1f}"
 
-    def again(self, reason: str, *, summary: str) -> None:
-        """Run the request once more."""
+    def retry(self, reason: str, *, summary: str) -> None:
+        """Dispatch the request once more."""
         self.attempt += 1
-        log.info("%s: runs again (%s), attempt %d", summary, reason, self.attempt)
+        log.info("%s: retrying (%s), attempt %d", summary, reason, self.attempt)
         database: Database = self.application.settings["database"]
         database.observer.retries(reason)
         self._dispatch()
 
-    def refuse(self, error: Exception) -> None:
-        """Have a fresh handler of the same class answer an error in its own way, in place of `prepare`."""
-        self.refusal = error
+    def answer_with_error(self, error: Exception) -> None:
+        """Have a fresh handler of the same class write the error response, in place of its `prepare`."""
+        self.error = error
         self._dispatch()
 
     def _dispatch(self) -> None:
@@ -74,7 +74,7 @@ class RequestAttempts:
         try:
             delegate = self.application.find_handler(request)
             delegate.headers_received(start_line, request.headers)
-            if not delegate.stream_request_body:  # else it has answered: only refusals come here
+            if not delegate.stream_request_body:  # else it has answered: only errors are dispatched to it
                 if first.body:
                     delegate.data_received(first.body)
                 delegate.finish()
@@ -90,27 +90,27 @@ class RequestAttempts:
 
 
 class AttemptedRequest(HTTPServerRequest):
-    """A request that is tried again, or answered with an error. Lives as long as that attempt."""
+    """A request that is retried, or answered with an error. Lives as long as that attempt."""
 
-    def __init__(self, exchange: RequestAttempts, start_line: RequestStartLine, headers: HTTPHeaders) -> None:
-        first = exchange.request
+    def __init__(self, attempts: RequestAttempts, start_line: RequestStartLine, headers: HTTPHeaders) -> None:
+        first = attempts.request
         super().__init__(
             start_line=start_line,
             headers=headers,
-            connection=exchange.connection,
+            connection=attempts.connection,
             server_connection=first.server_connection,
         )
-        self.exchange = exchange
+        self.attempts = attempts
         self.request_id = request_id_of(first)
-        # A proxy's headers are taken back from the connection once the first attempt has been routed.
+        # Tornado resets what a proxy's headers set on the connection once the first attempt has been routed.
         self.remote_ip = first.remote_ip
         self.protocol = first.protocol
 
     def request_time(self) -> float:
         """Seconds since the first attempt began."""
-        return time.monotonic() - self.exchange.began_at
+        return time.monotonic() - self.attempts.began_at
 
 
 def attempts_of(request: HTTPServerRequest) -> RequestAttempts | None:
-    """The exchange that a request is a further attempt of; None for a first attempt."""
-    return request.exchange if isinstance(request, AttemptedRequest) else None
+    """The attempts that a request is a further one of; None for a first attempt."""
+    return request.attempts if isinstance(request, AttemptedRequest) else None

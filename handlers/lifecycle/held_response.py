@@ -1,4 +1,4 @@
-"""Responses on their way out: one that is held until COMMIT, and one that leaves while it is made."""
+"""Responses on their way out: one that is held until COMMIT, and one that is sent while it is written."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPOutputError, Reque
 
 
 class ResponseDropped(Exception):
-    """The response that was waited for never left: its request runs again, or its COMMIT failed."""
+    """The awaited response was not sent: its request is retried, or its COMMIT failed."""
 
 
 class HeldResponse(HTTPConnection):
-    """Stands in for a request's connection, and keeps what is written until it is released or dropped.
+    """Replaces a request's connection, and buffers what is written until it is released or dropped.
 
     Lives from `prepare` until the unit of work is settled. Tornado writes a response to the socket and
-    calls ``on_finish`` afterwards; with this in between, the bytes leave after the COMMIT that
-    ``on_finish`` asks for.
+    calls ``on_finish`` afterwards; with this in between, the bytes are sent after the COMMIT that
+    ``on_finish`` starts.
 
-    What would fail while the bytes are written, after COMMIT, is looked for as they come in, and
-    noted in `fault`.
+    Errors that would occur while the bytes are sent, after COMMIT, are checked for as they are written, and
+    recorded in `fault`.
     """
 
     has_left = False
-    """Whether part of the response has gone to the client: of this one, nothing before `release`."""
+    """Whether part of the response was sent to the client: of this one, nothing before `release`."""
 
     def __init__(self, connection: Any, method: str | None) -> None:
         self.connection = connection
@@ -52,7 +52,7 @@ class HeldResponse(HTTPConnection):
         headers: HTTPHeaders,
         chunk: bytes | None = None,
     ) -> asyncio.Future[None]:
-        """Keep the head of the response."""
+        """Buffer the head of the response."""
         self._start_line, self.headers = start_line, headers
         self.status = getattr(start_line, "code", 0)
         if chunk:
@@ -60,12 +60,12 @@ class HeldResponse(HTTPConnection):
         return self._sent
 
     def write(self, chunk: bytes) -> asyncio.Future[None]:
-        """Keep a piece of the body."""
+        """Buffer a chunk of the body."""
         self._chunks.append(chunk)
         return self._sent
 
     def finish(self) -> None:
-        """Note that the response is whole, and whether it could be written as it is."""
+        """Record that the response is complete, and whether it can be sent as it is."""
         self.finished = True
         try:
             self._check()
@@ -77,20 +77,20 @@ class HeldResponse(HTTPConnection):
         self.connection.set_close_callback(callback)
 
     def detach(self) -> NoReturn:
-        """Not here: what is detached has no end at which its session could be settled."""
+        """Not supported: a detached connection has no end at which its session could be settled."""
         raise RuntimeError(
             "a session handler cannot detach its connection: its response is held until COMMIT. "
             "Use a plain RequestHandler, and `database.unit_of_work()` for its work"
         )
 
     def release(self, headers: Mapping[str, str]) -> int:
-        """Let the response leave.
+        """Send the response.
 
         Args:
-            headers: what could only be known now.
+            headers: those that are known only now.
 
         Returns:
-            The status that the client is told.
+            The status that was sent.
         """
         if self._start_line is None or self.headers is None:
             raise RuntimeError("there is no response to release")
@@ -102,15 +102,15 @@ class HeldResponse(HTTPConnection):
         return self.status
 
     def fail(self) -> None:
-        """The handler has failed; its answer is held, so nothing follows from that."""
+        """The handler has failed; its response is held, so nothing follows from that."""
 
     def drop(self) -> None:
-        """Forget the response. Whoever awaits ``finish()`` is told."""
+        """Discard the response. A caller that awaits ``finish()`` gets `ResponseDropped`."""
         if not self._sent.done():
             self._sent.set_exception(
                 ResponseDropped("this response was dropped; another one answers the request")
             )
-            self._sent.exception()  # nobody need be waiting
+            self._sent.exception()  # marks it as retrieved: there may be no waiter
 
     def _pass_on(self, written: asyncio.Future[None]) -> None:
         if self._sent.done():
@@ -126,15 +126,15 @@ class HeldResponse(HTTPConnection):
         if self._start_line is None or self.headers is None:
             raise HTTPOutputError("a body was written without headers")
         if not 200 <= self.status <= 999:
-            raise HTTPOutputError(f"{self.status} is not the status of an answer")
+            raise HTTPOutputError(f"{self.status} is not the status of a response")
         if "Transfer-Encoding" in self.headers:
-            raise HTTPOutputError("the header Transfer-Encoding is not a handler's to set")
+            raise HTTPOutputError("a handler may not set the header Transfer-Encoding")
         _check_headers(self.headers)
         length = self.headers.get("Content-Length")
         if length is not None and self._method != "HEAD" and self.status != 304:
             size = sum(map(len, self._chunks))
             if not length.isdigit() or int(length) != size:
-                raise HTTPOutputError(f"the header Content-Length says {length}, the body has {size} bytes")
+                raise HTTPOutputError(f"the header Content-Length is {length}, the body has {size} bytes")
 
 
 def _check_headers(headers: HTTPHeaders) -> None:
@@ -142,19 +142,19 @@ def _check_headers(headers: HTTPHeaders) -> None:
     text = "".join(lines)
     if "\r" in text or "\n" in text:
         broken = next(line for line in lines if "\r" in line or "\n" in line)
-        raise ValueError(f"the header {broken.partition(':')[0]!r} has a line break in it")
+        raise ValueError(f"the header {broken.partition(':')[0]!r} contains a line break")
     text.encode("latin1")
 
 
 class StreamedResponse(HTTPConnection):
-    """Passes a response on as it is made, and breaks it off where it fails.
+    """Sends a response as it is written, and closes the connection where the handler fails.
 
     Lives as long as its request. Tornado ends a chunked body properly when its handler has raised, so
-    that half of an export looks like a whole one; here the connection is closed without the last chunk.
+    that half of an export looks like a complete one; here the connection is closed without the last chunk.
     """
 
     fault: Exception | None = None
-    """As in `HeldResponse`; what is wrong with this one, Tornado says at once."""
+    """As in `HeldResponse`; here Tornado raises at once."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
@@ -179,12 +179,12 @@ class StreamedResponse(HTTPConnection):
         return sent
 
     def write(self, chunk: bytes) -> asyncio.Future[None]:
-        """Send a piece of the body."""
+        """Send a chunk of the body."""
         sent: asyncio.Future[None] = self.connection.write(chunk)
         return sent
 
     def finish(self) -> None:
-        """End the response, or break the connection where the handler has failed in the middle."""
+        """End the response, or close the connection where the handler has failed in the middle."""
         self.finished = True
         if self._broken:
             self.connection.close()
@@ -192,18 +192,18 @@ class StreamedResponse(HTTPConnection):
             self.connection.finish()
 
     def fail(self) -> None:
-        """The handler has failed. Where part of the response has left, no error can be told any more."""
+        """The handler has failed. Where part of the response was sent, no error response can follow."""
         self._broken = self.has_left
 
     def release(self, headers: Mapping[str, str]) -> int:
-        """It has left already. Returns its status."""
+        """It has been sent already. Returns its status."""
         return self.status
 
     def drop(self) -> None:
-        """Break it off, if it has not ended."""
+        """Close the connection, if the response has not ended."""
         if not self.finished:
             self.connection.close()
 
     def detach(self) -> NoReturn:
-        """Not here, as in `HeldResponse`."""
+        """Not supported, as in `HeldResponse`."""
         raise RuntimeError("a session handler cannot detach its connection")

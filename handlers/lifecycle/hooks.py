@@ -1,4 +1,4 @@
-"""What is done round the end of a request's unit of work: before its commit, after it, and afterwards."""
+"""Hooks round the end of a request's unit of work: before its commit, after it, and in a new transaction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class OnCommit:
         return bool(self._calls)
 
     def add(self, call: Callable[[], object]) -> None:
-        """Remember a function, plain or async. One that is called meanwhile may add others."""
+        """Register a function, plain or async. A function that is being called may add others."""
         self._calls.append(call)
 
     async def call(self, summary: str) -> None:
@@ -54,34 +54,34 @@ class OnCommit:
 
 
 def is_being_cancelled() -> bool:
-    """Whether the running task is: else a `CancelledError` comes from something that it has waited for."""
+    """Whether the running task is: else a `CancelledError` comes from something that it has awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 class CommitHooks:
-    """What one attempt at a request has asked for. Lives as long as its handler."""
+    """The hooks of one attempt at a request. Lives as long as its handler."""
 
     def __init__(self) -> None:
         self.on_commit = OnCommit()
         self.follow_ups: list[Work] = []
-        """Each in a unit of work of its own, once this one is settled, kept or not."""
+        """Each in a unit of work of its own, once this one is committed or rolled back."""
         self._last: list[Work] = []
 
     def __bool__(self) -> bool:
         return bool(self._last or self.follow_ups or self.on_commit)
 
     def before_commit(self, function: Callable[..., object], args: Any, kwargs: Any) -> None:
-        """To be called with the session as the last work of the unit."""
+        """Register a function for the last work of the unit, called with its session."""
         self._last.append(lambda session: function(session, *args, **kwargs))
 
     def follow_up(self, function: Callable[..., object], args: Any, kwargs: Any) -> None:
-        """To be called with another session, afterwards."""
+        """Register a function for a unit of work that follows, called with the session of that."""
         self.follow_ups.append(lambda session: function(session, *args, **kwargs))
 
     @property
     def last_work(self) -> Work | None:
-        """All that is to be done before the commit, as one piece of work."""
+        """All functions for before the commit, as one."""
         calls = self._last
         if not calls:
             return None
@@ -93,20 +93,20 @@ class CommitHooks:
         return last
 
 
-class EarlyCommit:
-    """A handler's own `commit`, before the end of its request. Lives as long as that handler."""
+class ExplicitCommit:
+    """A handler's call of `commit`, before the end of its request. Lives as long as that handler."""
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
 
     @property
     def begun(self) -> bool:
-        """Whether it was asked for, however it ended."""
+        """Whether `commit` was called, whatever its result."""
         return self._task is not None
 
     @property
     def under_way(self) -> bool:
-        """Whether it has begun and not ended: a caller that is cancelled does not cancel it."""
+        """Whether it has begun and not ended: a cancelled caller does not cancel it."""
         return self._task is not None and not self._task.done()
 
     @property
@@ -119,14 +119,14 @@ class EarlyCommit:
         """Commit, or wait for the commit that is under way.
 
         Raises:
-            DatabaseError: nothing was kept, or nobody knows.
+            DatabaseError: nothing was committed, or (`OutcomeUnknown`) that is not known.
         """
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(unit.settle(keep=True, last=last))
         await asyncio.shield(self._task)
 
     async def end(self) -> Exception | None:
-        """Wait until it is over, in the place of a caller that is gone. Returns what it has raised."""
+        """Wait until it is over, in place of a caller that is gone. Returns its exception, if any."""
         if self._task is None:
             return None
         await asyncio.wait([self._task])

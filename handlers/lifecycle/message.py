@@ -13,9 +13,9 @@ from handlers.lifecycle.hooks import OnCommit
 
 
 class Message:
-    """One message that is worked on, at one attempt. Lives until its unit of work is settled.
+    """One attempt at one message. Lives until its unit of work is settled.
 
-    Whatever is written meanwhile in its context, to its own socket or to others, is held until then.
+    Replies that are written meanwhile in its context, to its own socket or to others, are held until then.
     """
 
     def __init__(self, unit: AsyncUnitOfWork, on_commit: OnCommit) -> None:
@@ -26,15 +26,15 @@ class Message:
         self._closes: list[Callable[[], object]] = []
 
     def hold(self, reply: Callable[[], object]) -> None:
-        """Keep what is to be written."""
+        """Hold a reply."""
         self._replies.append(reply)
 
     def hold_close(self, close: Callable[[], object]) -> None:
-        """Keep what closes a socket, until all has been written."""
+        """Hold the closing of a socket, until all replies have been written."""
         self._closes.append(close)
 
     def release(self, *, keep: bool) -> None:
-        """Write what was held, or forget it. Who has left meanwhile does not get it."""
+        """Write what was held, or discard it. Sockets that have closed meanwhile are skipped."""
         self.holds = False
         held = [*self._replies, *self._closes]
         self._replies, self._closes = [], []
@@ -44,4 +44,4 @@ class Message:
 
 
 current_message: ContextVar[Message | None] = ContextVar("onfinish_message", default=None)
-"""The message that the running task works on. Not a scope: the session is found through its handler."""
+"""The message that the running task handles. Not a scope: the session is found through its handler."""

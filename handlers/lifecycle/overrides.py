@@ -1,4 +1,4 @@
-"""Notices a subclass that overrides a hook of the lifecycle and forgets the one below it."""
+"""Detects a subclass that overrides a hook of the lifecycle and does not call ``super()``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ HOOKS = ("prepare", "on_finish", "log_exception")
 def check_overrides(handler: type, base: type) -> None:
     """Refuse a class whose hooks cannot reach those of ``base``.
 
-    Looks at the names a hook's code uses, so it sees `super().prepare()` and `Base.prepare(self)`, also
-    below a decorator that keeps ``__wrapped__``. A hook without code of its own to look at is let pass;
-    the first request notices it then.
+    Examines the names that a hook's code uses, so it finds `super().prepare()` and `Base.prepare(self)`, also
+    below a decorator that keeps ``__wrapped__``. A hook without Python code passes; the first request detects
+    it then.
 
     Raises:
         TypeError: names the class, the hook and the line to add.
@@ -29,7 +29,7 @@ def check_overrides(handler: type, base: type) -> None:
 
 
 def forgotten(owner: type, hook: str) -> str:
-    """What is said of a hook that does not call the one below it."""
+    """The message for a hook that does not call ``super()``."""
     arguments = "*args" if hook == "log_exception" else ""
     return (
         f"{owner.__module__}.{owner.__qualname__}.{hook}() overrides a hook of the session's lifecycle: "

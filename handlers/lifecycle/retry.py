@@ -1,4 +1,4 @@
-"""When work is done again that the database refused as a conflict."""
+"""Which errors are retried, and when."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import random
 from db.errors import ConnectionLost, RetryableConflict
 
 CONFLICTS = (RetryableConflict, ConnectionLost)
-"""After these nothing was applied, and the same work may well succeed."""
+"""The retryable errors: nothing was applied, and the same work may succeed."""
 
 _BACKOFF_S = 0.01
 
 
 def backoff_s(attempt: int) -> float:
-    """How long to wait after an attempt: two that met in a deadlock should not set out together again."""
+    """How long to wait after an attempt: random, so that two that met in a deadlock do not meet again."""
     return random.uniform(0, _BACKOFF_S * 2**attempt)

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def backend_of(settings: Settings) -> Backend:
-    """The ways of the database that is set. Connects to nothing.
+    """The backend of the configured database. Does not connect.
 
     Raises:
-        SettingsError: its driver is known to SQLAlchemy, but nobody has told ``db`` its ways.
+        SettingsError: its driver is known to SQLAlchemy, but has no backend in ``db.backends``.
     """
     from db.backends.choose import backend_for
     from db.engines.engine import make_url

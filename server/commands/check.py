@@ -1,4 +1,4 @@
-"""The command that looks whether the service can work here."""
+"""The command that checks whether the service can run here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from server.findings import lines
 if TYPE_CHECKING:
     from db.doctor.findings import Finding
 
-SUMMARY = "look whether the service can work here; each finding names its fix"
+SUMMARY = "check whether the service can run here; each finding names its fix"
 
 _COLOURS = {"ok": "32", "warning": "33", "error": "31;1"}
 _LEVEL_WIDTH, _SUBJECT_WIDTH = 9, 12
@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Look, and change nothing.
+    """Examine settings and database; changes nothing.
 
     Returns:
-        1 where there is an error, 0 otherwise, warnings or not.
+        1 where there is an error, 0 otherwise, with warnings or without.
 
     Raises:
         SettingsError: this database is not supported.
@@ -45,8 +45,8 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
             print(_lines(finding), flush=True)
     errors, warnings = (sum(each.level == level for each in findings) for level in ("error", "warning"))
     if arguments.json:
-        told = {"ok": not errors, "errors": errors, "warnings": warnings}
-        print(json.dumps(told | {"findings": [asdict(each) for each in findings]}, indent=2))
+        summary = {"ok": not errors, "errors": errors, "warnings": warnings}
+        print(json.dumps(summary | {"findings": [asdict(each) for each in findings]}, indent=2))
     else:
         print(f"\n{_counted(errors, 'error')}, {_counted(warnings, 'warning')}")
     return 1 if errors else 0
@@ -60,7 +60,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     yield ok("settings", f"{settings.environment}; {len(given)} set, the others are defaults: see `config`")
     yield ok("database", settings.database.shown_url)
     if settings.production and settings.http.grace_s == 0:
-        fix = "set http.grace_s (--grace-s 5) to more than the load balancer's probes are apart"
+        fix = "set http.grace_s (--grace-s 5) above the interval of the load balancer's probes"
         yield warning("shutdown", "connections are refused as soon as SIGTERM arrives", fix)
     if settings.http.hosts:
         yield ok("hosts", " ".join(settings.http.hosts))
@@ -78,13 +78,13 @@ def _findings(settings: Settings) -> Iterator[Finding]:
 
 
 def _lines(finding: Finding) -> str:
-    """A finding as lines that fit the terminal; in colour where that shows any."""
+    """A finding as lines that fit the terminal; in colour on a terminal."""
     label = f"{finding.level:<{_LEVEL_WIDTH}}{finding.subject:<{_SUBJECT_WIDTH}}"
-    told = lines(label, finding.message, finding.fix)
+    text = lines(label, finding.message, finding.fix)
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
         colour = _COLOURS[finding.level]
-        told = f"\x1b[{colour}m{told[:_LEVEL_WIDTH]}\x1b[0m{told[_LEVEL_WIDTH:]}"
-    return told
+        text = f"\x1b[{colour}m{text[:_LEVEL_WIDTH]}\x1b[0m{text[_LEVEL_WIDTH:]}"
+    return text
 
 
 def _counted(number: int, what: str) -> str:

@@ -41,15 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Compare. Works on a database of its own: a temporary file, or a schema beside the others.
+    """Compare the scopes, in a database of their own: a temporary file, or a schema beside the others.
 
     Returns:
         0 where explicit holds or refuses in every scenario that was run, 1 otherwise; 2 for a name that
         does not exist.
 
     Raises:
-        SettingsError: in production, where nobody should make what fails on purpose.
-        DatabaseError: the database cannot be reached, or no schema can be made in it.
+        SettingsError: in production, where failures must not be provoked.
+        DatabaseError: the database cannot be reached, or no schema can be created in it.
     """
     from server.compare.comparison import ALL_SCOPES, Order, compare
     from server.compare.report import write_report
@@ -70,11 +70,11 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
                 return 2
     if settings.production:
         origin = settings.origin_of("environment")
-        fault = "the comparison makes what fails on purpose: run it in development or testing"
+        fault = "the comparison provokes failures: run it in development or testing"
         raise SettingsError([Fault("environment", origin, fault)])
     backend_of(settings)
     order = Order(
-        # In their own order, each once, whatever order they were asked for in.
+        # In their own order, each once, whatever the order of the arguments.
         scenarios=[name for name in SCENARIOS if name in scenarios],
         scopes=[name for name in ALL_SCOPES if name in scopes],
         rounds=arguments.rounds or (2 if arguments.quick else 5),

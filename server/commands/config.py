@@ -29,13 +29,13 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(as_json(settings))
     else:
-        told = as_table(settings)
-        print(_dimmed(told) if sys.stdout.isatty() and "NO_COLOR" not in os.environ else told)
+        text = as_table(settings)
+        print(_dimmed(text) if sys.stdout.isatty() and "NO_COLOR" not in os.environ else text)
     return 0
 
 
 def _dimmed(table: str) -> str:
-    """The table for a terminal: what is a default steps back behind what somebody has set."""
+    """The table for a terminal, with the rows of defaults dimmed."""
     lines = table.split("\n")
     return "\n".join(f"\x1b[2m{line}\x1b[0m" if line.endswith("  default") else line for line in lines)
 
@@ -55,7 +55,7 @@ def as_json(settings: Settings) -> str:
 
 
 def as_table(settings: Settings) -> str:
-    """A block a section, a line a setting; what is not a default stands out by its origin."""
+    """A block a section, a line a setting, each with its origin."""
     lines: list[str] = []
     section = None
     width = max(len(name.path.rpartition(".")[2]) for name in names().values())
@@ -73,7 +73,7 @@ def as_table(settings: Settings) -> str:
 
 def _rows(settings: Settings) -> Iterator[tuple[Name, str, str, str]]:
     url = settings.database.url
-    # What the URL's own query says wins, so the table must not look as though the file's did.
+    # The URL's own query wins, and the table must not suggest that the file's did.
     overruled = dict(parse_qsl(url.get_secret_value().partition("?")[2])) if url is not None else {}
     for name in names().values():
         label = name.path.rpartition(".")[2]
@@ -82,7 +82,7 @@ def _rows(settings: Settings) -> Iterator[tuple[Name, str, str, str]]:
             for key, item in value.items():
                 origin = settings.origin_of(f"{name.path}.{key}")
                 if name.path == "database.query" and key in overruled:
-                    origin += ", but the url says otherwise"
+                    origin += ", but the url overrides it"
                 yield name, f"{label}.{key}", _text(item), origin
         else:
             yield name, label, _text(value), settings.origin_of(name.path)

@@ -11,19 +11,17 @@ SUMMARY = "serve until SIGTERM, SIGINT or SIGHUP"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None of its own: what can be said about serving is a setting."""
+    """None of its own: all options of serving are settings."""
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
     """Serve. Returns 0 when every request in flight was answered, 1 when ``http.drain_s`` ran out first."""
-    from server.heap import keep_few_arenas
     from server.processes.event_loop import check_event_loop
     from server.processes.lifecycle import serve
     from server.processes.supervisor import serve_in_processes
     from server.processes.unhandled import log_unhandled
 
-    keep_few_arenas()
     log_unhandled()
-    backend_of(settings)  # a database that is not supported is told like any other wrong setting
+    backend_of(settings)  # a database that is not supported is reported like any other wrong setting
     check_event_loop(settings)
     return serve(settings) if settings.http.processes == 1 else serve_in_processes(settings)

@@ -1,4 +1,4 @@
-"""Answers to requests that are refused before they have a handler."""
+"""Error responses to requests that are rejected before they have a handler."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ class Caller(NamedTuple):
     protocol: str
 
 
-def refusal(problem: Problem, head: Head | None, caller: Caller, settings: Mapping[str, Any]) -> bytes:
-    """A whole response that refuses a request, and says that the connection ends. Logs its access line.
+def error_response(problem: Problem, head: Head | None, caller: Caller, settings: Mapping[str, Any]) -> bytes:
+    """A complete error response with ``Connection: close``. Logs its access line.
 
-    It looks as though a `ProblemHandler` had made it: id, security headers, CORS.
+    It has the same headers as a `ProblemHandler`'s: id, security headers, CORS.
 
     Args:
-        head: None where there was none that could be read.
-        settings: the application's; ``answered`` counts it.
+        problem: the error.
+        head: the request's; None where it could not be read.
+        caller: where the request comes from.
+        settings: the application's; ``answered`` counts the response.
     """
     asked = head.headers if head is not None else HTTPHeaders()
     method, path = (head.start_line.method, head.start_line.path) if head is not None else ("-", "")

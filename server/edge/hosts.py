@@ -18,7 +18,7 @@ log = logging.getLogger("onfinish.server")
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 _PROBES = ("/livez", "/readyz")
-"""A load balancer asks an address, and may send no Host at all."""
+"""A load balancer sends these to an address, possibly without a Host."""
 
 _WITH_PORT = re.compile(r"(.*?)(?::[0-9]*)?")
 
@@ -29,23 +29,22 @@ _SHOWN_CHARS_MAX = 100
 class Hosts:
     """The hosts of one port. Lives as long as its server.
 
-    A page of the web whose name its owner has made to point here (DNS rebinding) is of this server's origin
-    for its browser: no rule of browsers keeps it from reading, and no ``Origin`` betrays it. What it cannot
-    forge is the Host.
+    A web page whose name its owner has pointed at this server (DNS rebinding) has this server's origin for
+    its browser: the browser lets it read, and its ``Origin`` is no evidence. It cannot forge the Host.
 
     Args:
-        names: hosts in their one spelling, see `canonical_host`.
-        setting: what to change where one is missing.
+        names: hosts in their canonical spelling, see `canonical_host`.
+        setting: the name of the setting to change where one is missing.
     """
 
     def __init__(self, names: Iterable[str], *, setting: str) -> None:
         self._names = frozenset(names)
         self._setting = setting
         self.spelled = set(self._names)
-        """Values of the header that are known to be served: one look for nearly every request."""
+        """Values of the header that are known to be served: one look-up for nearly every request."""
 
     def refusal(self, start_line: RequestStartLine, headers: HTTPHeaders) -> Problem | None:
-        """Why a request is not served; None where it is, or is malformed, which is Tornado's to say."""
+        """Why a request is rejected; None where it is served, or is malformed, so that Tornado rejects it."""
         given = headers.get("Host")
         if given in self.spelled or start_line.path.partition("?")[0] in _PROBES:
             return None
@@ -78,9 +77,9 @@ def hosts_of(
     Args:
         given: the setting's value.
         setting: its name.
-        production: whether a proxy stands before it, that knows its hosts.
-        address: as it is given to listen on.
-        sockets: those that listen.
+        production: whether a proxy in front of it checks the hosts.
+        address: the one that the settings give.
+        sockets: the listening sockets.
     """
     if not given:
         if production or not all(map(_is_on_loopback, sockets)):

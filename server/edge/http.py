@@ -1,4 +1,4 @@
-"""An HTTP server that knows which of its connections are busy, and lets go of those that are stuck."""
+"""An HTTP server that tracks which connections are busy, drains them, and closes stalled ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tornado.iostream import IOStream
 from conf import HttpSettings
 from handlers.json_api.errors import Problem
 from server.edge.bodies import Bodies
-from server.edge.early_errors import Caller, Head, refusal
+from server.edge.early_errors import Caller, Head, error_response
 from server.edge.hosts import Hosts
 from server.edge.limits import RequestLimits
 from server.edge.linger import Lingering
@@ -25,23 +25,23 @@ from server.edge.proxies import Proxies
 from server.edge.stream import ClientStream
 
 _CHECK_S = 1.0
-"""How often slow clients are looked for, all at once: a timer for each would cost each request."""
+"""How often all connections are checked for slow clients: a timer for each would cost each request."""
 
 _FIRST_REQUEST_S = 1.0
-"""How long a new connection's first request is waited for at the end. A proxy opens one to send a request at
-once; a browser may open one to have it."""
+"""How long a stopping server waits for a new connection's first request. A proxy opens a connection to send a
+request at once; a browser may open one in advance."""
 
-_LOOK_S = 0.01
+_POLL_S = 0.01
 
 
 class DrainingServer(HTTPServer):
     """As Tornado's, and can wait for the requests in flight. Lives as long as its process.
 
-    Tornado's ``close_all_connections`` cuts a request that is being answered: its client saw a reset, and its
-    row was committed. A connection is busy from a request's headers until the next request is waited for,
-    which Tornado does when the answer has been written to the socket.
+    Tornado's ``close_all_connections`` cuts off requests that are being answered: a client got a reset, and
+    its row was committed. A connection is busy from a request's headers until the next request is awaited,
+    which Tornado does when the response has been written to the socket.
 
-    How large and how slow a request may be is in its settings, see `RequestLimits` and `ClientStream`.
+    The settings limit how large and how slow a request may be, see `RequestLimits` and `ClientStream`.
     """
 
     def initialize(  # type: ignore[override]
@@ -58,7 +58,7 @@ class DrainingServer(HTTPServer):
             request_callback: the application.
             settings: the limits; those of a plain ``HttpSettings()`` by default.
             hosts: those that are served; any by default.
-            kwargs: as Tornado's `HTTPServer` has them. No ``ssl_options``: TLS is a proxy's affair.
+            kwargs: those of Tornado's `HTTPServer`. No ``ssl_options``: a proxy terminates TLS.
         """
         self._settings = settings = settings or HttpSettings()
         self._hosts = hosts
@@ -68,7 +68,7 @@ class DrainingServer(HTTPServer):
             max_header_size=settings.header_max_bytes,
             **kwargs,
         )
-        self.conn_params.header_timeout = None  # Tornado's costs each request a timer, and says nothing
+        self.conn_params.header_timeout = None  # Tornado's costs each request a timer, and sends no response
         self._busy: dict[object, HTTPConnection] = {}
         self._idle = asyncio.Event()
         self._bodies = Bodies(settings.body_max_bytes)
@@ -87,12 +87,12 @@ class DrainingServer(HTTPServer):
         return len(self._busy)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
-        """A connection has come."""
+        """Serve a new connection."""
         peer = Caller(str(address[0]) if address else "-", self.protocol or "http")
 
         def refuse(problem: Problem, head: Head | None) -> bytes:
             caller = peer if head is None else self._proxies.caller(peer, head.headers)
-            return refusal(problem, head, caller, getattr(self.request_callback, "settings", {}))
+            return error_response(problem, head, caller, getattr(self.request_callback, "settings", {}))
 
         client = ClientStream(
             stream, peer=peer, settings=self._settings, refuse=refuse, lingering=self._lingering
@@ -103,7 +103,7 @@ class DrainingServer(HTTPServer):
         super().handle_stream(client, address)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        """A connection waits for its next request."""
+        """A connection awaits its next request."""
         self._is_idle(server_conn)
         return RequestLimits(
             super().start_request(server_conn, request_conn),
@@ -118,55 +118,55 @@ class DrainingServer(HTTPServer):
         )
 
     def on_close(self, server_conn: object) -> None:
-        """A connection is gone."""
+        """A connection has closed."""
         self._is_idle(server_conn)
         self._streams.discard(_stream_of(server_conn))
         super().on_close(server_conn)
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
-        """As Tornado's: accept connections on these from now on."""
+        """As Tornado's: accept connections on these sockets."""
         sockets = list(sockets)
         self._listening += sockets
         super().add_sockets(sockets)
 
     def stop(self) -> None:
-        """As Tornado's: listen no more. Whoever has connected by then is served.
+        """As Tornado's: stop listening. Connections in the queue are accepted and served first.
 
-        A connection that the kernel has made, and nobody has accepted, is reset with the socket's end. Its
-        client may have sent a request by then, and could not know that nobody has read it.
+        When the listening socket closes, the kernel resets connections that were not accepted. Their clients
+        may have sent a request by then, and could not know that it was not read.
         """
         for listening in self._listening:
-            with contextlib.suppress(OSError):  # none is left
+            with contextlib.suppress(OSError):  # the queue is empty
                 while True:
-                    connection, address = socket.socket.accept(listening)  # `SharedSocket` gives but one
+                    connection, address = socket.socket.accept(listening)  # `SharedSocket` would accept one
                     stream = IOStream(connection, self.max_buffer_size, self.read_chunk_size)
                     self.handle_stream(stream, address)
         self._listening.clear()
         super().stop()
 
     async def close_idle(self, timeout_s: float = _FIRST_REQUEST_S) -> None:
-        """Close the connections that wait for a request, but none that a request may be on its way through.
+        """Close the connections that await a request, except where a request may be on its way.
 
-        To be called when the server has stopped and keep-alive has ended. Where there was a request before,
-        the next is read if it has come; on a new connection it is waited for. Afterwards there are only
-        connections whose request has come, or is coming.
+        To be called when the server has stopped and keep-alive has ended. On a connection that had a request
+        before, the next one is read if it has arrived; on a new connection it is awaited. Afterwards there
+        are only connections whose request has arrived, or is arriving.
 
         Args:
-            timeout_s: how long a first request is waited for.
+            timeout_s: how long to wait for a first request.
         """
-        give_up_at = time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s
         while True:
-            await asyncio.sleep(_LOOK_S)  # the loop reads what has come
-            is_late = time.monotonic() >= give_up_at
-            resting = [stream for stream in self._streams if stream.is_at_rest]
-            closing = [stream for stream in resting if is_late or not stream.is_new]
+            await asyncio.sleep(_POLL_S)  # lets the loop read what has arrived
+            is_late = time.monotonic() >= deadline
+            idle = [stream for stream in self._streams if stream.is_idle]
+            closing = [stream for stream in idle if is_late or not stream.is_new]
             for stream in closing:
                 stream.close()
-            if len(closing) == len(resting):
+            if len(closing) == len(idle):
                 return
 
     async def close_all_connections(self) -> None:
-        """As Tornado's. Also those that wait for their clients' end."""
+        """As Tornado's. Also those that linger until their clients close."""
         await super().close_all_connections()
         await self._lingering.close()
         if self._next_check is not None:
@@ -174,33 +174,34 @@ class DrainingServer(HTTPServer):
             self._next_check = None
 
     async def drained(self, timeout_s: float) -> bool:
-        """Wait until no connection is busy. Returns whether that came to be."""
+        """Wait until no connection is busy. Returns whether none is."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._busy:  # asked again: the next request may have come before this task had its turn
+                while self._busy:  # a loop: the next request may have arrived before this task was resumed
                     await self._idle.wait()
         return not self._busy
 
     def end_keep_alive(self) -> None:
-        """From now on a connection's next answer is its last, and says so: ``Connection: close``.
+        """Send ``Connection: close`` with each connection's next response, and close it then.
 
-        Else clients that never pause would keep the server busy for ever, and a proxy would send its next
-        request over a connection that is about to be closed. These parameters are one object that all
-        connections share, and that is asked when a request's headers have come; those under way are told.
+        Otherwise clients that never pause would keep the server busy for ever, and a proxy would send its
+        next request over a connection that is about to be closed. The parameters are one object that all
+        connections share, and that Tornado reads when a request's headers have arrived; for the requests
+        under way the flag is set on their connections.
         """
         self.conn_params.no_keep_alive = True
         for connection in self._busy.values():
-            # What Tornado made of the parameter; there is no public way to it.
+            # Tornado's copy of the parameter, to which there is no public way.
             cast(HTTP1Connection, connection)._disconnect_on_finish = True
 
     def _is_busy(self, connection: object, request: HTTPConnection) -> None:
-        """A request's headers have come."""
+        """A request's headers have arrived."""
         self._busy[connection] = request
         self._idle.clear()
 
     def _is_idle(self, connection: object) -> None:
         self._busy.pop(connection, None)
-        self._bodies.give_back(connection)
+        self._bodies.release(connection)
         if not self._busy:
             self._idle.set()
 

@@ -1,4 +1,4 @@
-"""A request on its way in, before it has a handler: what it may be, and how large."""
+"""The checks of a request before it has a handler: its host, and the size of its body."""
 
 from __future__ import annotations
 
@@ -32,25 +32,26 @@ _UNLIMITED = 2**62
 
 
 class RequestLimits(HTTPMessageDelegate):
-    """Stands before the application's delegate. Lives as long as its request is being read.
+    """Wraps the application's delegate. Lives as long as its request is being read.
 
-    A request that is refused here raises Tornado's `HTTPInputError`: Tornado stops reading, writes its bare
-    400, which `ClientStream` turns into the problem that was noted, tells the delegate, and closes.
+    A rejected request raises Tornado's `HTTPInputError`: Tornado stops reading, writes its bare 400, which
+    `ClientStream` replaces by the recorded problem, notifies the delegate, and closes.
 
-    A handler that takes its body as it comes (``stream_request_body``) sets its own limits in `prepare`, with
-    ``request.connection.set_max_body_size`` and ``set_body_timeout``; else the first is the server's. Of any
-    other handler, what its ``body_max_bytes`` and ``large_bodies_at_once`` say counts, see `ProblemHandler`.
+    A handler that reads its body in chunks (``stream_request_body``) sets its own limits in `prepare`, with
+    ``request.connection.set_max_body_size`` and ``set_body_timeout``; by default the size limit is the
+    server's. For any other handler its ``body_max_bytes`` and ``large_bodies_at_once`` are in force, see
+    `ProblemHandler`.
 
     Args:
-        key: of the connection, as its server knows it.
-        bodies: of all of the server's connections.
+        key: identifies the connection to its server.
+        bodies: those of all connections of the server.
     """
 
     def __init__(
         self,
         delegate: HTTPMessageDelegate,
         *,
-        connection: Any,  # an HTTP1Connection: HTTPConnection lacks what is asked of it
+        connection: Any,  # an HTTP1Connection: HTTPConnection lacks some of its methods
         key: object,
         stream: ClientStream,
         proxies: Proxies,
@@ -76,17 +77,17 @@ class RequestLimits(HTTPMessageDelegate):
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        """Let the application choose a handler; refuse another Host, or a body announced as too large.
+        """Let the application choose a handler; reject another Host, or a body announced as too large.
 
         Raises:
-            HTTPInputError: refused.
+            HTTPInputError: rejected.
         """
         self._on_request()
         start_line = _in_origin_form(cast(RequestStartLine, start_line), headers)
         self._stream.head_received(Head(start_line, headers))
         if self._proxies:
             caller = self._proxies.caller(self._stream.peer, headers)
-            # HTTPServerRequest takes both from there.
+            # HTTPServerRequest reads both from there.
             self._connection.context.remote_ip, self._connection.context.protocol = caller
         hosts = self._hosts
         if hosts is not None and headers.get("Host") not in hosts.spelled:
@@ -99,7 +100,7 @@ class RequestLimits(HTTPMessageDelegate):
         if prepared is not None:
             self._stream.body_has_reader()
         elif "Transfer-Encoding" in headers:
-            # Tornado's own limit says nothing that could be told from a malformed chunk.
+            # Tornado's own limit raises the same error as a malformed chunk.
             self._connection.set_max_body_size(_UNLIMITED)
             self._set_limit()
             del self.data_received
@@ -113,10 +114,10 @@ class RequestLimits(HTTPMessageDelegate):
         return prepared
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        """A part of a body that is counted; that of a small one goes straight to the delegate.
+        """Count a part of a large body; parts of a small one go straight to the delegate.
 
         Raises:
-            HTTPInputError: refused.
+            HTTPInputError: rejected.
         """
         self._body_bytes += len(chunk)
         if self._body_bytes > self._body_max_bytes:
@@ -134,7 +135,7 @@ class RequestLimits(HTTPMessageDelegate):
             raise HTTPInputError("another Host")
 
     def finish(self) -> None:
-        """All of it has come: the handler runs, or waits for its turn."""
+        """The request is complete: the handler runs, or waits for its turn."""
         self._stream.request_received()
         if self._body_bytes > LARGE_BYTES:
             at_once = getattr(self._handler, "large_bodies_at_once", None)
@@ -149,20 +150,18 @@ class RequestLimits(HTTPMessageDelegate):
         except PoolTimeout as error:
             self._stream.refuse(problem_of(error, 503))
             return
-        if (
-            self._stream.closed()
-        ):  # nothing was begun; and its end came before there was anything to give back
-            self._bodies.give_back(self._key)
+        if self._stream.closed():  # during the wait: its `on_close` came before there was a slot to release
+            self._bodies.release(self._key)
             return
         try:
             self._delegate.finish()
         except Exception:
-            log.exception("a handler could not be made; its connection is closed")
+            log.exception("a handler could not be created; its connection is closed")
             self._stream.close()
 
     @property
     def _handler(self) -> Any:
-        """The class that Tornado's delegates will make the handler of; none before the headers have come."""
+        """The handler's class, from Tornado's delegates; None before the headers have arrived."""
         return getattr(getattr(self._delegate, "delegate", None), "handler_class", None)
 
     def _set_limit(self) -> None:
@@ -176,7 +175,7 @@ class RequestLimits(HTTPMessageDelegate):
 
 
 def _is_above(length: str, limit: int) -> bool:
-    """Whether a Content-Length is above a limit. One that is no number is for Tornado to refuse."""
+    """Whether a Content-Length is above a limit. Tornado rejects one that is no number."""
     digits = length.lstrip("0") or "0"
     if not (digits.isascii() and digits.isdigit()):
         return False
@@ -184,9 +183,9 @@ def _is_above(length: str, limit: int) -> bool:
 
 
 def _in_origin_form(start_line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
-    """``GET http://host/path`` as ``GET /path``; its host takes the place of the header's.
+    """``GET http://host/path`` as ``GET /path``; its host replaces the header's.
 
-    A server has to take it: https://www.rfc-editor.org/rfc/rfc9112#section-3.2.2
+    A server has to accept it: https://www.rfc-editor.org/rfc/rfc9112#section-3.2.2
     """
     absolute = _ABSOLUTE.fullmatch(start_line.path) if start_line.path[:1] != "/" else None
     if absolute is None:

@@ -1,4 +1,4 @@
-"""Connections that are closed slowly, so that their client can read the answer."""
+"""Connections that are closed slowly, so that their client can read the response."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ LINGER_S = 10.0
 """Many clients send all of a body before they read; over 100 Mbit/s that is 125 MB."""
 
 LINGER_MAX_BYTES = 128 * 1024 * 1024
-"""Reading and throwing away costs the loop 50 ms or so for as much; nginx has no such limit, 30 s instead."""
+"""Reading and discarding as much costs the loop about 50 ms; nginx has no such limit, but 30 s."""
 
-_PIECE = bytearray(64 * 1024)
-"""What nobody looks at may be written to one place by all."""
+_DISCARDED = bytearray(64 * 1024)
+"""One buffer for all connections: its content is never read."""
 
 
 class Lingering:
-    """The sockets of one server that wait for their clients' end. Lives as long as the server, which ends it.
+    """The sockets of one server that are closed when their clients close. Lives as long as the server.
 
     A socket that is closed while its client still sends answers with a reset, and a reset makes the client's
-    system throw away what it has received and not yet read: the answer that says why. So the answer's end is
-    told (FIN), and what comes is read and thrown away, until the client closes, within limits.
+    kernel discard received data that was not read yet: the error response. So the sending side is shut down
+    (FIN), and incoming data is read and discarded, until the client closes, within limits.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Lingering:
         return len(self._tasks)
 
     def take(self, connection: socket.socket) -> None:
-        """Close a socket once its client has, and soon in any case. Nobody else may use it from now on."""
+        """Close a socket once its client has, or at the limits. It then belongs to this object alone."""
         task = asyncio.get_running_loop().create_task(self._close(connection))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -49,5 +49,5 @@ class Lingering:
         with contextlib.closing(connection), contextlib.suppress(OSError, TimeoutError):
             connection.shutdown(socket.SHUT_WR)
             async with asyncio.timeout(LINGER_S):
-                while left > 0 and (size := await loop.sock_recv_into(connection, _PIECE)):
+                while left > 0 and (size := await loop.sock_recv_into(connection, _DISCARDED)):
                     left -= size

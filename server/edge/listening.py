@@ -1,4 +1,4 @@
-"""The sockets that a server listens to."""
+"""The listening sockets of a server."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ LOOPBACK = "127.0.0.1"
 
 _NOTHING_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE_S = 0.5
-_TELL_EVERY_S = 60.0
+_LOG_EVERY_S = 60.0
 
 
 class CannotListen(Exception):
-    """A port could not be had; the message says why, and the way out."""
+    """A port could not be listened on; the message has the reason, and the way out."""
 
 
 class ListeningSocket(socket.socket):
-    """A socket at which connections are accepted. Lives as long as its process listens.
+    """A listening socket. Lives as long as its process listens.
 
-    Where the process has no descriptor left, the connection stays in the queue, and the loop would be called
-    for it again at once: Tornado alone took all of a core, and wrote 6,000 tracebacks a second. Here the
-    queue is left alone for a while.
+    Where the process has no descriptor left, the connection stays in the queue, and the loop would call the
+    handler again at once: plain Tornado used all of a core, and logged 6,000 tracebacks a second. Here
+    accepting pauses for a while.
     """
 
-    _told_at = float("-inf")
+    _logged_at = float("-inf")
 
     def accept(self) -> tuple[socket.socket, object]:
-        """As a socket's; says that there is no connection while there is no descriptor for one."""
+        """As a socket's; raises `BlockingIOError` while there is no descriptor for a connection."""
         try:
             return super().accept()
         except OSError as error:
@@ -49,11 +49,11 @@ class ListeningSocket(socket.socket):
 
     def _pause(self, error: OSError) -> None:
         now = time.monotonic()
-        if now - self._told_at > _TELL_EVERY_S:
-            self._told_at = now
+        if now - self._logged_at > _LOG_EVERY_S:
+            self._logged_at = now
             log.error(
-                "no connection can be accepted (%s); those that are there are served, and others wait. A "
-                "higher limit is LimitNOFILE= in the systemd unit, or ulimit -n",
+                "no connection can be accepted (%s); open connections are served, and new ones wait. Raise "
+                "the limit: LimitNOFILE= in the systemd unit, or ulimit -n",
                 error.strerror,
             )
         loop = IOLoop.current()
@@ -61,22 +61,22 @@ class ListeningSocket(socket.socket):
         loop.call_later(_PAUSE_S, self._go_on, loop)
 
     def _go_on(self, loop: IOLoop) -> None:
-        if self.fileno() >= 0:  # else it was closed meanwhile, and its handler removed
+        if self.fileno() >= 0:  # else it has been closed meanwhile, and its handler removed
             loop.update_handler(self, IOLoop.READ)
 
 
 class SharedSocket(ListeningSocket):
-    """A listening socket that several processes have. Lives as long as its process listens.
+    """A listening socket that several processes share. Lives as long as its process listens.
 
-    Tornado accepts whatever waits in one go, and one process would have all of a proxy's connections, for as
-    long as they are kept alive: of 40 in a burst up to 33 went to one of four processes. Taking one at a turn
-    of the loop leaves the next to whoever is free.
+    Tornado accepts all waiting connections at once, and one process would have all of a proxy's connections,
+    for as long as they are kept alive: of 40 in a burst up to 33 went to one of four processes. Accepting one
+    at a turn of the loop leaves the next to a process that is free.
     """
 
     _has_taken = False
 
     def accept(self) -> tuple[socket.socket, object]:
-        """As a socket's; says after each connection that there is none."""
+        """As a socket's; raises `BlockingIOError` after each connection."""
         if self._has_taken:
             self._has_taken = False
             raise BlockingIOError
@@ -93,7 +93,7 @@ class Listening(NamedTuple):
 
     @property
     def port(self) -> int:
-        """The real port, where any free one was asked for."""
+        """The actual port, where the setting is 0."""
         return int(self.http[0].getsockname()[1])
 
     @property
@@ -102,21 +102,21 @@ class Listening(NamedTuple):
         return int(self.ops[0].getsockname()[1]) if self.ops else None
 
     def shared(self) -> Listening:
-        """The same sockets, for one of several processes; takes the place of these."""
+        """The same sockets, for one of several processes; replaces these."""
         http = [SharedSocket(fileno=each.detach()) for each in self.http]
         return Listening([*http], self.ops)
 
     def close(self) -> None:
-        """Listen no more in this process."""
+        """Stop listening in this process."""
         for each in (*self.http, *self.ops):
             each.close()
 
 
 def listen(settings: Settings) -> Listening:
-    """Listen to the ports of the settings.
+    """Listen on the ports of the settings.
 
     Raises:
-        CannotListen: to one of them.
+        CannotListen: on one of them.
     """
     http, ops = settings.http, settings.ops
     sockets = _bind(http.address, http.port, "port")
@@ -135,8 +135,8 @@ def _bind(address: str, port: int, flag: str) -> list[socket.socket]:
 
 
 def _reason(error: OSError, flag: str) -> str:
-    """Why the port could not be had, and the way out."""
-    if isinstance(error, socket.gaierror):  # whose numbers are no errno
+    """The reason, and the way out."""
+    if isinstance(error, socket.gaierror):  # its numbers are no errno
         return f"{error.strerror}. Give an address of this machine with --address"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{os.strerror(error.errno)}. Give an address of this machine with --address"

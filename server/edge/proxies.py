@@ -1,4 +1,4 @@
-"""Proxies that are believed when they say whose request they pass on."""
+"""Trusted proxies, and the caller's address from their headers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from server.edge.early_errors import Caller
 class Proxies:
     """The trusted networks. Lives as long as its server.
 
-    Tornado's own ``xheaders`` believes whoever connects, and takes ``X-Real-Ip`` first, which many proxies
-    pass on as the client wrote it. Here a header counts only if the connection comes from a trusted address,
-    and only those two that every proxy writes itself: ``X-Forwarded-For`` and ``X-Forwarded-Proto``.
+    Tornado's own ``xheaders`` trusts every peer, and prefers ``X-Real-Ip``, which many proxies pass on as the
+    client wrote it. Here a header counts only if the connection comes from a trusted address, and only the
+    two that every proxy writes itself: ``X-Forwarded-For`` and ``X-Forwarded-Proto``.
     """
 
     def __init__(self, networks: Sequence[str]) -> None:
@@ -25,18 +25,18 @@ class Proxies:
         return bool(self._networks)
 
     def caller(self, peer: Caller, headers: HTTPHeaders) -> Caller:
-        """Who sent a request that came over a connection from ``peer``.
+        """The sender of a request that arrived over a connection from ``peer``.
 
-        Each proxy appends the address that it was called from, so the list is read from its end, past the
-        proxies that are trusted; what stands before is the client's own tale.
+        Each proxy appends the address of its peer, so the list is read from its end, past the trusted
+        proxies; entries before that are the client's own, and not trusted.
         """
         if not self._trusts(peer.remote_ip):
             return peer
         ip = peer.remote_ip
-        for hop in reversed(",".join(headers.get_list("X-Forwarded-For")).split(",")):
-            if not _is_ip(hop.strip()):
+        for entry in reversed(",".join(headers.get_list("X-Forwarded-For")).split(",")):
+            if not _is_ip(entry.strip()):
                 break
-            ip = hop.strip()
+            ip = entry.strip()
             if not self._trusts(ip):
                 break
         protocol = headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()

@@ -1,4 +1,4 @@
-"""A client's connection: its time limits, and the answers that Tornado alone would give in its own form."""
+"""A client's connection: its time limits, and error responses in place of Tornado's bare ones."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ _BARE = re.compile(rb"HTTP/1\.1 ([0-9])[^\r\n]*\r\n\r\n")
 _BARE_MAX_BYTES = 64
 
 _TOO_LARGE = ("Content-Length too long", "chunked body too large")
-"""What Tornado raises where a body goes on beyond a handler's own limit, and answers with its bare 400."""
+"""Tornado's errors for a body beyond a handler's own limit, which it answers with its bare 400."""
 
 
 class Phase(enum.Enum):
-    """What a connection is at."""
+    """The phase of a connection."""
 
-    IDLE = "no byte of the next request has come"
-    HEAD = "a request's head is coming"
-    BODY = "its body is coming, and nobody has looked at it"
+    IDLE = "no byte of the next request has arrived"
+    HEAD = "a request's head is arriving"
+    BODY = "its body is arriving, and has no reader yet"
     ANSWER = "it is being answered"
 
 
 class ClientStream(IOStream):
     """One client's connection. Lives from its acceptance until either side closes it.
 
-    Three things that Tornado's does not: a client that is too slow is told so and let go (`check`, which the
-    server calls now and then); what Tornado refuses by a bare ``400 Bad Request`` or by closing is answered
-    with a problem; and the client can read the answer to what it is still sending, see `Lingering`.
+    Differs from Tornado's in three ways: a client that is too slow gets a 408 and is disconnected (`check`,
+    which the server calls at intervals); where Tornado sends a bare ``400 Bad Request``, or closes, a problem
+    is sent; and a client that is still sending can read the response, see `Lingering`.
 
-    Uses what `IOStream` has for subclasses: ``read_from_fd``, ``write_to_fd``, ``close_fd``, and the public
-    ``write`` and ``close``.
+    Overrides `IOStream`'s methods for subclasses: ``read_from_fd``, ``write_to_fd``, ``close_fd``, and the
+    public ``write`` and ``close``.
     """
 
     def __init__(
@@ -66,68 +66,66 @@ class ClientStream(IOStream):
         self.peer = peer
         self.head: Head | None = None
         self.problem: Problem | None = None
-        """What is wrong with the request, for the answer that takes the place of Tornado's bare one."""
+        """What is wrong with the request, for the response that replaces Tornado's bare one."""
         self._settings = settings
         self._answer_of = refuse
         self._lingering = lingering
-        self._answered = False  # part of an answer to this request has been written
-        self._read_whole = False  # the request has
+        self._answered = False  # part of a response to this request has been written
+        self._read_whole = False  # all of the request has been read
         self._no_delay = False
         self.is_new = True
-        """No request has come yet."""
+        """No request has arrived yet."""
         self._enter(Phase.IDLE)
 
-    # -- told by the server, of each request
+    # -- called by the server, for each request
 
     def await_request(self) -> None:
-        """The connection is ready for a request."""
+        """The connection awaits a request."""
         self.head = self.problem = None
         self._answered = self._read_whole = False
         self._enter(Phase.IDLE)
 
     def head_received(self, head: Head) -> None:
-        """A request's head has come, and could be read."""
+        """A request's head has arrived, and was parsed."""
         self.head = head
         self.is_new = False
         self._enter(Phase.BODY)
 
     def body_has_reader(self) -> None:
-        """The handler runs already, takes the body as it comes, and says how long that may take."""
+        """The handler runs already, reads the body in chunks, and sets its time limit."""
         self._enter(Phase.ANSWER)
 
     def request_received(self) -> None:
-        """All of the request has come."""
+        """The request is complete."""
         self._read_whole = True
         self._enter(Phase.ANSWER)
 
     # -- time limits
 
     def check(self) -> None:
-        """Let go of a client that is too slow."""
+        """Disconnect a client that is too slow."""
         waited_s = time.monotonic() - self._since
         settings = self._settings
         if self._phase is Phase.HEAD and waited_s > settings.header_timeout_s:
             self._give_up(f"the headers did not come within {settings.header_timeout_s:g} s")
         elif self._phase is Phase.BODY and waited_s > settings.body_timeout_s:
             self._give_up(f"the body did not come within {settings.body_timeout_s:g} s")
-        elif waited_s > settings.idle_timeout_s and self._is_idle:
+        elif waited_s > settings.idle_timeout_s and self._is_stalled:
             self.close()
 
     @property
-    def is_at_rest(self) -> bool:
-        """Whether no byte of a request has come, not even into the kernel's buffer."""
+    def is_idle(self) -> bool:
+        """Whether no byte of a request has arrived, not even in the kernel's buffer."""
         return self._phase is Phase.IDLE and not _has_more(self.socket)
 
     @property
-    def _is_idle(self) -> bool:
-        if (
-            self._phase is Phase.ANSWER
-        ):  # the client leaves it unread, or its handler waits for more of the body
+    def _is_stalled(self) -> bool:
+        if self._phase is Phase.ANSWER:  # the response is not read, or the handler waits for more of the body
             return self.writing() or (self.reading() and not self._read_whole)
         return self._phase is Phase.IDLE
 
     def refuse(self, problem: Problem) -> None:
-        """Answer in the place of a handler, and close."""
+        """Send an error in place of a handler, and close."""
         self._answer(problem)
         self.close()
 
@@ -141,7 +139,7 @@ class ClientStream(IOStream):
     # -- answers
 
     def write(self, data: bytes | memoryview) -> Future[None]:
-        """As `IOStream`'s; Tornado's bare answer becomes a problem."""
+        """As `IOStream`'s; Tornado's bare response becomes a problem."""
         if len(data) <= _BARE_MAX_BYTES and (bare := _BARE.fullmatch(data)):
             if bare[1] == b"1":
                 return super().write(data)
@@ -150,7 +148,7 @@ class ClientStream(IOStream):
         return super().write(data)
 
     def close(self, exc_info: Any = False) -> None:
-        """As `IOStream`'s; what makes Tornado close without a word is answered first."""
+        """As `IOStream`'s; a problem is sent first where Tornado would close without a response."""
         if isinstance(exc_info, UnsatisfiableReadError) and not self.closed():
             if self.head is None:
                 limit = self._settings.header_max_bytes
@@ -167,7 +165,7 @@ class ClientStream(IOStream):
         return Problem(400, "the body's Content-Length, Transfer-Encoding or a chunk of it is malformed")
 
     def _answer(self, problem: Problem) -> Future[None]:
-        if self._answered:  # in the middle of an answer, another one would be taken for a part of it
+        if self._answered:  # in the middle of a response, another one would be taken for a part of it
             return super().write(b"")
         self._answered = True
         return super().write(self._answer_of(problem, self.head))
@@ -175,17 +173,17 @@ class ClientStream(IOStream):
     # -- the socket
 
     def set_nodelay(self, value: bool) -> None:
-        """As `IOStream`'s, but it is set once, and stays.
+        """As `IOStream`'s, but once on, it stays on.
 
-        Tornado turns it on at the end of each answer and off again: two calls of the kernel, for an answer
-        that is handed over in one piece in between.
+        Tornado turns it on at the end of each response and off again: two system calls, round a response
+        that is written by one.
         """
         if value and not self._no_delay and self.socket is not None:
             self._no_delay = True
             super().set_nodelay(True)
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
-        """As `IOStream`'s; notices a request's first byte, and that the client sends."""
+        """As `IOStream`'s; records a request's first byte, and that the client sends."""
         size = super().read_from_fd(buf)
         if size and self._phase is Phase.IDLE:
             self._enter(Phase.HEAD)
@@ -194,13 +192,13 @@ class ClientStream(IOStream):
         return size
 
     def write_to_fd(self, data: memoryview) -> int:
-        """As `IOStream`'s; notices that the client reads."""
+        """As `IOStream`'s; records that the client reads."""
         if self._phase is Phase.ANSWER:
             self._since = time.monotonic()
         return super().write_to_fd(data)
 
     def close_fd(self) -> None:
-        """As `IOStream`'s; slowly where the client may still be sending."""
+        """As `IOStream`'s; by `Lingering` where the client may still be sending."""
         if self._answered and (not self._read_whole or _has_more(self.socket)):
             connection, self.socket = self.socket, None  # type: ignore[assignment]
             self._lingering.take(connection)
@@ -209,7 +207,7 @@ class ClientStream(IOStream):
 
 
 def _has_more(connection: socket.socket | None) -> bool:
-    """Whether bytes wait that nobody has read; closed now, the connection would be reset."""
+    """Whether the kernel holds bytes that were not read: if closed now, the connection would be reset."""
     if connection is None:
         return False
     try:

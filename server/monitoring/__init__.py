@@ -1,1 +1,1 @@
-"""What a running server tells of itself."""
+"""The monitoring of a running server: metrics, statistics, watchdog."""

@@ -1,4 +1,4 @@
-"""A tally as Prometheus reads it."""
+"""The counters in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ _KINDS: Mapping[str, type[CounterMetricFamily | GaugeMetricFamily | UnknownMetri
 }
 
 _NOT_SUMS = {"process_start_time_seconds": min, "process_max_fds": min}
-"""What of several processes is not added up."""
+"""The metrics of several processes that are not summed up."""
 
 
 class Exposition(Collector):
     """The numbers of all processes of a server. Lives as long as its process; any process can show them."""
 
-    def __init__(self, tally: SharedCounters) -> None:
-        self._tally = tally
+    def __init__(self, counters: SharedCounters) -> None:
+        self._counters = counters
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def text(self) -> bytes:
-        """Everything, in the text format that Prometheus reads."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing beforehand: prometheus_client would collect everything once, only for the names."""
+        """Nothing: prometheus_client would otherwise collect everything once, only for the names."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """The families, as prometheus_client asks for them."""
+        """The families; called by prometheus_client."""
         by_family: dict[str, list[tuple[tuple[str, ...], list[float]]]] = {}
-        for (name, labels), numbers in sorted(self._tally.sums().items()):
+        for (name, labels), numbers in sorted(self._counters.sums().items()):
             by_family.setdefault(name, []).append((labels, numbers))
         for family in FAMILIES:
             yield _metric(family, by_family.get(family.name, []))
-        yield from _of_processes(self._tally.pids)
+        yield from _of_processes(self._counters.pids)
 
 
 def _metric(family: Family, series: list[tuple[tuple[str, ...], list[float]]]) -> Metric:
@@ -73,9 +73,9 @@ def _metric(family: Family, series: list[tuple[tuple[str, ...], list[float]]]) -
 
 
 def _of_processes(pids: list[int]) -> Iterable[Metric]:
-    """Memory, CPU and files of all processes together, under the names that prometheus_client has for one.
+    """Memory, CPU and files of all processes together, under prometheus_client's names for one.
 
-    Not the CPU time of several: it would fall when one of them is replaced.
+    Without the CPU time of several: it would fall when one of them is replaced.
     """
     found: dict[str, Metric] = {}
     for pid in pids:

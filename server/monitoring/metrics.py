@@ -1,4 +1,4 @@
-"""What a process counts of its requests and of its database, under OpenTelemetry's names.
+"""The metrics of a process's requests and of its database, under OpenTelemetry's names.
 
 https://opentelemetry.io/docs/specs/semconv/database/database-metrics/
 https://opentelemetry.io/docs/specs/semconv/http/http-metrics/
@@ -19,9 +19,9 @@ from server.monitoring.shared_counters import Slot
 from server.monitoring.tracebacks import origin_here
 
 _METHODS = frozenset(RequestHandler.SUPPORTED_METHODS)
-_OTHER_METHOD = "_OTHER"  # OpenTelemetry's word; a client may write anything there
+_OTHER_METHOD = "_OTHER"  # OpenTelemetry's value; a client may send any text
 
-# The boundaries that OpenTelemetry advises for each.
+# The boundaries that OpenTelemetry recommends.
 _REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _CONNECTION_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 
@@ -37,51 +37,47 @@ class Family(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many numbers a series has: one, or a histogram's buckets and its sum."""
+        """The count of numbers in a series: one, or a histogram's buckets and its sum."""
         return len(self.bounds) + 2 if self.bounds else 1
 
 
 REQUESTS = Family(
     "http_server_request_duration_seconds",
-    "Requests by route, from the first byte of the headers to the answer.",
+    "Requests by route, from the first byte of the headers to the response.",
     "histogram",
     ("http_request_method", "http_route", "http_response_status_code"),
     _REQUEST_S,
 )
-# A gauge under OpenTelemetry's name, which Prometheus keeps for histograms: `promtool check metrics` takes it
-# from what says nothing of its type.
+# A gauge whose OpenTelemetry name ends in _count, which Prometheus reserves for histograms: `promtool check
+# metrics` accepts it where the type is not declared.
 CONNECTIONS = Family("db_client_connection_count", "Connections that are open.", "untyped", ("pool", "state"))
 CONNECTIONS_MAX = Family("db_client_connection_max", "Connections that may be open.", "gauge", ("pool",))
 PENDING = Family(
-    "db_client_connection_pending_requests", "Units of work that wait for a place.", "gauge", ("pool",)
+    "db_client_connection_pending_requests", "Units of work that wait for a slot.", "gauge", ("pool",)
 )
 TIMEOUTS = Family(
-    "db_client_connection_timeouts_total", "Waits for a place that were given up.", "counter", ("pool",)
+    "db_client_connection_timeouts_total", "Waits for a slot that timed out.", "counter", ("pool",)
 )
 WAIT = Family(
     "db_client_connection_wait_time_seconds",
-    "How long a unit of work waited for its place.",
+    "How long a unit of work waited for its slot.",
     "histogram",
     ("pool",),
     _CONNECTION_S,
 )
 USE = Family(
     "db_client_connection_use_time_seconds",
-    "How long a connection was out of its pool.",
+    "How long a connection was checked out of its pool.",
     "histogram",
     ("pool",),
     _CONNECTION_S,
 )
-UNITS = Family(
-    "onfinish_units_of_work_total", "Units of work by what became of them.", "counter", ("pool", "outcome")
-)
-RUNS_AGAIN = Family(
-    "onfinish_runs_again_total", "Requests and messages that were tried again.", "counter", ("reason",)
-)
+UNITS = Family("onfinish_units_of_work_total", "Units of work by outcome.", "counter", ("pool", "outcome"))
+RETRIES = Family("onfinish_runs_again_total", "Retries of requests and messages.", "counter", ("reason",))
 LEAKS = Family(
     "onfinish_leaks_total", "Units of work that stayed open for longer than leak_s.", "counter", ()
 )
-LAGS = Family("onfinish_loop_lags_total", "Times that the event loop stood still for lag_s.", "counter", ())
+LAGS = Family("onfinish_loop_lags_total", "Times that the event loop was blocked for lag_s.", "counter", ())
 RUNNING = Family("onfinish_processes", "Processes that serve.", "gauge", ())
 STARTS = Family("onfinish_process_starts_total", "Processes that were started.", "counter", ())
 
@@ -94,7 +90,7 @@ FAMILIES = (
     WAIT,
     USE,
     UNITS,
-    RUNS_AGAIN,
+    RETRIES,
     LEAKS,
     LAGS,
     RUNNING,
@@ -105,7 +101,7 @@ GAUGES = frozenset(family.name for family in FAMILIES if family.kind in ("gauge"
 
 
 class _Pool(NamedTuple):
-    """Where the numbers of one pool stand. Lives as long as the process; they are asked for all the time."""
+    """The offsets of one pool's numbers. Lives as long as the process: they are needed with each request."""
 
     used: int
     idle: int
@@ -116,24 +112,25 @@ class _Pool(NamedTuple):
 
 
 class Metrics(Observer):
-    """Counts for one process. Lives as long as that; its numbers live in a slot of the server's tally.
+    """The metrics of one process. Lives as long as that; its numbers live in a slot of the `SharedCounters`.
 
-    Requests are counted by whoever gives `answered` or `log_function` to the application.
+    Requests are counted where `answered` or `log_function` are set in the application.
 
     Args:
-        stacks: note where units of work are opened, for the watchdog.
+        slot: the process's own.
+        tracebacks: record where units of work are opened, for the watchdog.
     """
 
-    def __init__(self, slot: Slot, *, stacks: bool = False) -> None:
+    def __init__(self, slot: Slot, *, tracebacks: bool = False) -> None:
         slot.take()
         slot.clear(GAUGES)
         self._slot = slot
-        self._stacks = stacks
+        self._tracebacks = tracebacks
         self._numbers = slot.numbers
-        # A store into the tally is a read and a write, and threads may come between.
+        # An increment is a read and a write, between which another thread may run.
         self._lock = threading.Lock()
         self._requests: dict[tuple[str, str, int], int] = {}
-        self._places: dict[tuple[str, ...], int] = {}
+        self._offsets: dict[tuple[str, ...], int] = {}
         self._pools: dict[str, _Pool] = {}
         self._add(LEAKS, by=0)
         self._add(LAGS, by=0)
@@ -143,7 +140,7 @@ class Metrics(Observer):
     def log_function(
         self, names: RouteNames, then: Callable[[RequestHandler], None]
     ) -> Callable[[RequestHandler], None]:
-        """A ``log_function`` for Tornado that counts each answer and hands it on."""
+        """A ``log_function`` for Tornado that counts each response and then calls ``then``."""
 
         def counted(handler: RequestHandler) -> None:
             request = handler.request
@@ -162,23 +159,23 @@ class Metrics(Observer):
         at = self._requests.get((method, route, status))
         if at is None:
             method_ = method if method in _METHODS else _OTHER_METHOD
-            at = self._slot.place_of(REQUESTS.name, (method_, route, str(status)), REQUESTS.size)
+            at = self._slot.offset_of(REQUESTS.name, (method_, route, str(status)), REQUESTS.size)
             if method_ == method:
                 self._requests[method, route, status] = at
         self._numbers[at + bisect_left(_REQUEST_S, took_s)] += 1.0
         self._numbers[at + REQUESTS.size - 1] += took_s
 
     def allow(self, pool: str, connections: int) -> None:
-        """Say how many connections a pool may have."""
+        """Set how many connections a pool may have."""
         self._add(CONNECTIONS_MAX, pool, by=connections)
-        self._pool(pool)  # so that its numbers are there before the first connection
+        self._pool(pool)  # so that its series exist before the first connection
 
     def leaked(self) -> None:
         """A unit of work stayed open for too long."""
         self._add(LEAKS)
 
     def lagged(self) -> None:
-        """The event loop stood still."""
+        """The event loop was blocked."""
         self._add(LAGS)
 
     def queued(self, pool: str) -> None:
@@ -223,7 +220,7 @@ class Metrics(Observer):
 
     def opened(self, unit: ObservedUnit) -> None:
         """See `Observer`."""
-        if self._stacks:
+        if self._tracebacks:
             unit.observed = origin_here(skip=1)
 
     def ended(self, unit: ObservedUnit) -> None:
@@ -232,12 +229,12 @@ class Metrics(Observer):
 
     def retries(self, reason: str) -> None:
         """See `Observer`."""
-        self._add(RUNS_AGAIN, reason)
+        self._add(RETRIES, reason)
 
     def _add(self, family: Family, *labels: str, by: float = 1.0) -> None:
-        at = self._places.get((family.name, *labels))
+        at = self._offsets.get((family.name, *labels))
         if at is None:
-            at = self._place(family, labels)
+            at = self._offset(family, labels)
         with self._lock:
             self._numbers[at] += by
 
@@ -249,15 +246,15 @@ class Metrics(Observer):
         pool = self._pools.get(name)
         if pool is None:
             pool = self._pools[name] = _Pool(
-                used=self._place(CONNECTIONS, (name, "used")),
-                idle=self._place(CONNECTIONS, (name, "idle")),
-                pending=self._place(PENDING, (name,)),
-                timeouts=self._place(TIMEOUTS, (name,)),
-                wait=self._place(WAIT, (name,)),
-                use=self._place(USE, (name,)),
+                used=self._offset(CONNECTIONS, (name, "used")),
+                idle=self._offset(CONNECTIONS, (name, "idle")),
+                pending=self._offset(PENDING, (name,)),
+                timeouts=self._offset(TIMEOUTS, (name,)),
+                wait=self._offset(WAIT, (name,)),
+                use=self._offset(USE, (name,)),
             )
         return pool
 
-    def _place(self, family: Family, labels: tuple[str, ...]) -> int:
-        at = self._places[family.name, *labels] = self._slot.place_of(family.name, labels, family.size)
+    def _offset(self, family: Family, labels: tuple[str, ...]) -> int:
+        at = self._offsets[family.name, *labels] = self._slot.offset_of(family.name, labels, family.size)
         return at

@@ -1,4 +1,4 @@
-"""What whoever runs the service may see: ``/metrics`` and ``/stats``."""
+"""The pages for operators: ``/metrics`` and ``/stats``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from server.monitoring.stats import Stats
 from server.monitoring.watchdog import Watchdog
 
 _FORWARDED = ("Forwarded", "Via", "X-Real-Ip", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
-"""Whoever sends one of these passes on what somebody else wants to see."""
+"""A request with one of these comes through a proxy: its loopback peer is not its sender."""
 
 _FOR_OPERATORS = (
     "At `ops.port` on loopback, and nowhere else, where that is set. Elsewhere here, except in production: "
@@ -39,10 +39,11 @@ _NOT_FOR_STRANGERS = Problem(404, "Not Found")
 
 
 class Ops:
-    """Everything with which one process can be seen. Lives as long as that.
+    """The monitoring of one process. Lives as long as that.
 
     Args:
-        tally: the counts of all processes; one of this process alone by default.
+        settings: those of the service.
+        counters: the counts of all processes; one of this process alone by default.
         peers: the other processes.
         index: which of the processes this is.
     """
@@ -51,16 +52,16 @@ class Ops:
         self,
         settings: Settings,
         *,
-        tally: SharedCounters | None = None,
+        counters: SharedCounters | None = None,
         peers: Peers | None = None,
         index: int = 0,
     ) -> None:
         self._settings = settings
         self._index = index
-        self._tally = tally or SharedCounters()
+        self._counters = counters or SharedCounters()
         self.peers = peers or Peers(1)
-        self.exposition = Exposition(self._tally)
-        self.metrics = Metrics(self._tally.slots[index], stacks=settings.ops.leak_s is not None)
+        self.exposition = Exposition(self._counters)
+        self.metrics = Metrics(self._counters.slots[index], tracebacks=settings.ops.leak_s is not None)
         """The observer of the database."""
         self._names = RouteNames([])
         self._watchdog: Watchdog | None = None
@@ -68,7 +69,7 @@ class Ops:
 
     @property
     def routes(self) -> list[URLSpec]:
-        """The two pages as the main port has them; none where it has not."""
+        """The two pages for the main port; none where they are not served there."""
         if self._settings.production or self._settings.ops.port is not None:
             return []
         return self._routes(local=True)
@@ -76,28 +77,28 @@ class Ops:
     def log_function(
         self, routes: Sequence[URLSpec], then: Callable[[RequestHandler], None]
     ) -> Callable[[RequestHandler], None]:
-        """A ``log_function`` for the application with these routes: counts an answer, and hands it on."""
+        """A ``log_function`` for an application of these routes: counts a response, then calls ``then``."""
         self._names = RouteNames(routes)
         return self.metrics.log_function(self._names, then)
 
     async def start(self, application: Application, database: Database, server: DrainingServer) -> None:
-        """Show a process that is about to serve."""
+        """Start answering ``/stats``, for a process that is about to serve."""
         for endpoint in {database.writer, database.reader}:
             self.metrics.allow(endpoint.limiter.name, endpoint.limiter.size)
         stats = Stats(self._index, database, self._names, application, server)
         await self.peers.listen(self._index, stats.look)
 
     def watch(self, database: Database) -> None:
-        """Watch a process that serves, on its loop."""
+        """Start the watchdog of a process that serves, on its loop."""
         self._watchdog = Watchdog(self._settings.ops, database, self.metrics, self._names)
         self._watchdog.start()
 
     def listen(self, sockets: Sequence[socket]) -> None:
-        """Show the two pages, and nothing else, at ``ops.port``."""
+        """Serve the two pages, and nothing else, on ``ops.port``."""
         application = Application(
             self._routes(local=False),
             default_handler_class=NotFoundHandler,
-            log_function=lambda handler: None,  # else a line for every few seconds
+            log_function=lambda handler: None,  # else each scrape would be a line
         )
         hosts = hosts_of(
             self._settings.ops.hosts,
@@ -110,7 +111,7 @@ class Ops:
         self._server.add_sockets(sockets)
 
     async def stop(self) -> None:
-        """Look no more."""
+        """Stop the monitoring."""
         if self._watchdog is not None:
             self._watchdog.stop()
         if self._server is not None:
@@ -123,19 +124,19 @@ class Ops:
 
 
 class OpsHandler(ProblemHandler):
-    """Shows something to whoever may see it. Lives as long as one request."""
+    """A page for operators. Lives as long as one request."""
 
     def initialize(self, ops: Ops, local: bool) -> None:
         """Take the route's arguments.
 
         Args:
-            local: on the main port, where strangers may call too.
+            local: on the main port, which untrusted clients may reach too.
         """
         self.ops = ops
         self.local = local
 
     def prepare(self) -> None:
-        """There is nothing here for strangers."""
+        """On the main port, 404 for callers that are not on loopback."""
         if self.local and not (_is_loopback(self.request.remote_ip) and not self._is_forwarded):
             raise HTTPError(404)
 
@@ -164,13 +165,13 @@ class MetricsHandler(OpsHandler):
         errors=(_NOT_FOR_STRANGERS,),
     )
     def get(self) -> None:
-        """Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         self.set_header("Content-Type", CONTENT_TYPE)
         self.finish(self.ops.exposition.text())
 
 
 class StatsHandler(OpsHandler):
-    """What all processes are doing."""
+    """The state of all processes."""
 
     @operation(
         name="get_stats",
@@ -181,7 +182,7 @@ class StatsHandler(OpsHandler):
         errors=(_NOT_FOR_STRANGERS,),
     )
     async def get(self) -> None:
-        """Each process's pools, places and open units of work; of one that is stuck, just that."""
+        """Each process's pools, slots and open units of work; for one that does not answer, an error."""
         self.write_json({"processes": await self.ops.peers.ask()})
 
 

@@ -1,4 +1,4 @@
-"""The processes of one server, as they ask each other how they are doing."""
+"""The processes of one server, and how each queries the state of the others."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import socket
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-_PATIENCE_S = 1.0
-"""A process that has not answered by then is stuck, and that is what the asking one has to know."""
+_TIMEOUT_S = 1.0
+"""A process that has not answered by then is reported as such."""
 
 _PIECE_BYTES = 64 * 1024
 
 
 class Line(NamedTuple):
-    """Both ends of a pair of sockets over which one process is asked. Lives as long as the server."""
+    """Both ends of a pair of sockets over which one process is queried. Lives as long as the server."""
 
     asking: socket.socket
     asked: socket.socket
 
 
 class Peers:
-    """A line to each process. Made before the fork, so that all of them have all of them.
+    """A line to each process. Created before the fork, so that each process has all lines.
 
-    Lives as long as the server; each process answers at its own line, from `listen` to `close`. A line
-    outlives its process: the one that takes its place answers there.
+    Lives as long as the server; each process answers on its own line, from `listen` to `close`. A line
+    outlives its process: the process that replaces it answers there.
 
-    The sockets have no name, abstract or other: what has a name, every process of the machine may connect
-    to, and a container that shares the network too. A question is one end of a pair of its own, passed over
-    the line, at whose other end the answer is awaited.
+    The sockets have no name, abstract or other: every process of the machine, and a container that shares
+    the network, could connect to a name. A query passes one end of a new socket pair over the line, and
+    awaits the answer at the other end.
     """
 
     def __init__(self, processes: int) -> None:
@@ -46,21 +46,21 @@ class Peers:
         self._answers: set[asyncio.Task[None]] = set()
 
     async def listen(self, index: int, look: Callable[[], dict[str, Any]]) -> None:
-        """Answer the others with what ``look`` returns."""
+        """Answer queries with the result of ``look``."""
         self._index, self._look = index, look
         if self._lines:
             self._loop = asyncio.get_running_loop()
             self._loop.add_reader(self._lines[index].asked, self._on_question, self._lines[index].asked)
 
     async def ask(self) -> list[dict[str, Any]]:
-        """What every process has to say, this one included; of one that does not answer, just that."""
+        """The state of every process, this one included; for one that does not answer, an error."""
         if self._look is None:
             return []
         indices = range(len(self._lines) or 1)
         return list(await asyncio.gather(*map(self._ask, indices)))
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop answering."""
         if self._loop is not None:
             self._loop.remove_reader(self._lines[self._index].asked)
             for task in self._answers:
@@ -73,11 +73,11 @@ class Peers:
         if index == self._index and self._look is not None:
             return self._look()
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(_TIMEOUT_S):
                 answer: dict[str, Any] = json.loads(await _answer_over(self._lines[index]))
                 return answer
-        except (TimeoutError, OSError, ValueError):  # a full line too: it has not answered those before
-            return {"process": index, "error": f"no answer within {_PATIENCE_S:g} s"}
+        except (TimeoutError, OSError, ValueError):  # also a full line: earlier queries were not answered
+            return {"process": index, "error": f"no answer within {_TIMEOUT_S:g} s"}
 
     def _on_question(self, asked: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -87,17 +87,17 @@ class Peers:
                 task.add_done_callback(self._answers.discard)
 
     async def _answer(self, asking: socket.socket) -> None:
-        # OSError: it has given up, or is gone.
+        # OSError: the querying process has timed out, or is gone.
         with asking, contextlib.suppress(OSError, TimeoutError):
             asking.setblocking(False)
             if self._look is not None:
-                async with asyncio.timeout(_PATIENCE_S):
+                async with asyncio.timeout(_TIMEOUT_S):
                     answer = json.dumps(self._look()).encode()
                     await asyncio.get_running_loop().sock_sendall(asking, answer)
 
 
 async def _answer_over(line: Line) -> bytes:
-    """What the process at the other end of the line answers."""
+    """The answer of the process at the other end of the line."""
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:

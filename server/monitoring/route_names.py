@@ -15,7 +15,7 @@ UNMATCHED = ""
 
 
 class RouteNames:
-    """Knows which route a handler answers for. Lives as long as its application."""
+    """Maps handlers and requests to their routes. Lives as long as its application."""
 
     def __init__(self, routes: Iterable[URLSpec]) -> None:
         self._by_handler: dict[object, list[tuple[PathMatches, str]]] = {}
@@ -26,14 +26,14 @@ class RouteNames:
         self._all = [pair for pairs in self._by_handler.values() for pair in pairs]
 
     def of_handler(self, handler: RequestHandler) -> str:
-        """The route of a handler: looked up by its class, and by the path only where it has several."""
+        """The route of a handler: by its class, and by the path only where the class has several."""
         found = self._by_handler.get(type(handler))
         if found is None:
             return UNMATCHED
         return found[0][1] if len(found) == 1 else _first(found, handler.request)
 
     def of_request(self, request: HTTPServerRequest) -> str:
-        """The route of a request whose handler is not at hand; takes longer."""
+        """The route of a request whose handler is not available; takes longer."""
         return _first(self._all, request)
 
 

@@ -1,4 +1,4 @@
-"""Numbers that every process of a server counts, and that any of them can read."""
+"""Counters in shared memory: every process of a server increments its own, and any can read all."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ log = logging.getLogger("onfinish.server")
 
 _KEYS_BYTES = 1 << 18
 _NUMBERS = 1 << 15
-"""Room for some 2,000 series of 16 numbers. Memory that nobody writes to costs nothing."""
+"""Room for some 2,000 series of 16 numbers. Memory that was never written to costs nothing."""
 
 _SINK = 64
-"""Numbers at the end where what finds no room is counted, and never read."""
+"""Numbers at the end for series that find no room; never read."""
 
 _SLOT_BYTES = _KEYS_BYTES + 8 * _NUMBERS
 
 
 class Series(NamedTuple):
-    """One line of numbers: whose they are, and where."""
+    """The key of a series, and where its numbers are."""
 
     family: str
     labels: tuple[str, ...]
@@ -32,12 +32,12 @@ class Series(NamedTuple):
 
 
 class SharedCounters:
-    """Shared memory with a slot for each process. Made before the fork; lives as long as the server.
+    """Shared memory with a slot for each process. Created before the fork; lives as long as the server.
 
-    A process writes into its own slot alone, plain stores without a lock between processes; who reads adds
-    the slots up. What a process has counted outlives it, also when it is killed, and the one that takes its
-    place goes on in its slot: no sum ever falls. prometheus_client's multiprocess mode keeps files for each
-    process that ever was, and costs 6 µs for each observation where this costs below 2.
+    A process writes into its own slot alone, without a lock between processes; a reader adds the slots up.
+    Counts outlive their process, also when it is killed, and the process that replaces it continues in its
+    slot: no sum ever falls. prometheus_client's multiprocess mode keeps files for each process that ever ran,
+    and takes 6 µs for an observation where this takes below 2.
     """
 
     def __init__(self, slots: int = 1) -> None:
@@ -46,7 +46,7 @@ class SharedCounters:
         self.slots = [Slot(view[at : at + _SLOT_BYTES]) for at in range(0, slots * _SLOT_BYTES, _SLOT_BYTES)]
 
     def sums(self) -> dict[tuple[str, tuple[str, ...]], list[float]]:
-        """Everything that was counted, over all slots: numbers by family and labels."""
+        """The sums over all slots: numbers by family and labels."""
         found: dict[tuple[str, tuple[str, ...]], list[float]] = {}
         for slot in self.slots:
             for series in slot.series():
@@ -59,12 +59,12 @@ class SharedCounters:
 
     @property
     def pids(self) -> list[int]:
-        """The processes that count."""
+        """The processes that have a slot."""
         return [slot.pid for slot in self.slots if slot.pid]
 
 
 class Slot:
-    """One process's part of a `SharedCounters`. Lives as long as that; one process at a time has it."""
+    """One process's part of `SharedCounters`. Lives as long as that; has one process at a time."""
 
     def __init__(self, memory: memoryview) -> None:
         self._keys_end = memory[:8].cast("q")
@@ -78,22 +78,22 @@ class Slot:
 
     @property
     def pid(self) -> int:
-        """The process that counts here, 0 where there is none."""
+        """The process of this slot, 0 where there is none."""
         return self._pid[0]
 
     def vacate(self) -> None:
-        """Note that the process which counted here is gone. What it counted stays."""
+        """Record that the slot's process has ended. Its counts stay."""
         self._pid[0] = 0
 
     def take(self) -> None:
-        """Go on where another process has ended: call it once, in the process that counts here."""
+        """Take the slot over, and continue its counts: to be called once, in the slot's new process."""
         self._pid[0] = os.getpid()
         for series in self.series():
             self._found[series.family, series.labels] = series.at
             self._next = max(self._next, series.at + series.size)
 
-    def place_of(self, family: str, labels: tuple[str, ...], size: int) -> int:
-        """Where in `numbers` a series stands; makes room for one that is new."""
+    def offset_of(self, family: str, labels: tuple[str, ...], size: int) -> int:
+        """The offset in `numbers` of a series; allocates a new one."""
         with self._lock:
             at = self._found.get((family, labels))
             if at is None:
@@ -101,14 +101,14 @@ class Slot:
             return at
 
     def clear(self, families: Collection[str]) -> None:
-        """Set families back to zero: gauges, whose process is gone."""
+        """Reset families to zero: the gauges of a process that has ended."""
         for series in self.series():
             if series.family in families:
                 for at in range(series.at, series.at + series.size):
                     self.numbers[at] = 0.0
 
     def series(self) -> list[Series]:
-        """The series so far, of whatever process."""
+        """The series so far, of this process and of those before it."""
         text = bytes(self._keys[: self._keys_end[0]]).decode()
         return [
             Series(family, tuple(labels), at, size)
@@ -122,10 +122,10 @@ class Slot:
             if not self._full:
                 self._full = True
                 log.error(
-                    "there is no room for more metrics; %s%s and what follows is not counted", family, labels
+                    "there is no room for more metrics; %s%s and later series are not counted", family, labels
                 )
             return _NUMBERS - _SINK
         self._next = at + size
         self._keys[end : end + len(key)] = key
-        self._keys_end[0] = end + len(key)  # last: who reads meanwhile sees whole keys only
+        self._keys_end[0] = end + len(key)  # last, so that a concurrent reader sees complete keys only
         return at

@@ -1,4 +1,4 @@
-"""What a process is doing at this moment, as JSON."""
+"""The state of a process at this moment, as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from server.monitoring.route_names import RouteNames
 
 
 class Stats:
-    """Looks at one process. Lives as long as that."""
+    """The statistics of one process. Lives as long as that."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Stats:
         self._server = server
 
     def look(self) -> dict[str, Any]:
-        """Pools, places, open units of work, oldest first. Call it on the event loop."""
+        """Pools, slots, and open units of work, oldest first. To be called on the event loop."""
         database = self._database
         now = time.monotonic()
         return {

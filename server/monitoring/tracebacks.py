@@ -1,4 +1,4 @@
-"""Stacks that are cheap to take and dear only to read."""
+"""Tracebacks that are cheap to record, and formatted only when they are read."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _DEPTH_MAX = 20
 """The innermost calls: below them is the event loop."""
 
 _EXECUTES = RequestHandler._execute.__code__
-"""Of a request, below this is nothing but the event loop."""
+"""In a request's stack, all calls below this are the event loop's."""
 
 
 class Origin(NamedTuple):
-    """Where something was begun. Holds code and positions, no frames: those would keep all locals alive."""
+    """The stack at the start of something: code and positions, no frames, which would keep locals alive."""
 
     calls: tuple[tuple[CodeType, int], ...]
     task: weakref.ref[asyncio.Task[Any]] | None
 
     def stack(self) -> str:
-        """The stack at that time, outermost call first, as tracebacks are written."""
+        """The stack at that time, outermost call first, in the form of a traceback."""
         return "".join(_line(code, _line_number(code, at)) for code, at in reversed(self.calls))
 
     def stack_now(self) -> str:
-        """Where the task that began it waits at this moment; empty where it waits no more."""
+        """Where the task that started it waits at this moment; empty where it has ended."""
         task = self.task() if self.task is not None else None
         if task is None or task.done():
             return ""
@@ -39,7 +39,7 @@ class Origin(NamedTuple):
 
 
 def origin_here(*, skip: int) -> Origin:
-    """The stack of the caller, without the ``skip`` innermost calls. Takes two microseconds or so."""
+    """The stack of the caller, without the ``skip`` innermost calls. Takes about two microseconds."""
     calls: list[tuple[CodeType, int]] = []
     frame: FrameType | None = sys._getframe(skip + 1)
     while frame is not None and len(calls) < _DEPTH_MAX:
@@ -54,7 +54,7 @@ def origin_here(*, skip: int) -> Origin:
 
 
 def stack_of_thread(thread: int) -> str:
-    """What a thread is doing at this moment; empty where there is no such thread."""
+    """The stack of a thread at this moment; empty where there is no such thread."""
     frame = sys._current_frames().get(thread)
     lines: list[str] = []
     while frame is not None and len(lines) < _DEPTH_MAX:
@@ -64,7 +64,7 @@ def stack_of_thread(thread: int) -> str:
 
 
 def _frames(coroutine: Any) -> Iterator[FrameType]:
-    """The frames of a coroutine that waits, and of those that it waits for; asyncio shows the first only."""
+    """The frames of a waiting coroutine, and of those that it awaits; asyncio shows the first only."""
     while coroutine is not None:
         frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
         if frame is None:
@@ -85,9 +85,9 @@ def _line(code: CodeType, number: int | None) -> str:
 
 
 def _text(path: str, number: int) -> str:
-    """A line of a program's file. Not by `linecache`, which keeps all of every file that it was asked for."""
+    """A line of a source file. Not by `linecache`, which keeps all of every file in memory."""
     try:
         with tokenize.open(path) as lines:
             return next(itertools.islice(lines, number - 1, None), "").strip()
-    except (OSError, SyntaxError, ValueError):  # it came in an archive, was removed, or is no text
+    except (OSError, SyntaxError, ValueError):  # it is in an archive, was removed, or is no text
         return ""

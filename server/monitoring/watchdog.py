@@ -1,4 +1,4 @@
-"""Notices units of work that stay open, and an event loop that stands still."""
+"""Reports units of work that stay open, and an event loop that is blocked."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ log = logging.getLogger("onfinish.watchdog")
 _LEAK_CHECK_S = 1.0
 
 _BEATS = 4
-"""Heartbeats in the time that the loop may stand still: a lag is measured to within a quarter of that."""
+"""Heartbeats in the time that the loop may be blocked: a lag is measured to within a quarter of that."""
 
 _SQL_CHARS_MAX = 2000
 
 
 class Watchdog:
-    """Watches one process. Lives from `start` to `stop`, on the event loop and in a thread of its own.
+    """The watchdog of one process. Lives from `start` to `stop`, on the event loop and in its own thread.
 
-    Nothing of it is on the way of a request, but for the stack that is noted where a unit of work is opened.
+    Requests do not pass through it; only the stack is recorded where a unit of work is opened.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Watchdog:
     ) -> None:
         self._leak_s, self._lag_s = settings.leak_s, settings.lag_s
         self._database, self._metrics, self._names = database, metrics, names
-        self._told: weakref.WeakSet[ObservedUnit] = weakref.WeakSet()
+        self._reported: weakref.WeakSet[ObservedUnit] = weakref.WeakSet()
         self._timers: list[asyncio.TimerHandle | None] = [None, None]
         self._stopped = threading.Event()
         self._beat_at = 0.0
@@ -45,7 +45,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin, on the loop that is to be watched."""
+        """Start, on the loop to be watched."""
         if self._leak_s is not None:
             self._look_for_leaks(self._leak_s)
         if self._lag_s is not None:
@@ -61,7 +61,7 @@ class Watchdog:
             self._thread.start()
 
     def stop(self) -> None:
-        """End. Call it on the loop."""
+        """Stop. To be called on the loop."""
         self._stopped.set()
         for timer in self._timers:
             if timer is not None:
@@ -74,8 +74,8 @@ class Watchdog:
     def _look_for_leaks(self, leak_s: float) -> None:
         now = time.monotonic()
         for unit in self._database.open_units:
-            if now - unit.opened_at > leak_s and unit not in self._told:
-                self._told.add(unit)
+            if now - unit.opened_at > leak_s and unit not in self._reported:
+                self._reported.add(unit)
                 self._metrics.leaked()
                 log.warning("%s", self._leak_in_words(unit, now - unit.opened_at))
         every_s = min(_LEAK_CHECK_S, leak_s / 4)
@@ -84,7 +84,7 @@ class Watchdog:
     def _leak_in_words(self, unit: ObservedUnit, age_s: float) -> str:
         about = about_origin(unit, self._names)
         held = "holds a connection" if unit.has_connection else "holds no connection"
-        words = [f"{unit.label}: this unit of work is open for {age_s:.1f} s, and {held}"]
+        words = [f"{unit.label}: this unit of work has been open for {age_s:.1f} s, and {held}"]
         words += [f"{name}: {value}" for name, value in about.items()]
         if unit.statement is not None:
             words.append(f"last SQL: {unit.statement[:_SQL_CHARS_MAX]}")
@@ -94,7 +94,7 @@ class Watchdog:
                 words.append(f"waits now at:\n{stack}".rstrip())
         return "\n".join(words)
 
-    # -- a loop that stands still
+    # -- a loop that is blocked
 
     def _beat(self, every_s: float, lag_s: float) -> None:
         now = time.monotonic()
@@ -103,12 +103,12 @@ class Watchdog:
             self._metrics.lagged()
             seen, self._seen = self._seen, ""
             where = f"; it was at:\n{seen}".rstrip() if seen else ""
-            log.warning("the event loop stood still for %.0f ms%s", lag * 1000, where)
+            log.warning("the event loop was blocked for %.0f ms%s", lag * 1000, where)
         self._beat_at = now
         self._timers[1] = asyncio.get_running_loop().call_later(every_s, self._beat, every_s, lag_s)
 
     def _look_at_loop(self, thread: int, every_s: float, lag_s: float) -> None:
-        """See what the loop's thread does while it is late; the loop itself can only tell that it was."""
+        """Record the stack of the loop's thread while it is late; the loop itself measures the delay only."""
         seen_at = 0.0
         while not self._stopped.wait(every_s):
             beat_at = self._beat_at

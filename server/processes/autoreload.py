@@ -1,4 +1,4 @@
-"""Starting again when a file of the program has changed: in development."""
+"""Restart when a file of the program has changed, in development."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ find_commands()
 
 
 class Autoreload:
-    """Looks at the program's files. Lives from `start` to `stop`, or until the process begins anew.
+    """Watches the program's files. Lives from `start` to `stop`, or until the process is restarted.
 
-    Tornado's begins anew whatever the files hold: a process that a syntax error ends does not notice that it
-    is mended. Here the change is first loaded by a process of its own, and the code from before serves on
-    until one can be loaded.
+    Tornado's restarts whatever the files contain: after a syntax error the process has ended, and does not
+    see the correction. Here a separate process imports the change first, and the old code keeps serving
+    until that succeeds.
     """
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, on the running loop: a change from now on is noticed."""
+        """Start, on the running loop: changes from now on are detected."""
         self._task = asyncio.get_running_loop().create_task(self._look(_modified_at()))
 
     async def stop(self) -> None:
-        """End."""
+        """Stop."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -51,17 +51,17 @@ class Autoreload:
             await asyncio.sleep(_LOOK_EVERY_S)
             found = await asyncio.to_thread(_modified_at)
             changed = [path for path, at in found.items() if known.get(path) != at]
-            known |= found  # what is gone may be about to be replaced
+            known |= found  # a file that is missing may be about to be replaced
             if not changed:
                 continue
             fault = await asyncio.to_thread(_fault)
             if not fault:
-                _begin_anew(changed)
-            log.error("the change cannot be loaded; what was loaded before serves on:\n%s", fault)
+                _restart(changed)
+            log.error("the change cannot be loaded; the code loaded before keeps serving:\n%s", fault)
 
 
 def _modified_at() -> dict[str, int]:
-    """When each file of the program was changed: those in the folders of what is loaded, libraries apart."""
+    """The times of change of the program's files: those in the folders of loaded modules, libraries apart."""
     found: dict[str, int] = {}
     for folder in set(_folders()):
         with contextlib.suppress(OSError):
@@ -83,7 +83,7 @@ def _folders() -> Iterator[str]:
 
 
 def _fault() -> str:
-    """Why the program's files cannot be loaded, as Python says it; empty where they can."""
+    """Python's message why the program's files cannot be loaded; empty where they can."""
     command = [sys.executable, "-c", _TRIAL.format(path=sys.path)]
     try:
         done = subprocess.run(
@@ -99,9 +99,9 @@ def _fault() -> str:
     return done.stderr.strip() or f"exit status {done.returncode}" if done.returncode else ""
 
 
-def _begin_anew(changed: list[str]) -> None:
-    """Become the program as it is started; requests in flight are dropped."""
-    log.info("%s changed: starting again", ", ".join(changed))
+def _restart(changed: list[str]) -> None:
+    """Replace the process by a new one with the same command line; requests in flight are dropped."""
+    log.info("%s changed: restarting", ", ".join(changed))
     logging.shutdown()
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 
 def check_event_loop(settings: Settings) -> None:
-    """Raise where the loop that is asked for cannot be had.
+    """Raise where the configured loop is not available.
 
     Raises:
         SettingsError: ``http.event_loop`` asks for uvloop, which is not installed.

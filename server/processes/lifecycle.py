@@ -32,21 +32,21 @@ from server.monitoring.ops import Ops
 from server.processes.autoreload import Autoreload
 from server.processes.event_loop import run_loop
 from server.processes.hard_exit import end_after
-from server.processes.sd_notify import READY, STOPPING, notify
+from server.processes.sd_notify import READY, STOPPING, sd_notify
 
 log = logging.getLogger("onfinish.server")
 
 EXIT_OK, EXIT_CUT_OFF, EXIT_NO_PORT = 0, 1, 1
 
 CLOSE_S = 10.0
-"""What a process may take beyond its grace and drain, to close its connections; then it is ended. Its
-parent's patience is longer, and systemd's has to be."""
+"""The time beyond grace and drain in which a process closes its connections; then it is terminated. Its
+parent waits longer, and systemd has to."""
 
 _YOUNG_MAX = 10_000
-"""New objects between two looks of the collector; at Python's own 700 they are 2 to 3 % of a request."""
+"""New objects between two garbage collections; with Python's own 700 they are 2 to 3 % of a request."""
 
 _SAME_SIGNAL_S = 0.2
-"""One Ctrl-C comes twice where a wrapper passes it on to a process that the terminal told already."""
+"""One Ctrl-C arrives twice where both the terminal and a wrapper send it to the process."""
 
 
 def serve(settings: Settings) -> int:
@@ -54,11 +54,11 @@ def serve(settings: Settings) -> int:
 
     Returns:
         The exit status: 0 when every request in flight was answered, 1 when ``http.drain_s`` ran out
-        first, or when the port could not be had.
+        first, or when the port could not be listened on.
 
     Raises:
-        DatabaseError: the database's file could not be brought up to date, or a pooler stands before the
-            database that the settings do not know of.
+        DatabaseError: the database's file could not be brought up to date, or there is a pooler in front of
+            the database that is not in the settings.
     """
     set_up_logs(settings.log)
     settings = named_by_process(settings)
@@ -69,7 +69,7 @@ def serve(settings: Settings) -> int:
 
 
 def named_by_process(settings: Settings) -> Settings:
-    """The same settings, with a name in ``pg_stat_activity`` that tells which process a session is of."""
+    """The same settings, with a name in ``pg_stat_activity`` that identifies a session's process."""
     database = settings.database
     name = f"{database.application_name[:50]} {os.getpid()}"  # PostgreSQL cuts it at 63
     return settings.model_copy(update={"database": database.model_copy(update={"application_name": name})})
@@ -78,35 +78,35 @@ def named_by_process(settings: Settings) -> Settings:
 def stopping_signals() -> set[signal.Signals]:
     """The signals that stop a server in order.
 
-    SIGHUP is one: it is what a terminal sends that is closed. Not where it was inherited as ignored, as
-    ``nohup`` leaves it to a command that is to outlive its terminal.
+    SIGHUP is one: a terminal that is closed sends it. Not where it was inherited as ignored, as ``nohup``
+    sets it for a command that is to outlive its terminal.
     """
     numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     return numbers - ({signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set())
 
 
 class Parent(NamedTuple):
-    """What a process has from the one that started it, and that replaces it. Lives as long as the process."""
+    """What a process gets from its parent, which replaces it. Lives as long as the process."""
 
     link: socket.socket
-    """Takes a byte when the process serves, and ends with the parent."""
+    """The process sends a byte when it serves; the socket closes with the parent."""
 
     listening: Listening
     first: bool
-    """Whether the process does the jobs that one alone has to do."""
+    """Whether the process runs the jobs that are needed once a server."""
 
 
 class Lifecycle:
     """One server process from its start to its end. Lives as long as `run`.
 
     On the first SIGTERM, SIGINT or SIGHUP ``/readyz`` turns to 503; for ``http.grace_s`` new connections are
-    still taken, until the load balancer has noticed; then none are, connections at rest are closed, and what
-    is in flight has ``http.drain_s`` to be answered. What hangs after that ends with the process. A second
-    SIGTERM or SIGINT ends it at once.
+    still accepted, until the load balancer has noticed; then none are, idle connections are closed, and
+    requests in flight have ``http.drain_s`` to be answered. Those that hang after that end with the process.
+    A second SIGTERM or SIGINT ends it at once.
 
     Args:
-        settings: what to serve, and where.
-        ops: shows how it is doing.
+        settings: those of the service.
+        ops: its monitoring.
         parent: None where this is the only process.
     """
 
@@ -120,7 +120,7 @@ class Lifecycle:
         self._findings: list[Finding] = []
 
     async def run(self) -> int:
-        """Serve until told to stop; returns the exit status."""
+        """Serve until a stop signal; returns the exit status."""
         ops, parent = self._ops, self._parent
         database = Database(self._settings.database, observer=ops.metrics)
         try:
@@ -139,12 +139,12 @@ class Lifecycle:
             await ops.start(application, database, server)
             self._jobs = self._start_jobs(database)
             self._listen_to_signals()
-            _keep_what_there_is()
+            _freeze_objects()
             autoreload = Autoreload()
             if self._settings.autoreload:
                 autoreload.start()
-            self._say_ready(listening)
-            ops.watch(database)  # last: what the start takes keeps no request waiting
+            self._report_ready(listening)
+            ops.watch(database)  # last: the start itself may block the loop, and delays no request
             await self._stop.wait()
             await autoreload.stop()
             status = await self._drain(application, server, database)
@@ -174,7 +174,7 @@ class Lifecycle:
         return jobs
 
     async def _bring_schema_up(self, database: Database) -> None:
-        """An SQLite file belongs to this process, which brings its schema up to date; a server's does not."""
+        """Migrate an SQLite file, which belongs to this process; a server's database is not migrated here."""
         if not database.backend.belongs_to_process:
             return
 
@@ -195,18 +195,20 @@ class Lifecycle:
         log.info("stopping: %d requests in flight", server.busy)
         await asyncio.sleep(http.grace_s)
         server.stop()
-        give_up_at = time.monotonic() + http.drain_s
+        deadline = time.monotonic() + http.drain_s
         sockets: Sockets = application.settings["sockets"]
         sockets.go_away()
         await server.close_idle()
         application.settings["refuses_requests_since"] = time.time()
-        await server.drained(max(0.0, give_up_at - time.monotonic()))
-        # Only then, for an answer that is still to come may open one: a write whose client has left runs on.
-        await database.idle(max(0.0, give_up_at - time.monotonic()))
+        await server.drained(max(0.0, deadline - time.monotonic()))
+        # Only then, since a request may still open one; and a write continues after its client has left.
+        await database.idle(max(0.0, deadline - time.monotonic()))
         left = max(server.busy, len(database.units), len(database.tasks))
         if left:
             log.error(
-                "%d requests were not answered within %g s; they are cut off and undone", left, http.drain_s
+                "%d requests were not answered within %g s; they are cut off and rolled back",
+                left,
+                http.drain_s,
             )
         if self._jobs is not None:
             await self._jobs.stop()
@@ -218,12 +220,12 @@ class Lifecycle:
         loop = asyncio.get_running_loop()
         for number in stopping_signals():
             loop.add_signal_handler(number, self._on_signal, number)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a parent has held them back until now
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a parent has blocked them until now
 
-    def _say_ready(self, listening: Listening) -> None:
+    def _report_ready(self, listening: Listening) -> None:
         if self._parent is None:
             print_banner(self._settings, listening, self._findings)
-            notify(READY)
+            sd_notify(READY)
             return
         link = self._parent.link
         link.setblocking(False)
@@ -238,8 +240,8 @@ class Lifecycle:
     def _on_signal(self, number: signal.Signals) -> None:
         now = time.monotonic()
         if self._signalled_at is not None:
-            # A parent kills at the second signal, and passes the first one on that the terminal sent to all.
-            # A terminal that is closed may send SIGHUP twice, its shell once more.
+            # A parent kills at the second signal, and forwards the first one, which the terminal sent to all.
+            # A terminal that is closed may send SIGHUP twice, and its shell once more.
             is_same = now - self._signalled_at < _SAME_SIGNAL_S or number == signal.SIGHUP
             if is_same or self._parent is not None:
                 return
@@ -249,14 +251,15 @@ class Lifecycle:
         self._signalled_at = now
         log.info("%s received", signal.Signals(number).name)
         if self._parent is None:
-            notify(STOPPING)
+            sd_notify(STOPPING)
         self._stop.set()
 
 
-def _keep_what_there_is() -> None:
-    """Have the collector pass over what stays for as long as the process, which is nearly all at its start.
+def _freeze_objects() -> None:
+    """Exclude today's objects from garbage collection: nearly all of them live as long as the process.
 
-    Else it looked at each of a hundred thousand objects now and then, and everybody waited for 60 to 80 ms.
+    Otherwise the collector traversed a hundred thousand objects now and then, and blocked the process for 60
+    to 80 ms.
     """
     gc.collect()
     gc.freeze()
@@ -264,7 +267,7 @@ def _keep_what_there_is() -> None:
 
 
 def print_banner(settings: Settings, listening: Listening, findings: Sequence[Finding] = ()) -> None:
-    """Say where the service is to be found, and what keeps it from serving."""
+    """Print the service's URL, and the findings that keep it from serving."""
     address = settings.http.address
     host = f"[{address}]" if ":" in address else address
     host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
@@ -277,10 +280,10 @@ def print_banner(settings: Settings, listening: Listening, findings: Sequence[Fi
     if listening.ops_port is not None:
         print(f"  metrics   http://127.0.0.1:{listening.ops_port}/metrics", flush=True)
     for finding in findings:
-        print(_told(finding), flush=True)
+        print(_lines_of(finding), flush=True)
     print("  stop with Ctrl-C", flush=True)
 
 
-def _told(finding: Finding) -> str:
+def _lines_of(finding: Finding) -> str:
     label = "not ready" if finding.level == "error" else finding.level
     return lines(f"  {label:<10}", finding.message, finding.fix)

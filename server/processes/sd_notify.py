@@ -1,4 +1,4 @@
-"""What systemd is told of the service. https://www.freedesktop.org/software/systemd/man/sd_notify.html"""
+"""Notifications to systemd. https://www.freedesktop.org/software/systemd/man/sd_notify.html"""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ READY = "READY=1"
 STOPPING = "STOPPING=1"
 
 
-def notify(state: str) -> None:
-    """Tell systemd, where it has asked for it (``Type=notify``); else nothing.
+def sd_notify(state: str) -> None:
+    """Send a state to systemd, where the unit has ``Type=notify``; else do nothing.
 
-    Said by the main process alone. Whether anybody listens is no concern of the service.
+    To be called by the main process only. Errors are ignored: the service runs without systemd too.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):

@@ -36,34 +36,33 @@ from server.processes.lifecycle import (
     print_banner,
     stopping_signals,
 )
-from server.processes.sd_notify import READY, STOPPING, notify
+from server.processes.sd_notify import READY, STOPPING, sd_notify
 
 log = logging.getLogger("onfinish.server")
 
 EXIT_GAVE_UP = 1
 
 _STARTS_MAX = 4
-"""Starts that may fail in a row, over 0.7 s, before a server that does not come up gives up."""
+"""Starts that may fail in a row, over 0.7 s, before the start of the server is abandoned."""
 
 _DELAY_S = 0.1
 _DELAY_MAX_S = 0.8
 """A process that served is replaced within a second, however often it dies."""
 
 _DELAY_TO_START_MAX_S = 5.0
-"""One that does not come up any more, while others serve, is tried now and then."""
+"""One whose starts fail while others serve is restarted at this interval at most."""
 
-_SETTLED_S = 10.0
-"""Who has served for so long did not die of the start."""
+_STABLE_S = 10.0
+"""A process that served for so long did not die of its start."""
 
-_HIGHER_LIMIT = "A higher limit is TasksMax= or LimitNPROC= in the systemd unit, or ulimit -u"
+_HIGHER_LIMIT = "Raise the limit: TasksMax= or LimitNPROC= in the systemd unit, or ulimit -u"
 
 _STARTING_CHECK_S = 0.02
 _CHECK_S = 1.0
 
 _SAME_SIGNAL_S = 0.2
 _CLOSE_S = CLOSE_S + 5.0
-"""What a process may take beyond its grace and drain; then it is killed. It ends by itself before, if it
-can."""
+"""The time beyond grace and drain after which a process is killed. If it can, it ends by itself before."""
 
 
 def serve_in_processes(settings: Settings) -> int:
@@ -72,7 +71,7 @@ def serve_in_processes(settings: Settings) -> int:
     Prints a banner, logs to stderr.
 
     Returns:
-        The worst of their exit statuses; 1 too when they did not come up, or when the port could not be had.
+        The worst of their exit statuses; also 1 when they did not start, or could not listen on the port.
 
     Raises:
         DatabaseError: the database's file could not be brought up to date.
@@ -82,7 +81,7 @@ def serve_in_processes(settings: Settings) -> int:
 
 
 class Child:
-    """One server process, as its parent sees it. Lives from the fork until its end was noticed."""
+    """One server process, as its parent sees it. Lives from the fork until its end was detected."""
 
     def __init__(self, pid: int, index: int, link: socket.socket) -> None:
         self.pid = pid
@@ -93,33 +92,34 @@ class Child:
 
 
 class Supervisor:
-    """Starts several server processes, replaces those that die, and ends them. Lives as long as the server.
+    """Starts several server processes, replaces those that die, and stops them. Lives as long as the server.
 
     All share one listening socket, which it opens before the first fork. With a socket for each
-    (``SO_REUSEPORT``) the kernel would choose a process by the client's address, also one that is stuck or
-    has just died, and reset what waits in the queue of one that ends; here whoever is free takes the next.
+    (``SO_REUSEPORT``) the kernel would choose a process by the client's address, also one that is blocked or
+    has just died, and reset the connections in the queue of one that ends; here a free process accepts the
+    next.
 
-    It has no event loop, no thread and no connection to the database: nothing that a fork would copy
-    half-way. A process notices that its parent is gone by the end of a socket between them.
+    It has no event loop, no thread and no connection to the database, which a fork would copy in an undefined
+    state. A process detects the end of its parent by a socket between them.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._count = settings.http.processes
-        self._tally = SharedCounters(self._count)
+        self._counters = SharedCounters(self._count)
         self._peers = Peers(self._count)
         self._children: dict[int, Child] = {}  # by index
         self._due: dict[int, float] = {}  # when to start the process of an index
-        self._failed = [0] * self._count  # starts in a row, or short lives
+        self._failed = [0] * self._count  # failed starts and early ends in a row
         self._up = False
         self._findings: list[Finding] = []
         self._stopped_at: float | None = None
         self._killed = False
         self._status = 0
-        self._is_decided = False  # the status: what the processes end with from now on changes nothing
+        self._is_decided = False  # the status: how the processes end from now on does not change it
 
     def run(self) -> int:
-        """Serve until told to stop. Returns the worst exit status of the processes that were stopped."""
+        """Serve until a stop signal. Returns the worst exit status of the processes that were stopped."""
         if backend_for(make_url(self._settings.database)).belongs_to_process:
             migrate.upgrade(self._settings.database)
         asyncio.run(self._look_at_database())
@@ -128,10 +128,10 @@ class Supervisor:
         except CannotListen as error:
             print(f"onfinish: {error}", file=sys.stderr)
             return EXIT_NO_PORT
-        # Where it was inherited as ignored, the kernel tells of no end, and keeps no status.
+        # Where it was inherited as ignored, the kernel sends no SIGCHLD, and keeps no status.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signals = {signal.SIGCHLD, *stopping_signals()}
-        # Blocked, they wait until they are asked for, here and in a child that has no handler yet.
+        # Blocked, they stay pending until sigtimedwait, and in a child until it has handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         self._due = dict.fromkeys(range(self._count), 0.0)
         while self._due or self._children:
@@ -148,7 +148,7 @@ class Supervisor:
         return self._status
 
     async def _look_at_database(self) -> None:
-        """What is wrong for every process is told once, and before there are any."""
+        """Find what is wrong for every process once, before there are any."""
         database = Database(self._settings.database)
         try:
             self._findings = await first_look(database, revision=migrate.head())
@@ -160,7 +160,7 @@ class Supervisor:
     def _start_due(self) -> None:
         now = time.monotonic()
         for index in [index for index, at in self._due.items() if at <= now]:
-            if self._due.pop(index, None) is not None:  # else the one before it has given up
+            if self._due.pop(index, None) is not None:  # else the start before it has abandoned all
                 self._start(index)
 
     def _start(self, index: int) -> None:
@@ -184,20 +184,20 @@ class Supervisor:
             finally:
                 logging.shutdown()
                 sys.stdout.flush()
-                os._exit(status)  # what is to be done at the end of the parent is not for its children
+                os._exit(status)  # without the parent's exit handlers
         theirs.close()
         ours.setblocking(False)
         self._children[index] = Child(pid, index, ours)
 
     def _could_not_start(self, index: int, error: OSError) -> None:
-        """The machine is short of processes, memory or descriptors, which may pass."""
+        """Schedule another start: the machine may be short of processes, memory or descriptors now."""
         delay_s = self._next_delay_s(index, longest_s=_DELAY_TO_START_MAX_S)
         if not self._up and self._failed[index] >= _STARTS_MAX:
-            log.error("no process could be made (%s); giving up. %s", error.strerror, _HIGHER_LIMIT)
+            log.error("no process could be started (%s); giving up. %s", error.strerror, _HIGHER_LIMIT)
             self._give_up()
             return
         log.error(
-            "no process could be made (%s); %d serve, and it is tried again in %.1f s. %s",
+            "no process could be started (%s); %d serve, retrying in %.1f s. %s",
             error.strerror,
             len(self._children),
             delay_s,
@@ -207,21 +207,21 @@ class Supervisor:
 
     def _be_child(self, index: int, link: socket.socket) -> int:
         for other in self._children.values():
-            other.link.close()  # else that process would not notice the parent's end while this one lives
+            other.link.close()  # else that process would not detect the parent's end while this one lives
         set_up_logs(self._settings.log, with_process=True)
         settings = named_by_process(self._settings)
-        ops = Ops(settings, tally=self._tally, peers=self._peers, index=index)
+        ops = Ops(settings, counters=self._counters, peers=self._peers, index=index)
         lifecycle = Lifecycle(settings, ops, Parent(link, self._listening.shared(), first=index == 0))
         return run_loop(lifecycle.run(), settings)
 
     def _look_for_ready(self) -> None:
         for child in self._children.values():
-            if not child.is_ready and _has_said_something(child.link):
+            if not child.is_ready and _has_reported(child.link):
                 child.is_ready = True
         if not self._up and len(self._children) == self._count and self._all_ready:
             self._up = True
             print_banner(self._settings, self._listening, self._findings)
-            notify(READY)
+            sd_notify(READY)
 
     @property
     def _all_ready(self) -> bool:
@@ -241,10 +241,10 @@ class Supervisor:
                 self._ended(child, os.waitstatus_to_exitcode(status))
 
     def _ended(self, child: Child, status: int) -> None:
-        child.is_ready = child.is_ready or _has_said_something(child.link)
+        child.is_ready = child.is_ready or _has_reported(child.link)
         child.link.close()
         del self._children[child.index]
-        slot = self._tally.slots[child.index]
+        slot = self._counters.slots[child.index]
         slot.vacate()
         slot.clear(GAUGES)
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
@@ -255,22 +255,22 @@ class Supervisor:
             return
         delay_s = self._delay_s(child)
         if self._gives_up(child):
-            log.error("process %d %s before it served, as those before it; giving up", child.pid, how)
+            log.error("process %d %s before it served, like those before it; giving up", child.pid, how)
             self._give_up()
             return
-        log.error("process %d %s; another takes its place", child.pid, how)
+        log.error("process %d %s; another replaces it", child.pid, how)
         self._due[child.index] = time.monotonic() + delay_s
 
     def _delay_s(self, child: Child) -> float:
-        """How long to wait before a process is started in place of one that has died."""
-        if child.is_ready and time.monotonic() - child.started_at > _SETTLED_S:
+        """How long to wait before a process is started to replace one that has died."""
+        if child.is_ready and time.monotonic() - child.started_at > _STABLE_S:
             self._failed[child.index] = 0
             return 0.0
         longest_s = _DELAY_MAX_S if child.is_ready else _DELAY_TO_START_MAX_S
         return self._next_delay_s(child.index, longest_s=longest_s)
 
     def _next_delay_s(self, index: int, *, longest_s: float) -> float:
-        """Twice the one before, within limits."""
+        """Twice the delay before, within limits."""
         self._failed[index] += 1
         return min(longest_s, _DELAY_S * 2.0 ** min(self._failed[index] - 1, 10))
 
@@ -297,7 +297,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._stopped_at = time.monotonic()
-        notify(STOPPING)
+        sd_notify(STOPPING)
         self._due.clear()
         self._listening.close()  # each process has its own, and closes it in time
         for child in self._children.values():
@@ -319,14 +319,14 @@ class Supervisor:
 
 
 def _fork() -> int:
-    """As `os.fork`. The one thread that there may be is the log's, which the child sets up anew."""
+    """As `os.fork`. The only thread there may be is the log's, which the child starts anew."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns where there is any
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns where there is a thread
         return os.fork()
 
 
-def _has_said_something(link: socket.socket) -> bool:
-    """Whether the process at the other end has said that it serves; its end says nothing."""
+def _has_reported(link: socket.socket) -> bool:
+    """Whether the process at the other end has reported that it serves; its end alone is no report."""
     try:
         return bool(link.recv(1, socket.MSG_PEEK))
     except OSError:

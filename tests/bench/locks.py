@@ -32,7 +32,7 @@ SOME = 8
 GOALS = {
     SOME: Goal(f"p99 of one row while {SOME} requests hang on a row lock", "its p99 alone", 2.0),
     POOL_SIZE: Goal(
-        "reads per second while writes hang on a row lock in every place of the writer",
+        "reads per second while writes hang on a row lock in every slot of the writer",
         "the same alone",
         0.8,
         at_most=False,

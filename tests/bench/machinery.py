@@ -109,9 +109,9 @@ async def measure_parts(url: str, *, driver: str, rounds: int) -> dict[str, Spre
     parts: dict[str, Callable[[], Awaitable[None]]] = {
         "a task of asyncio": _task,
         "empty unit of work": empty_unit,
-        "unit of work with a hop": unit_with_a_hop,
-        "unit of work with two hops": unit_with_two_hops,
-        "place taken and given back": place,
+        "unit of work with a call": unit_with_a_hop,
+        "unit of work with two calls": unit_with_two_hops,
+        "slot acquired and released": place,
         "the headers of an answer": headers,
         "held response, with such headers": held_response,
     }

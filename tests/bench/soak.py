@@ -288,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         url = new_database(cluster)
         database = url.rpartition("/")[2]
         recycled = {"POOL_RECYCLE_S": str(options.recycle_s)}
-        with serving(url, POOL_SIZE=str(pool_size), **recycled) as server:
+        with serving(url, POOL_SIZE=str(pool_size), MALLOC_ARENA_MAX="2", **recycled) as server:
             soak = Soak(server, cluster, database, per_s=options.per_s)
             with ended_by_signals(soak):
                 asyncio.run(soak.run(requests=options.requests, seconds=options.seconds))

@@ -187,5 +187,5 @@ def test_two_names_of_one_driver_are_one() -> None:
     "given", [{"query": {"target_session_attrs": "read-write"}}, {"connect_args": {"host": "db"}}]
 )
 def test_what_would_send_the_replicas_reads_elsewhere_is_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="would be the replica's too"):
+    with pytest.raises(ValidationError, match="would apply to the replica too"):
         DatabaseSettings(url="postgresql://db/board", reader_url="postgresql://replica/board", **given)

@@ -261,7 +261,7 @@ class TestFaults:
         assert sorted(told) == sorted(
             [
                 f"{file}: colour: no such setting",
-                f"{file}: conf_dir: chooses this file, so it cannot stand in it: use CONF_DIR, --conf-dir",
+                f"{file}: conf_dir: chooses this file, so it cannot be in it: use CONF_DIR, --conf-dir",
                 f"{file}: http.port: should be a whole number, not '80'",
                 f"{file}: http.prot: no such setting; did you mean http.port?",
                 f"{file}: http.pool_size: no such setting; did you mean database.pool_size?",

@@ -67,7 +67,7 @@ def lock(request: pytest.FixtureRequest, backend: str, sql: RawSql) -> Lock:
 def permitted(expect_log: ExpectLog) -> Iterator[None]:
     """A 503 is worth a warning in the log; here it is what was asked for."""
     with (
-        expect_log("onfinish", "503 |runs again", required=False),
+        expect_log("onfinish", "503 |retrying", required=False),
         expect_log("tornado.access", "503 ", required=False),
     ):
         yield

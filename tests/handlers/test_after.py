@@ -250,7 +250,7 @@ async def test_what_a_function_after_the_commit_raises_is_logged(
             await self.run(add_note, self.session, text="written")
 
     client = mount(Handler)
-    with expect_log("onfinish.handlers", r"POST Handler .*after the commit failed; the work is kept"):
+    with expect_log("onfinish.handlers", r"POST Handler .*function failed; the work stays committed"):
         answer = await client.post("/")
         await asyncio.sleep(0.05)
 
@@ -323,7 +323,7 @@ async def test_a_function_whose_own_wait_was_cancelled_keeps_the_others_from_not
                 await self.commit()
 
     client = mount(Handler)
-    with expect_log("onfinish.handlers", r"a function for after the commit failed; the work is kept"):
+    with expect_log("onfinish.handlers", r"an on_commit function failed; the work stays committed"):
         answer = await client.post("/")
         await until(lambda: calls)
 

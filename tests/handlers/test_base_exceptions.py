@@ -134,7 +134,7 @@ async def test_after_the_commit_it_is_logged_and_the_next_function_is_called(
             self.set_status(201)
 
     client = mount(Handler)
-    with expect_log("onfinish.handlers", r"a function for after the commit failed; the work is kept"):
+    with expect_log("onfinish.handlers", r"an on_commit function failed; the work stays committed"):
         answer = await client.post("/", request_timeout=10)
         await asyncio.sleep(0.05)
 

@@ -75,7 +75,7 @@ async def test_no_row_is_in_the_log_of_work_that_follows_an_answer(
     client = mount(Handler)
     with (
         expect_log("onfinish.db", "afterwards: failed"),
-        expect_log("onfinish.handlers", "a function for after the commit failed"),
+        expect_log("onfinish.handlers", "an on_commit function failed"),
         expect_log("asyncio", "never retrieved"),
     ):
         answer = await client.post("/")

@@ -188,7 +188,7 @@ async def test_a_handler_that_ends_without_an_answer_while_its_commit_is_under_w
 
     client = mount(Handler)
     with (
-        expect_log("onfinish.handlers", r"ended without an answer"),
+        expect_log("onfinish.handlers", r"ended without a response"),
         expect_log("tornado.access", r"^500 POST / .* kept "),
     ):
         answer = await client.post("/")

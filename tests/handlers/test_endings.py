@@ -253,7 +253,7 @@ async def test_a_request_has_one_answer(mount: Mount, notes: Notes, how: str, ex
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     with (
         expect_log("onfinish|tornado", "", required=False),
-        expect_log("", "without an answer|500", required=False),
+        expect_log("", "without a response|500", required=False),
     ):
         writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
         await asyncio.sleep(0.3)

@@ -414,7 +414,7 @@ async def test_an_answer_that_cannot_be_sent_closes_the_connection(
 
     client = mount(Handler)
     with (
-        expect_log("onfinish.handlers", r"POST Handler \[r1\]: the answer could not be sent"),
+        expect_log("onfinish.handlers", r"POST Handler \[r1\]: the response could not be sent"),
         expect_log("tornado.access", "500 POST / .* kept"),
     ):
         async with Wire(client.port) as wire:

@@ -232,7 +232,7 @@ async def test_a_handler_that_ends_without_an_answer_is_answered_for(
 
     client = mount(Handler)
     with (
-        expect_log("onfinish.handlers", r"POST Handler .*ended without an answer"),
+        expect_log("onfinish.handlers", r"POST Handler .*ended without a response"),
         expect_log("tornado.access", r"^500 POST / .* undone "),
     ):
         answer = await client.post("/", request_timeout=5)
@@ -253,7 +253,7 @@ async def test_detach_is_refused(mount: Mount, database: Database, notes: Notes,
     client = mount(Handler)
     with (
         expect_log("onfinish.handlers", r"cannot detach(.|\n)*plain RequestHandler"),
-        expect_log("onfinish.handlers", r"ended without an answer"),
+        expect_log("onfinish.handlers", r"ended without a response"),
         expect_log("tornado.access", r"^500 POST / .* undone "),
     ):
         answer = await client.post("/", request_timeout=5)

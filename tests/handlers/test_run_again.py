@@ -65,9 +65,7 @@ async def test_of_two_requests_in_a_deadlock_both_are_answered(
 
     client = mount(Handler, r"/(.)/(.)")
     with (
-        expect_log(
-            "onfinish.handlers", r"POST Handler .*runs again \(deadlock\)", level=logging.INFO
-        ) as again,
+        expect_log("onfinish.handlers", r"POST Handler .*retrying \(deadlock\)", level=logging.INFO) as again,
         expect_log("tornado.access", r"^201 POST .* kept ", level=logging.INFO) as lines,
     ):
         answers = await asyncio.gather(client.post("/a/b"), client.post("/b/a"))
@@ -145,7 +143,7 @@ async def test_a_file_that_another_process_holds_is_tried_again(
 
     client = mount(Handler)
     with (
-        expect_log("onfinish.handlers", r"runs again \(busy\)", level=logging.INFO),
+        expect_log("onfinish.handlers", r"retrying \(busy\)", level=logging.INFO),
         sql.connect() as other,
     ):
         other.execute("BEGIN IMMEDIATE")
@@ -455,7 +453,7 @@ async def test_a_conflict_in_a_task_of_a_group_runs_the_request_again(
             self.set_status(201)
 
     client = mount(Handler)
-    with expect_log("onfinish.handlers", r"runs again \(deadlock\)", level=logging.INFO):
+    with expect_log("onfinish.handlers", r"retrying \(deadlock\)", level=logging.INFO):
         answer = await client.post("/")
 
     assert answer.code == 201

@@ -137,7 +137,7 @@ async def test_a_stream_that_ends_without_finish_is_broken_off(
 
     client = mount(Handler)
     with (
-        expect_log("onfinish.handlers", r"ended without an answer"),
+        expect_log("onfinish.handlers", r"ended without a response"),
         expect_log("tornado.access", r"^\d+ GET / .* undone ", level=logging.INFO) as lines,
     ):
         sent = await ask(client.port)

@@ -235,7 +235,7 @@ async def test_a_conflict_runs_the_message_again(port_of, words, expect_log):
                 await self.run(self.session.execute, text(SERIALIZATION_FAILURE))
 
     async with connected(port_of(Conflicting)) as socket:
-        with expect_log("onfinish.handlers", "message 1 Conflicting .* runs again", level=20) as again:
+        with expect_log("onfinish.handlers", "message 1 Conflicting .* retrying", level=20) as again:
             assert await ask(socket, "one") == {"attempt": 3}
         assert await ask(socket, "two") == {"attempt": 4}
 
@@ -415,7 +415,7 @@ async def test_functions_for_after_the_commit(port_of, words, expect_log):
             raise RuntimeError("too late")
 
     async with connected(port_of(Following)) as socket:
-        with expect_log("onfinish.handlers", "a function for after the commit failed"):
+        with expect_log("onfinish.handlers", "an on_commit function failed"):
             assert await ask(socket, "one") == {"done": "one"}
             assert (await ask(socket, "one"))["status"] == 409
         assert called == [("one", ["one"])]

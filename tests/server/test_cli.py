@@ -195,7 +195,7 @@ class TestWrongUse:
         )
 
         told = done.stdout + done.stderr
-        assert re.search(rf"(->|:) pip install {re.escape(packages)}( brings it)?\n", told), told
+        assert re.search(rf"(->|:) pip install {re.escape(packages)}( installs it)?\n", told), told
         assert "onfinish[" not in told
         assert "geheim" not in told
         assert "Traceback" not in told
@@ -209,7 +209,7 @@ class TestWrongUse:
         assert main(["migrate"]) == 1
 
         [line] = capsys.readouterr().err.splitlines()
-        assert line.endswith(": pip install pymysql brings it")
+        assert line.endswith(": pip install pymysql installs it")
         assert "geheim" not in line
 
 
@@ -233,7 +233,7 @@ class TestConfig:
             ["pool_pre_ping", "false", "flag --no-pool-pre-ping".replace("no-", "")],
             ["pool_size", "10", "default"],
             ["grace_s", "5.0", "conf/production.toml"],
-            ["query.sslmode", "verify-full", "conf/production.toml, but the url says otherwise"],
+            ["query.sslmode", "verify-full", "conf/production.toml, but the url overrides it"],
             ["connect_args.password", "***", "environment CONNECT_ARGS"],
             ["connect_args.keepalives", "1", "environment CONNECT_ARGS"],
             ["url", "postgresql://me:***@h/x?sslmode=disable&sslpassword=***"],

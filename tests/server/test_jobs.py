@@ -155,7 +155,7 @@ async def test_a_job_that_fails_is_logged_once_and_tried_again(expect_log):
 
     others: list[int] = []
     with (
-        expect_log("onfinish.jobs", "failing: failed, and is tried again: nobody is there") as failed,
+        expect_log("onfinish.jobs", "failing: failed, will be retried: nobody is there") as failed,
         expect_log("onfinish.jobs", "failing: works again", level=20) as mended,
     ):
         async with running({"failing": failing, "other": lambda stopped: others.append(1)}):
@@ -192,7 +192,7 @@ def test_a_server_whose_database_is_down_logs_it_once_and_goes_on(unused_port, s
     server = start_server(
         "--jobs-every-s", "0.05", "--grace-s", "0", url=f"postgresql://x@127.0.0.1:{unused_port}/x"
     )
-    assert wait_until(lambda: "deleting old commit witnesses: failed" in server.err, timeout_s=10)
+    assert wait_until(lambda: "deleting old commit markers: failed" in server.err, timeout_s=10)
     assert server.request("GET", "/livez").status == 200
     threading.Event().wait(0.5)
 

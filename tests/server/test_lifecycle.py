@@ -469,7 +469,7 @@ def test_a_request_that_outlasts_the_drain_is_cut_off_and_undone(
         release()
 
     assert sql("SELECT name FROM teams") == []
-    assert "1 requests were not answered within 0.5 s; they are cut off and undone" in server.err
+    assert "1 requests were not answered within 0.5 s; they are cut off and rolled back" in server.err
 
 
 @on_sqlite
@@ -499,7 +499,7 @@ def test_a_function_that_hangs_for_ever_does_not_keep_the_process(database_url, 
         assert server.wait() == 1
 
     assert (
-        "the process has not ended 5.5 s after it was told to stop, and is ended; 1 threads hang"
+        "the process did not end within 5.5 s of its stop signal and is terminated; 1 threads hang"
         in server.err
     )
     assert "threading.Event().wait()" in server.err

@@ -134,7 +134,7 @@ def test_a_process_that_is_killed_is_replaced_and_its_connections_are_gone(datab
     assert all(server.request("GET", "/teams").status == 200 for _ in range(10))
     assert wait_until(lambda: sorted(serving(server)) == sorted(workers(server)), timeout_s=10)
     assert victim not in workers(server)
-    assert f"process {victim} was killed by SIGKILL; another takes its place" in server.err
+    assert f"process {victim} was killed by SIGKILL; another replaces it" in server.err
     assert counted(server, 'onfinish_units_of_work_total{outcome="kept"') == 6
     assert counted(server, "onfinish_process_starts_total") == 3
     assert counted(server, "onfinish_processes ") == 2
@@ -277,7 +277,7 @@ def test_processes_that_die_at_once_are_given_up(tmp_path, start):
 
     assert server.wait() == 1
     assert server.out == ""
-    assert "ended with status 3 before it served, as those before it; giving up" in server.err
+    assert "ended with status 3 before it served, like those before it; giving up" in server.err
     assert 4 <= len((tmp_path / "births").read_text()) <= 6 * 4
 
 
@@ -286,7 +286,7 @@ def test_a_process_that_dies_at_its_first_start_is_tried_again(tmp_path, start):
     server = start(2, environ=dying_at_birth(tmp_path, times=3), url=f"sqlite:///{tmp_path / 'x.db'}")
 
     assert len(serving(server)) == 2
-    assert len(re.findall("another takes its place", server.err)) == 3
+    assert len(re.findall("another replaces it", server.err)) == 3
     assert stop(server) == 0
 
 
@@ -419,7 +419,7 @@ def test_a_fork_that_fails_is_tried_again_and_the_service_goes_on(start, limited
 
     os.kill(victim, signal.SIGKILL)
 
-    assert wait_until(lambda: server.err.count("no process could be made (") >= 2, timeout_s=10), server.err
+    assert wait_until(lambda: server.err.count("process could be started (") >= 2, timeout_s=10), server.err
     assert "Resource temporarily unavailable" in server.err
     assert server.request("GET", "/teams").status == 200
     assert workers(server) == [other]
@@ -456,7 +456,7 @@ def test_processes_are_replaced_where_sigchld_was_ignored(start, tmp_path):
     assert wait_until(lambda: len(set(workers(server)) - {before[0]}) == 2, timeout_s=10), server.err
     assert wait_until(lambda: len(serving(server)) == 2, timeout_s=10)
     assert stop(server) == 0
-    assert f"process {before[0]} was killed by SIGKILL; another takes its place" in server.err
+    assert f"process {before[0]} was killed by SIGKILL; another replaces it" in server.err
 
 
 def names_of_sockets(server: ServerProcess) -> list[str]:
