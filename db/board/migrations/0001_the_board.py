@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from db.base import Json, SerialId, UtcDateTime, now
-from db.portable.types import chars, empty_json
+from db.portable.types import NUMBERS_ONCE, chars, empty_json
 
 revision = "0001"
 down_revision = None
@@ -23,7 +23,7 @@ def upgrade() -> None:
         sa.CheckConstraint(chars(sa.column("name")).between(1, 64), name=op.f("ck_teams_name")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_teams")),
         sa.UniqueConstraint("name", name=op.f("uq_teams_name")),
-        sqlite_autoincrement=True,
+        **NUMBERS_ONCE,
     )
     op.create_table(
         "tasks",
@@ -70,6 +70,6 @@ def upgrade() -> None:
             ["task_id"], ["tasks.id"], name=op.f("fk_transfers_task_id_tasks"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_transfers")),
-        sqlite_autoincrement=True,
+        **NUMBERS_ONCE,
     )
     op.create_index(op.f("ix_transfers_task_id_id"), "transfers", ["task_id", "id"])
