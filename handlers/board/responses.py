@@ -224,6 +224,13 @@ def task_json(task: tasks.Task | tasks.TaskRow | Row[Any]) -> dict[str, Any]:
     return dict(zip(_TASK, task, strict=True))
 
 
+def listed_json(row: Row[Any]) -> dict[str, Any]:
+    """What is told of a task in a row that has `s3_keys` as text, likewise."""
+    task = task_json(row)
+    task["s3_keys"] = tasks.s3_keys_of(row)
+    return task
+
+
 def team_json(team: teams.Team) -> dict[str, Any]:
     """What is told of a team: a `Team`, likewise."""
     return {"id": team.id, "name": team.name, "create_time": team.create_time}

@@ -8,7 +8,7 @@ from handlers.base import SessionHandler
 from handlers.board.cursors import cursor_of, position_of
 from handlers.board.pages import write_items
 from handlers.board.preconditions import etag_of, if_match
-from handlers.board.responses import task_json, transfer_json
+from handlers.board.responses import listed_json, task_json, transfer_json
 from handlers.idempotency import IdempotentHandler
 from handlers.json_api.body import Claim, TaskChange, TaskNew, TasksNew, TransferNew, read_body
 from handlers.json_api.query import TaskQuery, read_query
@@ -24,10 +24,10 @@ class TasksHandler(IdempotentHandler):
         after = None if query.cursor is None else position_of(query.cursor, where)
         # One more than asked for tells whether there is another page.
         rows = await self.run(tasks.list_tasks, self.session, where=where, limit=query.limit + 1, after=after)
-        page = rows[: query.limit]
+        page = tasks.page_of(rows, query.limit)
         more = len(rows) > len(page)
         next_cursor = cursor_of(Position(page[-1].create_time, page[-1].id), where) if more else None
-        await write_items(self, [task_json(task) for task in page], next_cursor=next_cursor)
+        await write_items(self, map(listed_json, page), next_cursor=next_cursor)
 
     async def post(self) -> None:
         new = await read_body(self, TaskNew)
@@ -81,7 +81,7 @@ class ClaimHandler(IdempotentHandler):
     async def post(self) -> None:
         claim = await read_body(self, Claim)
         taken = await self.run(tasks.claim_tasks, self.session, limit=claim.limit, team_id=claim.team_id)
-        await write_items(self, [task_json(task) for task in taken])
+        await write_items(self, map(listed_json, taken))
 
 
 class TransferHandler(IdempotentHandler):
