@@ -7,9 +7,10 @@
 Each driver has a server of its own, which works at the same load all the time: two connections that write
 a task and read a page, with pauses. ``/livez`` is asked over one more, again and again. In each round every
 body is posted for a while, after as long a time without it; the result is the difference of the two longest
-waits. ``page``, ``claim`` and ``export`` have large answers: of a thousand tasks with the largest ``s3_keys``
-a page of 1,000 is read, a hundred are claimed, and all are exported. The bodies that are refused are the worst
-that are known. ``full`` and ``fullest`` are accepted: 10,000 tasks of 280 bytes, and of as many as 8 MiB have room for.
+waits. The bodies that are refused are the worst that are known. ``full`` and ``fullest`` are accepted: 10,000
+tasks of 280 bytes, and of as many as 8 MiB have room for. ``page``, ``claim`` and ``export`` have large
+answers: of a thousand tasks with the largest ``s3_keys`` a page of 1,000 is read, a hundred are claimed, and
+all are exported.
 """
 
 from __future__ import annotations
