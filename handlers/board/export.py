@@ -15,12 +15,12 @@ from handlers.base import SessionHandler
 from handlers.board.responses import listed_json
 from handlers.json_api.query import TaskChoice, read_query
 
-PAGE_SIZE = 1000
-"""Rows a hop reads. Fewer cost round trips and hops, more cost memory: a page is some 300 KiB of JSON."""
-
+PAGE_SIZE = 250
+"""Rows of one fetch. The largest have 24 MiB together as they are stored; a thousand took no less CPU."""
 
 WRITTEN_AT_ONCE_BYTES = 128 * 1024
-"""Two of the largest tasks. With an asyncio driver the event loop parses and writes their JSON."""
+"""Three of the largest tasks, four hundred small ones. With an asyncio driver the event loop parses and
+writes their JSON in one turn; fewer would cost more hops."""
 
 
 class ExportHandler(SessionHandler):
@@ -61,10 +61,10 @@ class ExportHandler(SessionHandler):
 
 
 def _lines(session: Session, where: TaskFilter) -> Iterator[bytes]:
-    """The export's body, a page of lines at a time, or as much of one as is written at once."""
+    """The export's body, as many lines at a time as are written at once."""
+    lines: list[bytes] = []
+    size = 0
     for page in tasks.stream_tasks(session, where=where, page_size=PAGE_SIZE):
-        lines: list[bytes] = []
-        size = 0
         for row in page:
             line = to_json(listed_json(row), inf_nan_mode="null") + b"\n"
             lines.append(line)
@@ -72,5 +72,5 @@ def _lines(session: Session, where: TaskFilter) -> Iterator[bytes]:
             if size > WRITTEN_AT_ONCE_BYTES:
                 yield b"".join(lines)
                 lines, size = [], 0
-        if lines:
-            yield b"".join(lines)
+    if lines:
+        yield b"".join(lines)
