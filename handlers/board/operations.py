@@ -62,7 +62,8 @@ OPERATIONS: tuple[Operation, ...] = (
         tag="tasks",
         summary="Tasks, newest first, a page at a time",
         description="A walk by cursor shows every task that was there when it began, and was not deleted, "
-        "exactly once, whatever others insert meanwhile.",
+        "exactly once, whatever others insert meanwhile. A page of tasks with large `s3_keys` has fewer than "
+        "`limit`: it ends at about 4 MiB of them. The list ends where `next_cursor` is null.",
         query=queries.TaskQuery,
         answers=_shown("A page of tasks.", answers.TaskPage, examples.PAGE),
         refuses=(_FOREIGN_CURSOR,),
