@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
+from pydantic_core import from_json
 from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
@@ -17,10 +19,13 @@ from sqlalchemy import (
     Select,
     SmallInteger,
     String,
+    Text,
     and_,
     bindparam,
     case,
+    cast,
     column,
+    func,
     insert,
     select,
     text,
@@ -84,6 +89,16 @@ class Task(Base):
 
 _COLUMNS = Task.__table__.columns
 """What is only read is read as rows: a mapped object costs twice as much, and is there to be changed."""
+
+_LISTED = [cast(each, Text).label(each.name) if each is _COLUMNS.s3_keys else each for each in _COLUMNS]
+"""The columns of many rows, `s3_keys` as text. To parse a thousand values of 64 KiB takes seconds, and all
+are parsed before a row is returned: with an asyncio driver on the event loop. `s3_keys_of` parses one."""
+
+PAGE_CHARS_MAX = 4 * 1024 * 1024
+"""A page of the list ends with the task whose `s3_keys` reach this size together with those before it."""
+
+_UNMEASURED_ROWS = 64
+"""So many of the largest `s3_keys` are about `PAGE_CHARS_MAX`: the database measures longer pages only."""
 
 _INSERT = insert(Task.__table__)  # type: ignore[arg-type]  # it is a Table
 
@@ -224,12 +239,16 @@ def create_tasks(session: Session, *, new: Sequence[NewTask]) -> list[str]:
     return ids
 
 
-def claim_tasks(session: Session, *, limit: int, team_id: int | None = None) -> Sequence[Task]:
+def claim_tasks(session: Session, *, limit: int, team_id: int | None = None) -> Sequence[Row[Any]]:
     """Take the oldest queued tasks: they are running now, and nobody else is given them.
 
     Args:
         limit: how many at most.
         team_id: of this team only; None is of any team, and of none.
+
+    Returns:
+        Their rows, with `s3_keys` as text: `s3_keys_of`. A page does not end early here: all that is
+        claimed is returned.
     """
     moment = utc_now()
     where = [Task.task_status == QUEUED]
@@ -238,6 +257,7 @@ def claim_tasks(session: Session, *, limit: int, team_id: int | None = None) -> 
     taken = take_rows(
         session,
         Task,
+        columns=_LISTED,
         where=where,
         order_by=[Task.create_time, Task.id],
         limit=limit,
@@ -255,9 +275,10 @@ def stream_tasks(session: Session, *, where: TaskFilter, page_size: int) -> Iter
 
     Opens a server-side cursor at the first page: the session has to be in a transaction, and every page
     is asked for in it. Rows, not tasks: a million objects would cost more than what is done with them.
+    Their `s3_keys` are text: `s3_keys_of`.
     """
     given = _given(where)
-    statement = select(*_COLUMNS).where(*(_CONDITIONS[name] for name in given)).order_by(_COLUMNS.id)
+    statement = select(*_LISTED).where(*(_CONDITIONS[name] for name in given)).order_by(_COLUMNS.id)
     yield from session.execute(statement, given, execution_options={"yield_per": page_size}).partitions()
 
 
@@ -297,18 +318,44 @@ def lock_task(session: Session, *, task_id: str) -> Task:
 def list_tasks(
     session: Session, *, where: TaskFilter = TaskFilter(), limit: int = 50, after: Position | None = None
 ) -> Sequence[Row[Any]]:
-    """The rows of tasks, newest first (`create_time`, then `id`).
+    """The rows of tasks, newest first (`create_time`, then `id`), with `s3_keys` as text: `s3_keys_of`.
 
     Args:
         where: which of them.
-        limit: how many at most.
+        limit: how many at most. Where their `s3_keys` are large there are fewer, but always one more than
+            are in `page_of` these rows, unless the list ends.
         after: the list goes on behind this place.
     """
     values: dict[str, Any] = {**_given(where), "limit": limit}
-    statement = _page_of(tuple(values), after is not None)
+    statement = _page_of(tuple(values), after is not None, limit > _UNMEASURED_ROWS + 1)
     if after is not None:
         values |= {"after_time": after.create_time, "after_id": after.id}
     return session.execute(statement, values).all()
+
+
+def page_of(rows: Sequence[Row[Any]], limit: int) -> Sequence[Row[Any]]:
+    """The rows of `list_tasks` that belong to one page; at least one, where there is one.
+
+    Args:
+        rows: as they were returned for one more than ``limit``. If there are more of them than are
+            returned here, the list goes on.
+        limit: how many at most.
+    """
+    size = 0
+    page = rows[:limit]
+    for number, row in enumerate(page):
+        if size >= PAGE_CHARS_MAX:
+            return page[:number]
+        size += len(row.s3_keys)
+    return page
+
+
+def s3_keys_of(row: Row[Any]) -> Any:
+    """The value of `s3_keys` in a row that has it as text."""
+    try:
+        return from_json(row.s3_keys)
+    except ValueError:  # nested more deeply than that reader goes
+        return json.loads(row.s3_keys)
 
 
 def update_task(
@@ -388,11 +435,26 @@ def _given(where: TaskFilter) -> dict[str, Any]:
 
 
 @functools.cache
-def _page_of(names: tuple[str, ...], goes_on: bool) -> Select[Any]:
+def _page_of(names: tuple[str, ...], goes_on: bool, measured: bool) -> Select[Any]:
     """The list's statement for these filters. Built once: to build it costs more than to run it."""
-    statement = select(*_COLUMNS).where(*(_CONDITIONS[name] for name in names if name in _CONDITIONS))
+    statement = select(*_LISTED).where(*(_CONDITIONS[name] for name in names if name in _CONDITIONS))
     if goes_on:
         after = tuple_(bindparam("after_time", type_=UtcDateTime), bindparam("after_id", type_=String))
         statement = statement.where(tuple_(_COLUMNS.create_time, _COLUMNS.id) < after)
     newest_first = statement.order_by(_COLUMNS.create_time.desc(), _COLUMNS.id.desc())
-    return newest_first.limit(bindparam("limit", type_=Integer))
+    page = newest_first.limit(bindparam("limit", type_=Integer))
+    return _measured(page) if measured else page
+
+
+def _measured(statement: Select[Any]) -> Select[Any]:
+    """A page that ends one row behind `page_of` it: what is not shown is not sent by the database.
+
+    The limit stands in a query of its own: MariaDB numbers all rows of the query that has the window.
+    """
+    page = statement.subquery("page")
+    order = page.c.create_time.desc(), page.c.id.desc()
+    before = func.sum(chars(page.c.s3_keys)).over(order_by=order, rows=(None, -2))
+    sized = select(page, func.coalesce(before, 0).label("chars_before")).subquery("sized")
+    shown = [sized.c[each.name] for each in page.c]
+    newest_first = select(*shown).order_by(sized.c.create_time.desc(), sized.c.id.desc())
+    return newest_first.where(sized.c.chars_before < PAGE_CHARS_MAX)

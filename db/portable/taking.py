@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import ColumnElement, inspect, select, update
+from sqlalchemy import ColumnElement, Row, inspect, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
-
-Row = TypeVar("Row")
 
 
 def take_rows(
     session: Session,
-    entity: type[Row],
+    entity: type[Any],
     *,
+    columns: Sequence[ColumnElement[Any]],
     where: Sequence[ColumnElement[bool]],
     order_by: Sequence[ColumnElement[Any] | InstrumentedAttribute[Any]],
     limit: int,
     values: Mapping[Any, Any],
-) -> Sequence[Row]:
+) -> Sequence[Row[Any]]:
     """Change the first rows that no other transaction is about to change, in one statement if possible.
 
     On PostgreSQL rows that another transaction has locked are passed over (`SKIP LOCKED`), and the
@@ -31,6 +30,7 @@ def take_rows(
 
     Args:
         entity: a mapped class with one primary key column.
+        columns: what is returned of each row. No objects are made or refreshed.
         where: which rows.
         order_by: which of them first. The result is in no order.
         limit: how many at most.
@@ -42,17 +42,16 @@ def take_rows(
     (key,) = inspect(entity, raiseerr=True).primary_key
     chosen = select(key).where(*where).order_by(*order_by).limit(limit)
     statement = update(entity).values(dict(values)).execution_options(synchronize_session=False)
-    fresh = {"populate_existing": True}
     backend = session.get_bind().dialect.name
     if backend in ("mysql", "mariadb"):
         keys = session.scalars(chosen.with_for_update(skip_locked=True)).all()
         if not keys:
             return []
         session.execute(statement.where(key.in_(keys)))
-        return session.scalars(select(entity).where(key.in_(keys)), execution_options=fresh).all()
+        return session.execute(select(*columns).where(key.in_(keys))).all()
     if backend == "sqlite":
         statement = statement.where(key.in_(chosen))
     else:
         taken = chosen.with_for_update(skip_locked=True).cte("taken").prefix_with("MATERIALIZED")
         statement = statement.where(key == taken.c[key.name])
-    return session.scalars(statement.returning(entity), execution_options=fresh).all()
+    return session.execute(statement.returning(*columns)).all()

@@ -74,6 +74,13 @@ def task_json(task: tasks.Task | tasks.TaskRow | Row[Any]) -> dict[str, Any]:
     return dict(zip(_TASK, task, strict=True))
 
 
+def listed_json(row: Row[Any]) -> dict[str, Any]:
+    """The JSON of a task from a row that has `s3_keys` as text."""
+    task = task_json(row)
+    task["s3_keys"] = tasks.s3_keys_of(row)
+    return task
+
+
 def etag_of(task: tasks.Task | tasks.TaskRow | Row[Any]) -> str:
     """A task's entity tag. The time is part of it, since an id can be deleted and used again."""
     return f'"{task.version}-{round(task.update_time.timestamp() * 1_000_000):x}"'

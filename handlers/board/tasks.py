@@ -21,7 +21,15 @@ from handlers.board.requests import (
     TaskNew,
     TasksNew,
 )
-from handlers.board.responses import Task, TaskList, TaskPage, TasksCreated, etag_of, task_json
+from handlers.board.responses import (
+    Task,
+    TaskList,
+    TaskPage,
+    TasksCreated,
+    etag_of,
+    listed_json,
+    task_json,
+)
 from handlers.idempotency import IdempotentHandler
 from handlers.json_api.body import UNKNOWN_FIELD, read_body
 from handlers.json_api.errors import FAULTS_MAX, Problem
@@ -69,7 +77,9 @@ class TasksHandler(IdempotentHandler):
         tag=TASKS,
         summary="Tasks, newest first, a page at a time",
         description="A walk by cursor shows every task that was there when it began, and was not deleted, "
-        "exactly once, whatever others insert meanwhile.",
+        "exactly once, whatever others insert meanwhile. A page of tasks with large "
+        "`s3_keys` has fewer than `limit`: it ends at about 4 MiB of them. The list ends where `next_cursor` "
+        "is null.",
         query=TaskQuery,
         answers=(Answer(200, "A page of tasks.", TaskPage, examples.PAGE),),
         errors=(Problem(400, FOREIGN),),
@@ -80,10 +90,10 @@ class TasksHandler(IdempotentHandler):
         after = None if query.cursor is None else position_of(query.cursor, where)
         # One more than was asked for: whether there is another page.
         rows = await self.run(tasks.list_tasks, self.session, where=where, limit=query.limit + 1, after=after)
-        page = rows[: query.limit]
+        page = tasks.page_of(rows, query.limit)
         more = len(rows) > len(page)
         next_cursor = cursor_of(Position(page[-1].create_time, page[-1].id), where) if more else None
-        await write_items(self, [task_json(task) for task in page], next_cursor=next_cursor)
+        await write_items(self, map(listed_json, page), next_cursor=next_cursor)
 
     @operation(
         name="create_task",
@@ -218,7 +228,7 @@ class ClaimHandler(IdempotentHandler):
     async def post(self) -> None:
         claim = await read_body(self, Claim)
         taken = await self.run(tasks.claim_tasks, self.session, limit=claim.limit, team_id=claim.team_id)
-        await write_items(self, [task_json(task) for task in taken])
+        await write_items(self, map(listed_json, taken))
 
 
 ROUTES = (

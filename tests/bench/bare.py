@@ -27,7 +27,7 @@ from db.errors import NotFound
 from handlers.board.cursors import cursor_of, position_of
 from handlers.board.queries import TaskQuery
 from handlers.board.requests import TaskChange, TaskNew, TasksNew
-from handlers.board.responses import etag_of, task_json
+from handlers.board.responses import etag_of, listed_json, task_json
 from handlers.json_api.body import read_body
 from handlers.json_api.query import read_query
 from handlers.json_api.security_headers import security_headers
@@ -136,10 +136,10 @@ class TasksHandler(Handler):
         where = query.where()
         after = None if query.cursor is None else position_of(query.cursor, where)
         rows = await self.database.read(tasks.list_tasks, where=where, limit=query.limit + 1, after=after)
-        page = rows[: query.limit]
+        page = tasks.page_of(rows, query.limit)
         more = len(rows) > len(page)
         next_cursor = cursor_of(Position(page[-1].create_time, page[-1].id), where) if more else None
-        self.answer({"items": [task_json(task) for task in page], "next_cursor": next_cursor})
+        self.answer({"items": [listed_json(task) for task in page], "next_cursor": next_cursor})
 
     async def post(self) -> None:
         new = await read_body(self, TaskNew)

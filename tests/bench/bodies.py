@@ -1,4 +1,4 @@
-"""Large bodies: what a request adds to the longest wait of others, in alternating rounds.
+"""Large bodies and answers: what a request adds to the longest wait of others, in alternating rounds.
 
 ::
 
@@ -8,7 +8,9 @@ Each driver has a server of its own, which works at the same load all the time: 
 a task and read a page, with pauses. ``/livez`` is asked over one more, again and again. In each round every
 body is posted for a while, after as long a time without it; the result is the difference of the two longest
 waits. The bodies that are refused are the worst that are known. ``full`` and ``fullest`` are accepted: 10,000
-tasks of 280 bytes, and of as many as 8 MiB have room for.
+tasks of 280 bytes, and of as many as 8 MiB have room for. ``page``, ``claim`` and ``export`` have large
+answers: of a thousand tasks with the largest ``s3_keys`` a page of 1,000 is read, a hundred are claimed, and
+all are exported.
 """
 
 from __future__ import annotations
@@ -25,8 +27,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import update
+
 import db.schema.migrate
 from conf import DatabaseSettings
+from db import Database
+from db.board.tasks import QUEUED, Task
 from tests.bench.load import Load, request
 from tests.bench.many import Memory
 from tests.bench.rounds import Spread
@@ -99,6 +105,16 @@ BODIES: dict[str, tuple[str, Callable[[], bytes], range]] = {
     "fullest": (BULK, lambda: _tasks(837), range(201, 202)),
 }
 """Bodies by name: their path, what makes them, and the statuses that may answer them."""
+
+ANSWERS = {
+    "page": request("GET", "/tasks?limit=1000&bundle=large"),
+    "claim": request("POST", "/tasks/claim", {"limit": 100}),
+    "export": request("GET", "/tasks/export?bundle=large"),
+}
+"""Requests with large answers, of the tasks that `fill` adds."""
+
+_LARGE = 1000
+_LARGE_AT_ONCE = 10
 
 
 def installed() -> list[str]:
@@ -203,6 +219,36 @@ def poster(server: Server, name: str, content: bytes, at_once: int = 1) -> Calla
     return post
 
 
+def fill(server: Server) -> None:
+    """Add tasks with ``s3_keys`` of the largest size, to a board that has no others."""
+    task = {**NEW, "bundle": "large", "s3_keys": {"a": [1] * 32_000}}
+    bulk = request("POST", BULK, {"items": [task] * _LARGE_AT_ONCE})
+    with Load(server.port, 1) as load:
+        for _ in range(_LARGE // _LARGE_AT_ONCE):
+            if (answer := load.ask(bulk)).status != 201:
+                raise RuntimeError(f"the tasks could not be added: {answer.status}")
+
+
+def free(server: Server) -> None:
+    """Put the large tasks that were claimed back into the queue, of which they are the oldest."""
+    database = Database(DatabaseSettings(url=server.url))
+    try:
+        with database.session_scope() as session:
+            session.execute(update(Task).where(Task.bundle == "large").values(task_status=QUEUED))
+    finally:
+        database.dispose()
+
+
+def reader(server: Server, name: str) -> Callable[[], None]:
+    """What asks for a large answer. It is not kept: this process has the others' load to make."""
+
+    def read() -> None:
+        with Load(server.port, 1) as load:
+            load.run(iter([ANSWERS[name]]), status=200)
+
+    return read
+
+
 def body_of(name: str) -> bytes:
     """A whole request with a body."""
     path, make, _ = BODIES[name]
@@ -215,14 +261,20 @@ def body_of(name: str) -> bytes:
 def measure(driver: str, names: Sequence[str], rounds: int, at_once: int, seconds: float) -> dict[str, Any]:
     """Measure a driver with each body."""
     found: dict[str, Any] = {}
-    contents = {name: body_of(name) for name in names}
+    contents = {name: body_of(name) for name in names if name in BODIES}
     with started(driver) as server:
+        works = {name: poster(server, name, content, at_once) for name, content in contents.items()}
+        if asked := [name for name in ANSWERS if name in names]:
+            works |= {name: reader(server, name) for name in asked}
+            fill(server)
         beside(server, seconds, None)  # warm-up
-        for name, content in contents.items():
+        for name, work in works.items():
             pairs = []
             for _ in range(rounds):
+                if name == "claim":
+                    free(server)
                 alone = beside(server, seconds, None)
-                with_it = beside(server, seconds, poster(server, name, content, at_once))
+                with_it = beside(server, seconds, work)
                 pairs.append((alone, with_it))
             added = [max(0.0, with_it["worst_ms"] - alone["worst_ms"]) for alone, with_it in pairs]
             found[name] = {
@@ -258,14 +310,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--at-once", type=int, default=1, help="bodies posted at once (1)")
     parser.add_argument("--drivers", default=",".join(installed()), help="which drivers, by commas")
     parser.add_argument(
-        "--body", action="append", choices=BODIES, help="which, all without it; again for more"
+        "--body", action="append", choices=[*BODIES, *ANSWERS], help="which, all without it; again for more"
     )
     parser.add_argument("--json", type=Path, help="where the result goes as JSON")
     options = parser.parse_args(arguments)
     print(HEAD)
     result = {
         driver: measure(
-            driver, options.body or list(BODIES), options.rounds, options.at_once, options.seconds
+            driver, options.body or [*BODIES, *ANSWERS], options.rounds, options.at_once, options.seconds
         )
         for driver in options.drivers.split(",")
     }

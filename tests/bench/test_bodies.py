@@ -34,11 +34,14 @@ def test_it_runs_and_tells_what_each_adds(tmp_path: Path, capsys: pytest.Capture
         "lists in a bulk",
         "--body",
         "full",
+        *("--body", "page", "--body", "claim", "--body", "export"),
     ]
 
     assert bench.main(["bodies", *few, "--json", str(result)]) == 0
 
     told = json.loads(result.read_text())["sqlite"]
-    assert list(told) == ["lists in a bulk", "full"]
+    assert list(told) == ["lists in a bulk", "full", "page", "claim", "export"]
     assert all(one["beside_ms"]["median"] > 0 for one in told.values())
-    assert "| sqlite | full |" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "| sqlite | full |" in out
+    assert "| sqlite | export |" in out

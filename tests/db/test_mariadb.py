@@ -411,6 +411,30 @@ def test_json_is_kept_as_it_was_written(database: Database) -> None:
     assert list(task.s3_keys) == ["b", "a", ""]
 
 
+@pytest.mark.parametrize("limit", [5, 1000])
+def test_a_page_of_large_tasks_ends_early(database: Database, limit: int) -> None:
+    ids = [add_task(database, s3_keys={"a": "x" * (tasks.PAGE_CHARS_MAX // 2), "🜚": 1.0}) for _ in range(5)]
+
+    with database.session_scope(read_only=True) as session:
+        rows = tasks.list_tasks(session, limit=limit + 1)
+        page = tasks.page_of(rows, limit)
+
+    assert [row.id for row in page] == ids[:2:-1]
+    assert len(rows) == (3 if limit == 1000 else 5)
+    assert tasks.s3_keys_of(rows[0])["🜚"] == 1.0
+
+
+def test_a_claim_has_the_values_of_what_is_claimed(database: Database) -> None:
+    keys = {"b": 1e23, "a": [True, None, "🜚", 1.0], "": {}}
+    add_task(database, s3_keys=keys)
+
+    with database.session_scope() as session:
+        [row] = tasks.claim_tasks(session, limit=1)
+
+    assert (row.task_status, row.version) == (tasks.RUNNING, 2)
+    assert repr(tasks.s3_keys_of(row)) == repr(keys)
+
+
 def test_workers_that_claim_at_once_are_given_different_tasks(database: Database) -> None:
     oldest = [add_task(database) for _ in range(4)]
     first_has, second_has = threading.Event(), threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ from sqlalchemy import select
 
 from db import Database
 from db.board import tasks
-from db.board.tasks import NEXT_STATUSES, STATUSES, Position, Task, TaskChange, TaskFilter
+from db.board.tasks import NEXT_STATUSES, PAGE_CHARS_MAX, STATUSES, Position, Task, TaskChange, TaskFilter
 from db.errors import Conflict, Invalid, NotFound
 from tests.db.board import add_task, add_team, load_task, new_task, overlapped
 from tests.fixtures.databases import RawSql
@@ -383,6 +384,38 @@ def test_a_page_goes_on_where_the_last_one_ended_though_its_last_row_is_gone(dat
         ]
 
     assert page == [task.id for task in board[10:15]]
+
+
+@pytest.mark.parametrize("limit", [10, 1000])
+@pytest.mark.parametrize("filling", ["x", "\u00fc", "\U0001f680"])
+def test_a_page_ends_with_the_task_that_fills_it_and_one_row_behind_it_is_read(
+    database: Database, sql: RawSql, limit: int, filling: str
+):
+    """Characters are counted, by the database as here; also of a text that another program has written."""
+    board = add_board(database, sql)
+    text = json.dumps({"a": filling * (PAGE_CHARS_MAX // 4)}, ensure_ascii=False)
+    sql("UPDATE tasks SET s3_keys = :text", text=text)
+
+    with database.session_scope(read_only=True) as session:
+        rows = tasks.list_tasks(session, limit=limit + 1)
+        page = tasks.page_of(rows, limit)
+
+    assert [row.id for row in page] == [task.id for task in board[:4]]
+    assert rows[0].s3_keys == text
+    assert len(rows) == (5 if limit == 1000 else limit + 1)
+
+
+@pytest.mark.parametrize("limit", [10, 1000])
+def test_a_page_has_one_task_however_large(database: Database, sql: RawSql, limit: int):
+    board = add_board(database, sql)
+    sql("UPDATE tasks SET s3_keys = :text", text=json.dumps({"a": "x" * PAGE_CHARS_MAX}))
+
+    with database.session_scope(read_only=True) as session:
+        rows = tasks.list_tasks(session, limit=limit + 1)
+        page = tasks.page_of(rows, limit)
+
+    assert [row.id for row in page] == [board[0].id]
+    assert len(rows) > 1
 
 
 def test_a_deleted_task_is_gone(database: Database):
