@@ -22,7 +22,7 @@ from conf import Settings
 from conf.names import names
 from handlers import SessionHandler
 from tests.examples import notes
-from tests.fixtures.contract import DOCUMENT
+from tests.fixtures.board.contract import DOCUMENT
 from tests.fixtures.process import ServerProcess
 
 ROOT = Path(__file__).resolve().parent.parent

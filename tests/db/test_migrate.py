@@ -18,7 +18,7 @@ from db import Database
 from db.base import Base
 from db.errors import Conflict, DatabaseError, SchemaError, Unavailable
 from db.schema import guards as migration, migrate
-from tests.db.board import HELD_S, add_task, add_team
+from tests.fixtures.board.rows import HELD_S, add_task, add_team
 from tests.fixtures.databases import RawSql
 from tests.fixtures.postgres import PostgresCluster
 

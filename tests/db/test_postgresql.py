@@ -429,7 +429,7 @@ def test_an_ended_connection_whose_error_was_caught_is_not_called_kept(
     assert value(sql) == 0
 
 
-@pytest.mark.parametrize(("ping_after_s", "runs_again"), [(0.0, True), (60.0, False)])
+@pytest.mark.parametrize(("ping_after_s", "retries"), [(0.0, True), (60.0, False)])
 def test_connections_that_were_ended_while_idle_cost_no_unit_of_work(
     database_settings: DatabaseSettings,
     sql: RawSql,

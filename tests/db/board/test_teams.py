@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 
 from db import Database
 from db.board import tasks, teams
 from db.errors import Conflict, Invalid, NotFound
-from tests.db.board import add_task, add_team, load_task, new_task, overlapped
+from tests.fixtures.board.rows import add_task, add_team, load_task, new_task, overlapped
 from tests.fixtures.databases import RawSql
 
 
@@ -148,3 +149,12 @@ def test_a_transfer_into_a_team_does_not_hold_up_another(database: Database):
         task_id = thread.submit(add_task, database, team_id=team_id).result(timeout=5)
 
     assert load_task(database, task_id).team_id == team_id
+
+
+def test_a_team_that_tasks_name_cannot_be_deleted_behind_its_functions_back(database: Database, sql: RawSql):
+    """By the foreign key itself, where SQL of another origin passes by `delete_team`."""
+    add_task(database, team_id=add_team(database, "a"))
+
+    with pytest.raises(Conflict), database.session_scope() as session:
+        session.execute(text("DELETE FROM teams"))
+    assert len(sql("SELECT * FROM teams")) == 1

@@ -16,7 +16,7 @@ import pytest
 
 from handlers.board import examples
 from tests.fixtures.process import ROOT, StartServer
-from tests.fuzz.sense import makes_sense
+from tests.fuzz.board.sense import makes_sense
 
 CONFIGURATION = Path(__file__).parent / "schemathesis.toml"
 
@@ -48,7 +48,7 @@ def fuzz(
         env={
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),
-            "SCHEMATHESIS_HOOKS": "tests.fuzz.checks",
+            "SCHEMATHESIS_HOOKS": "tests.fuzz.board.checks",
             "SCHEMATHESIS_TELEMETRY": "false",
             "PYTHONHASHSEED": "0",
             "COLUMNS": "120",

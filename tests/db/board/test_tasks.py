@@ -13,7 +13,7 @@ from db import Database
 from db.board import tasks
 from db.board.tasks import NEXT_STATUSES, STATUSES, Position, Task, TaskChange, TaskFilter
 from db.errors import Conflict, Invalid, NotFound
-from tests.db.board import add_task, add_team, load_task, new_task, overlapped
+from tests.fixtures.board.rows import add_task, add_team, load_task, new_task, overlapped
 from tests.fixtures.databases import RawSql
 
 ID = "f2ee55c638084ebfb35a00c003670ad9"

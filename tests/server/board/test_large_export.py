@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.board.large import ROWS
 from tests.fixtures.databases import RawSql
-from tests.fixtures.large import ROWS
 from tests.fixtures.process import ServerProcess, StartServer
 
 pytestmark = pytest.mark.slow

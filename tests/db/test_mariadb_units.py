@@ -1,19 +1,11 @@
-"""The model functions, and what a unit of work promises, once more on MariaDB."""
+"""What a unit of work and the types of columns promise, once more on MariaDB."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.again import again
-from tests.db import (
-    test_base,
-    test_database,
-    test_health,
-    test_tasks,
-    test_teams,
-    test_transfers,
-    test_unit_of_work,
-)
+from tests.db import test_base, test_database, test_health, test_unit_of_work
 
 # What refuses a COMMIT, stops a statement or is looked for in a message there is SQL of the other two; and
 # one has a deadline in fractions of what connecting takes here.
@@ -27,18 +19,7 @@ OTHERS_SQL = (
     "test_a_deadline_is_looked_at_before_every_statement_and_before_commit",
 )
 
-globals().update(
-    again(
-        test_base,
-        test_database,
-        test_health,
-        test_tasks,
-        test_teams,
-        test_transfers,
-        test_unit_of_work,
-        but=OTHERS_SQL,
-    )
-)
+globals().update(again(test_base, test_database, test_health, test_unit_of_work, but=OTHERS_SQL))
 
 pytestmark = pytest.mark.debian
 

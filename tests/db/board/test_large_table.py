@@ -16,7 +16,7 @@ from db import Database
 from db.board import tasks
 from db.board.tasks import Position, TaskFilter
 from db.schema import migrate
-from tests.fixtures.large import ROWS
+from tests.fixtures.board.large import ROWS
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from handlers.openapi.document import describe
 from handlers.openapi.operation import Operation
 from server.app import make_app
 from server.monitoring.ops import Ops
-from tests.fixtures.contract import DOCUMENT, faults_in, resolved, validator
+from tests.fixtures.board.contract import DOCUMENT, faults_in, resolved, validator
 from tests.fixtures.server import Client
 
 PLACEHOLDERS = {"([0-9a-f]{32})": "{task_id}", "([1-9][0-9]{0,17})": "{team_id}"}

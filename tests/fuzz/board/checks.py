@@ -8,8 +8,8 @@ from typing import Any
 
 import schemathesis
 
-from tests.fixtures.contract import faults_in
-from tests.fuzz.sense import makes_sense
+from tests.fixtures.board.contract import faults_in
+from tests.fuzz.board.sense import makes_sense
 
 
 @schemathesis.hook
