@@ -10,6 +10,7 @@ from tornado.routing import URLSpec
 from handlers import SessionHandler
 from handlers.idempotency import IdempotentHandler
 from handlers.json_api.body import Body, read_body
+from handlers.json_api.query import Number, Query, read_query
 from tests.service import model
 from tests.service.model import NAME_CHARS_MAX, Book, Shelf
 
@@ -27,11 +28,19 @@ class BookNew(Body):
     notes: dict[str, Any] = Field(default_factory=dict)
 
 
+class ShelvesQuery(Query):
+    """`GET /shelves`."""
+
+    limit: Annotated[int, Field(ge=1, le=1000), Number] = 100
+    name: str | None = None
+
+
 class ShelvesHandler(IdempotentHandler):
     """``/shelves``."""
 
     async def get(self) -> None:
-        rows = await self.run(model.list_shelves, self.session)
+        query = read_query(self, ShelvesQuery)
+        rows = await self.run(model.list_shelves, self.session, limit=query.limit, name=query.name)
         self.write_json({"items": [shelf_json(shelf) for shelf in rows]})
 
     async def post(self) -> None:

@@ -113,9 +113,10 @@ def get_shelf(session: Session, *, shelf_id: int) -> Shelf:
     return shelf
 
 
-def list_shelves(session: Session) -> Sequence[Shelf]:
-    """Every shelf, oldest first."""
-    return session.scalars(select(Shelf).order_by(Shelf.id)).all()
+def list_shelves(session: Session, *, limit: int = 100, name: str | None = None) -> Sequence[Shelf]:
+    """The shelves, or those of a name, oldest first."""
+    statement = select(Shelf).order_by(Shelf.id).limit(limit)
+    return session.scalars(statement if name is None else statement.where(Shelf.name == name)).all()
 
 
 def update_shelf(session: Session, *, shelf_id: int, name: str) -> Shelf:

@@ -92,3 +92,18 @@ async def test_a_header_that_holds_no_tags_is_refused(client: Client, path: str,
 
     assert response.code == 400
     assert sql("SELECT change_id FROM tasks") == [{"change_id": 3}]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+async def test_a_task_may_be_kept_and_asked_for_again(client: Client):
+    """Under no-store a browser would never send If-None-Match; nobody in between keeps it either way."""
+    made = await client.post("/tasks", TASK)
+    path = made.headers["Location"]
+
+    first = await client.get(path)
+    again = await client.get(path, headers={"If-None-Match": first.headers["ETag"]})
+    gone = await client.get(path[:-1] + ("1" if path[-1] == "0" else "0"))
+
+    assert (first.code, again.code, gone.code) == (200, 304, 404)
+    assert first.headers["Cache-Control"] == again.headers["Cache-Control"] == "private, no-cache"
+    assert made.headers["Cache-Control"] == gone.headers["Cache-Control"] == "no-store"

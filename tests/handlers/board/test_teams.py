@@ -8,7 +8,7 @@ import pytest
 
 from tests.fixtures.databases import RawSql
 from tests.fixtures.server import Client
-from tests.handlers.test_tasks import TIME, create, create_team, refused
+from tests.handlers.board.test_tasks import TIME, create, create_team, refused
 
 
 @pytest.mark.gen_test

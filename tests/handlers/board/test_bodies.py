@@ -301,9 +301,6 @@ def test_the_models_and_the_tables_say_the_same():
     assert set(TaskChange.model_fields) == tasks.TaskChange.__annotations__.keys()
 
 
-# -- the reader
-
-
 def handler(body: bytes, **headers: str) -> RequestHandler:
     """A handler of a request that nobody sent."""
     named = HTTPHeaders({"Host": "here"} | {name.replace("_", "-"): value for name, value in headers.items()})
@@ -315,55 +312,3 @@ def handler(body: bytes, **headers: str) -> RequestHandler:
     connection: Any = Connection()
     request = HTTPServerRequest(start_line=line, headers=named, body=body, connection=connection)
     return RequestHandler(Application(), request)
-
-
-@pytest.mark.parametrize(
-    "content_type",
-    [
-        "",
-        "application/json",
-        "Application/JSON",
-        "application/json; charset=utf-8",
-        'application/json;charset="UTF-8"',
-    ],
-)
-def test_json_is_read_and_so_is_what_says_nothing(content_type: str):
-    assert asyncio.run(read_body(handler(b'{"name": "a"}', Content_Type=content_type), TeamNew)).name == "a"
-    assert asyncio.run(read_body(handler(b'{"name": "a"}'), TeamNew)).name == "a"
-
-
-@pytest.mark.parametrize(
-    "content_type",
-    [
-        "text/plain",
-        "application/x-www-form-urlencoded",
-        "application/jsonx",
-        "application/merge-patch+json",
-        "json",
-        ";",
-        "application/json; charset=latin-1",
-        "application/json; charset=utf-16",
-        "application/json; charset=\xff",
-        "application/json, application/json",
-    ],
-)
-def test_another_content_type_is_415(content_type: str):
-    with pytest.raises(Problem) as refused:
-        asyncio.run(read_body(handler(b'{"name": "a"}', Content_Type=content_type), TeamNew))
-
-    assert refused.value.status == 415
-
-
-def test_an_encoded_body_is_415():
-    """Tornado takes the header away where it has decoded the body; here nobody has."""
-    with pytest.raises(Problem) as refused:
-        asyncio.run(read_body(handler(b"\x1f\x8b", Content_Encoding="gzip"), TeamNew))
-
-    assert refused.value.status == 415
-
-
-def test_what_is_no_json_is_400():
-    with pytest.raises(Problem, match="the body is not UTF-8 at byte 1") as refused:
-        asyncio.run(read_body(handler(b'"\xff"'), TeamNew))
-
-    assert refused.value.status == 400
