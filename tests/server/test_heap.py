@@ -28,6 +28,7 @@ def arenas_of(pid: int) -> int:
 
 
 @pytest.mark.parametrize(("environ", "fewest", "most"), [({}, 1, 1), ({"MALLOC_ARENA_MAX": "5"}, 3, 4)])
+@pytest.mark.usefixtures("shelves")
 def test_all_threads_share_two_arenas_unless_somebody_has_chosen(
     database_url: str, start_server: StartServer, environ: dict[str, str], fewest: int, most: int
 ):
@@ -36,7 +37,7 @@ def test_all_threads_share_two_arenas_unless_somebody_has_chosen(
     server = start_server(url=database_url, environ={"PORT": "0", "POOL_SIZE": "8", **environ}, warm=False)
 
     with ThreadPoolExecutor(16) as clients:
-        answers = list(clients.map(lambda _: server.request("GET", "/tasks?limit=1"), range(64)))
+        answers = list(clients.map(lambda _: server.request("GET", "/shelves?limit=1"), range(64)))
 
     assert {answer.status for answer in answers} == {200}
     assert fewest <= arenas_of(server.pid) <= most

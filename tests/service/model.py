@@ -34,6 +34,9 @@ from db.portable.types import chars, empty_json
 
 NAME_CHARS_MAX = 64
 
+MARIADB = {"mariadb_engine": "InnoDB", "mariadb_charset": "utf8mb4", "mariadb_collate": "utf8mb4_bin"}
+"""Whatever the server's own are: as the kernel's tables."""
+
 
 class Base(DeclarativeBase):
     """The base of these two tables. Lives as long as the process."""
@@ -45,7 +48,10 @@ class Shelf(Base):
     """A row of ``shelves``. Lives as long as the session that loaded it."""
 
     __tablename__ = "shelves"
-    __table_args__ = (CheckConstraint(chars(column("name")).between(1, NAME_CHARS_MAX), name="name"),)
+    __table_args__ = (
+        CheckConstraint(chars(column("name")).between(1, NAME_CHARS_MAX), name="name"),
+        MARIADB,
+    )
 
     id: Mapped[int] = mapped_column(SerialId, primary_key=True)
     name: Mapped[str] = mapped_column(String(NAME_CHARS_MAX), unique=True)
@@ -60,6 +66,7 @@ class Book(Base):
         CheckConstraint(and_(chars(column("id")) == 32, text("id = lower(id)")), name="id"),
         CheckConstraint(chars(column("title")).between(1, NAME_CHARS_MAX), name="title"),
         CheckConstraint("format IN ('folio', 'quarto', 'octavo')", name="format"),
+        MARIADB,
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
