@@ -67,8 +67,8 @@ MALFORMED = {
     b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "an encoding that is not known": b"POST /shelves HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
     "a chunk without a size": b"POST /shelves HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nz\r\n",
-    "a chunk's size without an end": b"POST /shelves HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    + b"1" * 100,
+    "a chunk's size without an end": b"POST /shelves HTTP/1.1\r\nHost: x\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n" + b"1" * 100,
     "a chunk that is longer than it says": b"POST /shelves HTTP/1.1\r\nHost: x\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n",
     "1.0 with an encoding": b"POST /shelves HTTP/1.0\r\nTransfer-Encoding: gzip\r\n\r\n",

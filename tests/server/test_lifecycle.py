@@ -28,7 +28,7 @@ WritersHeldUp = Callable[[], AbstractContextManager[Callable[[], None]]]
 
 @pytest.fixture
 def writers_held_up(sql: RawSql, backend: str) -> WritersHeldUp:
-    """A lock from outside: writes of shelves wait, reads do not. The block gives the function that ends it."""
+    """A lock from outside: writes of shelves wait, reads do not. The block yields what ends it."""
     lock = {
         "sqlite": ["BEGIN IMMEDIATE"],
         "postgresql": ["BEGIN", "LOCK TABLE shelves IN EXCLUSIVE MODE"],

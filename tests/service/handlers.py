@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from tornado.routing import URLSpec
 
+from db.base import new_id
 from handlers import SessionHandler
 from handlers.idempotency import IdempotentHandler
 from handlers.json_api.body import Body, read_body
@@ -24,8 +25,28 @@ class ShelfNew(Body):
 class BookNew(Body):
     """`POST /books`."""
 
+    id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] = Field(default_factory=new_id)
     title: Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX)]
+    pages: Annotated[int, Field(ge=0)] = 0
     notes: dict[str, Any] = Field(default_factory=dict)
+
+
+class BookChange(Body):
+    """`PATCH /books/{id}`."""
+
+    pages: Annotated[int, Field(ge=0)]
+
+
+class Loan(Body):
+    """`POST /books/lend`."""
+
+    limit: Annotated[int, Field(ge=1, le=100)]
+
+
+class BooksQuery(Query):
+    """`GET /books`."""
+
+    limit: Annotated[int, Field(ge=1, le=1000), Number] = 100
 
 
 class ShelvesQuery(Query):
@@ -70,6 +91,10 @@ class ShelfHandler(SessionHandler):
 class BooksHandler(IdempotentHandler):
     """``/books``."""
 
+    async def get(self) -> None:
+        rows = await self.run(model.list_books, self.session, limit=read_query(self, BooksQuery).limit)
+        self.write_json({"items": [book_json(book) for book in rows]})
+
     async def post(self) -> None:
         new = await read_body(self, BookNew)
         book = await self.run(model.create_book, self.session, **dict(new))
@@ -82,6 +107,24 @@ class BookHandler(SessionHandler):
 
     async def get(self, book_id: str) -> None:
         self.write_json(book_json(await self.run(model.get_book, self.session, book_id=book_id)))
+
+    async def patch(self, book_id: str) -> None:
+        pages = (await read_body(self, BookChange)).pages
+        book = await self.run(model.update_book, self.session, book_id=book_id, pages=pages)
+        self.write_json(book_json(book))
+
+    async def delete(self, book_id: str) -> None:
+        await self.run(model.delete_book, self.session, book_id=book_id)
+        self.set_status(204)
+
+
+class LendHandler(IdempotentHandler):
+    """``/books/lend``: the oldest books that are not lent."""
+
+    async def post(self) -> None:
+        loan = await read_body(self, Loan)
+        books = await self.run(model.lend_books, self.session, limit=loan.limit)
+        self.write_json({"items": [book_json(book) for book in books]})
 
 
 class LentHandler(SessionHandler):
@@ -98,7 +141,8 @@ def shelf_json(shelf: Shelf) -> dict[str, Any]:
 
 def book_json(book: Book) -> dict[str, Any]:
     """A book as it is answered."""
-    return {"id": book.id, "title": book.title, "notes": book.notes, "is_lent": book.is_lent}
+    names = ("id", "title", "pages", "notes", "is_lent")
+    return {name: getattr(book, name) for name in names}
 
 
 SHELF_ID = "([1-9][0-9]{0,17})"
@@ -111,6 +155,7 @@ def routes() -> list[URLSpec]:
         URLSpec("/shelves", ShelvesHandler, name="shelves"),
         URLSpec(f"/shelves/{SHELF_ID}", ShelfHandler, name="shelf"),
         URLSpec("/books", BooksHandler, name="books"),
+        URLSpec("/books/lend", LendHandler, name="lend"),
         URLSpec(f"/books/{BOOK_ID}", BookHandler, name="book"),
         URLSpec(f"/books/{BOOK_ID}/lent", LentHandler, name="lent"),
     ]

@@ -73,6 +73,7 @@ class Book(Base):
     title: Mapped[str] = mapped_column(String(NAME_CHARS_MAX), default="a book", server_default="a book")
     format: Mapped[str] = mapped_column(String(8), default="octavo", server_default="octavo")
     is_lent: Mapped[bool] = mapped_column(default=False, server_default=text("'0'"))
+    pages: Mapped[int] = mapped_column(default=0, server_default=text("0"))
     notes: Mapped[dict[str, Any]] = mapped_column(Json(), default=dict, server_default=empty_json())
     shelf_id: Mapped[int | None] = mapped_column(SerialId, ForeignKey("shelves.id"))
     version: Mapped[int] = mapped_column(default=1, server_default=text("1"))
@@ -169,6 +170,33 @@ def get_book(session: Session, *, book_id: str) -> Book:
     if book is None:
         raise NotFound("book", book_id)
     return book
+
+
+def list_books(session: Session, *, limit: int = 100) -> Sequence[Book]:
+    """The newest books."""
+    return session.scalars(select(Book).order_by(Book.create_time.desc(), Book.id).limit(limit)).all()
+
+
+def update_book(session: Session, *, book_id: str, pages: int) -> Book:
+    """Give a book another number of pages, under its row's lock.
+
+    Raises:
+        NotFound: no such book. The session stays usable.
+    """
+    book = lock_book(session, book_id=book_id)
+    book.pages = pages
+    session.flush()
+    return book
+
+
+def delete_book(session: Session, *, book_id: str) -> None:
+    """Take a book away.
+
+    Raises:
+        NotFound: no such book. The session stays usable.
+    """
+    session.delete(lock_book(session, book_id=book_id))
+    session.flush()
 
 
 def lock_book(session: Session, *, book_id: str) -> Book:

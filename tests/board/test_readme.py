@@ -25,7 +25,7 @@ from tests.examples import notes
 from tests.fixtures.board.contract import DOCUMENT
 from tests.fixtures.process import ServerProcess
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 
 PRINTED_PORT = 8888

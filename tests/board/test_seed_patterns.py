@@ -26,7 +26,7 @@ from db.schema import migrate
 from handlers import SessionHandler
 from tests.fixtures.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TASK_ID = "f2ee55c638084ebfb35a00c003670ad9"
 
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)

@@ -14,7 +14,7 @@ import pytest
 from db import Database
 from tests.faults.conftest import POOL_SIZE, REQUEST_TIMEOUT_S
 from tests.faults.five_questions import FiveQuestions
-from tests.faults.ledger import TASK, Ledger
+from tests.faults.ledger import Ledger
 from tests.faults.test_under_load import TERMINATE, crowd
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
@@ -41,13 +41,13 @@ class Asker:
     async def create(self) -> Answer:
         """POST a task of its own."""
         self.task_id = task_id = self._ledger.new_id()
-        answer = await self._client.post("/tasks", {**TASK, "id": task_id, "change_id": 1})
+        answer = await self._client.post("/tasks", self._ledger.resource.new(task_id, 1))
         return self._ledger.heard(task_id, 1, answer)
 
 
 @pytest.fixture
-def asker(board: Client, ledger: Ledger) -> Asker:
-    return Asker(board, ledger)
+def asker(service: Client, ledger: Ledger) -> Asker:
+    return Asker(service, ledger)
 
 
 def refused(answer: Answer) -> bool:
@@ -84,15 +84,15 @@ async def until_waiting(sql: RawSql, event: str) -> None:
 
 
 async def test_a_backend_ended_at_rest_is_not_noticed(
-    five_questions: FiveQuestions, asker: Asker, board: Client, sql: RawSql
+    five_questions: FiveQuestions, asker: Asker, service: Client, sql: RawSql
 ):
     await five_questions.remember()
 
     sql(TERMINATE)
-    read = await board.get("/tasks?limit=1")
+    read = await service.get("/tasks?limit=1")
     written = await asker.create()
     sql(TERMINATE)
-    exported = await board.get("/tasks/export")  # which leaves while it is read, and is not run again
+    exported = await service.get("/tasks/export")  # which leaves while it is read, and is not run again
 
     assert (read.code, written.code, exported.code) == (200, 201, 200)
     await five_questions.ask()
@@ -138,9 +138,10 @@ async def test_a_backend_ended_in_commit_is_asked_about_and_the_work_done_again(
 )
 async def test_a_trigger_that_raises_at_commit_leaves_nothing(
     five_questions: FiveQuestions,
-    board: Client,
+    service: Client,
     sql: RawSql,
     expect_log: ExpectLog,
+    ledger: Ledger,
     errcode: str,
     status: int,
 ):
@@ -149,7 +150,7 @@ async def test_a_trigger_that_raises_at_commit_leaves_nothing(
     at_commit(sql, f"RAISE EXCEPTION 'no' USING ERRCODE = '{errcode}';")
 
     with expect_log("tornado.access", "^500 ", required=status == 500):
-        answer = await board.post("/tasks", {**TASK, "id": "a" * 32, "change_id": 1})
+        answer = await service.post("/tasks", ledger.resource.new("a" * 32, 1))
 
     assert (answer.code, answer.json()["outcome"]) == (status, "not_applied")
     assert sql("SELECT 1 AS x FROM tasks WHERE id = :id", id="a" * 32) == []
@@ -182,7 +183,7 @@ async def test_a_black_hole_at_connect_is_answered_by_the_deadline(
     "word", [pytest.param(b"INSERT INTO tasks", marks=pytest.mark.slow), pytest.param(b"COMMIT")]
 )
 async def test_after_a_black_hole_every_connection_is_whole_within_five_seconds(
-    five_questions: FiveQuestions, asker: Asker, board_database: Database, proxy: Proxy, word: bytes
+    five_questions: FiveQuestions, asker: Asker, service_database: Database, proxy: Proxy, word: bytes
 ):
     """The one in which it happened, those at rest, and those that others wait for."""
     await five_questions.remember()
@@ -196,7 +197,7 @@ async def test_after_a_black_hole_every_connection_is_whole_within_five_seconds(
     proxy.thaw()
     await five_questions.ask()
     assert own_time() - began < REQUEST_TIMEOUT_S + 5.0
-    assert (board_database.writer.limiter.taken, board_database.reader.limiter.taken) == (0, 0)
+    assert (service_database.writer.limiter.taken, service_database.reader.limiter.taken) == (0, 0)
 
 
 @pytest.mark.slow
@@ -215,13 +216,13 @@ async def test_links_that_fell_silent_cost_one_request_its_time_and_no_more(
 
 
 async def test_a_server_that_is_gone_is_a_503_at_once(
-    five_questions: FiveQuestions, asker: Asker, board: Client, cluster: PostgresCluster
+    five_questions: FiveQuestions, asker: Asker, service: Client, cluster: PostgresCluster
 ):
     await five_questions.remember()
     cluster.stop(mode="fast")
     try:
         began = own_time()
-        answers = [await asker.create(), await board.get("/tasks"), await board.get("/readyz")]
+        answers = [await asker.create(), await service.get("/tasks"), await service.get("/readyz")]
         took_s = own_time() - began
     finally:
         await asyncio.to_thread(cluster.start)
@@ -234,7 +235,7 @@ async def test_a_server_that_is_gone_is_a_503_at_once(
 
 
 async def test_a_server_that_shuts_down_is_a_503(
-    five_questions: FiveQuestions, asker: Asker, board: Client, sql: RawSql, cluster: PostgresCluster
+    five_questions: FiveQuestions, asker: Asker, service: Client, sql: RawSql, cluster: PostgresCluster
 ):
     """It waits for somebody's session, and lets nobody else in: 57P03."""
     await five_questions.remember()
@@ -243,7 +244,7 @@ async def test_a_server_that_shuts_down_is_a_503(
         assert await asyncio.to_thread(wait_until, lambda: turned_away(sql))
         cursor.execute(TERMINATE)
 
-        answers = [await asker.create(), await board.get("/tasks")]
+        answers = [await asker.create(), await service.get("/tasks")]
 
     await asyncio.to_thread(cluster.stop)
     await asyncio.to_thread(cluster.start)
@@ -261,20 +262,20 @@ def turned_away(sql: RawSql) -> bool:
 
 
 async def test_too_many_connections_are_a_503(
-    five_questions: FiveQuestions, asker: Asker, board: Client, sql: RawSql
+    five_questions: FiveQuestions, asker: Asker, service: Client, sql: RawSql
 ):
     await five_questions.remember()
     with crowd(sql) as press:
         press()
 
-        answers = [await asker.create(), await board.get("/tasks")]
+        answers = [await asker.create(), await service.get("/tasks")]
 
     assert all(map(refused, answers)), answers
     await five_questions.ask()
 
 
 async def test_a_database_that_takes_no_writes_is_a_503_for_writers_alone(
-    five_questions: FiveQuestions, asker: Asker, board: Client, sql: RawSql, database_name: str
+    five_questions: FiveQuestions, asker: Asker, service: Client, sql: RawSql, database_name: str
 ):
     """25006 on the writer: reads go on. A connection that was told so is not used again.
 
@@ -284,7 +285,7 @@ async def test_a_database_that_takes_no_writes_is_a_503_for_writers_alone(
     sql(f"ALTER DATABASE {database_name} SET default_transaction_read_only = on")
     sql(TERMINATE)
 
-    answers = [await asker.create(), await board.get("/tasks")]
+    answers = [await asker.create(), await service.get("/tasks")]
 
     assert refused(answers[0])
     assert answers[1].code == 200
@@ -309,14 +310,14 @@ async def test_a_lock_from_outside_is_a_504_and_cancelled_at_the_server(
 
 @pytest.mark.slow
 async def test_a_full_pool_is_a_503_for_those_beyond_it(
-    five_questions: FiveQuestions, ledger: Ledger, board: Client, board_database: Database, sql: RawSql
+    five_questions: FiveQuestions, ledger: Ledger, service: Client, service_database: Database, sql: RawSql
 ):
     """Who has no place in time is told so; who has one is answered when the lock is gone."""
-    board_database.settings = board_database.settings.model_copy(update={"pool_timeout_s": 0.2})
+    service_database.settings = service_database.settings.model_copy(update={"pool_timeout_s": 0.2})
     await five_questions.remember()
     with locked(sql) as unlock:
-        asking = [asyncio.ensure_future(Asker(board, ledger).create()) for _ in range(POOL_SIZE * 2)]
-        assert (await board.get("/tasks?limit=1")).code == 200
+        asking = [asyncio.ensure_future(Asker(service, ledger).create()) for _ in range(POOL_SIZE * 2)]
+        assert (await service.get("/tasks?limit=1")).code == 200
         await asyncio.sleep(0.7)
         unlock()
         answers = await asyncio.gather(*asking)

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from tornado.ioloop import IOLoop
 
 from conf import Settings
-from tests.faults.board_model import TASK, Ask, Board, board_in
+from tests.faults.board.board_model import TASK, Ask, Board, board_in
 from tests.faults.test_under_load import TERMINATE
 from tests.fixtures.databases import RawSql
 from tests.fixtures.proxies import Proxy
@@ -254,9 +254,9 @@ class OneConnection(RawSql):
 
 
 @pytest.fixture
-def world(io_loop: IOLoop, board: Client, proxy: Proxy, sql: RawSql) -> Iterator[World]:
+def world(io_loop: IOLoop, service: Client, proxy: Proxy, sql: RawSql) -> Iterator[World]:
     with sql.connect() as connection:
-        yield World(io_loop, board, proxy, OneConnection(connection, sql))
+        yield World(io_loop, service, proxy, OneConnection(connection, sql))
 
 
 def test_random_requests_and_faults_leave_what_their_answers_say(world: World):

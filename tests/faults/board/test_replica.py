@@ -77,15 +77,15 @@ def settings(request: pytest.FixtureRequest, primary: PostgresCluster, standby: 
 
 
 @pytest.fixture
-def board_database(settings: Settings, io_loop: IOLoop) -> Iterator[Database]:
+def service_database(settings: Settings, io_loop: IOLoop) -> Iterator[Database]:
     database = Database(settings.database)
     yield database
     io_loop.run_sync(database.close)
 
 
 @pytest.fixture
-def application(settings: Settings, board_database: Database) -> Application:
-    return make_app(settings, board_database)
+def application(settings: Settings, service_database: Database) -> Application:
+    return make_app(settings, service_database)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def impatient(standby: Standby) -> Iterator[None]:
 
 
 @pytest.fixture
-def board(application: Application, serve: Serve) -> Client:
+def service(application: Application, serve: Serve) -> Client:
     return serve(application)
 
 
@@ -136,47 +136,47 @@ def is_standby(session: Session) -> bool:
     return bool(session.scalar(text("SELECT pg_is_in_recovery()")))
 
 
-async def test_reads_go_to_the_replica_and_writes_to_the_database(board_database: Database):
-    async with board_database.unit_of_work(read_only=True) as unit:
+async def test_reads_go_to_the_replica_and_writes_to_the_database(service_database: Database):
+    async with service_database.unit_of_work(read_only=True) as unit:
         read = await unit.run(is_standby, unit.session)
-    async with board_database.unit_of_work(read_only=True, snapshot=True) as unit:
+    async with service_database.unit_of_work(read_only=True, snapshot=True) as unit:
         snapshot = await unit.run(is_standby, unit.session)
-    async with board_database.unit_of_work() as unit:
+    async with service_database.unit_of_work() as unit:
         written = await unit.run(is_standby, unit.session)
 
     def in_scripts() -> tuple[bool, bool]:
-        with board_database.session_scope(read_only=True) as session:
+        with service_database.session_scope(read_only=True) as session:
             reads = is_standby(session)
-        with board_database.session_scope() as session:
+        with service_database.session_scope() as session:
             return reads, is_standby(session)
 
     assert (read, snapshot, written) == (True, True, False)
     assert await asyncio.to_thread(in_scripts) == (True, False)
 
 
-async def test_what_was_written_is_read_there_a_moment_later(board: Client):
-    made = (await board.post("/tasks", TASK)).json()
+async def test_what_was_written_is_read_there_a_moment_later(service: Client):
+    made = (await service.post("/tasks", TASK)).json()
 
     async def there() -> bool:
-        return (await board.get(f"/tasks/{made['id']}")).code == 200
+        return (await service.get(f"/tasks/{made['id']}")).code == 200
 
     await until(there)
-    exported = [json.loads(line) for line in (await board.get("/tasks/export")).body.splitlines()]
+    exported = [json.loads(line) for line in (await service.get("/tasks/export")).body.splitlines()]
 
-    assert (await board.get(f"/tasks/{made['id']}")).json() == made
+    assert (await service.get(f"/tasks/{made['id']}")).json() == made
     assert made in exported
 
 
-async def test_a_client_may_not_read_its_own_last_write(board: Client, standby: Standby):
+async def test_a_client_may_not_read_its_own_last_write(service: Client, standby: Standby):
     """The warning that stands beside the setting is true; what is written again begins with what there is."""
     with Replay(standby):
-        made = (await board.post("/tasks", TASK)).json()
-        read = await board.get(f"/tasks/{made['id']}")
-        exported = (await board.get("/tasks/export")).body
-        changed = await board.patch(f"/tasks/{made['id']}", {"change_id": 7})
+        made = (await service.post("/tasks", TASK)).json()
+        read = await service.get(f"/tasks/{made['id']}")
+        exported = (await service.get("/tasks/export")).body
+        changed = await service.patch(f"/tasks/{made['id']}", {"change_id": 7})
 
     async def there() -> bool:
-        answer = await board.get(f"/tasks/{made['id']}")
+        answer = await service.get(f"/tasks/{made['id']}")
         return answer.code == 200 and answer.json()["change_id"] == 7
 
     assert read.code == 404
@@ -186,13 +186,13 @@ async def test_a_client_may_not_read_its_own_last_write(board: Client, standby: 
 
 
 async def test_a_write_from_a_get_is_refused_there_too(
-    board_database: Database, serve: Serve, expect_log: ExpectLog
+    service_database: Database, serve: Serve, expect_log: ExpectLog
 ):
     class Writes(SessionHandler):
         async def get(self) -> None:
             await self.run(lambda session: session.execute(text("DELETE FROM tasks")), self.session)
 
-    client = serve(Application([("/", Writes)], database=board_database))
+    client = serve(Application([("/", Writes)], database=service_database))
     with (
         expect_log("onfinish", r"GET Writes.*was refused by the database"),
         expect_log("tornado.access", r"^500 GET /"),
@@ -204,10 +204,10 @@ async def test_a_write_from_a_get_is_refused_there_too(
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_read_that_is_in_the_way_of_the_replay_runs_again(
-    board_database: Database, board: Client, primary: PostgresCluster, serve: Serve
+    service_database: Database, service: Client, primary: PostgresCluster, serve: Serve
 ):
     """The standby cancels it (40001); the next attempt is answered."""
-    made = (await board.post("/tasks", TASK)).json()
+    made = (await service.post("/tasks", TASK)).json()
     attempts: list[int] = []
 
     def reads_slowly(session: Session) -> int:
@@ -223,11 +223,11 @@ async def test_a_read_that_is_in_the_way_of_the_replay_runs_again(
         async def get(self) -> None:
             self.write_json({"count": await self.run(reads_slowly, self.session)})
 
-    client = serve(Application([("/", Slow)], database=board_database))
+    client = serve(Application([("/", Slow)], database=service_database))
     asked = asyncio.ensure_future(client.get("/"))
     await has_happened(lambda: attempts)
     await asyncio.sleep(0.2)  # it sleeps in the database by then
-    await board.request("DELETE", f"/tasks/{made['id']}")
+    await service.request("DELETE", f"/tasks/{made['id']}")
     with primary.admin_connection(NAME) as connection, connection.cursor() as cursor:
         cursor.execute("VACUUM (FREEZE) tasks")
 
@@ -237,10 +237,10 @@ async def test_a_read_that_is_in_the_way_of_the_replay_runs_again(
 
 
 async def test_without_the_replica_reads_are_refused_and_writes_go_on(
-    board: Client, standby: Standby, expect_log: ExpectLog
+    service: Client, standby: Standby, expect_log: ExpectLog
 ):
     """503 at once, readiness says which one it is, and when it is back reads are there again."""
-    await board.get("/tasks")
+    await service.get("/tasks")
     with (
         expect_log("onfinish", r".", required=False),
         expect_log("tornado.access", r"^503 GET /(tasks|readyz) "),
@@ -248,15 +248,15 @@ async def test_without_the_replica_reads_are_refused_and_writes_go_on(
         standby.stop(mode="immediate")
         try:
             began = own_time()
-            refused = await board.get("/tasks")
+            refused = await service.get("/tasks")
             took_s = own_time() - began
-            written = await board.post("/tasks", TASK)
-            ready = await board.get("/readyz")
+            written = await service.post("/tasks", TASK)
+            ready = await service.get("/readyz")
         finally:
             standby.start()
 
         async def back() -> bool:
-            return (await board.get("/tasks")).code == 200
+            return (await service.get("/tasks")).code == 200
 
         await until(back)
 
@@ -267,7 +267,7 @@ async def test_without_the_replica_reads_are_refused_and_writes_go_on(
     assert ready.code == 503
     assert ready.json()["reason"].startswith("replica: ")
     assert "primary" not in ready.json()["reason"]
-    assert (await board.get("/readyz")).code == 200
+    assert (await service.get("/readyz")).code == 200
 
 
 def test_the_doctor_looks_at_both(settings: Settings, primary: PostgresCluster):
