@@ -57,7 +57,7 @@ def importers() -> list[str]:
 
 
 def test_no_test_of_the_kernel_imports_the_board():
-    """A folder named ``board`` can be deleted, and what remains is collected. No exception outlives its use."""
+    """Folders named ``board`` can be deleted, and the rest is collected; no exception outlives its use."""
     assert importers() == sorted(ALLOWED)
 
 

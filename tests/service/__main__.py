@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
+from unittest import mock
 
-import server.processes.lifecycle
 from server.cli import main
 from tests.service.app import make_service
 
 if __name__ == "__main__":
-    server.processes.lifecycle.make_app = make_service
-    sys.exit(main())
+    with mock.patch("server.processes.lifecycle.make_app", make_service):
+        sys.exit(main())

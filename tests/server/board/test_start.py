@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 
 from tests.fixtures.databases import RawSql
+from tests.fixtures.process import receive
+from tests.fixtures.waiting import wait_until
 
 
 def test_a_new_sqlite_file_gets_its_schema_at_the_start(start_server, tmp_path):
@@ -45,4 +48,24 @@ def test_a_file_that_is_new_gets_its_schema_once(start_server, tmp_path):
     assert server.request("POST", "/teams", {"name": "Store"}).status == 201
     assert RawSql(url)("SELECT name FROM teams") == [{"name": "Store"}]
     server.send_signal(signal.SIGTERM)
+    assert server.wait() == 0
+
+
+def test_an_upload_in_flight_is_answered_in_memory_too(start_server):
+    """A request that began before the signal is served, also where its body ends after it."""
+    server = start_server("--grace-s", "0.2", url="sqlite://")
+    body = b'{"name": "Store"}'
+    with contextlib.closing(server.connect()) as connection:
+        connection.putrequest("POST", "/teams")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body[:5])
+        assert server.request("GET", "/livez").status == 200
+
+        server.send_signal(signal.SIGTERM)
+        assert wait_until(server.refuses_connections, timeout_s=3)
+        connection.send(body[5:])
+        reply = receive(connection)
+
+    assert reply.status == 201
     assert server.wait() == 0
