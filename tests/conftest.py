@@ -16,7 +16,7 @@ pytest_plugins = [
     "tests.fixtures.postgres",
     "tests.fixtures.backends",
     "tests.fixtures.databases",
-    "tests.fixtures.large",
+    "tests.fixtures.service",
     "tests.fixtures.inner",
     "tests.fixtures.server",
     "tests.fixtures.signals",

@@ -50,7 +50,7 @@ class OnCommit:
             # A cancel of the running task goes on; one of what the function waited for does not.
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise
-            log.exception("%s: a function for after the commit failed; the work is kept", summary)
+            log.exception("%s: an on_commit function failed; the work stays committed", summary)
 
 
 def is_being_cancelled() -> bool:

@@ -29,6 +29,7 @@ from tests.db.counters import add, create_counters, create_families, orphan, rea
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
+from tests.service.model import Shelf
 
 pytestmark = pytest.mark.gen_test
 
@@ -319,14 +320,13 @@ async def test_a_failed_commit_gives_its_place_back(database: Database, sql: Raw
     assert places_of(database) == (0, 0)
 
 
+@pytest.mark.usefixtures("shelves")
 async def test_rows_that_were_only_added_are_kept(database: Database, sql: RawSql):
     """Without a single `run` there is no place yet: the end takes one for the flush."""
-    from db.board.teams import Team
-
     async with database.unit_of_work() as unit:
-        unit.session.add(Team(name="a"))
+        unit.session.add(Shelf(name="a"))
 
-    assert sql("SELECT name FROM teams") == [{"name": "a"}]
+    assert sql("SELECT name FROM shelves") == [{"name": "a"}]
     assert places_of(database) == (0, 0)
 
 

@@ -10,9 +10,6 @@ from sqlalchemy.orm import Session
 
 from conf.redaction import code_of
 from db import Database, errors
-from db.board import teams
-from db.board.tasks import create_task
-from db.board.teams import create_team
 from db.errors import (
     Conflict,
     ConstraintFailed,
@@ -22,6 +19,9 @@ from db.errors import (
     StatementFailed,
 )
 from tests.fixtures.databases import RawSql
+from tests.service.model import create_book, create_shelf
+
+pytestmark = pytest.mark.usefixtures("shelves")
 
 SECRET = "tiptop-secret"
 
@@ -41,25 +41,25 @@ def test_the_picture_of_the_tree_is_the_tree():
         assert error.__name__ in errors.__doc__, error
 
 
-def insert_team(session: Session) -> None:
-    session.execute(text("INSERT INTO teams (name) VALUES (:name)"), {"name": SECRET})
+def insert_shelf(session: Session) -> None:
+    session.execute(text("INSERT INTO shelves (name) VALUES (:name)"), {"name": SECRET})
 
 
 def twice(session: Session) -> None:
-    insert_team(session)
-    insert_team(session)
+    insert_shelf(session)
+    insert_shelf(session)
 
 
 def too_long(session: Session) -> None:
-    session.execute(text("INSERT INTO teams (name) VALUES (:name)"), {"name": SECRET * 9})
+    session.execute(text("INSERT INTO shelves (name) VALUES (:name)"), {"name": SECRET * 9})
 
 
 def empty(session: Session) -> None:
-    session.execute(text("INSERT INTO teams (name) VALUES ('')"))
+    session.execute(text("INSERT INTO shelves (name) VALUES ('')"))
 
 
 def nothing(session: Session) -> None:
-    session.execute(text("INSERT INTO teams (name) VALUES (NULL)"))
+    session.execute(text("INSERT INTO shelves (name) VALUES (NULL)"))
 
 
 def nowhere(session: Session) -> None:
@@ -71,7 +71,7 @@ def nonsense(session: Session) -> None:
 
 
 def out_of_range(session: Session) -> None:
-    session.execute(text("SELECT * FROM teams WHERE id = :id"), {"id": 2**70})
+    session.execute(text("SELECT * FROM shelves WHERE id = :id"), {"id": 2**70})
 
 
 @pytest.mark.parametrize(
@@ -98,14 +98,14 @@ def test_an_error_means_the_same_on_both_databases_and_tells_no_secrets(
 
 
 def test_a_refusals_sentence_is_the_one_beside_its_table(database: Database):
-    taken = "a team with this name exists already"
+    taken = "a shelf with this name exists already"
     with pytest.raises(Conflict, match=taken) as by_name, database.session_scope() as session:
-        create_team(session, name="a")
-        create_team(session, name="a")
+        create_shelf(session, name="a")
+        create_shelf(session, name="a")
     with pytest.raises(Conflict, match="1 to 64 characters"), database.session_scope() as session:
         empty(session)
 
-    assert by_name.value.constraint in ("uq_teams_name", "teams.name")
+    assert by_name.value.constraint in ("uq_shelves_name", "shelves.name")
 
 
 def test_a_unique_constraint_without_a_sentence_is_refused_in_general_words(database: Database, sql: RawSql):
@@ -130,31 +130,18 @@ def test_a_check_without_a_sentence_is_a_fault_that_names_it(database: Database,
     assert (caught.value.constraint, caught.value.table) == ("positive", "plain")
 
 
-def test_a_team_that_tasks_name_cannot_be_deleted_behind_its_functions_back(database: Database, sql: RawSql):
-    """By the foreign key itself, where SQL of somebody's own passes by `delete_team`."""
-    from datetime import date
-
+def test_a_row_that_another_refers_to_cannot_be_deleted(database: Database, sql: RawSql):
     with database.session_scope() as session:
-        team = create_team(session, name="a")
-        create_task(
-            session,
-            new={
-                "bundle": "b",
-                "granularity": "daily",
-                "target_date": date(2020, 4, 1),
-                "change_id": 1,
-                "team_id": team.id,
-            },
-        )
+        create_book(session, shelf_id=create_shelf(session, name="a").id)
 
     with pytest.raises(Conflict), database.session_scope() as session:
-        session.execute(text("DELETE FROM teams"))
-    assert len(sql("SELECT * FROM teams")) == 1
+        session.execute(text("DELETE FROM shelves"))
+    assert len(sql("SELECT * FROM shelves")) == 1
 
 
 def test_a_write_on_the_reader_is_a_fault_that_names_who_and_what_to_do(database: Database, sql: RawSql):
     """The same on both databases, in a flush and in SQL of one's own."""
-    for work in (insert_team, lambda session: teams.create_team(session, name="a")):
+    for work in (insert_shelf, lambda session: create_shelf(session, name="a")):
         with (
             pytest.raises(ReadOnlyViolation, match=r"^GET Some: .*in_new_transaction") as caught,
             database.session_scope(label="GET Some", read_only=True) as session,
@@ -162,7 +149,7 @@ def test_a_write_on_the_reader_is_a_fault_that_names_who_and_what_to_do(database
             work(session)
         assert SECRET not in str(caught.value)
 
-    assert sql("SELECT * FROM teams") == []
+    assert sql("SELECT * FROM shelves") == []
 
 
 def test_the_logs_word_for_an_error_is_its_kind_and_code(database: Database):

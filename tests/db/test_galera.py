@@ -16,12 +16,13 @@ from tornado.web import Application
 import db.schema.migrate
 from conf import DatabaseSettings, Settings, load_settings
 from db import Database, Outcome
-from db.board import teams
 from db.errors import RetryableConflict, Unreachable
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.mariadb import MariaDbServer
 from tests.fixtures.server import Serve
+from tests.fixtures.service import create_shelves
+from tests.service.model import create_shelf
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.debian]
 
@@ -47,6 +48,7 @@ def database_url(node: MariaDbServer) -> Iterator[str]:
     """As elsewhere, on the cluster's node."""
     name = node.create_database()
     db.schema.migrate.upgrade(DatabaseSettings(url=node.url_for(name)))
+    create_shelves(RawSql(node.url_for(name)))
     yield node.url_for(name)
     node.drop_database(name)
 
@@ -68,14 +70,14 @@ def leave(node: MariaDbServer) -> Iterator[Callable[[], None]]:
     node._execute(address, "gcomm://")
 
 
-def add_team(session: Session) -> None:
-    teams.create_team(session, name="Store")
+def add_shelf(session: Session) -> None:
+    create_shelf(session, name="Store")
 
 
 async def aborted_by_force(database: Database, node: MariaDbServer) -> None:
-    """Have the cluster end every local transaction that works with teams."""
+    """Have the cluster end every local transaction that works with shelves."""
     name = database.backend.url.database
-    await asyncio.to_thread(node._execute, f"ALTER TABLE {name}.teams COMMENT = 'by force'")
+    await asyncio.to_thread(node._execute, f"ALTER TABLE {name}.shelves COMMENT = 'by force'")
 
 
 async def test_a_node_without_a_quorum_is_503_with_retry_after(
@@ -83,14 +85,14 @@ async def test_a_node_without_a_quorum_is_503_with_retry_after(
 ):
     """And /readyz says that, not that there is no schema."""
     client = serve(app)
-    assert (await client.post("/teams", {"name": "warm"})).code == 201
+    assert (await client.post("/shelves", {"name": "warm"})).code == 201
     leave()
 
     with (
         expect_log("onfinish.handlers", "the database's node is not ready"),
         expect_log("tornado.access", "503"),
     ):
-        for answer in (await client.get("/teams"), await client.post("/teams", {"name": "Store"})):
+        for answer in (await client.get("/shelves"), await client.post("/shelves", {"name": "Store"})):
             assert (answer.code, answer.json()["outcome"]) == (503, "not_applied")
             assert answer.headers["Retry-After"]
             assert answer.json()["detail"] == "the database's node is not ready"
@@ -105,7 +107,7 @@ async def test_a_commit_that_the_node_does_not_take_is_undone_for_certain(
 ):
     """It refuses the command, and ROLLBACK too: the connection's end is what undoes the work."""
     unit = database.unit_of_work()
-    await unit.run(add_team, unit.session)
+    await unit.run(add_shelf, unit.session)
     node._execute("SET GLOBAL wsrep_reject_queries = ALL")
     try:
         with pytest.raises(Unreachable, match="not ready"):
@@ -114,9 +116,9 @@ async def test_a_commit_that_the_node_does_not_take_is_undone_for_certain(
         node._execute("SET GLOBAL wsrep_reject_queries = NONE")
 
     assert unit.outcome is Outcome.ROLLED_BACK
-    assert sql("SELECT * FROM teams") == []
+    assert sql("SELECT * FROM shelves") == []
     async with database.unit_of_work() as next_unit:
-        await next_unit.run(add_team, next_unit.session)
+        await next_unit.run(add_shelf, next_unit.session)
 
 
 async def test_a_rollback_behind_a_forced_abort_is_done_without_a_word(
@@ -124,15 +126,15 @@ async def test_a_rollback_behind_a_forced_abort_is_done_without_a_word(
 ):
     """The first command after it is answered with 1213, ROLLBACK like any other; nothing is logged."""
     unit = database.unit_of_work()
-    await unit.run(add_team, unit.session)
+    await unit.run(add_shelf, unit.session)
     await aborted_by_force(database, node)
 
     await unit.settle(keep=False)
 
     assert unit.outcome is Outcome.ROLLED_BACK
     async with database.unit_of_work() as next_unit:  # the pool's one connection, or another: it works
-        await next_unit.run(add_team, next_unit.session)
-    assert len(sql("SELECT * FROM teams")) == 1
+        await next_unit.run(add_shelf, next_unit.session)
+    assert len(sql("SELECT * FROM shelves")) == 1
 
 
 async def test_a_commit_behind_a_forced_abort_is_a_conflict(
@@ -140,11 +142,11 @@ async def test_a_commit_behind_a_forced_abort_is_a_conflict(
 ):
     """A request runs again for it."""
     unit = database.unit_of_work()
-    await unit.run(add_team, unit.session)
+    await unit.run(add_shelf, unit.session)
     await aborted_by_force(database, node)
 
     with pytest.raises(RetryableConflict):
         await unit.settle(keep=True)
 
     assert unit.outcome is Outcome.ROLLED_BACK
-    assert sql("SELECT * FROM teams") == []
+    assert sql("SELECT * FROM shelves") == []

@@ -25,7 +25,6 @@ from conf import DatabaseSettings, load_settings
 from db import Database, Outcome, idempotency
 from db.backends.mysql import _tls
 from db.base import utc_now
-from db.board import tasks, teams
 from db.errors import (
     Conflict,
     ConnectionLost,
@@ -44,13 +43,15 @@ from db.errors import (
 )
 from db.health import why_not_ready
 from db.idempotency import Answer, Key
-from tests.db.board import add_task, add_team, load_task, new_task
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.mariadb import MariaDbServer
 from tests.fixtures.process import ROOT, StartServer
 from tests.fixtures.proxies import MakeProxy, Proxy
+from tests.fixtures.service import create_shelves
 from tests.fixtures.waiting import wait_until
+from tests.service import model
+from tests.service.model import add_book, add_shelf, load_book
 
 pytestmark = pytest.mark.debian
 
@@ -68,6 +69,13 @@ MakeServer = Callable[..., MariaDbServer]
 @pytest.fixture
 def backend() -> str:
     return "mariadb"
+
+
+@pytest.fixture
+def database_url(database_url: str) -> str:
+    """As elsewhere, with the tables of `tests.service.model`."""
+    create_shelves(RawSql(database_url))
+    return database_url
 
 
 @pytest.fixture
@@ -112,19 +120,19 @@ async def test_the_reader_cannot_write(database: Database, sql: RawSql, snapshot
     for _ in range(2):  # the second time on a connection that has had one
         with pytest.raises(ReadOnlyViolation):
             async with database.unit_of_work(read_only=True, snapshot=snapshot) as unit:
-                await unit.run(lambda session: tasks.create_task(session, new=new_task()), unit.session)
+                await unit.run(model.create_book, unit.session)
 
-    assert sql("SELECT id FROM tasks") == []
+    assert sql("SELECT id FROM books") == []
 
 
 @pytest.mark.gen_test
 async def test_a_snapshot_sees_one_state_throughout(database: Database):
-    await asyncio.to_thread(add_team, database, "a")
-    count = text("SELECT count(*) FROM teams")
+    await asyncio.to_thread(add_shelf, database, "a")
+    count = text("SELECT count(*) FROM shelves")
 
     async with database.unit_of_work(read_only=True, snapshot=True) as unit:
         before = await unit.run(lambda session: session.scalar(count), unit.session)
-        await asyncio.to_thread(add_team, database, "b")
+        await asyncio.to_thread(add_shelf, database, "b")
         after = await unit.run(lambda session: session.scalar(count), unit.session)
     async with database.unit_of_work(read_only=True) as unit:
         later = await unit.run(lambda session: session.scalar(count), unit.session)
@@ -152,7 +160,7 @@ def test_a_reader_that_began_a_transaction_is_thrown_away(database: Database) ->
     with database.session_scope(read_only=True) as session:
         before = session.scalar(number)
         session.connection().connection.begin()  # the driver's own
-        session.execute(text("SELECT count(*) FROM teams"))
+        session.execute(text("SELECT count(*) FROM shelves"))
 
     with database.session_scope(read_only=True) as session:
         assert session.scalar(number) != before
@@ -173,14 +181,14 @@ def test_of_two_in_a_deadlock_one_is_told_to_run_again(database: Database) -> No
     def lock(one: str, other: str) -> str:
         try:
             with database.session_scope() as session:
-                tasks.lock_task(session, task_id=one)
+                model.lock_book(session, book_id=one)
                 both.wait(5)
-                tasks.lock_task(session, task_id=other)
+                model.lock_book(session, book_id=other)
         except RetryableConflict as error:
             return error.reason
         return "kept"
 
-    assert sorted(crossed(lock, add_task(database), add_task(database))) == ["deadlock", "kept"]
+    assert sorted(crossed(lock, add_book(database), add_book(database))) == ["deadlock", "kept"]
 
 
 @pytest.mark.parametrize("goes_on", [True, False], ids=["goes on", "ends"])
@@ -194,50 +202,52 @@ def test_who_catches_a_deadlock_cannot_keep_the_rest(database: Database, sql: Ra
     def lock(one: str, other: str) -> str:
         try:
             with database.session_scope() as session:
-                session.execute(text("INSERT INTO teams (name) VALUES (:name)"), {"name": one})
-                tasks.lock_task(session, task_id=one)
+                session.execute(text("INSERT INTO shelves (name) VALUES (:name)"), {"name": one})
+                model.lock_book(session, book_id=one)
                 both.wait(5)
                 try:
-                    tasks.lock_task(session, task_id=other)
+                    model.lock_book(session, book_id=other)
                 except Exception:  # noqa: BLE001  # the mistake in question
                     if goes_on:
-                        session.execute(text("INSERT INTO teams (name) VALUES ('the rest')"))
+                        session.execute(text("INSERT INTO shelves (name) VALUES ('the rest')"))
         except TransactionAborted:
             return "lost"
         return one
 
-    results = crossed(lock, add_task(database), add_task(database))
+    results = crossed(lock, add_book(database), add_book(database))
 
     assert "lost" in results
-    assert [row["name"] for row in sql("SELECT name FROM teams")] == [
+    assert [row["name"] for row in sql("SELECT name FROM shelves")] == [
         each for each in results if each != "lost"
     ]
 
 
-@pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK", "SET autocommit = 1", "LOCK TABLES teams READ"])
+@pytest.mark.parametrize(
+    "statement", ["COMMIT", "ROLLBACK", "SET autocommit = 1", "LOCK TABLES shelves READ"]
+)
 def test_a_statement_that_ends_the_transaction_is_refused(
     database: Database, sql: RawSql, statement: str
 ) -> None:
     with pytest.raises(SessionNotOwned, match="begin_nested"), database.session_scope() as session:
-        teams.create_team(session, name="a")
+        model.create_shelf(session, name="a")
         session.execute(text(statement))
 
-    assert sql("SELECT name FROM teams") == []
+    assert sql("SELECT name FROM shelves") == []
 
 
 def test_ddl_ends_the_transaction_and_is_noticed(database: Database) -> None:
     """What came before is kept then; it cannot be said that it is not."""
     with pytest.raises(TransactionEnded, match="every DDL does"), database.session_scope() as session:
-        teams.create_team(session, name="a")
+        model.create_shelf(session, name="a")
         session.execute(text("CREATE TABLE extra (n integer)"))
 
 
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
 def test_what_the_driver_ended_is_not_called_undone_or_kept(database: Database, ending: str) -> None:
     with pytest.raises(TransactionEnded), database.session_scope() as session:
-        teams.create_team(session, name="a")
+        model.create_shelf(session, name="a")
         getattr(session.connection().connection, ending)()
-        teams.create_team(session, name="b")
+        model.create_shelf(session, name="b")
 
 
 @pytest.mark.parametrize(
@@ -266,13 +276,13 @@ def test_what_a_unit_leaves_in_its_session_is_not_the_next_ones(
 
 def test_a_lock_that_does_not_come_free_is_a_503(make_database: MakeDatabase, sql: RawSql) -> None:
     database = make_database(lock_timeout_s=1)
-    task_id = add_task(database)
+    book_id = add_book(database)
 
     with sql.connect() as other, closing(other.cursor()) as cursor:
         cursor.execute("BEGIN")
-        cursor.execute("SELECT id FROM tasks FOR UPDATE")
+        cursor.execute("SELECT id FROM books FOR UPDATE")
         with pytest.raises(Unavailable, match="lock"), database.session_scope() as session:
-            tasks.lock_task(session, task_id=task_id)
+            model.lock_book(session, book_id=book_id)
 
 
 def test_a_statement_that_takes_too_long_is_ended_by_the_server(make_database: MakeDatabase) -> None:
@@ -321,22 +331,21 @@ def refusal(database: Database, statement: str, **parameters: object) -> Conflic
 @pytest.mark.parametrize(
     ("change", "constraint"),
     [
-        ({}, "pk_tasks"),
-        ({"id": "x"}, "ck_tasks_id"),
-        ({"id": "A" * 32}, "ck_tasks_id"),
-        ({"id": "b" * 32, "team_id": 404}, "fk_tasks_team_id_teams"),
-        ({"id": "b" * 32, "granularity": "yearly"}, "ck_tasks_granularity"),
-        ({"id": "b" * 32, "bundle": ""}, "ck_tasks_bundle"),
+        ({}, "pk_books"),
+        ({"id": "x"}, "ck_books_id"),
+        ({"id": "A" * 32}, "ck_books_id"),
+        ({"id": "b" * 32, "shelf_id": 404}, "fk_books_shelf_id_shelves"),
+        ({"id": "b" * 32, "format": "scroll"}, "ck_books_format"),
+        ({"id": "b" * 32, "title": ""}, "ck_books_title"),
     ],
 )
 def test_a_refusal_names_its_constraint(database: Database, change: dict[str, Any], constraint: str) -> None:
-    add_task(database, id="a" * 32)
-    row = {"id": "a" * 32, "bundle": "store", "granularity": "daily", "team_id": None} | change
+    add_book(database, id="a" * 32)
+    row = {"id": "a" * 32, "title": "a book", "format": "folio", "shelf_id": None} | change
 
     error = refusal(
         database,
-        "INSERT INTO tasks (id, bundle, granularity, target_date, change_id, team_id)"
-        " VALUES (:id, :bundle, :granularity, '2020-04-01', 3, :team_id)",
+        "INSERT INTO books (id, title, format, shelf_id) VALUES (:id, :title, :format, :shelf_id)",
         **row,
     )
 
@@ -351,97 +360,73 @@ def test_a_null_without_a_sentence_is_a_fault_that_names_table_and_column(
     values = "1, NULL" if "name" in columns else "1"
 
     with pytest.raises(ConstraintFailed) as caught, database.session_scope() as session:
-        session.execute(text(f"INSERT INTO teams ({columns}) VALUES ({values})"))
+        session.execute(text(f"INSERT INTO shelves ({columns}) VALUES ({values})"))
 
-    assert (caught.value.constraint, caught.value.table) == ("NOT NULL teams.name", "teams")
+    assert (caught.value.constraint, caught.value.table) == ("NOT NULL shelves.name", "shelves")
 
 
 def test_a_row_that_is_referred_to_stays(database: Database) -> None:
-    team_id = add_team(database, "a")
-    add_task(database, team_id=team_id)
+    shelf_id = add_shelf(database, "a")
+    add_book(database, shelf_id=shelf_id)
 
-    error = refusal(database, "DELETE FROM teams WHERE id = :id", id=team_id)
+    error = refusal(database, "DELETE FROM shelves WHERE id = :id", id=shelf_id)
 
-    assert error.constraint == "fk_tasks_team_id_teams"
+    assert error.constraint == "fk_books_shelf_id_shelves"
 
 
 def test_a_name_that_looks_like_the_message_does_not_confuse_it(database: Database) -> None:
     name = "x' for key 'uq_other"
-    add_team(database, name)
+    add_shelf(database, name)
 
-    error = refusal(database, "INSERT INTO teams (name) VALUES (:name)", name=name)
+    error = refusal(database, "INSERT INTO shelves (name) VALUES (:name)", name=name)
 
-    assert error.constraint == "uq_teams_name"
+    assert error.constraint == "uq_shelves_name"
 
 
 def test_a_value_that_is_too_long_is_refused_not_cut(database: Database) -> None:
     with pytest.raises(DatabaseError, match="1406"), database.session_scope() as session:
-        session.execute(text("INSERT INTO teams (name) VALUES (:name)"), {"name": "x" * 65})
+        session.execute(text("INSERT INTO shelves (name) VALUES (:name)"), {"name": "x" * 65})
 
 
 def test_text_comes_back_as_it_was_and_capitals_are_not_small_letters(database: Database) -> None:
     """Four bytes a character, 64 characters and not bytes; also where the server's own default is latin1."""
     name = "🜚" * 64
     for each in (name, "a", "A"):
-        add_team(database, each)
+        add_shelf(database, each)
 
     with database.session_scope(read_only=True) as session:
-        assert [team.name for team in teams.list_teams(session)] == [name, "a", "A"]
+        assert [shelf.name for shelf in model.list_shelves(session)] == [name, "a", "A"]
 
 
 def test_moments_have_microseconds_and_are_in_utc(database: Database, sql: RawSql) -> None:
-    task = load_task(database, add_task(database))
-    sql("INSERT INTO teams (name) VALUES ('by default')")
+    book = load_book(database, add_book(database))
+    sql("INSERT INTO shelves (name) VALUES ('by default')")
     with database.session_scope(read_only=True) as session:
-        [team] = teams.list_teams(session)
-        by_default = team.create_time
+        [shelf] = model.list_shelves(session)
+        by_default = shelf.create_time
 
-    stored = datetime.fromisoformat(str(sql("SELECT create_time FROM tasks")[0]["create_time"]))
-    assert task.create_time == stored.replace(tzinfo=UTC)
-    assert task.create_time.microsecond
+    stored = datetime.fromisoformat(str(sql("SELECT create_time FROM books")[0]["create_time"]))
+    assert book.create_time == stored.replace(tzinfo=UTC)
+    assert book.create_time.microsecond
     assert by_default.microsecond
     assert -1 < (utc_now() - by_default).total_seconds() < 20
 
 
 def test_json_is_kept_as_it_was_written(database: Database) -> None:
     keys = {"b": 1e23, "a": [True, None, "🜚", 1.0], "": {}}
-    task = load_task(database, add_task(database, s3_keys=keys))
+    book = load_book(database, add_book(database, notes=keys))
 
-    assert task.s3_keys == keys
-    assert list(task.s3_keys) == ["b", "a", ""]
-
-
-@pytest.mark.parametrize("limit", [5, 1000])
-def test_a_page_of_large_tasks_ends_early(database: Database, limit: int) -> None:
-    ids = [add_task(database, s3_keys={"a": "x" * (tasks.PAGE_CHARS_MAX // 2), "🜚": 1.0}) for _ in range(5)]
-
-    with database.session_scope(read_only=True) as session:
-        rows = tasks.list_tasks(session, limit=limit + 1)
-        page = tasks.page_of(rows, limit)
-
-    assert [row.id for row in page] == ids[:2:-1]
-    assert len(rows) == (3 if limit == 1000 else 5)
-    assert tasks.s3_keys_of(rows[0])["🜚"] == 1.0
+    assert book.notes == keys
+    assert list(book.notes) == ["b", "a", ""]
 
 
-def test_a_claim_has_the_values_of_what_is_claimed(database: Database) -> None:
-    keys = {"b": 1e23, "a": [True, None, "🜚", 1.0], "": {}}
-    add_task(database, s3_keys=keys)
-
-    with database.session_scope() as session:
-        [row] = tasks.claim_tasks(session, limit=1)
-
-    assert (row.task_status, row.version) == (tasks.RUNNING, 2)
-    assert repr(tasks.s3_keys_of(row)) == repr(keys)
-
-
-def test_workers_that_claim_at_once_are_given_different_tasks(database: Database) -> None:
-    oldest = [add_task(database) for _ in range(4)]
+def test_workers_that_claim_at_once_are_given_different_rows(database: Database) -> None:
+    oldest = [add_book(database) for _ in range(4)]
     first_has, second_has = threading.Event(), threading.Event()
 
     def first() -> list[str]:
         with database.session_scope() as session:
-            taken = [task.id for task in tasks.claim_tasks(session, limit=2)]
+            taken = [book.id for book in model.lend_books(session, limit=2)]
             first_has.set()
             assert second_has.wait(5)
             return taken
@@ -450,7 +435,7 @@ def test_workers_that_claim_at_once_are_given_different_tasks(database: Database
         assert first_has.wait(5)
         try:
             with database.session_scope() as session:
-                return [task.id for task in tasks.claim_tasks(session, limit=2)]
+                return [book.id for book in model.lend_books(session, limit=2)]
         finally:
             second_has.set()
 
@@ -464,7 +449,7 @@ def test_workers_that_claim_at_once_are_given_different_tasks(database: Database
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "undone"])
 async def test_an_idempotency_key_is_claimed_once(database: Database, kept: bool):
     """The second waits for the first; then it is given its answer, or the key."""
-    key, answer = Key("POST", "/tasks", "k"), Answer(201, {"Location": "/tasks/1"}, b"\x00\xff" * 40_000)
+    key, answer = Key("POST", "/books", "k"), Answer(201, {"Location": "/books/1"}, b"\x00\xff" * 40_000)
 
     def claim(session: Session) -> Answer | None:
         return idempotency.claim_key(session, key=key, request_body=b"{}")
@@ -506,14 +491,14 @@ def through(
 async def test_a_commit_whose_answer_is_lost_is_unknown(through: Database, proxy: Proxy, sql: RawSql):
     """There is no witness here."""
     unit = through.unit_of_work()
-    await unit.run(lambda session: tasks.create_task(session, new=new_task()), unit.session)
+    await unit.run(model.create_book, unit.session)
     proxy.cut_at(b"COMMIT", delivered=True)
 
     with pytest.raises(OutcomeUnknown):
         await unit.settle(keep=True)
 
     assert unit.outcome is Outcome.UNKNOWN
-    assert wait_until(lambda: len(sql("SELECT id FROM tasks")) == 1)
+    assert wait_until(lambda: len(sql("SELECT id FROM books")) == 1)
 
 
 @pytest.mark.gen_test
@@ -556,7 +541,7 @@ def test_a_connection_killed_in_mid_work_is_a_connection_lost(database: Database
         sql(f"KILL {number}")
         session.execute(text("SELECT 1"))
 
-    add_team(database, "and the next works")
+    add_shelf(database, "and the next works")
 
 
 def test_a_server_that_does_not_let_in_is_unreachable(
@@ -692,18 +677,6 @@ def test_migrations_make_what_the_code_expects(
     assert db.schema.migrate.drift(settings) == []
 
 
-def test_what_was_changed_by_hand_is_seen(mariadb_server: MariaDbServer, empty: str) -> None:
-    settings = DatabaseSettings(url=mariadb_server.url_for(empty))
-    db.schema.migrate.upgrade(settings)
-    change = "ALTER TABLE teams DROP CONSTRAINT ck_teams_name, ADD COLUMN n integer"
-    RawSql(mariadb_server.url_for(empty))(change)
-
-    assert db.schema.migrate.drift(settings) == [
-        "column teams.n is in the database only",
-        "check teams.ck_teams_name is in the code only",
-    ]
-
-
 def test_the_sql_of_the_schema_makes_the_schema(mariadb_server: MariaDbServer, empty: str) -> None:
     settings = DatabaseSettings(url=mariadb_server.url_for(empty))
     script = db.schema.migrate.sql(settings)
@@ -742,10 +715,10 @@ async def test_it_is_ready(database: Database):
 def test_the_service_runs_on_it(database_url: str, start_server: StartServer) -> None:
     process = start_server(url=database_url)
 
-    created = process.request("POST", "/teams", {"name": "Ünited 🜚"})
+    created = process.request("POST", "/shelves", {"name": "Ünited 🜚"})
     assert created.status == 201
-    assert process.request("GET", f"/teams/{created.body['id']}").body["name"] == "Ünited 🜚"
-    assert process.request("POST", "/teams", {"name": "Ünited 🜚"}).status == 409
+    assert process.request("GET", f"/shelves/{created.body['id']}").body["name"] == "Ünited 🜚"
+    assert process.request("POST", "/shelves", {"name": "Ünited 🜚"}).status == 409
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -758,11 +731,3 @@ def test_check_finds_nothing_wrong(database_url: str) -> None:
 
     assert done.returncode == 0, done
     assert "MariaDB 10." in done.stdout
-
-
-def test_seed_fills_it(database_url: str, sql: RawSql) -> None:
-    for _ in range(2):  # the second time everything is there
-        done = run("seed", "--tasks", "50", "--database-url", database_url)
-        assert done.returncode == 0, done
-
-    assert sql("SELECT count(*) AS n FROM tasks") == [{"n": 50}]

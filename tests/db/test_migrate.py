@@ -24,7 +24,7 @@ from db.errors import Conflict, DatabaseError, SchemaError, Unavailable
 from db.health import why_not_ready
 from db.schema import guards as migration, migrate
 from db.schema.branches import branches
-from tests.db.board import HELD_S, add_task, add_team
+from tests.fixtures.board.rows import HELD_S, add_task, add_team
 from tests.fixtures.databases import RawSql
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.process import ROOT

@@ -17,16 +17,16 @@ from tornado.web import Application
 
 from conf import DatabaseSettings, Settings
 from db import Database
-from server.app import make_app
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Answer, Client
+from tests.fixtures.service import MakeApp
 
 pytestmark = pytest.mark.gen_test
 
 POOL_TIMEOUT_S = 0.5
-TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 1}
+BOOK = {"title": "a book"}
 
 Lock = Callable[[], AbstractContextManager[None]]
 
@@ -55,9 +55,9 @@ def lock(request: pytest.FixtureRequest, backend: str, sql: RawSql) -> Lock:
             if backend == "sqlite":
                 cursor.execute("BEGIN IMMEDIATE")
             elif request.param == "table":
-                cursor.execute("BEGIN; LOCK TABLE teams IN ACCESS EXCLUSIVE MODE")
+                cursor.execute("BEGIN; LOCK TABLE shelves IN ACCESS EXCLUSIVE MODE")
             else:
-                cursor.execute("BEGIN; SELECT * FROM teams FOR UPDATE")
+                cursor.execute("BEGIN; SELECT * FROM shelves FOR UPDATE")
             yield
 
     return held
@@ -86,11 +86,11 @@ async def test_writers_behind_a_lock_stop_neither_reads_nor_probes(
     client: Client, database: Database, lock: Lock, permitted: None
 ):
     """Reads as before, /livez under 50 ms at p99, further writes 503 in time; all goes on when it is gone."""
-    team = (await client.post("/teams", {"name": "a"})).json()["id"]
-    task = (await client.post("/tasks", TASK)).json()["id"]
-    path = f"/teams/{team}"
+    shelf = (await client.post("/shelves", {"name": "a"})).json()["id"]
+    book = (await client.post("/books", BOOK)).json()["id"]
+    path = f"/shelves/{shelf}"
     for _ in range(3):  # what is done once a process is not what is measured
-        await asyncio.gather(client.get("/livez"), client.get(f"/tasks/{task}"))
+        await asyncio.gather(client.get("/livez"), client.get(f"/books/{book}"))
     limiter = database.writer.limiter
     alive_s: list[float] = []
     reads_s: list[float] = []
@@ -114,7 +114,7 @@ async def test_writers_behind_a_lock_stop_neither_reads_nor_probes(
             answer, took_s = await timed(asyncio.ensure_future(client.get("/livez")))
             assert answer.code == 200
             alive_s.append(took_s)
-            answer, took_s = await timed(asyncio.ensure_future(client.get(f"/tasks/{task}")))
+            answer, took_s = await timed(asyncio.ensure_future(client.get(f"/books/{book}")))
             assert answer.code == 200
             reads_s.append(took_s)
         refused = await asyncio.gather(*further)
@@ -136,11 +136,11 @@ async def test_a_full_queue_of_writers_is_served_in_the_end(client: Client, data
     """More than there are places, each short: everybody is answered 2xx."""
     database.settings = database.settings.model_copy(update={"pool_timeout_s": 25.0})
 
-    answers = await asyncio.gather(*(client.post("/tasks", TASK) for _ in range(200)))
+    answers = await asyncio.gather(*(client.post("/books", BOOK) for _ in range(200)))
 
     assert {answer.code for answer in answers} == {201}
     assert len({answer.json()["id"] for answer in answers}) == 200
-    assert sql("SELECT count(*) AS n FROM tasks") == [{"n": 200}]
+    assert sql("SELECT count(*) AS n FROM books") == [{"n": 200}]
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -152,18 +152,18 @@ async def test_twenty_clients_write_to_one_file_beside_a_long_reader(
 
     async def one(number: int) -> None:
         for turn in range(6):
-            answer = await client.post("/teams", {"name": f"{number}-{turn}"})
+            answer = await client.post("/shelves", {"name": f"{number}-{turn}"})
             codes.append(answer.code)
 
     with sql.connect() as reader:
         reader.execute("BEGIN")
-        reader.execute("SELECT * FROM teams").fetchall()
+        reader.execute("SELECT * FROM shelves").fetchall()
         await asyncio.gather(*(one(number) for number in range(20)))
-        assert reader.execute("SELECT count(*) FROM teams").fetchone() == (0,), "one snapshot all the while"
+        assert reader.execute("SELECT count(*) FROM shelves").fetchone() == (0,), "one snapshot all the while"
 
     assert set(codes) <= {201, 503}
     assert codes.count(201) > 5
-    assert sql("SELECT count(*) AS n FROM teams") == [{"n": codes.count(201)}]
+    assert sql("SELECT count(*) AS n FROM shelves") == [{"n": codes.count(201)}]
 
 
 OTHER_PROCESS = """
@@ -171,7 +171,7 @@ import sys, time
 from conf import DatabaseSettings
 from db import Database
 from db.errors import RetryableConflict
-from db.board.teams import create_team
+from tests.service.model import create_shelf
 
 database = Database(DatabaseSettings(url=sys.argv[1], busy_timeout_s=0.05))
 print("ready", flush=True)
@@ -181,7 +181,7 @@ give_up_at = time.monotonic() + 1.5
 while time.monotonic() < give_up_at:
     try:
         with database.session_scope() as session:
-            create_team(session, name=f"other {kept}")
+            create_shelf(session, name=f"other {kept}")
             time.sleep(0.03)
         kept += 1
     except RetryableConflict:
@@ -196,12 +196,13 @@ async def test_two_processes_write_to_one_file(
     database_url: str,
     settings: Settings,
     serve: Callable[[Application], Client],
+    make_application: MakeApp,
     sql: RawSql,
     permitted: None,
 ):
     """A file that another process keeps busy: the request runs again or is 503; all rows are there."""
     database = Database(DatabaseSettings(url=database_url, pool_timeout_s=2, busy_timeout_s=0.05))
-    client = serve(make_app(settings, database))
+    client = serve(make_application(settings, database))
     codes: list[int] = []
     other = await asyncio.create_subprocess_exec(
         sys.executable, "-c", OTHER_PROCESS, database_url, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -213,7 +214,7 @@ async def test_two_processes_write_to_one_file(
 
     async def one(number: int) -> None:
         for turn in range(8):
-            answer = await client.post("/teams", {"name": f"{number}-{turn}"})
+            answer = await client.post("/shelves", {"name": f"{number}-{turn}"})
             codes.append(answer.code)
 
     await asyncio.gather(*(one(number) for number in range(5)))
@@ -223,4 +224,4 @@ async def test_two_processes_write_to_one_file(
 
     assert set(codes) <= {201, 503}
     assert 201 in codes
-    assert sql("SELECT count(*) AS n FROM teams") == [{"n": codes.count(201) + kept_by_other}]
+    assert sql("SELECT count(*) AS n FROM shelves") == [{"n": codes.count(201) + kept_by_other}]

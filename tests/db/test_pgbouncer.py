@@ -21,22 +21,30 @@ import db.schema.migrate
 from conf import DatabaseSettings
 from db import Database, Outcome, idempotency
 from db.backends.pgbouncer import parsed
-from db.board import tasks
 from db.errors import ConnectionLost, DeadlinePassed, PoolerInBetween, ReadOnlyViolation, UsageError
 from db.health import require_known_pooler, why_not_ready
 from db.idempotency import Answer, Key
-from tests.db.board import add_task, add_team, load_task, new_task
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.pgbouncer import Bouncer, MakeBouncer
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.process import StartServer
 from tests.fixtures.proxies import MakeProxy, Proxy
+from tests.fixtures.service import create_shelves
 from tests.fixtures.waiting import wait_until
+from tests.service import model
+from tests.service.model import add_book, add_shelf, load_book
 
 pytestmark = [pytest.mark.debian, pytest.mark.gen_test]
 
 LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "search_path")
+
+
+@pytest.fixture
+def database_url(database_url: str) -> str:
+    """As elsewhere, with the tables of `tests.service.model`."""
+    create_shelves(RawSql(database_url))
+    return database_url
 
 
 @pytest.fixture
@@ -134,11 +142,11 @@ async def test_the_reader_cannot_write(database: Database, sql: RawSql, snapshot
     for _ in range(2):  # the second time on a connection that has had a transaction
         with pytest.raises(ReadOnlyViolation):
             async with database.unit_of_work(read_only=True, snapshot=snapshot) as unit:
-                await unit.run(lambda session: tasks.create_task(session, new=new_task()), unit.session)
+                await unit.run(model.create_book, unit.session)
 
-    assert sql("SELECT id FROM tasks") == []
-    await asyncio.to_thread(add_task, database)  # and the writer, on the same connections to the server, can
-    assert len(sql("SELECT id FROM tasks")) == 1
+    assert sql("SELECT id FROM books") == []
+    await asyncio.to_thread(add_book, database)  # and the writer, on the same connections to the server, can
+    assert len(sql("SELECT id FROM books")) == 1
 
 
 async def test_the_reader_cannot_write_past_sqlalchemy(database: Database):
@@ -147,7 +155,7 @@ async def test_the_reader_cannot_write_past_sqlalchemy(database: Database):
     def write(session: Session) -> None:
         driver: Any = session.connection().connection.dbapi_connection
         with driver.cursor() as cursor:
-            cursor.execute("INSERT INTO teams (name) VALUES ('a')")
+            cursor.execute("INSERT INTO shelves (name) VALUES ('a')")
 
     async with database.unit_of_work(read_only=True) as unit:
         with pytest.raises(Exception, match="read-only transaction"):
@@ -167,12 +175,12 @@ async def test_the_readers_transaction_is_not_ended_on_the_loop(database: Databa
 
 
 async def test_a_snapshot_sees_one_state_throughout(database: Database):
-    await asyncio.to_thread(add_team, database, "a")
-    count = text("SELECT count(*) FROM teams")
+    await asyncio.to_thread(add_shelf, database, "a")
+    count = text("SELECT count(*) FROM shelves")
 
     async with database.unit_of_work(read_only=True, snapshot=True) as unit:
         before = await unit.run(lambda session: session.scalar(count), unit.session)
-        await asyncio.to_thread(add_team, database, "b")
+        await asyncio.to_thread(add_shelf, database, "b")
         after = await unit.run(lambda session: session.scalar(count), unit.session)
     async with database.unit_of_work(read_only=True) as unit:
         later = await unit.run(lambda session: session.scalar(count), unit.session)
@@ -182,10 +190,10 @@ async def test_a_snapshot_sees_one_state_throughout(database: Database):
 
 async def test_the_export_has_its_cursor_and_its_limits(database: Database):
     """A server-side cursor, in a transaction, after the settings."""
-    ids = {await asyncio.to_thread(add_task, database) for _ in range(5)}
+    ids = {await asyncio.to_thread(add_book, database) for _ in range(5)}
 
     def export(session: Session) -> tuple[set[str], str]:
-        pages = list(tasks.stream_tasks(session, where=tasks.TaskFilter(), page_size=2))
+        pages = list(model.stream_books(session, page_size=2))
         assert [len(page) for page in pages] == [2, 2, 1]
         return {row.id for page in pages for row in page}, show(session, "statement_timeout")
 
@@ -245,14 +253,15 @@ async def test_what_goes_over_the_wire_sets_nothing_for_longer_than_a_transactio
         url=bouncer.url_of(cluster.url_for(name)), pooler="pgbouncer", pool_ping_after_s=0, lock_timeout_s=5
     )
     db.schema.migrate.upgrade(settings)
+    create_shelves(RawSql(cluster.url_for(name)))
     database = Database(settings)
     for _ in range(2):
-        await asyncio.to_thread(add_team, database, f"a {_}")
-        task_id = await asyncio.to_thread(add_task, database)
-        await asyncio.to_thread(load_task, database, task_id)
+        await asyncio.to_thread(add_shelf, database, f"a {_}")
+        book_id = await asyncio.to_thread(add_book, database)
+        await asyncio.to_thread(load_book, database, book_id)
         async with database.unit_of_work(read_only=True, snapshot=True) as unit:
             await unit.run(
-                lambda session: list(tasks.stream_tasks(session, where=tasks.TaskFilter(), page_size=2)),
+                lambda session: list(model.stream_books(session, page_size=2)),
                 unit.session,
             )
     await database.close()
@@ -288,7 +297,7 @@ async def test_migrations_work(postgres_cluster: PostgresCluster, database_url: 
 
 async def test_an_idempotency_key_is_claimed_once(database: Database):
     """The second waits for the first, over a connection to the server of its own, and is given its answer."""
-    key, answer = Key("POST", "/tasks", "k"), Answer(201, {"Location": "/tasks/1"}, b"{}")
+    key, answer = Key("POST", "/books", "k"), Answer(201, {"Location": "/books/1"}, b"{}")
 
     def claim(session: Session) -> Answer | None:
         return idempotency.claim_key(session, key=key, request_body=b"{}")
@@ -319,10 +328,10 @@ async def test_the_witness_tells_what_became_of_a_commit(
 ):
     through = bouncer.url_of(database_url).replace(f":{bouncer.port}/", f":{proxy.port}/")
     database = Database(DatabaseSettings(url=through, pooler="pgbouncer", pool_size=1))
-    await asyncio.to_thread(add_team, database, "warm")
+    await asyncio.to_thread(add_shelf, database, "warm")
     proxy.cut_at(b"COMMIT", delivered=delivered)
     unit = database.unit_of_work()
-    await unit.run(lambda session: tasks.create_task(session, new=new_task()), unit.session)
+    await unit.run(model.create_book, unit.session)
 
     with expect_log("onfinish.db", "was applied" if delivered else "was not applied"):
         if delivered:
@@ -332,7 +341,7 @@ async def test_the_witness_tells_what_became_of_a_commit(
                 await unit.settle(keep=True)
 
     assert unit.outcome is (Outcome.COMMITTED if delivered else Outcome.ROLLED_BACK)
-    assert len(sql("SELECT id FROM tasks")) == delivered
+    assert len(sql("SELECT id FROM books")) == delivered
     await database.close()
 
 
@@ -344,8 +353,8 @@ async def test_connections_of_ours_have_a_witness_each_however_few_the_server_ha
     settings = DatabaseSettings(url=bouncer.url_of(database_url), pooler="pgbouncer", pool_size=1)
     one, other = Database(settings), Database(settings)
     for at in range(2):
-        await asyncio.to_thread(add_team, one, f"one {at}")
-        await asyncio.to_thread(add_team, other, f"other {at}")
+        await asyncio.to_thread(add_shelf, one, f"one {at}")
+        await asyncio.to_thread(add_shelf, other, f"other {at}")
 
     assert len(sql("SELECT * FROM commit_witness")) == 2
     await one.close()
@@ -363,7 +372,7 @@ async def test_a_lost_server_behind_it_is_a_connection_lost(database_url: str, b
             sql("SELECT pg_terminate_backend(:pid)", pid=pid)
             await asyncio.sleep(0.1)
             await unit.run(lambda session: session.scalar(text("SELECT 1")), unit.session)
-    await asyncio.to_thread(add_team, database, "and the next works")
+    await asyncio.to_thread(add_shelf, database, "and the next works")
 
     await database.close()
 
@@ -411,9 +420,9 @@ async def test_serving_without_the_setting_fails_at_the_start(
 async def test_serving_with_the_setting_works(database_url: str, bouncer: Bouncer, start_server: StartServer):
     process = start_server("--database-pooler", "pgbouncer", url=bouncer.url_of(database_url))
 
-    created = process.request("POST", "/teams", {"name": "a"})
+    created = process.request("POST", "/shelves", {"name": "a"})
     assert created.status == 201
-    assert process.request("GET", "/teams").body["items"][0]["name"] == "a"
+    assert process.request("GET", "/shelves").body["items"][0]["name"] == "a"
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 0
 

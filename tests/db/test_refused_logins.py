@@ -70,8 +70,10 @@ async def test_a_login_that_is_refused_is_a_database_that_cannot_be_reached(
     await database.close()
 
 
-def add_team(session: Session) -> None:
-    session.execute(text("INSERT INTO teams (name) VALUES ('a')"))
+def add_key(session: Session) -> None:
+    session.execute(
+        text("INSERT INTO idempotency_keys (method, path, key, fingerprint) VALUES ('POST', '/', 'a', '')")
+    )
 
 
 @pytest.mark.parametrize("breaks", [False, True])
@@ -100,7 +102,7 @@ async def test_the_witness_connects_with_the_credentials_that_the_writer_has_now
 
     sql("ALTER ROLE web PASSWORD 'new'")
     unit = database.unit_of_work(deadline_at=time.monotonic() + 2)
-    await unit.run(add_team, unit.session)
+    await unit.run(add_key, unit.session)
     proxy.cut_at(b"COMMIT", delivered=True)
     if breaks:
         with pytest.raises(OutcomeUnknown):

@@ -242,7 +242,7 @@ async def test_a_reader_that_let_itself_write_is_the_only_one_that_could(databas
 @on_sqlite
 @pytest.mark.gen_test
 async def test_questions_to_sqlite_cost_no_connection(database: Database):
-    await do(database, execute("PRAGMA table_info('tasks')", "PRAGMA query_only"))
+    await do(database, execute("PRAGMA table_info('counters')", "PRAGMA query_only"))
 
     assert await do(database) == [True]
 
@@ -277,7 +277,7 @@ E, C = ENDS_TRANSACTION, CHANGES_SESSION
     ("sql", "effect"),
     [
         ("", 0),
-        ("SELECT * FROM tasks", 0),
+        ("SELECT * FROM counters", 0),
         (" commit ;", E),
         ("-- a\n/* b */ (COMMIT AND CHAIN)", E),
         ("/* /* nested */ */ COMMIT", E),
@@ -321,7 +321,7 @@ E, C = ENDS_TRANSACTION, CHANGES_SESSION
             " END $$",
             0,
         ),
-        ("LOCK TABLE tasks", 0),
+        ("LOCK TABLE counters", 0),
     ],
 )
 def test_what_a_statement_does_to_postgresql_is_told_by_its_text(sql: str, effect: int):

@@ -14,7 +14,6 @@ from sqlalchemy import event, select, text
 from sqlalchemy.orm import Session, close_all_sessions
 
 from db import Database, Outcome, UnitOfWork
-from db.board.teams import Team, create_team
 from db.errors import (
     Conflict,
     DeadlinePassed,
@@ -26,6 +25,7 @@ from db.errors import (
 from tests.db.counters import add, create_counters, create_families, orphan, read, value
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
+from tests.service.model import Shelf, create_shelf
 
 MakeUnit = Callable[..., UnitOfWork]
 
@@ -78,20 +78,21 @@ def test_nothing_is_opened_before_the_first_statement(unit_of: MakeUnit, databas
     unit.settle(keep=True)
 
 
+@pytest.mark.usefixtures("shelves")
 def test_rows_that_wait_for_a_flush_are_kept_too(unit_of: MakeUnit, sql: RawSql):
     """And what a flush at the end is refused is an error, not a success."""
     unit = unit_of()
-    unit.session.add(Team(name="a"))
+    unit.session.add(Shelf(name="a"))
     assert unit.in_use
     unit.settle(keep=True)
     twin = unit_of()
-    twin.session.add(Team(name="a"))
+    twin.session.add(Shelf(name="a"))
 
-    with pytest.raises(Conflict, match="a team with this name exists already"):
+    with pytest.raises(Conflict, match="a shelf with this name exists already"):
         twin.settle(keep=True)
 
     assert twin.outcome is Outcome.ROLLED_BACK
-    assert sql("SELECT count(*) AS n FROM teams") == [{"n": 1}]
+    assert sql("SELECT count(*) AS n FROM shelves") == [{"n": 1}]
 
 
 def test_a_commit_that_fails_leaves_nothing_for_the_next_user(
@@ -141,20 +142,21 @@ def test_no_connection_goes_back_to_the_pool_in_a_transaction(
     assert states == [False] * 4
 
 
+@pytest.mark.usefixtures("shelves")
 def test_a_session_that_was_settled_refuses_every_use_and_names_its_owner(unit_of: MakeUnit, sql: RawSql):
     """Kept or undone. Also what would otherwise begin anew without a word, and the rows' lazy loads."""
     create_counters(sql)
     for keep in (True, False):
         unit = unit_of()
         session = unit.session
-        team = create_team(session, name="a")
+        shelf = create_shelf(session, name="a")
         unit.settle(keep=keep)
 
         uses: list[Callable[[], object]] = [
             lambda session=session: session.execute(text("SELECT 1")),  # type: ignore[misc]
-            lambda session=session: session.scalars(select(Team)),  # type: ignore[misc]
-            lambda session=session: session.get(Team, 1),  # type: ignore[misc]
-            lambda session=session: session.add(Team(name="b")),  # type: ignore[misc]
+            lambda session=session: session.scalars(select(Shelf)),  # type: ignore[misc]
+            lambda session=session: session.get(Shelf, 1),  # type: ignore[misc]
+            lambda session=session: session.add(Shelf(name="b")),  # type: ignore[misc]
             lambda session=session: session.begin_nested(),  # type: ignore[misc]
             lambda session=session: session.flush(),  # type: ignore[misc]
             lambda session=session: session.commit(),  # type: ignore[misc]
@@ -168,8 +170,8 @@ def test_a_session_that_was_settled_refuses_every_use_and_names_its_owner(unit_o
                 use()
         with pytest.raises(SessionSettled, match="POST Some"):
             unit.settle(keep=True)
-        assert team.name == "a", "rows keep what was loaded"
-        sql("DELETE FROM teams")
+        assert shelf.name == "a", "rows keep what was loaded"
+        sql("DELETE FROM shelves")
 
 
 def test_all_sessions_may_be_closed_once_their_units_are_settled(unit_of: MakeUnit, sql: RawSql):
@@ -200,13 +202,14 @@ def test_all_sessions_may_not_be_closed_while_a_unit_is_open(unit_of: MakeUnit, 
     assert value(sql) == 1
 
 
+@pytest.mark.usefixtures("shelves")
 def test_rows_are_readable_after_the_commit_without_another_select(unit_of: MakeUnit):
     """expire_on_commit is off: the answer is built from rows, and rows end with the unit of work."""
     unit = unit_of()
-    team = create_team(unit.session, name="a")
+    shelf = create_shelf(unit.session, name="a")
     unit.settle(keep=True)
 
-    assert (team.name, team.id > 0) == ("a", True)
+    assert (shelf.name, shelf.id > 0) == ("a", True)
 
 
 @pytest.mark.parametrize("method", ["commit", "rollback", "close", "begin"])
@@ -254,14 +257,15 @@ def test_savepoints_are_everybodys(unit_of: MakeUnit, sql: RawSql):
     assert value(sql) == 101
 
 
+@pytest.mark.usefixtures("shelves")
 def test_an_error_that_was_caught_is_not_committed_over(unit_of: MakeUnit, sql: RawSql):
     """A flush that failed rolled the session back: what came before it is gone, so nothing is kept."""
     create_counters(sql)
-    sql("INSERT INTO teams (name) VALUES ('a')")
+    sql("INSERT INTO shelves (name) VALUES ('a')")
     unit = unit_of()
     add(unit.session)
     with pytest.raises(Exception, match=r"(?i)unique"):
-        create_team(unit.session, name="a")
+        create_shelf(unit.session, name="a")
 
     with pytest.raises(TransactionAborted, match="POST Some"):
         unit.settle(keep=True)

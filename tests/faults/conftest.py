@@ -1,4 +1,4 @@
-"""A board in this process, on a PostgreSQL of this package's own that may be broken, through a proxy."""
+"""A service in this process, on a PostgreSQL of this package's own that may be broken, through a proxy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from tornado.web import Application
 import db.schema.migrate
 from conf import DatabaseSettings, Settings, load_settings
 from db import Database
-from server.app import make_app
 from tests.faults.five_questions import FiveQuestions
 from tests.faults.ledger import Ledger
 from tests.faults.load import Load
@@ -22,6 +21,7 @@ from tests.fixtures.logs import ExpectLog
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.proxies import MakeProxy, Proxy
 from tests.fixtures.server import Client, Serve
+from tests.fixtures.service import MakeApp, create_shelves
 from tests.fixtures.waiting import wait_until
 
 POOL_SIZE = 3
@@ -61,14 +61,20 @@ def sql(cluster: PostgresCluster, database_name: str) -> RawSql:
 
 
 @pytest.fixture
+def shelves(sql: RawSql) -> None:
+    """The tables of `tests.service` in that database."""
+    create_shelves(sql)
+
+
+@pytest.fixture
 def proxy(make_proxy: MakeProxy, cluster: PostgresCluster) -> Proxy:
-    """What stands between the board and its database."""
+    """What stands between the service and its database."""
     return make_proxy((cluster.host, cluster.port))
 
 
 @pytest.fixture
 def drivername() -> str:
-    """The board's; a test may choose another."""
+    """The service's; a test may choose another."""
     return "postgresql"
 
 
@@ -90,8 +96,8 @@ def settings(cluster: PostgresCluster, database_name: str, proxy: Proxy, drivern
 
 
 @pytest.fixture
-def board_database(settings: Settings, proxy: Proxy, io_loop: IOLoop) -> Iterator[Database]:
-    """The board's, reached through the proxy."""
+def service_database(settings: Settings, proxy: Proxy, io_loop: IOLoop) -> Iterator[Database]:
+    """The service's, reached through the proxy."""
     database = Database(settings.database)
     yield database
     proxy.release()
@@ -101,9 +107,11 @@ def board_database(settings: Settings, proxy: Proxy, io_loop: IOLoop) -> Iterato
 
 
 @pytest.fixture
-def board(settings: Settings, board_database: Database, serve: Serve) -> Client:
-    """A client of the board."""
-    application: Application = make_app(settings, board_database)
+def service(
+    settings: Settings, service_database: Database, make_application: MakeApp, serve: Serve
+) -> Client:
+    """A client of the service."""
+    application: Application = make_application(settings, service_database)
     return serve(application)
 
 
@@ -114,15 +122,15 @@ def ledger() -> Ledger:
 
 
 @pytest.fixture
-def load(board: Client, ledger: Ledger) -> Load:
-    """Clients of the board, in an ``async with``."""
-    return Load(board, ledger)
+def load(service: Client, ledger: Ledger) -> Load:
+    """Clients of the service, in an ``async with``."""
+    return Load(service, ledger)
 
 
 @pytest.fixture
-def five_questions(board: Client, sql: RawSql, ledger: Ledger, told_in_the_log: None) -> FiveQuestions:
+def five_questions(service: Client, sql: RawSql, ledger: Ledger, told_in_the_log: None) -> FiveQuestions:
     """``remember()`` before the fault, ``ask()`` after it."""
-    return FiveQuestions(board, sql, ledger, pool_size=POOL_SIZE)
+    return FiveQuestions(service, sql, ledger, pool_size=POOL_SIZE)
 
 
 @pytest.fixture

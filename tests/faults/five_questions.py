@@ -17,7 +17,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.web import RequestHandler
 
 from db import AsyncUnitOfWork, UnitOfWork
-from tests.faults.ledger import TASK, Ledger
+from tests.faults.ledger import Ledger
 from tests.fixtures.databases import RawSql
 from tests.fixtures.leaks import FILES
 from tests.fixtures.server import Client
@@ -121,18 +121,19 @@ class FiveQuestions:
         assert not more, "held more than before: " + "; ".join(more)
 
     async def _next_request_works(self) -> None:
-        read = await self._client.get("/tasks?limit=1")
+        read = await self._client.get(f"{self._ledger.resource.path}?limit=1")
         assert read.code == 200, f"the next read: {read!r}"
         await self._write()
 
     async def _write(self) -> None:
-        task_id = self._ledger.new_id()
-        answer = await self._client.post("/tasks", {**TASK, "id": task_id, "change_id": 1})
-        self._ledger.heard(task_id, 1, answer)
+        resource, row_id = self._ledger.resource, self._ledger.new_id()
+        answer = await self._client.post(resource.path, resource.new(row_id, 1))
+        self._ledger.heard(row_id, 1, answer)
         assert answer.code == 201, f"the next write: {answer!r}"
 
     async def _use_every_connection(self) -> None:
-        reads = [self._client.get("/tasks?limit=1") for _ in range(self._pool_size * 2)]
+        path = f"{self._ledger.resource.path}?limit=1"
+        reads = [self._client.get(path) for _ in range(self._pool_size * 2)]
         writes = [self._write() for _ in range(self._pool_size * 2)]
         answers = await asyncio.gather(*reads)
         assert [answer.code for answer in answers] == [200] * len(reads)

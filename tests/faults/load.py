@@ -1,4 +1,4 @@
-"""Clients that create, change and delete tasks of their own until they are told to stop."""
+"""Clients that create, change and delete rows of their own until they are told to stop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from tornado.httpclient import HTTPClientError
 
-from tests.faults.ledger import GONE, TASK, Ledger, State
+from tests.faults.ledger import GONE, Ledger, State
 from tests.fixtures.server import Client
 
 
@@ -67,30 +67,32 @@ class Load:
 
     async def _one(self, own: list[str]) -> None:
         ledger, number = self._ledger, self._random.randrange(1_000_000)
+        path = ledger.resource.path
         what = self._random.random() if own else 0.0
         if what < 0.5:
-            task_id = ledger.new_id()
-            if await self._create(task_id, number) < 400:
-                own.append(task_id)
+            row_id = ledger.new_id()
+            if await self._create(row_id, number) < 400:
+                own.append(row_id)
             return
-        task_id = self._random.choice(own)
-        if None in ledger.possible[task_id]:  # whether it is there is not known: nothing follows from a 404
-            own.remove(task_id)
+        row_id = self._random.choice(own)
+        if None in ledger.possible[row_id]:  # whether it is there is not known: nothing follows from a 404
+            own.remove(row_id)
         elif what < 0.85:
-            await self._ask(task_id, number, "PATCH", f"/tasks/{task_id}", {"change_id": number})
+            await self._ask(row_id, number, "PATCH", f"{path}/{row_id}", {ledger.resource.number: number})
         else:
-            await self._ask(task_id, None, "DELETE", f"/tasks/{task_id}")
+            await self._ask(row_id, None, "DELETE", f"{path}/{row_id}")
 
-    async def _create(self, task_id: str, number: int) -> int:
-        body = {**TASK, "id": task_id, "change_id": number}
-        headers = {"Idempotency-Key": task_id} if self._keyed else {}
+    async def _create(self, row_id: str, number: int) -> int:
+        resource = self._ledger.resource
+        body = resource.new(row_id, number)
+        headers = {"Idempotency-Key": row_id} if self._keyed else {}
         while True:
-            code = await self._ask(task_id, number, "POST", "/tasks", body, headers=headers)
-            is_open = len(self._ledger.possible[task_id]) > 1
+            code = await self._ask(row_id, number, "POST", resource.path, body, headers=headers)
+            is_open = len(self._ledger.possible[row_id]) > 1
             if not (is_open and self._keyed) or self._enough:
                 return code
 
-    async def _ask(self, task_id: str, wanted: State, *request: Any, **options: Any) -> int:
+    async def _ask(self, row_id: str, wanted: State, *request: Any, **options: Any) -> int:
         """Send a request and note its answer; returns the status, or `GONE`."""
         try:
             answer = await self._client.request(*request, **options)
@@ -100,14 +102,14 @@ class Load:
             return GONE
         except (OSError, HTTPClientError):  # broken off, so that nobody knows
             self._ledger.answers["broken off"] += 1
-            self._ledger.note(task_id, wanted, GONE, None)
+            self._ledger.note(row_id, wanted, GONE, None)
             return GONE
-        return self._ledger.heard(task_id, wanted, answer).code
+        return self._ledger.heard(row_id, wanted, answer).code
 
     async def _read(self) -> None:
         while not self._enough:
             with contextlib.suppress(OSError, HTTPClientError):
-                answer = await self._client.get("/tasks?limit=5")
+                answer = await self._client.get(f"{self._ledger.resource.path}?limit=5")
                 if answer.code not in (200, 503, 504):
                     self._ledger.faults.append(f"unexpected: {answer!r}")
                 self._ledger.answers[f"GET {answer.code}"] += 1

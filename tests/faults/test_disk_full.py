@@ -13,7 +13,7 @@ import pytest
 import db.schema.migrate
 from conf import DatabaseSettings
 from tests.faults.five_questions import FiveQuestions
-from tests.faults.ledger import TASK, Ledger
+from tests.faults.ledger import Ledger
 from tests.fixtures.databases import RawSql
 from tests.fixtures.postgres import NOBODY, PostgresCluster
 from tests.fixtures.server import Client
@@ -57,7 +57,7 @@ def database_name(cluster: PostgresCluster, small_disk: Path) -> Iterator[str]:
 
 
 async def test_a_full_disk_is_a_503_and_reads_go_on(
-    five_questions: FiveQuestions, board: Client, ledger: Ledger, sql: RawSql, small_disk: Path
+    five_questions: FiveQuestions, service: Client, ledger: Ledger, sql: RawSql, small_disk: Path
 ):
     """53100: nothing of the refused is kept, and once there is room again writes work."""
     await five_questions.remember()
@@ -68,14 +68,14 @@ async def test_a_full_disk_is_a_503_and_reads_go_on(
 
     answers = []
     for _ in range(40):  # until the last page that the table has is full
-        task_id = ledger.new_id()
-        body = {**TASK, "id": task_id, "change_id": 1, "s3_keys": {"x": os.urandom(15_000).hex()}}
-        answers.append(ledger.heard(task_id, 1, await board.post("/tasks", body)))
+        book_id = ledger.new_id()
+        body = {**ledger.resource.new(book_id, 1), "notes": {"x": os.urandom(15_000).hex()}}
+        answers.append(ledger.heard(book_id, 1, await service.post("/books", body)))
         if answers[-1].code == 503:
             break
 
     assert answers[-1].json()["outcome"] == "not_applied"
     assert int(answers[-1].headers["Retry-After"]) >= 1
-    assert (await board.get("/tasks?limit=1")).code == 200
+    assert (await service.get("/books?limit=1")).code == 200
     ballast.unlink()
     await five_questions.ask()

@@ -13,16 +13,17 @@ from conf import DatabaseSettings, Settings, load_settings
 from db import Database
 from tests.faults.conftest import POOL_SIZE, REQUEST_TIMEOUT_S
 from tests.faults.five_questions import FiveQuestions
-from tests.faults.ledger import TASK, Ledger
+from tests.faults.ledger import Ledger
 from tests.faults.load import Load
 from tests.fixtures.databases import RawSql
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.server import Client
+from tests.fixtures.service import create_shelves
 from tests.fixtures.standby import Standby
 
 pytestmark = [pytest.mark.gen_test(timeout=60), pytest.mark.usefixtures("told_in_the_log")]
 
-NAME = "board"
+NAME = "service"
 
 DRIVERS = [
     "postgresql+psycopg2",
@@ -39,6 +40,7 @@ def primary() -> Iterator[PostgresCluster]:
         primary.start()
         primary.create_database(NAME)
         db.schema.migrate.upgrade(DatabaseSettings(url=primary.url_for(NAME)))
+        create_shelves(RawSql(primary.url_for(NAME)))
         yield primary
     finally:
         primary.remove()
@@ -80,8 +82,13 @@ def sql(standby: Standby) -> RawSql:
 
 
 @pytest.fixture
-def board_database(settings: Settings, io_loop: IOLoop) -> Iterator[Database]:
-    """The board's, without a proxy."""
+def shelves() -> None:
+    """They are in the primary, and so in the standby."""
+
+
+@pytest.fixture
+def service_database(settings: Settings, io_loop: IOLoop) -> Iterator[Database]:
+    """The service's, without a proxy."""
     database = Database(settings.database)
     yield database
     io_loop.run_sync(database.close)
@@ -89,12 +96,12 @@ def board_database(settings: Settings, io_loop: IOLoop) -> Iterator[Database]:
 
 @pytest.mark.parametrize("drivername", DRIVERS)
 async def test_the_primary_is_found_wherever_it_stands_in_the_url(
-    board: Client, ledger: Ledger, primary: PostgresCluster
+    service: Client, ledger: Ledger, primary: PostgresCluster
 ):
     """Also by the reader, whose sessions are read-only: it is the server that has to take writes."""
-    task_id = ledger.new_id()
-    written = await board.post("/tasks", {**TASK, "id": task_id, "change_id": 1})
-    read = await board.get(f"/tasks/{task_id}")
+    book_id = ledger.new_id()
+    written = await service.post("/books", ledger.resource.new(book_id, 1))
+    read = await service.get(f"/books/{book_id}")
 
     assert (written.code, read.code) == (201, 200)
     assert len(primary.connections_to(NAME)) == 2

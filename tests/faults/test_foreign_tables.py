@@ -18,6 +18,7 @@ from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.postgres import PostgresCluster, debian_binaries
 from tests.fixtures.proxies import MakeProxy, Proxy
+from tests.fixtures.service import create_shelves
 
 # The wheel's PostgreSQL comes without contrib.
 pytestmark = [pytest.mark.gen_test, pytest.mark.debian]
@@ -53,6 +54,7 @@ def here(cluster: PostgresCluster, there: RawSql) -> RawSql:
         "CREATE FOREIGN TABLE notes (words text) SERVER there",
     ):
         sql(statement)
+    create_shelves(sql)
     return sql
 
 
@@ -77,7 +79,7 @@ def write_there(session: Session) -> None:
 
 
 def write_here(session: Session) -> None:
-    session.execute(text("INSERT INTO teams (name) VALUES ('a')"))
+    session.execute(text("INSERT INTO shelves (name) VALUES ('a')"))
 
 
 @pytest.mark.parametrize("delivered", [False, True])
@@ -112,4 +114,4 @@ async def test_beside_a_foreign_table_a_write_here_is_known_as_everywhere(
                 await unit.settle(keep=True)
 
     assert unit.outcome is (Outcome.COMMITTED if delivered else Outcome.ROLLED_BACK)
-    assert len(here("SELECT * FROM teams")) == delivered
+    assert len(here("SELECT * FROM shelves")) == delivered

@@ -31,7 +31,7 @@ STOPPED_LOOK_EVERY = 20
 AT_LOAD_TIMEOUT_S = 60.0
 
 
-class Service:
+class Processes:
     """One server process after another, at the same port. Lives as long as one test."""
 
     def __init__(self, start: StartServer, url: str) -> None:
@@ -60,16 +60,18 @@ class Service:
 
 
 @pytest.fixture
-def service(start_server: StartServer, cluster: PostgresCluster, database_name: str) -> Iterator[Service]:
-    service = Service(start_server, cluster.url_for(database_name))
-    yield service
-    service.process.kill()
+def processes(
+    start_server: StartServer, cluster: PostgresCluster, database_name: str, shelves: None
+) -> Iterator[Processes]:
+    processes = Processes(start_server, cluster.url_for(database_name))
+    yield processes
+    processes.process.kill()
 
 
 @pytest.fixture
-def board(service: Service, io_loop: IOLoop) -> Iterator[Client]:
+def service(processes: Processes, io_loop: IOLoop) -> Iterator[Client]:
     """A client of whichever process there is."""
-    client = Client(service.port)
+    client = Client(processes.port)
     yield client
     client.close()
 
@@ -83,31 +85,31 @@ def board(service: Service, io_loop: IOLoop) -> Iterator[Client]:
     ],
 )
 async def test_no_end_of_the_server_loses_an_acknowledged_write(
-    ends: int, service: Service, board: Client, ledger: Ledger, sql: RawSql
+    ends: int, processes: Processes, service: Client, ledger: Ledger, sql: RawSql
 ):
     """kill -9, and SIGTERM now and then. Whoever repeats an open request with its key has it done once."""
     chance = random.Random(ends)
     killed = 0
     for first in range(0, ends, STOPPED_LOOK_EVERY):
-        async with Load(board, ledger, keyed=True, seed=first):
+        async with Load(service, ledger, keyed=True, seed=first):
             for _ in range(first, min(ends, first + STOPPED_LOOK_EVERY)):
                 await acknowledged_another(ledger)
                 await asyncio.sleep(chance.uniform(0.0, 0.3))
                 if killed and chance.random() < TERM_SHARE:
-                    assert await asyncio.to_thread(service.end, signal.SIGTERM) == 0
+                    assert await asyncio.to_thread(processes.end, signal.SIGTERM) == 0
                 else:
-                    assert await asyncio.to_thread(service.end, signal.SIGKILL) == -signal.SIGKILL
+                    assert await asyncio.to_thread(processes.end, signal.SIGKILL) == -signal.SIGKILL
                     killed += 1
-                await asyncio.to_thread(service.go_on)
+                await asyncio.to_thread(processes.go_on)
             await acknowledged_another(ledger)
         assert ledger.compare(sql) == []
 
     print(f"{killed} kills, {ends - killed} stops: {dict(ledger.answers)}")
     questions = FiveQuestions(
-        board, sql, ledger, pool_size=POOL_SIZE, held=lambda: held_by(service.process.pid)
+        service, sql, ledger, pool_size=POOL_SIZE, held=lambda: held_by(processes.process.pid)
     )
     await questions.remember()
-    async with Load(board, ledger):
+    async with Load(service, ledger):
         await asyncio.sleep(0.5)
     await questions.ask()
 

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.parametrize("backend", ["postgresql"], indirect=True),
 ]
 
-TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
+BOOK = {"title": "a book"}
 
 BY_WITNESS = "as its commit marker shows|not applied"
 
@@ -65,14 +65,14 @@ async def test_an_applied_commit_whose_answer_is_lost_is_a_success(
 ):
     """The witness says that it was applied: the held success leaves, and there is one row."""
     client = serve(app)
-    await client.post("/teams", {"name": "warm"})
+    await client.post("/shelves", {"name": "warm"})
     proxy.cut_at(b"COMMIT", delivered=True)
 
     with expect_log("onfinish.db", "was applied"):
-        response = await client.post("/tasks", TASK)
+        response = await client.post("/books", BOOK)
 
     assert response.code == 201
-    assert [row["id"] for row in sql("SELECT id FROM tasks")] == [response.json()["id"]]
+    assert [row["id"] for row in sql("SELECT id FROM books")] == [response.json()["id"]]
     assert (await client.get(response.headers["Location"])).code == 200
 
 
@@ -81,14 +81,14 @@ async def test_a_commit_that_never_arrived_is_done_again(
 ):
     """The witness says that it was not applied: the request runs again on a fresh connection, once."""
     client = serve(app)
-    await client.post("/teams", {"name": "warm"})
+    await client.post("/shelves", {"name": "warm"})
     proxy.cut_at(b"COMMIT", delivered=False)
 
     with expect_log("onfinish.db", "was not applied"):
-        response = await client.post("/tasks", TASK)
+        response = await client.post("/books", BOOK)
 
     assert response.code == 201
-    assert [row["id"] for row in sql("SELECT id FROM tasks")] == [response.json()["id"]]
+    assert [row["id"] for row in sql("SELECT id FROM books")] == [response.json()["id"]]
 
 
 @pytest.mark.parametrize(("delivered", "told"), [(True, "was applied"), (False, "was not applied")])
@@ -103,15 +103,15 @@ async def test_an_idempotency_keys_row_is_the_witness_of_its_request(
 ):
     """It is written in any case, and no row of the witness' own. Sent again, the request is replayed."""
     client = serve(app)
-    await client.get("/teams")
+    await client.get("/shelves")
     proxy.cut_at(b"COMMIT", delivered=delivered)
 
     with expect_log("onfinish.db", told):
-        response = await client.post("/tasks", TASK, headers={"Idempotency-Key": "k"})
-    again = await client.post("/tasks", TASK, headers={"Idempotency-Key": "k"})
+        response = await client.post("/books", BOOK, headers={"Idempotency-Key": "k"})
+    again = await client.post("/books", BOOK, headers={"Idempotency-Key": "k"})
 
     assert response.code == 201
-    assert [row["id"] for row in sql("SELECT id FROM tasks")] == [response.json()["id"]]
+    assert [row["id"] for row in sql("SELECT id FROM books")] == [response.json()["id"]]
     assert (again.code, again.body) == (201, response.body)
     assert again.headers["Idempotency-Replayed"] == "true"
     assert sql("SELECT * FROM commit_witness") == []
@@ -122,7 +122,7 @@ async def test_another_attempts_row_under_the_same_key_is_no_witness(
     database: Database, proxy: Proxy, sql: RawSql, expect_log: ExpectLog
 ):
     """The first was not applied, and its client's second attempt was, before anybody asked."""
-    key, answer = Key("POST", "/tasks", "k"), Answer(201, {}, b"{}")
+    key, answer = Key("POST", "/books", "k"), Answer(201, {}, b"{}")
 
     def claim_and_keep(session: Session) -> None:
         assert claim_key(session, key=key, request_body=b"") is None
@@ -154,7 +154,7 @@ async def test_who_asks_for_a_keys_row_waits_for_the_transaction_that_writes_it(
     database: Database, sql: RawSql, outcome: str
 ):
     """A COMMIT whose connection was lost may still be under way at the server. Asking leaves no row."""
-    key = Key("POST", "/tasks", "k")
+    key = Key("POST", "/books", "k")
     commit_markers = database.commit_markers
     assert commit_markers is not None
     with database.writer.engine.connect() as connection, Session(connection) as session:
@@ -192,26 +192,26 @@ async def test_a_connection_killed_in_the_middle_of_a_request_is_not_noticed_by_
     app: Application, serve: Serve, proxy: Proxy, sql: RawSql
 ):
     client = serve(app)
-    await client.post("/teams", {"name": "warm"})
-    proxy.cut_at(b"INSERT INTO tasks", delivered=True)
+    await client.post("/shelves", {"name": "warm"})
+    proxy.cut_at(b"INSERT INTO books", delivered=True)
 
-    response = await client.post("/tasks", TASK)
+    response = await client.post("/books", BOOK)
 
     assert response.code == 201
-    assert [row["id"] for row in sql("SELECT id FROM tasks")] == [response.json()["id"]]
+    assert [row["id"] for row in sql("SELECT id FROM books")] == [response.json()["id"]]
 
 
 async def test_a_connection_killed_at_rest_is_not_noticed(app: Application, serve: Serve, sql: RawSql):
     client = serve(app)
-    await client.post("/teams", {"name": "warm"})
-    await client.get("/teams")
+    await client.post("/shelves", {"name": "warm"})
+    await client.get("/shelves")
     sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
 
-    assert (await client.get("/teams")).code == 200
-    assert (await client.post("/tasks", TASK)).code == 201
+    assert (await client.get("/shelves")).code == 200
+    assert (await client.post("/books", BOOK)).code == 201
 
 
 async def test_a_commit_with_nobody_to_ask_is_unknown_and_says_so(
@@ -219,32 +219,32 @@ async def test_a_commit_with_nobody_to_ask_is_unknown_and_says_so(
 ):
     """A link that goes black at COMMIT, and stays so: 503, outcome unknown, by the deadline and a moment."""
     client = serve(app)
-    await client.post("/teams", {"name": "warm"})
+    await client.post("/shelves", {"name": "warm"})
     proxy.lose_answer_to(b"COMMIT")
 
     with (
         expect_log("onfinish", "connection is cut|hangs|during COMMIT", required=False),
-        expect_log("tornado.access", "503 POST /tasks .* unknown"),
+        expect_log("tornado.access", "503 POST /books .* unknown"),
     ):
-        response = await client.post("/tasks", TASK)
+        response = await client.post("/books", BOOK)
 
     assert (response.code, response.json()["outcome"]) == (503, "unknown")
-    assert len(sql("SELECT id FROM tasks")) == 1
+    assert len(sql("SELECT id FROM books")) == 1
     proxy.thaw()
-    assert (await client.get("/tasks")).code == 200
+    assert (await client.get("/books")).code == 200
 
 
 @pytest.mark.parametrize("delivered", [True, False])
 async def test_a_lost_commit_of_work_that_wrote_nothing_loses_nothing(
     app: Application, serve: Serve, proxy: Proxy, expect_log: ExpectLog, delivered: bool
 ):
-    """There is nothing in doubt: no task was queued, so none was claimed."""
+    """There is nothing in doubt: there is no book, so none was lent."""
     client = serve(app)
-    await client.post("/teams", {"name": "warm"})
+    await client.post("/shelves", {"name": "warm"})
     proxy.cut_at(b"COMMIT", delivered=delivered)
 
     with expect_log("onfinish.db", "was applied"):
-        response = await client.post("/tasks/claim", {"limit": 1})
+        response = await client.post("/books/lend", {"limit": 1})
 
     assert (response.code, response.json()) == (200, {"items": []})
 
@@ -262,18 +262,19 @@ async def test_a_connection_has_one_testimony_that_it_writes_over(
 ):
     client = serve(app)
     for name in "abc":
-        assert (await client.post("/teams", {"name": name})).code == 201
+        assert (await client.post("/shelves", {"name": name})).code == 201
 
     assert len(sql("SELECT * FROM commit_witness")) == 1
 
 
+@pytest.mark.usefixtures("shelves")
 async def test_without_a_witness_a_lost_answer_stays_unknown(
     database_settings: DatabaseSettings, proxy: Proxy, io_loop: IOLoop, sql: RawSql
 ):
     """`database.commit_witness = false` saves a round trip a write, and costs this."""
     database = Database(database_settings.model_copy(update={"commit_witness": False}))
     unit = database.unit_of_work()
-    insert = "INSERT INTO teams (name) VALUES ('a')"
+    insert = "INSERT INTO shelves (name) VALUES ('a')"
     await unit.run(lambda session: session.connection().exec_driver_sql(insert), unit.session)
     proxy.cut_at(b"COMMIT", delivered=True)
 

@@ -159,7 +159,7 @@ async def crowded(world: World) -> None:
 
 @contextlib.contextmanager
 def crowd(sql: RawSql) -> Iterator[Callable[[], None]]:
-    """Gives a function that ends the board's connections and takes what came free."""
+    """Gives a function that ends the service's connections and takes what came free."""
     with contextlib.ExitStack() as taken:
         control = taken.enter_context(sql.connect())
         mine = [control.info.backend_pid]
@@ -182,7 +182,7 @@ async def locked(world: World) -> None:
     """Somebody else has the table, for longer than a request may take."""
     with world.sql.connect() as connection, connection.cursor() as cursor:
         cursor.execute("BEGIN")
-        await asyncio.to_thread(cursor.execute, "LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
+        await asyncio.to_thread(cursor.execute, "LOCK TABLE books IN ACCESS EXCLUSIVE MODE")
         await asyncio.sleep(OUTLAST_S)
         cursor.execute("ROLLBACK")
 

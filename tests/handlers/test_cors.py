@@ -10,10 +10,10 @@ from tornado.web import Application
 from conf import Settings, load_settings
 from db import Database
 from handlers import SessionHandler
-from server.app import make_app
 from tests.fixtures.databases import RawSql
 from tests.fixtures.edge import StartEdge
 from tests.fixtures.server import Client, Serve
+from tests.fixtures.service import MakeApp
 from tests.handlers.conftest import Notes
 from tests.handlers.notes import NOBODY, add_note
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.gen_test
 READER = "https://app.example"
 WRITER = "https://forms.example:8443"
 STRANGER = "https://evil.example"
-TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
+SHELF = {"name": "Store"}
 
 
 @pytest.fixture
@@ -55,14 +55,16 @@ def cors_of(answer: Any) -> dict[str, str]:
     }
 
 
-async def test_without_the_setting_nothing_is_said(serve: Serve, database: Database):
+async def test_without_the_setting_nothing_is_said(
+    serve: Serve, make_application: MakeApp, database: Database
+):
     """Not even Vary."""
     plain = load_settings({"environment": "testing", "database.url": "sqlite://"}, environ={})
-    client = serve(make_app(plain, database))
+    client = serve(make_application(plain, database))
 
-    answer = await client.get("/tasks", headers={"Origin": READER})
+    answer = await client.get("/shelves", headers={"Origin": READER})
     asked = {"Origin": READER, "Access-Control-Request-Method": "POST"}
-    preflight = await client.request("OPTIONS", "/tasks", headers=asked)
+    preflight = await client.request("OPTIONS", "/shelves", headers=asked)
 
     assert (answer.code, preflight.code) == (200, 204)
     assert cors_of(answer) == cors_of(preflight) == {}
@@ -72,10 +74,10 @@ async def test_without_the_setting_nothing_is_said(serve: Serve, database: Datab
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/tasks", 200),
-        ("GET", "/tasks?limit=0", 400),
+        ("GET", "/shelves", 200),
+        ("GET", "/shelves?limit=0", 400),
         ("GET", "/nowhere", 404),
-        ("PUT", "/tasks", 405),
+        ("PUT", "/shelves", 405),
     ],
 )
 async def test_a_page_that_is_named_may_read(client: Client, method: str, path: str, status: int):
@@ -93,7 +95,7 @@ async def test_a_page_that_is_named_may_read(client: Client, method: str, path: 
 @pytest.mark.parametrize("origin", [STRANGER, WRITER, READER + ".evil.example", READER.upper(), "null", ""])
 async def test_another_page_may_not(client: Client, origin: str):
     """A cache in between learns that the answer is not the same for all."""
-    answer = await client.get("/tasks", headers={"Origin": origin})
+    answer = await client.get("/shelves", headers={"Origin": origin})
 
     assert answer.code == 200
     assert cors_of(answer) == {}
@@ -103,9 +105,9 @@ async def test_another_page_may_not(client: Client, origin: str):
 @pytest.mark.parametrize(
     ("path", "methods"),
     [
-        ("/tasks", "GET, HEAD, OPTIONS, POST"),
-        ("/tasks/f2ee55c638084ebfb35a00c003670ad9", "DELETE, GET, HEAD, OPTIONS, PATCH"),
-        ("/tasks/f2ee55c638084ebfb35a00c003670ad9/transfer", "OPTIONS, POST"),
+        ("/shelves", "GET, HEAD, OPTIONS, POST"),
+        ("/shelves/1", "DELETE, GET, HEAD, OPTIONS, PATCH"),
+        ("/books/f2ee55c638084ebfb35a00c003670ad9/lent", "OPTIONS, POST"),
     ],
 )
 async def test_a_browser_that_asks_first_is_told_what_may_be_sent(client: Client, path: str, methods: str):
@@ -129,15 +131,15 @@ async def test_a_browser_that_asks_first_is_told_what_may_be_sent(client: Client
 
 
 async def test_a_page_may_send_the_headers_that_are_named(
-    serve: Serve, settings: Settings, database: Database
+    serve: Serve, make_application: MakeApp, settings: Settings, database: Database
 ):
     """``http.cors_headers``: an application with a log-in has its pages send Authorization."""
     http = settings.http.model_copy(update={"cors_headers": ("Authorization", "X-Tenant")})
-    client = serve(make_app(settings.model_copy(update={"http": http}), database))
+    client = serve(make_application(settings.model_copy(update={"http": http}), database))
     asked = {"Origin": READER, "Access-Control-Request-Method": "POST"}
 
-    answer = await client.request("OPTIONS", "/tasks", headers=asked)
-    stranger = await client.request("OPTIONS", "/tasks", headers=asked | {"Origin": STRANGER})
+    answer = await client.request("OPTIONS", "/shelves", headers=asked)
+    stranger = await client.request("OPTIONS", "/shelves", headers=asked | {"Origin": STRANGER})
 
     named = "Content-Type, If-Match, If-None-Match, Idempotency-Key, X-Request-Id, Authorization, X-Tenant"
     assert cors_of(answer)["Allow-Headers"] == named
@@ -148,14 +150,14 @@ async def test_a_page_may_send_the_headers_that_are_named(
 async def test_for_another_page_the_browser_gets_no_leave(client: Client, origin: str):
     asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
 
-    answer = await client.request("OPTIONS", "/tasks", headers=asked)
+    answer = await client.request("OPTIONS", "/shelves", headers=asked)
 
     assert answer.code == 204
     assert cors_of(answer) == {}
 
 
 async def test_options_alone_says_what_there_is(client: Client):
-    answer = await client.request("OPTIONS", "/tasks")
+    answer = await client.request("OPTIONS", "/shelves")
 
     assert (answer.code, answer.headers["Allow"]) == (204, "GET, HEAD, OPTIONS, POST")
     assert cors_of(answer) == {}
@@ -164,10 +166,10 @@ async def test_options_alone_says_what_there_is(client: Client):
 @pytest.mark.parametrize("origin", [READER, WRITER, None])
 async def test_who_may_write(client: Client, sql: RawSql, origin: str | None):
     """Named pages, and whoever is no page at all."""
-    answer = await client.post("/tasks", TASK, headers={"Origin": origin} if origin else {})
+    answer = await client.post("/shelves", SHELF, headers={"Origin": origin} if origin else {})
 
     assert answer.code == 201
-    assert sql("SELECT count(*) AS n FROM tasks") == [{"n": 1}]
+    assert sql("SELECT count(*) AS n FROM shelves") == [{"n": 1}]
 
 
 @pytest.mark.parametrize(
@@ -175,15 +177,15 @@ async def test_who_may_write(client: Client, sql: RawSql, origin: str | None):
 )
 async def test_who_may_not(client: Client, sql: RawSql, headers: dict[str, str]):
     """A page of another origin: a browser sends a form of its without asking first. 403, nothing kept."""
-    answer = await client.post("/tasks", TASK, headers=headers)
+    answer = await client.post("/shelves", SHELF, headers=headers)
 
     assert answer.code == 403
     assert answer.headers["Content-Type"] == "application/problem+json"
-    assert sql("SELECT count(*) AS n FROM tasks") == [{"n": 0}]
+    assert sql("SELECT count(*) AS n FROM shelves") == [{"n": 0}]
 
 
 async def test_a_page_may_read_what_a_failed_commit_says(
-    serve: Serve, settings: Settings, database: Database, notes: Notes
+    serve: Serve, make_application: MakeApp, settings: Settings, database: Database, notes: Notes
 ):
     """The answer comes from a fresh handler, that has the same request to go by."""
 
@@ -191,7 +193,7 @@ async def test_a_page_may_read_what_a_failed_commit_says(
         async def post(self) -> None:
             await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
 
-    application = make_app(settings, database)
+    application = make_application(settings, database)
     application.add_handlers(".*", [("/deferred", Deferred)])
 
     answer = await serve(application).post("/deferred", headers={"Origin": READER})
@@ -208,7 +210,7 @@ async def test_a_page_may_read_why_its_body_was_refused(
 ):
     """Also where no handler was reached."""
     edge = start_edge(app, body_max_bytes=settings.http.body_max_bytes)
-    request = f"POST /tasks HTTP/1.1\r\nHost: x\r\nOrigin: {READER}\r\nContent-Length: 1001\r\n\r\n"
+    request = f"POST /shelves HTTP/1.1\r\nHost: x\r\nOrigin: {READER}\r\nContent-Length: 1001\r\n\r\n"
 
     answer = await edge.ask(request.encode())
 

@@ -14,9 +14,9 @@ from db import Database
 from db.errors import ConnectionLost, NotFound, OutcomeUnknown, PoolTimeout, RetryableConflict
 from handlers.json_api.errors import Problem, leaves_unknown, meant, status_of
 from handlers.json_api.problem import ProblemHandler
-from server.app import make_app
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Serve
+from tests.fixtures.service import MakeApp
 
 AGAIN, LOST, UNKNOWN, FULL = (
     RetryableConflict("deadlock"),
@@ -92,9 +92,11 @@ async def test_a_fault_has_its_stack_in_the_problem_where_that_is_set(
 
 @pytest.mark.parametrize("debug", [True, False])
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_the_board_serves_tracebacks_in_debug_alone(settings: Settings, database: Database, debug: bool):
+def test_the_application_serves_tracebacks_in_debug_alone(
+    make_application: MakeApp, settings: Settings, database: Database, debug: bool
+):
     """Which production refuses."""
-    application = make_app(settings.model_copy(update={"debug": debug}), database)
+    application = make_application(settings.model_copy(update={"debug": debug}), database)
 
     assert application.settings["serve_traceback"] is debug
     with pytest.raises(SettingsError, match="debug: not with environment 'production'"):

@@ -10,7 +10,6 @@ import pytest
 from conf import DatabaseSettings, Settings, load_settings
 from tests.fixtures.pgbouncer import Bouncer
 from tests.handlers.test_deadline import *  # noqa: F403  # collected here too, with the fixtures below
-from tests.handlers.test_export import *  # noqa: F403
 from tests.handlers.test_idempotency import *  # noqa: F403
 from tests.handlers.test_outcome import *  # noqa: F403
 from tests.handlers.test_run_again import *  # noqa: F403

@@ -129,28 +129,12 @@ async def test_an_answer_to_a_failed_commit_does(mount: Mount):
 
 
 @on_sqlite
-async def test_the_board_says_no_more_than_that(client: Client):
+async def test_an_application_says_no_more_than_that(client: Client):
     """No header names a program or a version, and none tells of TLS that is not there."""
-    answer = await client.get("/tasks")
+    answer = await client.get("/shelves")
 
     assert_secure(answer.headers)
     assert "Strict-Transport-Security" not in answer.headers
-
-
-@on_sqlite
-async def test_a_task_may_be_kept_and_asked_for_again(client: Client):
-    """Under no-store a browser would never send If-None-Match; nobody in between keeps it either way."""
-    task = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
-    made = await client.post("/tasks", task)
-    path = made.headers["Location"]
-
-    first = await client.get(path)
-    again = await client.get(path, headers={"If-None-Match": first.headers["ETag"]})
-    gone = await client.get(path[:-1] + ("1" if path[-1] == "0" else "0"))
-
-    assert (first.code, again.code, gone.code) == (200, 304, 404)
-    assert first.headers["Cache-Control"] == again.headers["Cache-Control"] == "private, no-cache"
-    assert made.headers["Cache-Control"] == gone.headers["Cache-Control"] == "no-store"
 
 
 async def test_over_tls_browsers_are_told_to_stay_there(serve: Serve):

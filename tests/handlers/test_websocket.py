@@ -500,13 +500,13 @@ def with_handlers(folder: Path) -> dict[str, str]:
 
             import server.app
             from handlers import SessionHandler, SessionWebSocketHandler
-            from db.board.teams import create_team
+            from tests.service.model import create_shelf
 
             make_app = server.app.make_app
 
-            class Teams(SessionWebSocketHandler):
+            class Shelves(SessionWebSocketHandler):
                 async def handle_message(self, message):
-                    await self.run(create_team, self.session, name=message)
+                    await self.run(create_shelf, self.session, name=message)
                     self.write_message({{"done": message}})
 
             class Later(SessionHandler):
@@ -520,7 +520,7 @@ def with_handlers(folder: Path) -> dict[str, str]:
 
             def with_more(*arguments):
                 application = make_app(*arguments)
-                application.add_handlers(".*", [("/socket", Teams), ("/later", Later)])
+                application.add_handlers(".*", [("/socket", Shelves), ("/later", Later)])
                 return application
 
             server.app.make_app = with_more
@@ -530,12 +530,13 @@ def with_handlers(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{folder}:{root}"}
 
 
+@pytest.mark.usefixtures("shelves")
 async def test_a_server_that_stops_closes_its_sockets(
     database_url, start_server: StartServer, sql, tmp_path, backend
 ):
     """With 1001, at once where it is idle; the message under way is answered and kept before."""
     server = start_server("--grace-s", "0", url=database_url, environ=with_handlers(tmp_path))
-    lock = "BEGIN IMMEDIATE" if backend == "sqlite" else "BEGIN; LOCK TABLE teams IN EXCLUSIVE MODE"
+    lock = "BEGIN IMMEDIATE" if backend == "sqlite" else "BEGIN; LOCK TABLE shelves IN EXCLUSIVE MODE"
     with sql.connect() as connection, contextlib.closing(connection.cursor()) as cursor:
         cursor.execute(lock)
         async with connected(server.port, "/socket") as idle, connected(server.port, "/socket") as busy:
@@ -554,7 +555,7 @@ async def test_a_server_that_stops_closes_its_sockets(
             assert busy.close_code == 1001
 
     assert await asyncio.to_thread(server.wait) == 0
-    assert [row["name"] for row in sql("SELECT name FROM teams")] == ["Store"]
+    assert [row["name"] for row in sql("SELECT name FROM shelves")] == ["Store"]
 
 
 @on_sqlite

@@ -13,10 +13,10 @@ from tornado.web import Application
 
 from conf import OpsSettings, Settings
 from db import Database
-from server.app import make_app
 from server.edge.http import DrainingServer
 from server.monitoring.ops import Ops
 from tests.fixtures.server import Client
+from tests.fixtures.service import MakeApp
 from tests.fixtures.warm import WarmPython
 
 Numbers = dict[tuple[str, ...], float]
@@ -25,11 +25,11 @@ Numbers = dict[tuple[str, ...], float]
 class Seen:
     """A served application with all that looks at it. Lives as long as one test."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, make_application: MakeApp) -> None:
         self.settings = settings
         self.ops = Ops(settings)
         self.database = Database(settings.database, observer=self.ops.metrics)
-        self.application: Application = make_app(settings, self.database, self.ops)
+        self.application: Application = make_application(settings, self.database, self.ops)
         self.server = DrainingServer(self.application, settings.http)
         listening, port = bind_unused_port()
         self.server.add_socket(listening)
@@ -75,12 +75,14 @@ def ops_settings() -> OpsSettings:
 
 
 @pytest.fixture
-def seen(settings: Settings, ops_settings: OpsSettings, io_loop: IOLoop) -> Iterator[Seen]:
-    """The board on the test's own database, served and watched."""
+def seen(
+    settings: Settings, ops_settings: OpsSettings, make_application: MakeApp, io_loop: IOLoop
+) -> Iterator[Seen]:
+    """The application on the test's own database, served and watched."""
     made: list[Seen] = []
 
     async def start() -> Seen:
-        made.append(Seen(settings.model_copy(update={"ops": ops_settings})))
+        made.append(Seen(settings.model_copy(update={"ops": ops_settings}), make_application))
         await made[0].start()
         return made[0]
 

@@ -281,12 +281,12 @@ class TestMigrate:
 
     def test_check_tells_each_difference(self, database_url: str, sql: RawSql) -> None:
         sql("CREATE TABLE stray (id integer PRIMARY KEY)")
-        sql("ALTER TABLE teams ADD COLUMN motto text")
+        sql("ALTER TABLE idempotency_keys ADD COLUMN motto text")
         done = run("migrate", "check", DATABASE_URL=database_url)
 
         assert (done.status, done.err) == (1, "")
         assert sorted(done.out.splitlines()) == [
-            "column teams.motto is in the database only",
+            "column idempotency_keys.motto is in the database only",
             "table stray is in the database only",
         ]
 
@@ -294,7 +294,7 @@ class TestMigrate:
         done = run("migrate", "--sql", DATABASE_URL="postgresql://me:geheim@127.0.0.1:1/x")
 
         assert (done.status, done.err) == (0, "")
-        assert "CREATE TABLE tasks" in done.out
+        assert "CREATE TABLE idempotency_keys" in done.out
 
     @pytest.mark.parametrize(
         ("command", "url", "reason"),

@@ -9,7 +9,7 @@ import pytest
 from tests.fixtures.databases import RawSql
 from tests.fixtures.process import ServerProcess, StartServer
 
-PATH = "/tasks/f2ee55c638084ebfb35a00c003670ad9/transfers"
+PATH = "/shelves"
 
 Start = Callable[[str], ServerProcess]
 
@@ -17,12 +17,10 @@ pytestmark = pytest.mark.parametrize("backend", ["sqlite", "postgresql"], indire
 
 
 @pytest.fixture
-def start(database_url: str, sql: RawSql, start_server: StartServer) -> Start:
+def start(database_url: str, sql: RawSql, shelves: None, start_server: StartServer) -> Start:
     def start(environment: str) -> ServerProcess:
         server = start_server(url=database_url, environ={"ENVIRONMENT": environment, "PORT": "0"})
-        task = {"bundle": "b", "granularity": "daily", "target_date": "2020-04-01", "change_id": 1}
-        server.request("POST", "/tasks", task | {"id": PATH.split("/")[2]})
-        sql("ALTER TABLE transfers RENAME COLUMN note TO remark")
+        sql("ALTER TABLE shelves RENAME COLUMN name TO title")
         return server
 
     return start
@@ -35,9 +33,9 @@ def test_in_development_log_and_answer_tell_the_databases_message_and_the_statem
 
     assert (answer.status, answer.body["detail"]) == (500, "the server failed to answer this request")
     debug = answer.body["debug"]
-    assert "transfers.note" in debug["error"]
+    assert "shelves.name" in debug["error"]
     assert debug["statement"].startswith("SELECT")
-    assert "db/board/transfers.py:" in debug["line"]
+    assert "tests/service/model.py:" in debug["line"]
     assert "[SQL: SELECT" in server.err
     assert debug["error"].partition("\n")[0].partition(": ")[2] in server.err
 
@@ -50,5 +48,5 @@ def test_elsewhere_neither_does(start: Start):
     assert answer.status == 500
     assert "debug" not in answer.body
     assert "its message may hold data and is withheld" in server.err
-    assert "transfers.note" not in server.err
+    assert "shelves.name" not in server.err
     assert "SELECT" not in server.err

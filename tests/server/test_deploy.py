@@ -171,21 +171,21 @@ def connections_to(server: ServerProcess) -> int:
 
 @pytest.mark.debian
 @on_sqlite
+@pytest.mark.usefixtures("shelves")
 def test_requests_through_nginx(
     database_url, start_server: StartServer, start_nginx: StartNginx, unused_port
 ):
-    """Who the client is, who may see the metrics, a connection that is kept, an export that streams."""
+    """Who the client is, who may see the metrics, a connection that is kept."""
     server = start_server("--trusted-proxies", "127.0.0.1", "--grace-s", "0", url=database_url)
     nginx = start_nginx(server.port, server.port)
 
     for number in range(20):
-        status, _ = fetch(nginx, "POST", "/teams", f'{{"name": "{number}"}}', X_Forwarded_For="203.0.113.9")
+        status, _ = fetch(nginx, "POST", "/shelves", f'{{"name": "{number}"}}', X_Forwarded_For="203.0.113.9")
         assert status == 201
-    assert fetch(nginx, "GET", "/tasks/export") == (200, "")
 
     assert connections_to(server) <= 4
     # The client's own tale comes first in the header, the address that nginx saw last; that one counts.
-    assert re.search(r"201 POST /teams \((127\.0\.0\.1|203\.0\.113\.9)\)", server.err)
+    assert re.search(r"201 POST /shelves \((127\.0\.0\.1|203\.0\.113\.9)\)", server.err)
     assert fetch(nginx, "GET", "/metrics")[0] == 404
     assert fetch(nginx, "GET", "/stats")[0] == 404
     assert server.request("GET", "/stats").status == 200
@@ -195,6 +195,7 @@ def test_requests_through_nginx(
 
 @pytest.mark.debian
 @on_sqlite
+@pytest.mark.usefixtures("shelves")
 def test_a_server_that_stops_behind_nginx_costs_no_request(
     database_url, start_server: StartServer, start_nginx: StartNginx
 ):
@@ -208,8 +209,8 @@ def test_a_server_that_stops_behind_nginx_costs_no_request(
         turn = 0
         while not ended.is_set():
             turn += 1
-            statuses.append(fetch(nginx, "POST", "/teams", f'{{"name": "{number} {turn}"}}')[0])
-            statuses.append(fetch(nginx, "GET", "/teams")[0])
+            statuses.append(fetch(nginx, "POST", "/shelves", f'{{"name": "{number} {turn}"}}')[0])
+            statuses.append(fetch(nginx, "GET", "/shelves")[0])
 
     clients = [threading.Thread(target=client, args=(number,)) for number in range(3)]
     for each in clients:
@@ -249,10 +250,10 @@ def test_nginx_does_not_repeat_a_write_whose_answer_was_lost(start_nginx: StartN
             stack.callback(each.shutdown, socket.SHUT_RDWR)  # which wakes it
         nginx = start_nginx(*(each.getsockname()[1] for each in sockets))
 
-        assert fetch(nginx, "POST", "/teams", '{"name": "Store"}')[0] == 502
+        assert fetch(nginx, "POST", "/shelves", '{"name": "Store"}')[0] == 502
         assert taken == [b"POST"]
         time.sleep(4)  # fail_timeout, which nginx counts in whole seconds
-        assert fetch(nginx, "GET", "/teams")[0] == 502
+        assert fetch(nginx, "GET", "/shelves")[0] == 502
         assert taken == [b"POST", b"GET", b"GET"]
 
 
@@ -261,6 +262,7 @@ def test_nginx_does_not_repeat_a_write_whose_answer_was_lost(start_nginx: StartN
 
 @pytest.mark.debian
 @on_postgresql
+@pytest.mark.usefixtures("shelves")
 def test_two_processes_behind_the_pages_pgbouncer(
     database_url, start_server: StartServer, make_bouncer: MakeBouncer, sql
 ):
@@ -280,9 +282,9 @@ def test_two_processes_behind_the_pages_pgbouncer(
         environ={"DATABASE_POOLER": "pgbouncer"},
     )
 
-    statuses = [server.request("POST", "/teams", {"name": str(number)}).status for number in range(10)]
+    statuses = [server.request("POST", "/shelves", {"name": str(number)}).status for number in range(10)]
 
     assert statuses == [201] * 10
-    assert sql("SELECT count(*) AS n FROM teams") == [{"n": 10}]
+    assert sql("SELECT count(*) AS n FROM shelves") == [{"n": 10}]
     server.send_signal(signal.SIGTERM)
     assert server.wait() == 0

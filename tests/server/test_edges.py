@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Iterable, Mapping
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings as hypothesis_settings, strategies as st
 from tornado.ioloop import IOLoop
+from tornado.routing import URLSpec
 from tornado.web import Application
 
 from handlers import ProblemHandler, log_request
-from handlers.board.routes import routes
 from handlers.ops import LivezHandler
 from tests.fixtures.edge import Edge, StartEdge, problem_in
 from tests.fixtures.logs import Ear, ExpectLog, in_words
 from tests.handlers.wire import WireAnswer
+from tests.service.handlers import routes
 
 gen_test = pytest.mark.gen_test
 
-TASK_ID = "f2ee55c638084ebfb35a00c003670ad9"
+BOOK_ID = "f2ee55c638084ebfb35a00c003670ad9"
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def backend() -> str:
 
 @pytest.fixture
 def edge(app: Application, start_edge: StartEdge) -> Edge:
-    """The board, on the real server."""
+    """The application, on the real server."""
     return start_edge(app)
 
 
@@ -57,20 +59,20 @@ MALFORMED = {
     "a header's name that is no token": b"GET /livez HTTP/1.1\r\nHost: x\r\nA B: c\r\n\r\n",
     "a NUL in a header": b"GET /livez HTTP/1.1\r\nHost: x\r\nA: b\x00c\r\n\r\n",
     "a folded header": b"GET /livez HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n",
-    "a length that is no number": b"POST /tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 1e3\r\n\r\n",
-    "a negative length": b"POST /tasks HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-    "a length in other digits": b"POST /tasks HTTP/1.1\r\nHost: x\r\nContent-Length: \xb2\r\n\r\n",
-    "two lengths": b"POST /tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-    "a length and chunks": b"POST /tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n"
+    "a length that is no number": b"POST /shelves HTTP/1.1\r\nHost: x\r\nContent-Length: 1e3\r\n\r\n",
+    "a negative length": b"POST /shelves HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    "a length in other digits": b"POST /shelves HTTP/1.1\r\nHost: x\r\nContent-Length: \xb2\r\n\r\n",
+    "two lengths": b"POST /shelves HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    "a length and chunks": b"POST /shelves HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "an encoding that is not known": b"POST /tasks HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
-    "a chunk without a size": b"POST /tasks HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nz\r\n",
-    "a chunk's size without an end": b"POST /tasks HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    + b"1" * 100,
-    "a chunk that is longer than it says": b"POST /tasks HTTP/1.1\r\nHost: x\r\n"
+    "an encoding that is not known": b"POST /shelves HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+    "a chunk without a size": b"POST /shelves HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nz\r\n",
+    "a chunk's size without an end": b"POST /shelves HTTP/1.1\r\nHost: x\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n" + b"1" * 100,
+    "a chunk that is longer than it says": b"POST /shelves HTTP/1.1\r\nHost: x\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n",
-    "1.0 with an encoding": b"POST /tasks HTTP/1.0\r\nTransfer-Encoding: gzip\r\n\r\n",
-    "too many arguments": b"GET /tasks?" + b"a&" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "1.0 with an encoding": b"POST /shelves HTTP/1.0\r\nTransfer-Encoding: gzip\r\n\r\n",
+    "too many arguments": b"GET /shelves?" + b"a&" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
 }
 
 
@@ -98,11 +100,11 @@ async def test_head_is_refused_without_a_body(edge: Edge):
 @gen_test
 async def test_a_refusal_has_an_access_line(edge: Edge, expect_log: ExpectLog):
     """As every other answer has, with the caller's own id; and it is no warning."""
-    refused = request("/tasks?secret=1", "Content-Length: x", "X-Request-Id: mine", method="POST")
+    refused = request("/shelves?secret=1", "Content-Length: x", "X-Request-Id: mine", method="POST")
     with expect_log("tornado.access", "", level=logging.INFO) as lines:
         await edge.ask(refused)
 
-    assert [line.getMessage() for line in lines] == ["400 POST /tasks (127.0.0.1) 0.00ms - mine"]
+    assert [line.getMessage() for line in lines] == ["400 POST /shelves (127.0.0.1) 0.00ms - mine"]
 
 
 @gen_test
@@ -155,28 +157,27 @@ async def test_a_target_with_a_host_is_taken(edge: Edge, target: str):
         ("/%00", 404),
         ("/%ff%fe", 404),
         ("/\xff", 404),
-        ("/tasks/%00", 404),
-        (f"/tasks/{TASK_ID}%00", 404),
-        (f"/tasks/{TASK_ID}%0a", 404),
-        ("/tasks/../teams", 404),
-        ("//tasks", 404),
-        ("/tasks/", 404),
-        ("/teams/0", 404),
-        ("/teams/-1", 404),
-        ("/teams/99999999999999999999", 404),
-        ("/teams/999999999999999999", 404),
-        ("/tasks?unknown=1", 400),
-        ("/tasks?limit=1&limit=2", 400),
-        ("/tasks?limit=%ff", 400),
-        ("/tasks?bundle=%ff", 400),
-        ("/tasks?bundle=%00", 400),
-        ("/tasks?%ff=1", 400),
-        ("/tasks?\xff=1", 400),
-        ("/tasks?=1", 400),
-        ("/tasks?limit", 400),
-        ("/tasks?limit=", 400),
-        ("/tasks?limit=" + "9" * 5000, 400),
-        ("/tasks?cursor=" + "x" * 20_000, 400),
+        ("/books/%00", 404),
+        (f"/books/{BOOK_ID}%00", 404),
+        (f"/books/{BOOK_ID}%0a", 404),
+        ("/books/../shelves", 404),
+        ("//shelves", 404),
+        ("/shelves/", 404),
+        ("/shelves/0", 404),
+        ("/shelves/-1", 404),
+        ("/shelves/99999999999999999999", 404),
+        ("/shelves/999999999999999999", 404),
+        ("/shelves?unknown=1", 400),
+        ("/shelves?limit=1&limit=2", 400),
+        ("/shelves?limit=%ff", 400),
+        ("/shelves?name=%ff", 400),
+        ("/shelves?%ff=1", 400),
+        ("/shelves?\xff=1", 400),
+        ("/shelves?=1", 400),
+        ("/shelves?limit", 400),
+        ("/shelves?limit=", 400),
+        ("/shelves?limit=" + "9" * 5000, 400),
+        ("/shelves?unknown=" + "x" * 20_000, 400),
     ],
 )
 async def test_an_odd_target_is_refused(edge: Edge, target: str, status: int):
@@ -189,33 +190,41 @@ async def test_an_odd_target_is_refused(edge: Edge, target: str, status: int):
 @gen_test
 async def test_a_percent_sign_alone_is_a_character(edge: Edge):
     """As it is for every parser of forms: no escape, and no fault."""
-    assert (await edge.ask(request("/tasks?bundle=%zz"))).code == 200
+    assert (await edge.ask(request("/shelves?name=%zz"))).code == 200
 
 
 # -- methods
 
 
-def _allowed_by_the_code() -> list[tuple[str, str]]:
+def allowed_by_the_code(routes: Iterable[URLSpec], ids: Mapping[str, str]) -> list[tuple[str, str]]:
+    """A path of each route, and the methods that its handler defines.
+
+    Args:
+        ids: what stands for an id, by how the paths begin.
+    """
     patterns = {
         "/livez": LivezHandler,
-        **{route.matcher._path or "": route.handler_class for route in routes()},  # type: ignore[attr-defined]
+        **{route.matcher._path or "": route.handler_class for route in routes},  # type: ignore[attr-defined]
     }
     found = []
     for path, handler in patterns.items():
         own = {name for name in ("get", "post", "patch", "put", "delete") if name in _methods_of(handler)}
         methods = {name.upper() for name in own} | {"OPTIONS"} | ({"HEAD"} if "get" in own else set())
-        example_path = path % ((TASK_ID if path.startswith("/tasks/") else "1",) * path.count("%s"))
-        found.append((example_path, ", ".join(sorted(methods))))
+        example = next((example for start, example in ids.items() if path.startswith(start)), "")
+        found.append((path % ((example,) * path.count("%s")), ", ".join(sorted(methods))))
     return found
 
 
 def _methods_of(handler: type) -> set[str]:
     """The names that a handler's own classes define."""
-    return {name for cls in handler.__mro__ if cls.__module__.startswith("handlers.") for name in vars(cls)}
+    own = ("handlers.", "tests.service.")
+    return {name for cls in handler.__mro__ if cls.__module__.startswith(own) for name in vars(cls)}
 
 
 @gen_test
-@pytest.mark.parametrize(("path", "allowed"), _allowed_by_the_code())
+@pytest.mark.parametrize(
+    ("path", "allowed"), allowed_by_the_code(routes(), {"/shelves/": "1", "/books/": BOOK_ID})
+)
 async def test_every_other_method_is_refused_with_those_that_are_there(edge: Edge, path: str, allowed: str):
     """405 with a right Allow, on each route; OPTIONS says the same."""
     others = {"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "TRACE", "BREW", "get"} - set(
@@ -248,14 +257,14 @@ async def test_a_form_is_no_body_here(edge: Edge):
         "multipart/form-data",
         "multipart/form-data; boundary=x",
     ):
-        head = request("/tasks", f"Content-Type: {kind}", "Content-Length: 3", method="POST")
+        head = request("/shelves", f"Content-Type: {kind}", "Content-Length: 3", method="POST")
         detail = problem_in(await edge.ask(head + b"a=b"), 415)["detail"]
         assert detail == "the content type of a body here is application/json"
 
 
 @gen_test
 @pytest.mark.parametrize(
-    ("method", "path", "code"), [("GET", "/livez", 200), ("GET", "/tasks", 200), ("PUT", "/tasks", 405)]
+    ("method", "path", "code"), [("GET", "/livez", 200), ("GET", "/shelves", 200), ("PUT", "/shelves", 405)]
 )
 async def test_a_body_that_nobody_reads_is_not_judged(edge: Edge, method: str, path: str, code: int):
     """Tornado's own reader of forms would refuse these, whatever was asked."""
@@ -281,7 +290,7 @@ async def test_http_1_0_is_answered_and_closed(edge: Edge):
 @gen_test
 async def test_requests_in_a_row_are_answered_in_their_order(edge: Edge):
     """Pipelined, a bad one at the end: each has its answer, and what follows the bad one has none."""
-    row = [request("/livez"), request("/nowhere"), request("/tasks"), b"rubbish\r\n\r\n", request("/livez")]
+    row = [request("/livez"), request("/nowhere"), request("/shelves"), b"rubbish\r\n\r\n", request("/livez")]
 
     last_words = await edge.last_words(b"".join(row))
 
@@ -327,7 +336,7 @@ async def test_more_in_a_row_than_is_read_is_not_held(edge: Edge):
 )
 async def test_an_id_that_is_not_fit_is_replaced(edge: Edge, hostile: str):
     """By a new one, wherever the answer comes from; where it could not even be a header, the request ends."""
-    for target in ("/livez", "/nowhere", "/tasks?unknown=1"):
+    for target in ("/livez", "/nowhere", "/shelves?unknown=1"):
         answer = await edge.ask(request(target, f"X-Request-Id: {hostile}"))
         if answer.code != 400 or target != "/livez":
             assert hostile not in answer.headers["X-Request-Id"] or not hostile
@@ -402,13 +411,13 @@ async def test_only_a_trusted_proxy_says_who_calls(
 
 _METHODS = [b"GET", b"POST", b"PATCH", b"DELETE", b"OPTIONS", b"HEAD", b"PUT", b"TRACE"]
 _TARGETS = [
-    b"/tasks",
-    b"/teams",
+    b"/shelves",
+    b"/shelves",
     b"/livez",
     b"/nowhere",
-    b"/tasks/" + TASK_ID.encode(),
+    b"/books/" + BOOK_ID.encode(),
     b"*",
-    b"http://x/tasks",
+    b"http://x/shelves",
 ]
 _BODIES = [b"", b"{}", b"[1]", b'{"name": "x"}', b"0\r\n\r\n", b"2\r\n{}\r\n0\r\n\r\n", b"--x--", b"a=b&c"]
 _HEADERS = {
@@ -480,9 +489,9 @@ def test_whatever_comes_in_the_server_stays_well(edge: Edge, io_loop: IOLoop, lo
 
     @hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
     @given(_messages() | st.binary(max_size=50) | st.lists(_messages(), max_size=3).map(b"".join))
-    @example(b"POST /tasks HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n")
-    @example(b"POST /tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Encoding: gzip\r\n\r\n{}")
-    @example(b"GET /tasks HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+    @example(b"POST /shelves HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n")
+    @example(b"POST /shelves HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Encoding: gzip\r\n\r\n{}")
+    @example(b"GET /shelves HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
     def run(data: bytes) -> None:
         answers = io_loop.run_sync(lambda: send(data))
         for status in re.findall(rb"HTTP/1\.1 ([0-9]{3})", answers):

@@ -21,7 +21,6 @@ from tests.fixtures.waiting import wait_until
 
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
 
 
 def settings_with(loop: Literal["auto", "asyncio", "uvloop"]) -> Settings:
@@ -62,6 +61,7 @@ def test_uvloop_that_is_not_installed_is_one_line_that_names_the_package(no_uvlo
 @on_postgresql
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("end", ["closed", "reset"])
+@pytest.mark.usefixtures("shelves")
 def test_a_client_that_leaves_is_noticed_while_its_request_runs(
     loop: str, end: str, database_url: str, start_server: StartServer, sql: RawSql
 ):
@@ -71,9 +71,9 @@ def test_a_client_that_leaves_is_noticed_while_its_request_runs(
     with sql.connect() as lock:
         cursor = lock.cursor()
         cursor.execute("BEGIN")
-        cursor.execute("LOCK TABLE tasks")
+        cursor.execute("LOCK TABLE shelves")
         client = server.connect()
-        client.request("GET", "/tasks")
+        client.request("GET", "/shelves")
         assert wait_until(lambda: sql(waiting) == [{"n": 1}], timeout_s=10)
         if end == "reset":
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -84,12 +84,13 @@ def test_a_client_that_leaves_is_noticed_while_its_request_runs(
 
 @on_sqlite
 @pytest.mark.parametrize(("loop", "processes"), [("auto", "1"), ("asyncio", "2"), ("uvloop", "2")])
+@pytest.mark.usefixtures("shelves")
 def test_each_serves_and_ends(loop: str, processes: str, database_url: str, start_server: StartServer):
     """A row goes in, comes out, and at SIGTERM the server ends with 0, on each loop."""
     server = start_server("--event-loop", loop, "--processes", processes, "--grace-s", "0", url=database_url)
 
-    made = server.request("POST", "/tasks", TASK)
-    found = server.request("GET", f"/tasks/{made.body['id']}")
+    made = server.request("POST", "/shelves", {"name": "Store"})
+    found = server.request("GET", f"/shelves/{made.body['id']}")
     everybody = server.request("GET", "/stats").body["processes"]
 
     assert (made.status, found.status) == (201, 200)

@@ -22,6 +22,7 @@ from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.process import ServerProcess, StartServer
 from tests.fixtures.proxies import MakeProxy
 from tests.fixtures.server import Serve
+from tests.fixtures.service import create_shelves
 
 every_postgres_driver = pytest.mark.parametrize(
     "backend", ["postgresql", "postgresql+asyncpg", "postgresql+psycopg"], indirect=True
@@ -136,13 +137,12 @@ def test_while_there_is_no_schema_each_request_is_503_with_the_way_out_and_a_lin
     """For reads and writes; and no longer, once it is there."""
     server = start_server(url=empty_url)
     way_out = f"there is no schema; the code expects {migrate.head()}: run `python -m server migrate`"
-    task = {"bundle": "a", "granularity": "daily", "target_date": "2020-04-01", "change_id": 1}
 
     replies = [
-        server.request("GET", "/tasks"),
-        server.request("GET", "/teams/1"),
-        server.request("POST", "/teams", {"name": "Store"}),
-        server.request("POST", "/tasks", task),
+        server.request("GET", "/shelves"),
+        server.request("GET", f"/books/{'0' * 32}"),
+        server.request("POST", "/shelves", {"name": "Store"}),
+        server.request("POST", "/books", {"title": "a book"}),
     ]
 
     for reply in replies:
@@ -152,7 +152,8 @@ def test_while_there_is_no_schema_each_request_is_503_with_the_way_out_and_a_lin
     assert "Traceback" not in server.err
     assert server.err.count(way_out) == len(replies)
     migrate.upgrade(DatabaseSettings(url=empty_url))
-    assert server.request("POST", "/teams", {"name": "Store"}).status == 201
+    create_shelves(RawSql(empty_url))
+    assert server.request("POST", "/shelves", {"name": "Store"}).status == 201
 
 
 class Typo(SessionHandler):
@@ -183,7 +184,7 @@ async def test_a_schema_that_is_behind_is_told_from_a_slip_by_its_revision(
 ):
     """In a unit of work on the event loop, and in a script's."""
     database.expect_schema(migrate.head())
-    statement = text(f"SELECT {'1 FROM newer' if missing == 'table' else 'newer FROM teams'}")
+    statement = text(f"SELECT {'1 FROM newer' if missing == 'table' else 'newer FROM idempotency_keys'}")
 
     def ask(session: Session) -> None:
         session.execute(statement)

@@ -12,14 +12,18 @@ from typing import Any
 import pytest
 
 from conf import SettingsError, load_settings
+from tests.fixtures.databases import RawSql
 from tests.fixtures.process import ServerProcess, StartServer
+from tests.fixtures.service import create_shelves
 from tests.server.test_cli import run
 
 
 @pytest.fixture
 def url(tmp_path: Any) -> str:
     """A database: which one makes no difference here."""
-    return f"sqlite:///{tmp_path / 'x.db'}"
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    create_shelves(RawSql(url))
+    return url
 
 
 @pytest.fixture
@@ -49,16 +53,14 @@ def ops_port(server: ServerProcess) -> int:
 
 PAGES = [
     ("GET", "/"),
-    ("GET", "/tasks"),
-    ("POST", "/teams"),
-    ("HEAD", "/teams"),
-    ("OPTIONS", "/teams"),
-    ("DELETE", "/teams/1"),
-    ("GET", "/tasks/export"),
+    ("POST", "/shelves"),
+    ("HEAD", "/shelves"),
+    ("OPTIONS", "/shelves"),
+    ("DELETE", "/shelves/1"),
+    ("POST", "/books"),
     ("GET", "/stats"),
     ("GET", "/metrics"),
     ("GET", "/compare"),
-    ("GET", "/contextvar/tasks"),
     ("GET", "/openapi.json"),
     ("GET", "/no-such-page"),
     ("GET", "/livez/"),
@@ -86,11 +88,11 @@ def test_nothing_is_written_for_another_host(server: ServerProcess):
     headers = (f"Content-Length: {len(body)}", "Content-Type: application/json")
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(
-            "\r\n".join(["POST /teams HTTP/1.1", "Host: evil.example", *headers, "", body]).encode()
+            "\r\n".join(["POST /shelves HTTP/1.1", "Host: evil.example", *headers, "", body]).encode()
         )
         assert connection.recv(12) == b"HTTP/1.1 403"
 
-    assert server.request("GET", "/teams").body["items"] == []
+    assert server.request("GET", "/shelves").body["items"] == []
 
 
 def test_a_websocket_is_refused_too(server: ServerProcess):
@@ -110,7 +112,7 @@ def test_a_websocket_is_refused_too(server: ServerProcess):
 @pytest.mark.parametrize("port", ["", ":8888", ":1", ":"])
 def test_this_machines_own_names_are_served(server: ServerProcess, host: str, port: str):
     """Whatever the port, which a tunnel may have changed; with the root's dot, in any case and spelling."""
-    assert ask(server.port, "/teams", host + port)[0] == 200
+    assert ask(server.port, "/shelves", host + port)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -128,22 +130,22 @@ def test_this_machines_own_names_are_served(server: ServerProcess, host: str, po
     ],
 )
 def test_no_other_name_is(server: ServerProcess, host: str):
-    assert ask(server.port, "/teams", host)[0] in (400, 403)
-    assert ask(server.port, "/teams", f"{host}:{server.port}")[0] in (400, 403)
+    assert ask(server.port, "/shelves", host)[0] in (400, 403)
+    assert ask(server.port, "/shelves", f"{host}:{server.port}")[0] in (400, 403)
 
 
 def test_the_targets_own_host_counts_where_there_is_one(server: ServerProcess):
     """``GET http://host/path``: the header is not heard then, https://www.rfc-editor.org/rfc/rfc9112#section-3.2.2"""
-    assert ask(server.port, "http://evil.example/teams", "localhost")[0] == 403
-    assert ask(server.port, "http://localhost/teams", "evil.example")[0] == 200
+    assert ask(server.port, "http://evil.example/shelves", "localhost")[0] == 403
+    assert ask(server.port, "http://localhost/shelves", "evil.example")[0] == 200
 
 
 def test_what_a_proxy_would_forward_is_not_heard(server: ServerProcess):
     """A page's script may write such headers as it likes."""
     forwarded = ("X-Forwarded-Host: localhost", "Forwarded: host=localhost", "X-Host: localhost")
 
-    assert ask(server.port, "/teams", "evil.example", *forwarded)[0] == 403
-    assert ask(server.port, "/teams", "localhost", "X-Forwarded-Host: evil.example")[0] == 200
+    assert ask(server.port, "/shelves", "evil.example", *forwarded)[0] == 403
+    assert ask(server.port, "/shelves", "localhost", "X-Forwarded-Host: evil.example")[0] == 200
 
 
 def test_probes_are_answered_whatever_the_host(server: ServerProcess):
@@ -156,9 +158,9 @@ def test_probes_are_answered_whatever_the_host(server: ServerProcess):
 
 def test_no_host_is_another_host(server: ServerProcess):
     """HTTP/1.0 may have none; HTTP/1.1 without one is malformed, and with two."""
-    assert ask(server.port, "/teams", None, version="HTTP/1.0")[0] == 403
-    assert ask(server.port, "/teams", None)[0] == 400
-    assert ask(server.port, "/teams", "localhost", "Host: localhost")[0] == 400
+    assert ask(server.port, "/shelves", None, version="HTTP/1.0")[0] == 403
+    assert ask(server.port, "/shelves", None)[0] == 400
+    assert ask(server.port, "/shelves", "localhost", "Host: localhost")[0] == 400
 
 
 def test_the_ops_port_has_hosts_of_its_own(server: ServerProcess, start_server: StartServer, url: str):
@@ -171,18 +173,18 @@ def test_the_ops_port_has_hosts_of_its_own(server: ServerProcess, start_server: 
 
     assert ask(ops_port(other), "/metrics", "metrics.internal:9090")[0] == 200
     assert ask(ops_port(other), "/metrics", "localhost")[0] == 403
-    assert ask(other.port, "/teams", "localhost")[0] == 200
-    assert ask(other.port, "/teams", "metrics.internal")[0] == 403
+    assert ask(other.port, "/shelves", "localhost")[0] == 200
+    assert ask(other.port, "/shelves", "metrics.internal")[0] == 403
 
 
 def test_hosts_that_are_named_are_the_only_ones(start_server: StartServer, url: str):
     """Development's own names are not served beside them."""
     server = start_server("--hosts", "App.Example.org,[::1]", url=url)
 
-    assert ask(server.port, "/teams", "app.example.org")[0] == 200
-    assert ask(server.port, "/teams", "APP.example.org.:8000")[0] == 200
-    assert ask(server.port, "/teams", "[::1]:8000")[0] == 200
-    assert ask(server.port, "/teams", "localhost")[0] == 403
+    assert ask(server.port, "/shelves", "app.example.org")[0] == 200
+    assert ask(server.port, "/shelves", "APP.example.org.:8000")[0] == 200
+    assert ask(server.port, "/shelves", "[::1]:8000")[0] == 200
+    assert ask(server.port, "/shelves", "localhost")[0] == 403
 
 
 @pytest.mark.parametrize(
@@ -197,15 +199,15 @@ def test_elsewhere_any_host_is_served(start_server: StartServer, url: str, argum
     """In production, where a proxy stands before it; on a network's address; and where it is said."""
     server = start_server("--port", "0", *arguments, url=url)
 
-    assert ask(server.port, "/teams", "evil.example")[0] == 200
-    assert ask(server.port, "/teams", None, version="HTTP/1.0")[0] == 200
+    assert ask(server.port, "/shelves", "evil.example")[0] == 200
+    assert ask(server.port, "/shelves", None, version="HTTP/1.0")[0] == 200
 
 
 def test_each_of_several_processes_refuses(start_server: StartServer, url: str):
     server = start_server("--processes", "2", url=url)
 
-    assert {ask(server.port, "/teams", "evil.example")[0] for _ in range(10)} == {403}
-    assert {ask(server.port, "/teams", "localhost")[0] for _ in range(10)} == {200}
+    assert {ask(server.port, "/shelves", "evil.example")[0] for _ in range(10)} == {403}
+    assert {ask(server.port, "/shelves", "localhost")[0] for _ in range(10)} == {200}
 
 
 def test_check_advises_production_to_name_its_hosts(url: str):

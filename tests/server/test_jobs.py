@@ -47,7 +47,7 @@ def insert_keys(sql, number: int, *, hours_old: float) -> None:
         cursor.executemany(
             sql.spelt(
                 "INSERT INTO idempotency_keys (method, path, key, fingerprint, create_time)"
-                " VALUES ('POST', '/teams', :key, 'f', :at)"
+                " VALUES ('POST', '/shelves', :key, 'f', :at)"
             ),
             [
                 {"key": f"{hours_old} {n}", "at": f"{at.isoformat(' ', 'microseconds')}"}
@@ -75,12 +75,13 @@ async def test_expired_keys_are_deleted_to_the_last(database: Database, sql):
     assert left() == 3
 
 
+@pytest.mark.usefixtures("shelves")
 @on_postgresql
 @pytest.mark.gen_test
 async def test_witnesses_of_connections_that_are_gone_are_deleted(database: Database, sql):
     """After a day; one that is deleted under a connection that lives is written anew at its next commit."""
     async with database.unit_of_work() as unit:
-        await unit.run(_insert_team, unit.session, "Store")
+        await unit.run(_insert_shelf, unit.session, "Store")
     sql("UPDATE commit_witness SET update_time = now() - interval '25 hours'")
     sql("INSERT INTO commit_witness (connection, transaction) VALUES ('young', 'x')")
 
@@ -92,14 +93,14 @@ async def test_witnesses_of_connections_that_are_gone_are_deleted(database: Data
             )
         )
     async with database.unit_of_work() as unit:
-        await unit.run(_insert_team, unit.session, "Other")
+        await unit.run(_insert_shelf, unit.session, "Other")
 
     assert sql("SELECT connection FROM commit_witness WHERE connection = 'young'")
     assert len(sql("SELECT connection FROM commit_witness WHERE connection <> 'young'")) == 1
 
 
-def _insert_team(session, name: str) -> None:
-    session.connection().exec_driver_sql(f"INSERT INTO teams (name, create_time) VALUES ('{name}', now())")
+def _insert_shelf(session, name: str) -> None:
+    session.connection().exec_driver_sql(f"INSERT INTO shelves (name, create_time) VALUES ('{name}', now())")
 
 
 @on_postgresql

@@ -18,6 +18,7 @@ import pytest
 from tests.fixtures.databases import RawSql
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.process import ROOT, ServerProcess, exchange, receive, seconds, send
+from tests.fixtures.service import create_shelves
 from tests.fixtures.waiting import wait_until
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -28,10 +29,10 @@ WritersHeldUp = Callable[[], AbstractContextManager[Callable[[], None]]]
 
 @pytest.fixture
 def writers_held_up(sql: RawSql, backend: str) -> WritersHeldUp:
-    """A lock from outside: writes of teams wait, reads do not. The block gives the function that ends it."""
+    """A lock from outside: writes of shelves wait, reads do not. The block yields what ends it."""
     lock = {
         "sqlite": ["BEGIN IMMEDIATE"],
-        "postgresql": ["BEGIN", "LOCK TABLE teams IN EXCLUSIVE MODE"],
+        "postgresql": ["BEGIN", "LOCK TABLE shelves IN EXCLUSIVE MODE"],
     }[backend]
 
     @contextlib.contextmanager
@@ -46,9 +47,9 @@ def writers_held_up(sql: RawSql, backend: str) -> WritersHeldUp:
 
 @contextlib.contextmanager
 def in_flight(server: ServerProcess, name: str = "Store") -> Iterator[http.client.HTTPConnection]:
-    """A connection whose request, a new team, has reached the server and is not answered yet."""
+    """A connection whose request, a new shelf, has reached the server and is not answered yet."""
     with contextlib.closing(server.connect()) as connection:
-        send(connection, "POST", "/teams", {"name": name})
+        send(connection, "POST", "/shelves", {"name": name})
         for _ in range(2):  # connections are taken in turn: what came later is answered, so this one is read
             assert server.request("GET", "/livez").status == 200
         yield connection
@@ -69,36 +70,16 @@ def test_the_banner_names_the_port_that_was_free(database_url, start_server):
 
 
 def test_a_new_sqlite_file_gets_its_schema_at_the_start(start_server, tmp_path):
-    """Nothing has to be run before the first request, which is kept."""
-    server = start_server(url=f"sqlite:///{tmp_path / 'new.db'}")
+    """Nothing has to be run before the first request."""
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    server = start_server(url=url)
 
     assert server.request("GET", "/readyz").status == 200
-    assert server.request("POST", "/teams", {"name": "Store"}).status == 201
-    assert RawSql(f"sqlite:///{tmp_path / 'new.db'}")("SELECT name FROM teams") == [{"name": "Store"}]
-
-
-def test_development_is_the_default_and_puts_its_file_where_it_was_started(start_server):
-    """No setting at all: SQLite in a file of the working folder, on a laptop."""
-    server = start_server("--port", "0", "--environment", "development")
-
-    assert "listens on" in server.out.splitlines()[0]
-    assert server.out.splitlines()[1].split() == ["database", "sqlite:///onfinish.db"]
-    assert server.request("POST", "/teams", {"name": "Store"}).status == 201
-    server.send_signal(signal.SIGTERM)
-    assert server.wait() == 0
-
-
-def test_in_memory_sqlite_serves_and_ends(start_server):
-    """The database is made by the process and goes with it."""
-    server = start_server("--grace-s", "0", url="sqlite://")
-
-    assert server.request("POST", "/teams", {"name": "Store"}).status == 201
-    assert server.request("GET", "/teams").body["items"][0]["name"] == "Store"
-    server.send_signal(signal.SIGTERM)
-    assert server.wait() == 0
+    assert RawSql(url)("SELECT key FROM idempotency_keys") == []
 
 
 @on_postgresql
+@pytest.mark.usefixtures("shelves")
 def test_production_starts_with_nothing_but_the_database_url(database_url, start_server):
     """What the URL says of TLS wins over the environment's verify-full."""
     server = start_server(
@@ -110,7 +91,7 @@ def test_production_starts_with_nothing_but_the_database_url(database_url, start
         url=f"{database_url}?sslmode=disable",
     )
 
-    assert server.request("POST", "/teams", {"name": "Store"}).status == 201
+    assert server.request("POST", "/shelves", {"name": "Store"}).status == 201
     server.send_signal(signal.SIGTERM)
     assert server.wait() == 0
 
@@ -154,7 +135,7 @@ def test_a_database_that_cannot_be_reached_stops_no_start(start_server, unused_p
     assert reply.body["status"] == "not ready"
     assert "the database cannot be reached" in reply.body["reason"]
     assert "127.0.0.1" not in reply.body["reason"]
-    refused = server.request("GET", "/teams")
+    refused = server.request("GET", "/shelves")
     assert refused.status == 503
     assert refused.headers["Retry-After"]
     assert "secret" not in server.out + server.err
@@ -209,15 +190,17 @@ def test_a_schema_from_a_newer_release_stops_the_start(database_url, start_serve
     assert "newer" in line
 
 
-def test_a_statement_that_is_echoed_is_logged_once(start_server):
+def test_a_statement_that_is_echoed_is_logged_once(start_server, tmp_path):
     """In the log, and not on the standard output beside it."""
-    server = start_server("--database-echo", url="sqlite://")
-    assert server.request("GET", "/teams").status == 200
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    create_shelves(RawSql(url))
+    server = start_server("--database-echo", url=url)
+    assert server.request("GET", "/shelves").status == 200
 
     server.send_signal(signal.SIGTERM)
     assert server.wait() == 0
-    assert len(re.findall("FROM teams", server.out + server.err)) == 1
-    assert "FROM teams" in server.err
+    assert len(re.findall("FROM shelves", server.out + server.err)) == 1
+    assert "FROM shelves" in server.err
 
 
 @pytest.mark.parametrize(
@@ -273,6 +256,7 @@ def test_testing_says_so_too_where_a_variable_chooses_what_reads_go_to(start_ser
     ],
     indirect=["backend"],
 )
+@pytest.mark.usefixtures("shelves")
 def test_a_request_in_flight_is_answered_and_kept(database_url, start_server, sql, writers_held_up, number):
     """After the signal new connections are refused soon; the request that waits is answered; exit 0."""
     server = start_server("--grace-s", "0.2", url=database_url)
@@ -280,16 +264,17 @@ def test_a_request_in_flight_is_answered_and_kept(database_url, start_server, sq
     with writers_held_up() as release, in_flight(server) as connection:
         server.send_signal(number)
         assert wait_until(server.refuses_connections, timeout_s=3)
-        assert sql("SELECT name FROM teams") == []
+        assert sql("SELECT name FROM shelves") == []
         release()
         reply = receive(connection)
 
     assert reply.status == 201
     assert server.wait() == 0
-    assert sql("SELECT name FROM teams") == [{"name": "Store"}]
+    assert sql("SELECT name FROM shelves") == [{"name": "Store"}]
     assert "stopping: 1 requests in flight" in server.err
 
 
+@pytest.mark.usefixtures("shelves")
 def test_a_terminal_that_is_closed_hangs_up_more_than_once(database_url, start_server, writers_held_up):
     """The kernel sends SIGHUP, and the shell too; the second does not cut off what the first waits for."""
     server = start_server("--grace-s", "0", url=database_url)
@@ -324,27 +309,8 @@ def test_a_hangup_is_nothing_to_a_server_under_nohup(start_server):
     assert server.wait() == 0
 
 
-def test_an_upload_in_flight_is_answered_in_memory_too(start_server):
-    """A request that began before the signal is served, also where its body ends after it."""
-    server = start_server("--grace-s", "0.2", url="sqlite://")
-    body = b'{"name": "Store"}'
-    with contextlib.closing(server.connect()) as connection:
-        connection.putrequest("POST", "/teams")
-        connection.putheader("Content-Type", "application/json")
-        connection.putheader("Content-Length", str(len(body)))
-        connection.endheaders(body[:5])
-        assert server.request("GET", "/livez").status == 200
-
-        server.send_signal(signal.SIGTERM)
-        assert wait_until(server.refuses_connections, timeout_s=3)
-        connection.send(body[5:])
-        reply = receive(connection)
-
-    assert reply.status == 201
-    assert server.wait() == 0
-
-
 @on_sqlite
+@pytest.mark.usefixtures("shelves")
 def test_while_the_grace_lasts_readiness_is_gone_and_the_service_is_not(database_url, start_server):
     """/readyz is 503 at once, over old and new connections; everything else is served as before."""
     server = start_server("--grace-s", "1.5", url=database_url)
@@ -360,12 +326,13 @@ def test_while_the_grace_lasts_readiness_is_gone_and_the_service_is_not(database
             assert reply.body == {"status": "not ready", "reason": "draining: the service is shutting down"}
             assert reply.headers["Retry-After"]
         assert server.request("GET", "/livez").status == 200
-        assert server.request("POST", "/teams", {"name": "Store"}).status == 201
-        assert exchange(waiting, "POST", "/teams", {"name": "Shop"}).status == 201
+        assert server.request("POST", "/shelves", {"name": "Store"}).status == 201
+        assert exchange(waiting, "POST", "/shelves", {"name": "Shop"}).status == 201
     assert server.wait() == 0
 
 
 @on_sqlite
+@pytest.mark.usefixtures("shelves")
 def test_a_request_that_comes_too_late_is_refused(database_url, start_server, sql, writers_held_up):
     """One whose head took its time may be complete only when the end has begun: it does nothing."""
     server = start_server("--grace-s", "0", url=database_url)
@@ -375,7 +342,7 @@ def test_a_request_that_comes_too_late_is_refused(database_url, start_server, sq
         contextlib.closing(server.connect()) as slow,
         in_flight(server) as connection,
     ):
-        slow.sock.sendall(b"POST /teams HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16\r\n")
+        slow.sock.sendall(b"POST /shelves HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16\r\n")
         assert server.request("GET", "/livez").status == 200
         server.send_signal(signal.SIGTERM)
         assert wait_until(server.refuses_connections, timeout_s=3)
@@ -393,10 +360,11 @@ def test_a_request_that_comes_too_late_is_refused(database_url, start_server, sq
     assert response.getheader("Retry-After")
     assert response.getheader("Connection") == "close"
     assert server.wait() == 0
-    assert sql("SELECT name FROM teams") == [{"name": "Store"}]
+    assert sql("SELECT name FROM shelves") == [{"name": "Store"}]
 
 
 @on_sqlite
+@pytest.mark.usefixtures("shelves")
 def test_a_connection_at_rest_is_closed_and_its_client_goes_elsewhere(
     database_url, start_server, writers_held_up
 ):
@@ -408,7 +376,7 @@ def test_a_connection_at_rest_is_closed_and_its_client_goes_elsewhere(
         contextlib.closing(server.connect()) as kept,
         in_flight(server) as connection,
     ):
-        assert exchange(kept, "GET", "/teams").status == 200
+        assert exchange(kept, "GET", "/shelves").status == 200
         server.send_signal(signal.SIGTERM)
 
         assert kept.sock.recv(1) == b""
@@ -421,6 +389,7 @@ def test_a_connection_at_rest_is_closed_and_its_client_goes_elsewhere(
 
 
 @on_sqlite
+@pytest.mark.usefixtures("shelves")
 def test_clients_that_never_pause_do_not_keep_the_server_from_ending(database_url, start_server):
     """Each connection's next answer is its last, and says `Connection: close`: the client goes elsewhere."""
     server = start_server("--grace-s", "0.2", "--drain-s", "15", url=database_url)
@@ -429,12 +398,12 @@ def test_clients_that_never_pause_do_not_keep_the_server_from_ending(database_ur
         said: list[str | None] = []
         with contextlib.closing(server.connect()) as connection, contextlib.suppress(OSError):
             while connection.sock is not None:  # http.client drops it where the answer says so
-                said.append(exchange(connection, "GET", "/teams").headers.get("Connection"))
+                said.append(exchange(connection, "GET", "/shelves").headers.get("Connection"))
         return said
 
     with ThreadPoolExecutor(8) as threads:
         hammering = [threads.submit(hammer) for _ in range(8)]
-        assert wait_until(lambda: server.err.count("200 GET /teams") > 16)
+        assert wait_until(lambda: server.err.count("200 GET /shelves") > 16)
         server.send_signal(signal.SIGTERM)
         took_s = seconds(lambda: server.wait())
         said = [future.result() for future in hammering]
@@ -448,13 +417,14 @@ def test_an_idle_connection_does_not_keep_the_server_from_ending(start_server):
     """Browsers and proxies hold connections open for minutes."""
     server = start_server("--grace-s", "0", url="sqlite://")
     with contextlib.closing(server.connect()) as idle, contextlib.closing(server.connect()):
-        assert exchange(idle, "GET", "/teams").status == 200
+        assert exchange(idle, "GET", "/readyz").status == 200
 
         server.send_signal(signal.SIGTERM)
 
         assert server.wait() == 0
 
 
+@pytest.mark.usefixtures("shelves")
 def test_a_request_that_outlasts_the_drain_is_cut_off_and_undone(
     database_url, start_server, sql, writers_held_up
 ):
@@ -468,19 +438,20 @@ def test_a_request_that_outlasts_the_drain_is_cut_off_and_undone(
         assert server.wait() == 1
         release()
 
-    assert sql("SELECT name FROM teams") == []
+    assert sql("SELECT name FROM shelves") == []
     assert "1 requests were not answered within 0.5 s; they are cut off and rolled back" in server.err
 
 
 @on_sqlite
+@pytest.mark.usefixtures("shelves")
 def test_a_function_that_hangs_for_ever_does_not_keep_the_process(database_url, start_server, tmp_path):
     """Python itself would wait for its thread, and systemd for the process: it ends, and says what hung."""
     (tmp_path / "sitecustomize.py").write_text(
         "import threading\n"
-        "import db.board.teams, server.processes.lifecycle\n"
-        "def hang(session):\n"
+        "import server.processes.lifecycle, tests.service.model\n"
+        "def hang(session, **options):\n"
         "    threading.Event().wait()\n"
-        "db.board.teams.list_teams = hang\n"
+        "tests.service.model.list_shelves = hang\n"
         "server.processes.lifecycle.CLOSE_S = 5.0\n"
     )
     server = start_server(
@@ -491,7 +462,7 @@ def test_a_function_that_hangs_for_ever_does_not_keep_the_process(database_url, 
     )
 
     with contextlib.closing(server.connect()) as connection:
-        send(connection, "GET", "/teams")
+        send(connection, "GET", "/shelves")
         for _ in range(2):  # connections are taken in turn: what came later is answered, so this one is read
             assert server.request("GET", "/livez").status == 200
         server.send_signal(signal.SIGTERM)
@@ -506,6 +477,7 @@ def test_a_function_that_hangs_for_ever_does_not_keep_the_process(database_url, 
 
 
 @on_sqlite
+@pytest.mark.usefixtures("shelves")
 def test_a_second_signal_ends_it_at_once(database_url, start_server, sql, writers_held_up):
     """Whoever presses Ctrl-C twice does not want to wait for anybody's request; nothing of that is kept."""
     server = start_server("--grace-s", "0", "--drain-s", "60", url=database_url)
@@ -519,10 +491,11 @@ def test_a_second_signal_ends_it_at_once(database_url, start_server, sql, writer
         release()
 
     assert server.wait() == 1
-    assert sql("SELECT name FROM teams") == []
+    assert sql("SELECT name FROM shelves") == []
 
 
 @on_sqlite
+@pytest.mark.usefixtures("shelves")
 def test_one_ctrl_c_that_arrives_twice_is_one(database_url, start_server, sql, writers_held_up):
     """A wrapper passes the signal on to a process that the terminal has told already."""
     server = start_server("--grace-s", "0", url=database_url)
@@ -537,6 +510,7 @@ def test_one_ctrl_c_that_arrives_twice_is_one(database_url, start_server, sql, w
     assert server.wait() == 0
 
 
+@pytest.mark.usefixtures("shelves")
 def test_a_write_whose_client_has_left_is_waited_for(database_url, start_server, sql, writers_held_up):
     """Nobody reads the answer any more, and the work is kept all the same."""
     server = start_server("--grace-s", "0", url=database_url)
@@ -551,13 +525,14 @@ def test_a_write_whose_client_has_left_is_waited_for(database_url, start_server,
         release()
 
         assert server.wait() == 0
-    assert sql("SELECT name FROM teams") == [{"name": "Store"}]
+    assert sql("SELECT name FROM shelves") == [{"name": "Store"}]
 
 
 @on_postgresql
+@pytest.mark.usefixtures("shelves")
 def test_a_session_at_the_database_tells_its_process(database_url, start_server, sql):
     server = start_server("--grace-s", "0", url=database_url)
-    assert server.request("GET", "/teams").status == 200
+    assert server.request("GET", "/shelves").status == 200
 
     names = sql("SELECT application_name FROM pg_stat_activity WHERE application_name LIKE 'onfinish%'")
 
@@ -565,11 +540,12 @@ def test_a_session_at_the_database_tells_its_process(database_url, start_server,
 
 
 @on_postgresql
+@pytest.mark.usefixtures("shelves")
 def test_the_log_says_in_the_drivers_words_why_the_database_cannot_be_reached(database_url, start_server):
     """An answer does not: it would show a host and a user to strangers."""
     server = start_server("--grace-s", "0", url=database_url.replace("onfinish:", "somebody:", 1))
 
-    reply = server.request("GET", "/teams")
+    reply = server.request("GET", "/shelves")
 
     assert (reply.status, reply.body["detail"]) == (503, "the database cannot be reached")
     assert 'the database cannot be reached (connection to server at "127.0.0.1"' in server.err
@@ -577,11 +553,12 @@ def test_the_log_says_in_the_drivers_words_why_the_database_cannot_be_reached(da
 
 
 @on_postgresql
+@pytest.mark.usefixtures("shelves")
 def test_nobody_is_left_on_the_database(database_url, start_server, postgres_cluster: PostgresCluster):
     """The connections are closed with a word, before the process ends."""
     before = len(postgres_cluster.log_text())
     server = start_server("--grace-s", "0", url=database_url)
-    assert server.request("POST", "/teams", {"name": "Store"}).status == 201
+    assert server.request("POST", "/shelves", {"name": "Store"}).status == 201
 
     server.send_signal(signal.SIGTERM)
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import psutil
 
+from tests.fixtures.databases import RawSql
 from tests.fixtures.process import StartServer
+from tests.fixtures.service import create_shelves
 from tests.fixtures.waiting import wait_until
 
 DESCRIPTORS = 40
@@ -21,9 +23,11 @@ def test_a_process_without_descriptors_waits_for_one_and_serves_those_that_are_t
     start_server: StartServer, tmp_path: Path
 ):
     """Nobody is refused, no core is burnt, and the log has one line for all of it."""
-    server = start_server("--port", "0", url=f"sqlite:///{tmp_path / 'board.db'}", warm=False)
+    url = f"sqlite:///{tmp_path / 'shelves.db'}"
+    create_shelves(RawSql(url))
+    server = start_server("--port", "0", url=url, warm=False)
     process = psutil.Process(server.pid)
-    assert server.request("GET", "/tasks").status == 200
+    assert server.request("GET", "/shelves").status == 200
     _, most = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (DESCRIPTORS, most))
 
@@ -46,4 +50,4 @@ def test_a_process_without_descriptors_waits_for_one_and_serves_those_that_are_t
     assert burnt_s < 0.5
     assert server.err.count("no connection can be accepted (Too many open files)") == 1
     assert "Traceback" not in server.err
-    assert server.request("GET", "/tasks").status == 200
+    assert server.request("GET", "/shelves").status == 200

@@ -20,17 +20,19 @@ from conf import OpsSettings, load_settings
 from db import Database
 from db.errors import PoolTimeout
 from handlers import SessionHandler
-from handlers.board.routes import routes
 from server.monitoring.exposition import Exposition
 from server.monitoring.metrics import FAMILIES, REQUESTS, Metrics
 from server.monitoring.ops import Ops
 from server.monitoring.route_names import RouteNames
 from server.monitoring.shared_counters import SharedCounters
+from tests.fixtures.databases import RawSql
 from tests.fixtures.process import StartServer
 from tests.fixtures.server import Serve
+from tests.fixtures.service import create_shelves
 from tests.server.conftest import Seen, numbers_of
+from tests.service.handlers import routes
 
-TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
+BOOK = {"title": "a book"}
 COUNT = "http_server_request_duration_seconds_count"
 CONNECTIONS = "db_client_connection_count"
 UNITS = "onfinish_units_of_work_total"
@@ -42,21 +44,21 @@ on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True
 @pytest.mark.gen_test
 async def test_requests_are_counted_by_method_route_and_status(seen: Seen):
     """The route is the template, whatever id was asked for; what has no route has none."""
-    created = (await seen.client.post("/tasks", TASK)).json()
-    for path in (f"/tasks/{created['id']}", f"/tasks/{'0' * 32}", f"/tasks/{'1' * 32}", "/nowhere"):
+    created = (await seen.client.post("/books", BOOK)).json()
+    for path in (f"/books/{created['id']}", f"/books/{'0' * 32}", f"/books/{'1' * 32}", "/nowhere"):
         await seen.client.get(path)
-    await seen.client.get(f"/tasks/{created['id']}/transfers")
+    await seen.client.post(f"/books/{created['id']}/lent")
     numbers = seen.numbers()
 
     counts = {key[1:]: number for key, number in numbers.items() if key[0] == COUNT}
     assert counts == {
-        ("POST", "201", "/tasks"): 1,
-        ("GET", "200", "/tasks/{task_id}"): 1,
-        ("GET", "404", "/tasks/{task_id}"): 2,
-        ("GET", "200", "/tasks/{task_id}/transfers"): 1,
+        ("POST", "201", "/books"): 1,
+        ("GET", "200", "/books/{book_id}"): 1,
+        ("GET", "404", "/books/{book_id}"): 2,
+        ("POST", "200", "/books/{book_id}/lent"): 1,
         ("GET", "404", ""): 1,
     }
-    took_s = numbers["http_server_request_duration_seconds_sum", "POST", "201", "/tasks"]
+    took_s = numbers["http_server_request_duration_seconds_sum", "POST", "201", "/books"]
     assert 0 < took_s < 10
 
 
@@ -64,7 +66,7 @@ async def test_requests_are_counted_by_method_route_and_status(seen: Seen):
 @pytest.mark.gen_test
 async def test_promtool_has_no_complaint(seen: Seen):
     """Prometheus' own linter: names, units, types and help of every family, each with a series."""
-    await seen.client.post("/tasks", TASK)
+    await seen.client.post("/books", BOOK)
     await seen.client.get("/nowhere")
     seen.ops.metrics.retries("deadlock")
     text = seen.ops.exposition.text()
@@ -105,7 +107,7 @@ async def test_a_thousand_random_paths_and_methods_add_no_series(seen: Seen):
 @pytest.mark.gen_test
 async def test_what_is_refused_before_it_has_a_handler_is_counted(seen: Seen):
     """Headers without end never reach one; what they were to say was never read."""
-    answer = await seen.client.get("/teams", headers={"X-Long": "x" * 40_000})
+    answer = await seen.client.get("/shelves", headers={"X-Long": "x" * 40_000})
 
     assert answer.code == 431
     assert seen.numbers()[COUNT, "_OTHER", "431", ""] == 1
@@ -154,7 +156,7 @@ async def test_a_connection_that_is_lost_in_use_is_not_counted_for_ever(seen: Se
                 sql(kill)
                 await unit.run(lambda session: session.connection().exec_driver_sql("SELECT 1"), unit.session)
         assert seen.numbers()[used] == 0
-        assert (await seen.client.post("/teams", {"name": os.urandom(4).hex()})).code == 201
+        assert (await seen.client.post("/shelves", {"name": os.urandom(4).hex()})).code == 201
         sql(kill)
 
     pool: Any = seen.database.writer.engine.pool
@@ -193,9 +195,9 @@ async def test_waits_for_a_place_are_counted_and_those_in_vain(seen: Seen, expec
 @pytest.mark.gen_test
 async def test_units_of_work_are_counted_by_what_became_of_them(seen: Seen):
     """Each once: requests kept, undone and read, and what scripts and jobs do."""
-    assert (await seen.client.post("/teams", {"name": "Store"})).code == 201
-    assert (await seen.client.post("/teams", {"name": "Store"})).code == 409
-    assert (await seen.client.get("/teams")).code == 200
+    assert (await seen.client.post("/shelves", {"name": "Store"})).code == 201
+    assert (await seen.client.post("/shelves", {"name": "Store"})).code == 409
+    assert (await seen.client.get("/shelves")).code == 200
 
     def job() -> None:
         with seen.database.session_scope() as session:
@@ -277,16 +279,18 @@ def test_the_main_port_has_it_where_nobody_is_harmed_and_no_other_port_has(envir
 
 def test_the_port_for_it_is_on_loopback_and_has_nothing_else(start_server: StartServer, tmp_path):
     """``--ops-port 0``: the banner names it; the main port has none of it; the counts are of all requests."""
-    server = start_server("--ops-port", "0", "--grace-s", "0", url=f"sqlite:///{tmp_path / 'x.db'}")
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    create_shelves(RawSql(url))
+    server = start_server("--ops-port", "0", "--grace-s", "0", url=url)
     match = re.search(r"metrics +http://127\.0\.0\.1:(\d+)/metrics", server.out)
     assert match is not None
-    assert server.request("GET", "/teams").status == 200
+    assert server.request("GET", "/shelves").status == 200
     assert server.request("GET", "/metrics").status == 404
     assert server.request("GET", "/stats").status == 404
 
-    page, stats, other = (fetch(int(match[1]), path) for path in ("/metrics", "/stats", "/teams"))
+    page, stats, other = (fetch(int(match[1]), path) for path in ("/metrics", "/stats", "/shelves"))
 
-    assert numbers_of(page[1])[COUNT, "GET", "200", "/teams"] == 1
+    assert numbers_of(page[1])[COUNT, "GET", "200", "/shelves"] == 1
     assert json.loads(stats[1])["processes"][0]["pid"] == server.pid
     assert other[0] == 404
 
@@ -360,16 +364,15 @@ def test_a_tally_that_is_full_counts_on_where_it_can(expect_log):
 
 
 def test_a_route_is_named_by_its_path_and_its_arguments():
-    """As it is written in the documentation: ``/tasks/{task_id}/transfer``."""
+    """As it is written in a document: ``/books/{book_id}/lent``."""
     names = RouteNames(routes())
 
-    assert {name for _, name in names._all} >= {
-        "/tasks",
-        "/tasks/bulk",
-        "/tasks/{task_id}",
-        "/tasks/{task_id}/transfer",
-        "/tasks/{task_id}/transfers",
-        "/teams/{team_id}",
+    assert {name for _, name in names._all} == {
+        "/shelves",
+        "/shelves/{shelf_id}",
+        "/books",
+        "/books/{book_id}",
+        "/books/{book_id}/lent",
     }
 
 

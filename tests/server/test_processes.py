@@ -85,6 +85,7 @@ def counted(server: ServerProcess, metric: str) -> float:
     return float(line.split()[-1])
 
 
+@pytest.mark.usefixtures("shelves")
 def test_all_processes_work_on_one_port_and_one_database(database_url, start, sql):
     """One banner; each process takes its part; what any of them has acknowledged is there, once."""
     server = start(3, url=database_url)
@@ -94,14 +95,14 @@ def test_all_processes_work_on_one_port_and_one_database(database_url, start, sq
     assert sorted(serving(server)) == sorted(workers(server))
 
     def create(number: int) -> int:
-        status: int = server.request("POST", "/teams", {"name": f"team {number}"}).status
+        status: int = server.request("POST", "/shelves", {"name": f"shelf {number}"}).status
         return status
 
     with ThreadPoolExecutor(8) as clients:
         statuses = Counter(clients.map(create, range(60)))
 
     assert set(statuses) <= {201, 503}
-    assert sql("SELECT count(*) AS n FROM teams") == [{"n": statuses[201]}]
+    assert sql("SELECT count(*) AS n FROM shelves") == [{"n": statuses[201]}]
     assert statuses[201] > 50
     taken = Counter(re.findall(r"\[(\d+)\] INFO +tornado.access: \d+ POST", server.err))
     assert len(taken) == 3, taken
@@ -116,12 +117,13 @@ def test_all_processes_work_on_one_port_and_one_database(database_url, start, sq
 
 
 @on_postgresql
+@pytest.mark.usefixtures("shelves")
 def test_a_process_that_is_killed_is_replaced_and_its_connections_are_gone(database_url, start, sql):
     """Within a second; the others serve on meanwhile; what it has counted stays counted."""
     server = start(2, url=database_url)
     before = workers(server)
     for number in range(6):
-        server.request("POST", "/teams", {"name": f"team {number}"})
+        server.request("POST", "/shelves", {"name": f"shelf {number}"})
     victim = before[0]
 
     killed_at = time.time()
@@ -131,7 +133,7 @@ def test_a_process_that_is_killed_is_replaced_and_its_connections_are_gone(datab
 
     # When it was made, not when somebody on a busy machine came to look.
     assert psutil.Process(successor).create_time() - killed_at < 1
-    assert all(server.request("GET", "/teams").status == 200 for _ in range(10))
+    assert all(server.request("GET", "/shelves").status == 200 for _ in range(10))
     assert wait_until(lambda: sorted(serving(server)) == sorted(workers(server)), timeout_s=10)
     assert victim not in workers(server)
     assert f"process {victim} was killed by SIGKILL; another replaces it" in server.err
@@ -144,6 +146,7 @@ def test_a_process_that_is_killed_is_replaced_and_its_connections_are_gone(datab
 
 
 @on_sqlite
+@pytest.mark.usefixtures("shelves")
 def test_a_process_that_is_told_to_stop_answers_first_and_is_replaced(database_url, start, sql):
     """One after the other, they can be made anew without an error to anybody."""
     server = start(2, url=database_url)
@@ -152,7 +155,7 @@ def test_a_process_that_is_told_to_stop_answers_first_and_is_replaced(database_u
         lock.execute("BEGIN IMMEDIATE")
         connections = [stack.enter_context(contextlib.closing(server.connect())) for _ in range(4)]
         for number, connection in enumerate(connections):
-            send(connection, "POST", "/teams", {"name": f"team {number}"})
+            send(connection, "POST", "/shelves", {"name": f"shelf {number}"})
         assert wait_until(lambda: in_flight(server) == 5)  # and the one that asks
         for pid in before:
             os.kill(pid, signal.SIGTERM)
@@ -162,7 +165,7 @@ def test_a_process_that_is_told_to_stop_answers_first_and_is_replaced(database_u
 
     assert wait_until(lambda: not set(before) & set(workers(server)), timeout_s=10)
     assert wait_until(lambda: len(serving(server)) == 2, timeout_s=10)
-    assert server.request("GET", "/teams").status == 200
+    assert server.request("GET", "/shelves").status == 200
     assert stop(server) == 0
 
 
@@ -172,6 +175,7 @@ def in_flight(server: ServerProcess) -> int:
 
 
 @on_sqlite
+@pytest.mark.usefixtures("shelves")
 def test_requests_in_flight_are_answered_by_every_process(database_url, start, sql):
     """SIGTERM to the parent alone: nobody takes new connections, all that was begun is answered, exit 0."""
     server = start(2, url=database_url)
@@ -179,7 +183,7 @@ def test_requests_in_flight_are_answered_by_every_process(database_url, start, s
         lock.execute("BEGIN IMMEDIATE")
         connections = [stack.enter_context(contextlib.closing(server.connect())) for _ in range(4)]
         for number, connection in enumerate(connections):
-            send(connection, "POST", "/teams", {"name": f"team {number}"})
+            send(connection, "POST", "/shelves", {"name": f"shelf {number}"})
         assert wait_until(lambda: in_flight(server) == 5)
         server.send_signal(signal.SIGTERM)
         assert wait_until(server.refuses_connections)
@@ -188,36 +192,38 @@ def test_requests_in_flight_are_answered_by_every_process(database_url, start, s
         assert [receive(connection).status for connection in connections] == [201] * 4
 
     assert server.wait() == 0
-    assert sql("SELECT count(*) AS n FROM teams") == [{"n": 4}]
+    assert sql("SELECT count(*) AS n FROM shelves") == [{"n": 4}]
 
 
+@pytest.mark.usefixtures("shelves")
 def test_what_is_not_answered_in_time_is_undone_and_the_worst_status_is_told(
     database_url, start, sql, backend
 ):
     """One process has a request that waits for a lock, the other has none: exit 1, for the one of them."""
     server = start(2, "--drain-s", "0.3", url=database_url)
-    lock = "BEGIN IMMEDIATE" if backend == "sqlite" else "BEGIN; LOCK TABLE teams IN EXCLUSIVE MODE"
+    lock = "BEGIN IMMEDIATE" if backend == "sqlite" else "BEGIN; LOCK TABLE shelves IN EXCLUSIVE MODE"
     with sql.connect() as connection, contextlib.closing(connection.cursor()) as cursor:
         cursor.execute(lock)
         with contextlib.closing(server.connect()) as waiting:
-            send(waiting, "POST", "/teams", {"name": "Store"})
+            send(waiting, "POST", "/shelves", {"name": "Store"})
             assert wait_until(lambda: in_flight(server) == 2)
 
             assert stop(server) == 1
 
-    assert sql("SELECT count(*) AS n FROM teams") == [{"n": 0}]
+    assert sql("SELECT count(*) AS n FROM shelves") == [{"n": 0}]
     statuses = re.findall(r"process \d+ ended with status (\d)", server.err)
     assert sorted(statuses) == ["0", "1"]
 
 
 @on_sqlite
+@pytest.mark.usefixtures("shelves")
 def test_a_second_signal_ends_all_at_once(database_url, start, sql):
     """Whatever is in flight, and however long it might take."""
     server = start(2, "--drain-s", "60", url=database_url)
     pids = workers(server)
     with sql.connect() as lock, contextlib.closing(server.connect()) as waiting:
         lock.execute("BEGIN IMMEDIATE")
-        send(waiting, "POST", "/teams", {"name": "Store"})
+        send(waiting, "POST", "/shelves", {"name": "Store"})
         assert wait_until(lambda: in_flight(server) == 2)
         server.send_signal(signal.SIGINT)
         assert wait_until(lambda: "SIGINT received: stopping 2 processes" in server.err)
@@ -231,13 +237,14 @@ def test_a_second_signal_ends_all_at_once(database_url, start, sql):
 
 
 @on_sqlite
+@pytest.mark.usefixtures("shelves")
 def test_no_process_outlives_its_parent(database_url, start, sql):
     """The parent is killed: what is in flight is answered, then all of them end, and the port is free."""
     server = start(2, url=database_url)
     pids = workers(server)
     with sql.connect() as lock, contextlib.closing(server.connect()) as waiting:
         lock.execute("BEGIN IMMEDIATE")
-        send(waiting, "POST", "/teams", {"name": "Store"})
+        send(waiting, "POST", "/shelves", {"name": "Store"})
         assert wait_until(lambda: in_flight(server) == 2)
         server.kill()
         assert wait_until(server.refuses_connections)
@@ -365,8 +372,8 @@ def test_a_file_that_is_new_gets_its_schema_once(start, tmp_path):
     url = f"sqlite:///{tmp_path / 'new.db'}"
     server = start(2, url=url)
 
-    assert server.request("POST", "/teams", {"name": "Store"}).status == 201
-    assert RawSql(url)("SELECT name FROM teams") == [{"name": "Store"}]
+    assert server.request("GET", "/readyz").status == 200
+    assert RawSql(url)("SELECT key FROM idempotency_keys") == []
     assert stop(server) == 0
 
 
@@ -421,7 +428,7 @@ def test_a_fork_that_fails_is_tried_again_and_the_service_goes_on(start, limited
 
     assert wait_until(lambda: server.err.count("process could be started (") >= 2, timeout_s=10), server.err
     assert "Resource temporarily unavailable" in server.err
-    assert server.request("GET", "/teams").status == 200
+    assert server.request("GET", "/readyz").status == 200
     assert workers(server) == [other]
     forbidden.unlink()
     assert wait_until(lambda: len(workers(server)) == 2, timeout_s=10)
@@ -502,12 +509,13 @@ def test_a_process_that_is_stuck_is_told_as_such_and_answers_when_it_goes_on(sta
 
 
 @on_sqlite
+@pytest.mark.usefixtures("shelves")
 def test_a_hangup_stops_the_processes_in_order(database_url, start, sql):
     """SIGHUP, as a terminal sends it that is closed: what is in flight is answered, exit 0."""
     server = start(2, url=database_url)
     with sql.connect() as lock, contextlib.closing(server.connect()) as waiting:
         lock.execute("BEGIN IMMEDIATE")
-        send(waiting, "POST", "/teams", {"name": "Store"})
+        send(waiting, "POST", "/shelves", {"name": "Store"})
         assert wait_until(lambda: in_flight(server) == 2)
         for pid in (server.pid, *workers(server)):
             os.kill(pid, signal.SIGHUP)

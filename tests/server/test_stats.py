@@ -89,20 +89,19 @@ async def test_an_open_unit_of_work_is_shown_with_its_request(seen: Seen, serve:
 @pytest.mark.gen_test
 async def test_a_request_that_waits_for_a_lock_is_shown_with_its_route(seen: Seen, sql):
     """As one finds out who holds everything up."""
-    task = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", "change_id": 3}
-    created = (await seen.client.post("/tasks", task)).json()
+    created = (await seen.client.post("/shelves", {"name": "Store"})).json()
     with sql.connect() as connection, contextlib.closing(connection.cursor()) as cursor:
-        cursor.execute("BEGIN; LOCK TABLE tasks IN EXCLUSIVE MODE")
-        path = f"/tasks/{created['id']}"
-        request = asyncio.create_task(seen.client.patch(path, {"change_id": 4}))
+        cursor.execute("BEGIN; LOCK TABLE shelves IN EXCLUSIVE MODE")
+        path = f"/shelves/{created['id']}"
+        request = asyncio.create_task(seen.client.patch(path, {"name": "Other"}))
         units: list[dict[str, Any]] = []
         while not units or not units[0]["has_connection"]:
             units = (await seen.stats())["units"]
         cursor.execute("ROLLBACK")
 
     assert (await request).code == 200
-    assert units[0]["label"] == "PATCH TaskHandler"
-    assert units[0]["route"] == "/tasks/{task_id}"
+    assert units[0]["label"] == "PATCH ShelfHandler"
+    assert units[0]["route"] == "/shelves/{shelf_id}"
     assert units[0]["has_connection"]
 
 
@@ -130,6 +129,7 @@ async def test_what_a_job_has_open_is_shown_too(seen: Seen):
 
 
 @on_sqlite
+@pytest.mark.usefixtures("shelves")
 def test_a_process_that_is_stuck_is_shown_as_such(database_url, start_server: StartServer, sql):
     """Every process answers for itself; of one that does not, that is what is told."""
     server = start_server("--processes", "2", "--grace-s", "0", url=database_url)
@@ -137,7 +137,7 @@ def test_a_process_that_is_stuck_is_shown_as_such(database_url, start_server: St
     assert [each["process"] for each in processes] == [0, 1]
     with sql.connect() as lock, contextlib.closing(server.connect()) as waiting:
         lock.execute("BEGIN IMMEDIATE")
-        send(waiting, "POST", "/teams", {"name": "Store"})
+        send(waiting, "POST", "/shelves", {"name": "Store"})
 
         def units() -> list[dict[str, Any]]:
             return [
@@ -146,7 +146,7 @@ def test_a_process_that_is_stuck_is_shown_as_such(database_url, start_server: St
                 for unit in process.get("units", [])
             ]
 
-        assert wait_until(lambda: [unit["label"] for unit in units()] == ["POST TeamsHandler"])
+        assert wait_until(lambda: [unit["label"] for unit in units()] == ["POST ShelvesHandler"])
         lock.execute("ROLLBACK")
 
     os.kill(processes[0]["pid"], signal.SIGSTOP)

@@ -100,7 +100,7 @@ class TestLeaks:
     async def test_what_ends_in_time_is_not_mentioned(self, seen: Seen):
         """However many there are."""
         for _ in range(20):
-            assert (await seen.client.get("/teams")).code == 200
+            assert (await seen.client.get("/shelves")).code == 200
             await asyncio.sleep(0.02)
         assert seen.numbers()["onfinish_leaks_total",] == 0
 

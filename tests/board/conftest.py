@@ -1,0 +1,5 @@
+"""What is served here is the board."""
+
+from tests.fixtures.board.service import client, make_application, service_module
+
+__all__ = ["client", "make_application", "service_module"]

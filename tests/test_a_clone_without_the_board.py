@@ -1,0 +1,271 @@
+"""An application of one's own in the board's place: the kernel's tests pass, and so do the application's.
+
+A copy of this tree loses every folder named ``board``, and is given two tables, their migration, their
+handlers and their tests. Nothing else is changed in it but the line that names the routes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.test_rooms import ALLOWED
+
+ROOT = Path(__file__).resolve().parent.parent
+
+OF_THE_BOARD = ("server/commands/seed.py", *ALLOWED)
+"""What belongs to the board and lies elsewhere."""
+
+APPLICATION = {
+    "db/shop/__init__.py": '"""Customers and their orders."""\n',
+    "db/shop/base.py": '''
+"""The declarative base of the shop's tables."""
+
+from sqlalchemy import MetaData
+from sqlalchemy.orm import DeclarativeBase
+
+from db.base import NAMING_CONVENTION
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)
+''',
+    "db/shop/orders.py": '''
+"""Customers, and what they order."""
+
+from sqlalchemy import ForeignKey, String, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from db.base import SerialId
+from db.shop.base import Base
+
+
+class Customer(Base):
+    __tablename__ = "customers"
+
+    id: Mapped[int] = mapped_column(SerialId, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+
+
+class Order(Base):
+    __tablename__ = "orders"
+
+    id: Mapped[int] = mapped_column(SerialId, primary_key=True)
+    customer_id: Mapped[int] = mapped_column(SerialId, ForeignKey("customers.id"))
+    item: Mapped[str] = mapped_column(String(64))
+
+
+def create_order(session: Session, *, customer: str, item: str) -> int:
+    """Add an order, and the customer where it is the first one; returns its id."""
+    found = session.scalars(select(Customer).where(Customer.name == customer)).one_or_none()
+    if found is None:
+        found = Customer(name=customer)
+        session.add(found)
+        session.flush()
+    order = Order(customer_id=found.id, item=item)
+    session.add(order)
+    session.flush()
+    return order.id
+
+
+def list_items(session: Session) -> list[str]:
+    """What is ordered, oldest first."""
+    return list(session.scalars(select(Order.item).order_by(Order.id)))
+''',
+    "db/shop/migrations/__init__.py": '"""The revisions of the shop."""\n',
+    "db/shop/migrations/shop_0001_orders.py": '''
+"""Customers and orders."""
+
+import sqlalchemy as sa
+from alembic import op
+
+from db.base import SerialId
+
+revision = "shop_0001"
+down_revision = None
+branch_labels = ("shop",)
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "customers",
+        sa.Column("id", SerialId, nullable=False),
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_customers")),
+        sa.UniqueConstraint("name", name=op.f("uq_customers_name")),
+    )
+    op.create_table(
+        "orders",
+        sa.Column("id", SerialId, nullable=False),
+        sa.Column("customer_id", SerialId, nullable=False),
+        sa.Column("item", sa.String(64), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_orders")),
+        sa.ForeignKeyConstraint(
+            ["customer_id"], ["customers.id"], name=op.f("fk_orders_customer_id_customers")
+        ),
+    )
+''',
+    "handlers/shop/__init__.py": '"""The shop over HTTP."""\n',
+    "handlers/shop/routes.py": '''
+"""Orders over HTTP."""
+
+from typing import Annotated
+
+from pydantic import Field
+from tornado.routing import URLSpec
+
+from db.shop import orders
+from handlers.idempotency import IdempotentHandler
+from handlers.json_api.body import Body, read_body
+from handlers.openapi.document import About
+
+ABOUT = About(title="A shop", summary="Customers and their orders.")
+
+
+class OrderNew(Body):
+    customer: Annotated[str, Field(min_length=1, max_length=64)]
+    item: Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class OrdersHandler(IdempotentHandler):
+    async def get(self) -> None:
+        self.write_json({"items": await self.run(orders.list_items, self.session)})
+
+    async def post(self) -> None:
+        new = await read_body(self, OrderNew)
+        order_id = await self.run(orders.create_order, self.session, customer=new.customer, item=new.item)
+        self.write_json({"id": order_id}, 201)
+
+
+def routes() -> list[URLSpec]:
+    return [URLSpec("/orders", OrdersHandler, name="orders")]
+''',
+    "tests/db/shop/__init__.py": "",
+    "tests/db/shop/test_orders.py": '''
+"""Orders, on both databases."""
+
+from db.shop.orders import create_order, list_items
+
+
+def test_an_order_is_kept(database, sql):
+    with database.session_scope() as session:
+        create_order(session, customer="Ada", item="a lamp")
+
+    with database.session_scope(read_only=True) as session:
+        assert list_items(session) == ["a lamp"]
+    assert sql("SELECT name FROM customers") == [{"name": "Ada"}]
+''',
+    "tests/server/shop/__init__.py": "",
+    "tests/server/shop/test_orders.py": '''
+"""The shop as it is served."""
+
+import pytest
+
+ORDER = {"customer": "Ada", "item": "a lamp"}
+
+
+@pytest.fixture
+def service_module():
+    return "server"
+
+
+def test_an_order_is_taken_once_under_its_key(database_url, start_server, sql):
+    server = start_server(url=database_url)
+
+    first = server.request("POST", "/orders", ORDER)
+    refused = server.request("POST", "/orders", {"customer": ""})
+    listed = server.request("GET", "/orders")
+
+    assert (first.status, refused.status, listed.body) == (201, 422, {"items": ["a lamp"]})
+    assert sql("SELECT item FROM orders") == [{"item": "a lamp"}]
+    assert server.request("GET", "/readyz").status == 200
+''',
+}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of this tree, without the board and with the shop."""
+    folder = tmp_path_factory.mktemp("clone")
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    for name in tracked:
+        if (ROOT / name).is_file() and "board" not in Path(name).parts[:-1] and name not in OF_THE_BOARD:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    for name, text in APPLICATION.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text.lstrip())
+    app = folder / "server" / "app.py"
+    source, changed = re.subn(r"\bhandlers\.board\.routes\b", "handlers.shop.routes", app.read_text())
+    assert changed == 1, "one line names the routes"
+    app.write_text(source)
+    return folder
+
+
+def run(clone: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """``python -m`` in the clone, with its own packages before those of this tree."""
+    own: Mapping[str, str] = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(clone), **environ}
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=clone, env=own, check=False, capture_output=True, text=True)
+
+
+def pytest_in(clone: Path, *arguments: str) -> str:
+    """What pytest prints there, in a process of its own."""
+    done = run(clone, "pytest", "-q", "-p", "no:cacheprovider", *arguments)
+    assert done.returncode == 0, f"{done.stdout[-8000:]}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def test_one_migrate_makes_the_kernels_tables_and_the_applications(clone: Path, tmp_path: Path):
+    """The commit markers and idempotency keys beside the shop's; the schema is then as the code expects."""
+    environ = {"DATABASE_URL": f"sqlite:///{tmp_path / 'shop.db'}"}
+
+    made, checked = (
+        run(clone, "server", *command, **environ) for command in (["migrate"], ["migrate", "check"])
+    )
+
+    assert (made.returncode, checked.returncode) == (0, 0), made.stderr + checked.stdout + checked.stderr
+    script = run(clone, "server", "migrate", "--sql", **environ).stdout
+    tables = set(re.findall(r"CREATE TABLE (\w+)", script))
+    assert {"customers", "orders", "commit_witness", "idempotency_keys"} <= tables
+    assert not {"teams", "tasks", "transfers"} & tables
+
+
+def test_the_kernels_tests_are_collected_without_the_board(clone: Path):
+    """No module of theirs imports what is gone."""
+    told = pytest_in(clone, "--collect-only", "tests", "--ignore", "tests/bench")
+
+    assert re.search(r"^\d{4,} tests collected|^\d{4,}/\d+ tests collected", told, re.MULTILINE), told[-500:]
+
+
+def test_the_applications_own_tests_pass(clone: Path):
+    """With the fixtures of the kernel's."""
+    pytest_in(clone, "tests/db/shop", "tests/server/shop")
+
+
+@pytest.mark.slow
+def test_the_kernels_tests_pass_without_the_board(clone: Path):
+    """Those of `db` and `handlers`, as far as they take no minutes; on SQLite, where they can choose."""
+    pytest_in(
+        clone,
+        "tests/db",
+        "tests/handlers",
+        "--backend",
+        "sqlite",
+        "-m",
+        "not slow and not long and not debian",
+    )
