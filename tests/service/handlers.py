@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pydantic import Field
+from sqlalchemy import Row
 from tornado.routing import URLSpec
 
 from db.base import new_id
@@ -139,7 +140,7 @@ def shelf_json(shelf: Shelf) -> dict[str, Any]:
     return {"id": shelf.id, "name": shelf.name, "create_time": shelf.create_time}
 
 
-def book_json(book: Book) -> dict[str, Any]:
+def book_json(book: Book | Row[Any]) -> dict[str, Any]:
     """A book as it is answered."""
     names = ("id", "title", "pages", "notes", "is_lent")
     return {name: getattr(book, name) for name in names}
