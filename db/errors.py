@@ -9,7 +9,7 @@
     │   ├── Invalid
     │   └── PreconditionFailed
     ├── RetryableConflict       a serialization failure, a deadlock, a busy SQLite file
-    ├── Unavailable             no answer to be had now; later perhaps
+    ├── Unavailable             no answer now; later perhaps
     │   ├── PoolTimeout
     │   ├── NotMigrated         the schema is not there, or not as new as the code
     │   └── Unreachable

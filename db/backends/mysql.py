@@ -204,7 +204,7 @@ class MySQL(Backend):
         if code in _ROLLED_BACK:
             return RetryableConflict(_ROLLED_BACK[code])
         if code in _LOCK_WAIT_TIMEOUT:
-            return Unavailable("a lock was not to be had in time")
+            return Unavailable("could not acquire a lock in time")
         if code in _INTERRUPTED:
             return DeadlinePassed()
         if code == _NODE_NOT_READY:

@@ -240,7 +240,7 @@ def create_tasks(session: Session, *, new: Sequence[NewTask]) -> list[str]:
 
 
 def claim_tasks(session: Session, *, limit: int, team_id: int | None = None) -> Sequence[Row[Any]]:
-    """Take the oldest queued tasks: they are running now, and nobody else is given them.
+    """Take the oldest queued tasks: they are running now, and no other caller is given them.
 
     Args:
         limit: how many at most.
@@ -302,7 +302,7 @@ def get_task(session: Session, *, task_id: str) -> Row[Any]:
 def lock_task(session: Session, *, task_id: str) -> Task:
     """The task as it stands now, not to be changed by others before this transaction ends.
 
-    Whoever reads a task in order to change it begins here: between a plain read and the write
+    A function that reads a task in order to change it begins here: between a plain read and the write
     another transaction could have its say, and would be overwritten.
 
     Raises:

@@ -25,7 +25,7 @@ PAGE_SIZE = 250
 
 WRITTEN_AT_ONCE_BYTES = 128 * 1024
 """Three of the largest tasks, four hundred small ones. With an asyncio driver the event loop parses and
-writes their JSON in one turn; fewer would cost more hops."""
+writes their JSON in one turn; fewer would cost more calls."""
 
 
 class ExportHandler(SessionHandler):

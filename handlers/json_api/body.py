@@ -68,10 +68,10 @@ class Body(BaseModel):
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
-AnyBody = TypeVar("AnyBody", bound=Body)
+BodyT = TypeVar("BodyT", bound=Body)
 
 
-async def read_body(handler: RequestHandler, model: type[AnyBody]) -> AnyBody:
+async def read_body(handler: RequestHandler, model: type[BodyT]) -> BodyT:
     """The body of a handler's request, checked; a large one in a thread, so that the event loop stays free.
 
     Raises:
@@ -85,7 +85,7 @@ async def read_body(handler: RequestHandler, model: type[AnyBody]) -> AnyBody:
     return _checked(model, body)
 
 
-def _checked(model: type[AnyBody], body: bytes) -> AnyBody:
+def _checked(model: type[BodyT], body: bytes) -> BodyT:
     most = model.values_max
     try:
         if len(body) > most and count_values(body, most) > most:
@@ -117,7 +117,7 @@ def check_content_type(handler: RequestHandler) -> None:
         raise Problem(415, "a body here has no content encoding")
 
 
-def check(model: type[AnyBody], value: Any) -> AnyBody:
+def check(model: type[BodyT], value: Any) -> BodyT:
     """A parsed value as a body. Needs no handler, and may run off the loop.
 
     Raises:
@@ -129,7 +129,7 @@ def check(model: type[AnyBody], value: Any) -> AnyBody:
     return body
 
 
-def examined(model: type[AnyBody], value: Any) -> tuple[AnyBody | None, list[tuple[Path, str]]]:
+def examined(model: type[BodyT], value: Any) -> tuple[BodyT | None, list[tuple[Path, str]]]:
     """A parsed value as a body, or none and what is wrong with it."""
     names = list(value) if isinstance(value, dict) else []
     if len(names) > NAMES_MAX:

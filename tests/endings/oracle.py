@@ -355,7 +355,7 @@ def faults_are_logged(case: Case) -> Complaints:
         faulty = event.does in ("raises", "panics") or (
             event.does == "meets a cancelled task" and not cut_short
         )
-        if faulty and not _logged(case, "after the commit"):
+        if faulty and not _logged(case, "an on_commit function failed"):
             yield f"{event.mark} {event.does}, and that is not in the log"
     for event in case.last.all("forgets"):
         told_of = case.status == 500 and case.decided is not None and case.decided.kind == "finishes"

@@ -518,8 +518,8 @@ def with_handlers(folder: Path) -> dict[str, str]:
                     await asyncio.sleep(float(self.get_query_argument("s")))
                     pathlib.Path({str(folder / "later")!r}).touch()
 
-            def with_more(*arguments):
-                application = make_app(*arguments)
+            def with_more(*arguments, **options):
+                application = make_app(*arguments, **options)
                 application.add_handlers(".*", [("/socket", Shelves), ("/later", Later)])
                 return application
 
