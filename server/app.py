@@ -53,7 +53,7 @@ def make_app(
     revision = migrate.head()
     database.expect_schema(revision, known=migrate.known())
     scopes = ambient_scopes(database) if settings.compare.mount else []
-    slots = {each.limiter.name: each.limiter.size for each in (database.writer, database.reader)}
+    slots = {"writer": database.writer.limiter.size, "reader": database.reader.limiter.size}
     limits = Limits(http=http, pool_timeout_s=database.settings.pool_timeout_s, slots=slots)
     # Made now: it takes some hundredths of a second, for which its first request would block all others.
     described = describe(described_operations(routes), about or About(title="onfinish"), limits)

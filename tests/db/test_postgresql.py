@@ -482,7 +482,7 @@ def test_a_server_that_is_down_is_unreachable_and_found_again(
 ):
     """Down at connect, gone in the middle of the pool's life, and back on the same port."""
     cluster = own_postgres_cluster()
-    database = Database(DatabaseSettings(url=cluster.url_for("postgres")))
+    database = Database(DatabaseSettings(url=cluster.url_for("postgres"), commit_witness=False))
 
     def ask() -> object:
         with database.session_scope() as session:
