@@ -27,6 +27,7 @@ def arenas_of(pid: int) -> int:
     return found
 
 
+@pytest.mark.usefixtures("shelves")
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_all_threads_share_two_arenas_with_the_variable_of_the_unit_file(
     database_url: str, start_server: StartServer
@@ -38,7 +39,7 @@ def test_all_threads_share_two_arenas_with_the_variable_of_the_unit_file(
     server = start_server(url=database_url, environ=environ, warm=False)
 
     with ThreadPoolExecutor(16) as clients:
-        responses = list(clients.map(lambda _: server.request("GET", "/tasks?limit=1"), range(64)))
+        responses = list(clients.map(lambda _: server.request("GET", "/shelves"), range(64)))
 
     assert {response.status for response in responses} == {200}
     assert arenas_of(server.pid) == 1

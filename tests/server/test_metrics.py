@@ -371,6 +371,7 @@ def test_a_route_is_named_by_its_path_and_its_arguments():
         "/shelves",
         "/shelves/{shelf_id}",
         "/books",
+        "/books/lend",
         "/books/{book_id}",
         "/books/{book_id}/lent",
     }

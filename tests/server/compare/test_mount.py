@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 from tornado.routing import URLSpec
-from tornado.web import Application, RequestHandler
+from tornado.web import RequestHandler
 
 from db.scope import Contextvar, Registry
 from handlers.base import SessionHandler
 from server.compare.mount import compared_routes
-from tests.fixtures.server import Client, Serve
 
 
 class OneHandler(SessionHandler):
@@ -32,26 +30,3 @@ def test_each_scope_has_each_route_that_owns_a_session():
 
 def test_without_scopes_nothing_is_mounted():
     assert compared_routes([], [URLSpec("/things", OneHandler)]) == []
-
-
-@pytest.fixture
-def client(app: Application, serve: Serve) -> Client:
-    """A client for the board that also asks for what its OpenAPI document does not describe."""
-    return serve(app)
-
-
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-@pytest.mark.gen_test
-async def test_the_service_mounts_the_task_resource_alone(client: Client):
-    """At ``/<scope>/tasks``, and no teams beside it."""
-    found = {
-        path: (await client.get(path)).code
-        for path in ("/contextvar/tasks", "/registry/tasks", "/contextvar/teams", "/contextvar/livez")
-    }
-
-    assert found == {
-        "/contextvar/tasks": 200,
-        "/registry/tasks": 200,
-        "/contextvar/teams": 404,
-        "/contextvar/livez": 404,
-    }

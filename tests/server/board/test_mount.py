@@ -1,0 +1,31 @@
+"""The board's tasks under each scope."""
+
+from __future__ import annotations
+
+import pytest
+from tornado.web import Application
+
+from tests.fixtures.server import Client, Serve
+
+
+@pytest.fixture
+def client(app: Application, serve: Serve) -> Client:
+    """A client for the board that also asks for what its OpenAPI document does not describe."""
+    return serve(app)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.gen_test
+async def test_the_service_mounts_the_task_resource_alone(client: Client):
+    """At ``/<scope>/tasks``, and no teams beside it."""
+    found = {
+        path: (await client.get(path)).code
+        for path in ("/contextvar/tasks", "/registry/tasks", "/contextvar/teams", "/contextvar/livez")
+    }
+
+    assert found == {
+        "/contextvar/tasks": 200,
+        "/registry/tasks": 200,
+        "/contextvar/teams": 404,
+        "/contextvar/livez": 404,
+    }
