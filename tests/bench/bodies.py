@@ -240,7 +240,7 @@ def free(server: Server) -> None:
 
 
 def reader(server: Server, name: str) -> Callable[[], None]:
-    """What asks for a large answer; not by `Load.run`, whose collection of garbage all threads here wait for."""
+    """What asks for a large answer; not by `Load.run`, whose garbage collection all threads here wait for."""
 
     def read() -> None:
         with Load(server.port, 1) as load:
