@@ -39,7 +39,7 @@ PATH_CHARS_MAX = 480
 _PATH = short_in_mysql(512, PATH_CHARS_MAX)
 
 _DELETED_AT_ONCE = 1000
-"""Rows a purge takes in one transaction, so that it stands in nobody's way for long."""
+"""Rows a purge takes in one transaction, so that its locks are held for a short time only."""
 
 
 class IdempotencyKey(KernelBase):
@@ -187,7 +187,7 @@ def _fingerprint(request_body: bytes, query: str) -> str:
 
 
 def _attempt_of(key: Key, at_home: Mapping[str, Any], connection: Connection) -> str | None:
-    """The mark in a key's row, once whoever writes it has ended. Leaves nothing behind."""
+    """The mark in a key's row, once the transaction that writes it has ended. Leaves nothing behind."""
     # An insert waits for a transaction that holds the row, which no query would. It is undone with the block.
     with Session(connection, join_transaction_mode="create_savepoint") as session:
         if _insert(session, key, "", at_home):

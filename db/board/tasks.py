@@ -225,7 +225,7 @@ def create_tasks(session: Session, *, new: Sequence[NewTask]) -> list[str]:
 
 
 def claim_tasks(session: Session, *, limit: int, team_id: int | None = None) -> Sequence[Task]:
-    """Take the oldest queued tasks: they are running now, and nobody else is given them.
+    """Take the oldest queued tasks: they are running now, and no other caller is given them.
 
     Args:
         limit: how many at most.

@@ -13,8 +13,8 @@ QUEUE_TIMEOUT_S = 600
 """Longest wait for another migration to end. Several workers or hosts may start, and migrate, at once."""
 
 LOCK_TIMEOUT_S = 5
-"""Longest wait for a table's lock. While ALTER TABLE waits in the queue, everybody else's reads and writes
-of that table wait behind it: better a migration that gives up than a service that stands still.
+"""Longest wait for a table's lock. While ALTER TABLE waits in the queue, all other reads and writes of
+that table wait behind it: better a migration that gives up than a service that stands still.
 https://www.postgresql.org/docs/current/explicit-locking.html"""
 
 STATEMENT_TIMEOUT_S = 600

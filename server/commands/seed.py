@@ -53,7 +53,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     Every batch is a transaction of its own. A server may run on the same database meanwhile.
 
     Raises:
-        SettingsError: the database is in memory, and nobody would see what is put there.
+        SettingsError: the database is in memory, and ends with this command.
         DatabaseError: the database cannot be reached, … What was counted as added stays.
     """
     from db import Database
@@ -87,7 +87,7 @@ def _seed(database: Database, arguments: argparse.Namespace, *, where: str) -> i
     team_ids, new_teams = _in_transaction(database, _add_teams, sample.team_names(arguments.teams))
     chunks = sample.chunks(arguments.tasks, team_ids=team_ids, random_seed=arguments.random_seed)
     tasks = transfers = 0
-    # Silent where nobody looks on, and where it is over before one could.
+    # Silent where the output is no terminal, and where the work is over within half a second.
     with tqdm(
         total=arguments.tasks, unit=" tasks", unit_scale=True, disable=None, delay=0.5, leave=False
     ) as bar:
