@@ -39,7 +39,7 @@ PATH_CHARS_MAX = 480
 _PATH = key_text(512, PATH_CHARS_MAX)
 
 _DELETED_AT_ONCE = 1000
-"""Rows a purge takes in one transaction, so that it stands in nobody's way for long."""
+"""Rows a purge takes in one transaction, so that its locks are held for a short time only."""
 
 
 class IdempotencyKey(KernelBase):

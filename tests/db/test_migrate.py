@@ -264,9 +264,7 @@ def test_a_schema_newer_than_the_code_is_left_alone(database_settings: DatabaseS
     assert f"schema is at ffff, the code expects {migrate.head()}" in migrate.drift(database_settings)[0]
 
 
-def test_whoever_migrates_waits_for_another_who_does(
-    empty_settings: DatabaseSettings, empty_sql: RawSql, backend: str
-):
+def test_a_migration_waits_for_another(empty_settings: DatabaseSettings, empty_sql: RawSql, backend: str):
     """Held by hand here: PostgreSQL's advisory lock, SQLite's write lock."""
     hold = {
         "postgresql": f"BEGIN; SELECT pg_advisory_xact_lock({migration.ADVISORY_LOCK})",
@@ -327,7 +325,7 @@ def test_a_statement_without_end_is_ended(
     assert migrate.current(database_settings) == before
 
 
-def test_the_sql_for_somebody_else_makes_the_same_schema(
+def test_the_printed_sql_makes_the_same_schema(
     empty_settings: DatabaseSettings, empty_sql: RawSql, backend: str
 ):
     """With the same time limits, in one transaction."""
