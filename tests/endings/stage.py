@@ -403,9 +403,7 @@ class Player:
             attempt.note("is refused", mark, type(step).__name__, error=error)
             raise
         kind = {Before: "before", After: "after", Afterwards: "afterwards"}[type(step)]
-        attempt.note(
-            f"registers {kind}", f"{kind[0] if kind != 'afterwards' else 'f'}{mark}", step.does
-        )
+        attempt.note(f"registers {kind}", f"{kind[0] if kind != 'afterwards' else 'f'}{mark}", step.does)
 
     def _before(self, session: Session, does: str, mark: str) -> None:
         self.attempt.note("calls before", mark, does)
