@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
+    Index,
     MetaData,
     Row,
     String,
@@ -24,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from sqlalchemy.schema import CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from db import Database
 from db.base import NAMING_CONVENTION, Json, SerialId, UtcDateTime, new_id, now, refusals, utc_now
@@ -66,6 +67,8 @@ class Book(Base):
         CheckConstraint(and_(chars(column("id")) == 32, text("id = lower(id)")), name="id"),
         CheckConstraint(chars(column("title")).between(1, NAME_CHARS_MAX), name="title"),
         CheckConstraint("format IN ('folio', 'quarto', 'octavo')", name="format"),
+        # MariaDB locks each row that it looks at: without an index, all books that are not lent.
+        Index(None, "is_lent", "create_time", "id"),
         MARIADB,
     )
 
@@ -272,4 +275,6 @@ def load_book(database: Database, book_id: str) -> Book:
 def ddl(backend: str) -> list[str]:
     """The statements that make the two tables."""
     dialect = make_url(f"{backend}://").get_dialect()()
-    return [str(CreateTable(table).compile(dialect=dialect)) for table in Base.metadata.sorted_tables]
+    tables = Base.metadata.sorted_tables
+    made = [*map(CreateTable, tables), *(CreateIndex(index) for table in tables for index in table.indexes)]
+    return [str(each.compile(dialect=dialect)) for each in made]
