@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     and_,
     column,
+    false,
     make_url,
     select,
     text,
@@ -237,7 +238,7 @@ def lend_books(session: Session, *, limit: int) -> Sequence[Row[Any]]:
         session,
         Book,
         columns=[*Book.__table__.columns],
-        where=[Book.is_lent.is_(False)],
+        where=[Book.is_lent == false()],
         order_by=order_by,
         limit=limit,
         values=values,
@@ -276,5 +277,8 @@ def ddl(backend: str) -> list[str]:
     """The statements that make the two tables."""
     dialect = make_url(f"{backend}://").get_dialect()()
     tables = Base.metadata.sorted_tables
-    made = [*map(CreateTable, tables), *(CreateIndex(index) for table in tables for index in table.indexes)]
-    return [str(each.compile(dialect=dialect)) for each in made]
+    indexes = [index for table in tables for index in table.indexes]
+    return [
+        *(str(CreateTable(table).compile(dialect=dialect)) for table in tables),
+        *(str(CreateIndex(index).compile(dialect=dialect)) for index in indexes),
+    ]
