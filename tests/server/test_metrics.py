@@ -372,6 +372,7 @@ def test_a_route_is_named_by_its_path_and_its_arguments():
         "/shelves/{shelf_id}",
         "/books",
         "/books/{book_id}",
+        "/books/lend",
         "/books/{book_id}/lent",
     }
 
