@@ -17,6 +17,7 @@ pytest_plugins = [
     "tests.fixtures.backends",
     "tests.fixtures.databases",
     "tests.fixtures.service",
+    "tests.fixtures.migrations",
     "tests.fixtures.inner",
     "tests.fixtures.server",
     "tests.fixtures.signals",

@@ -24,7 +24,7 @@ OF_THE_BOARD = ("server/commands/seed.py", *ALLOWED)
 """What belongs to the board and lies elsewhere."""
 
 APPLICATION = {
-    "db/shop/__init__.py": '"""Customers and their orders."""\n',
+    "db/shop/__init__.py": '"""Buyers and their orders."""\n',
     "db/shop/base.py": '''
 """The declarative base of the shop's tables."""
 
@@ -38,7 +38,7 @@ class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
 ''',
     "db/shop/orders.py": '''
-"""Customers, and what they order."""
+"""Buyers, and what they order."""
 
 from sqlalchemy import ForeignKey, String, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -47,8 +47,8 @@ from db.base import SerialId
 from db.shop.base import Base
 
 
-class Customer(Base):
-    __tablename__ = "customers"
+class Buyer(Base):
+    __tablename__ = "buyers"
 
     id: Mapped[int] = mapped_column(SerialId, primary_key=True)
     name: Mapped[str] = mapped_column(String(64), unique=True)
@@ -58,18 +58,18 @@ class Order(Base):
     __tablename__ = "orders"
 
     id: Mapped[int] = mapped_column(SerialId, primary_key=True)
-    customer_id: Mapped[int] = mapped_column(SerialId, ForeignKey("customers.id"))
+    buyer_id: Mapped[int] = mapped_column(SerialId, ForeignKey("buyers.id"))
     item: Mapped[str] = mapped_column(String(64))
 
 
-def create_order(session: Session, *, customer: str, item: str) -> int:
-    """Add an order, and the customer where it is the first one; returns its id."""
-    found = session.scalars(select(Customer).where(Customer.name == customer)).one_or_none()
+def create_order(session: Session, *, buyer: str, item: str) -> int:
+    """Add an order, and the buyer where it is the first one; returns its id."""
+    found = session.scalars(select(Buyer).where(Buyer.name == buyer)).one_or_none()
     if found is None:
-        found = Customer(name=customer)
+        found = Buyer(name=buyer)
         session.add(found)
         session.flush()
-    order = Order(customer_id=found.id, item=item)
+    order = Order(buyer_id=found.id, item=item)
     session.add(order)
     session.flush()
     return order.id
@@ -81,7 +81,7 @@ def list_items(session: Session) -> list[str]:
 ''',
     "db/shop/migrations/__init__.py": '"""The revisions of the shop."""\n',
     "db/shop/migrations/shop_0001_orders.py": '''
-"""Customers and orders."""
+"""Buyers and orders."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -96,20 +96,20 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
-        "customers",
+        "buyers",
         sa.Column("id", SerialId, nullable=False),
         sa.Column("name", sa.String(64), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_customers")),
-        sa.UniqueConstraint("name", name=op.f("uq_customers_name")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_buyers")),
+        sa.UniqueConstraint("name", name=op.f("uq_buyers_name")),
     )
     op.create_table(
         "orders",
         sa.Column("id", SerialId, nullable=False),
-        sa.Column("customer_id", SerialId, nullable=False),
+        sa.Column("buyer_id", SerialId, nullable=False),
         sa.Column("item", sa.String(64), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_orders")),
         sa.ForeignKeyConstraint(
-            ["customer_id"], ["customers.id"], name=op.f("fk_orders_customer_id_customers")
+            ["buyer_id"], ["buyers.id"], name=op.f("fk_orders_buyer_id_buyers")
         ),
     )
 ''',
@@ -127,11 +127,11 @@ from handlers.idempotency import IdempotentHandler
 from handlers.json_api.body import Body, read_body
 from handlers.openapi.document import About
 
-ABOUT = About(title="A shop", summary="Customers and their orders.")
+ABOUT = About(title="A shop", summary="Buyers and their orders.")
 
 
 class OrderNew(Body):
-    customer: Annotated[str, Field(min_length=1, max_length=64)]
+    buyer: Annotated[str, Field(min_length=1, max_length=64)]
     item: Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -141,7 +141,7 @@ class OrdersHandler(IdempotentHandler):
 
     async def post(self) -> None:
         new = await read_body(self, OrderNew)
-        order_id = await self.run(orders.create_order, self.session, customer=new.customer, item=new.item)
+        order_id = await self.run(orders.create_order, self.session, buyer=new.buyer, item=new.item)
         self.write_json({"id": order_id}, 201)
 
 
@@ -157,11 +157,11 @@ from db.shop.orders import create_order, list_items
 
 def test_an_order_is_kept(database, sql):
     with database.session_scope() as session:
-        create_order(session, customer="Ada", item="a lamp")
+        create_order(session, buyer="Ada", item="a lamp")
 
     with database.session_scope(read_only=True) as session:
         assert list_items(session) == ["a lamp"]
-    assert sql("SELECT name FROM customers") == [{"name": "Ada"}]
+    assert sql("SELECT name FROM buyers") == [{"name": "Ada"}]
 ''',
     "tests/server/shop/__init__.py": "",
     "tests/server/shop/test_orders.py": '''
@@ -169,7 +169,7 @@ def test_an_order_is_kept(database, sql):
 
 import pytest
 
-ORDER = {"customer": "Ada", "item": "a lamp"}
+ORDER = {"buyer": "Ada", "item": "a lamp"}
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_an_order_is_taken_once_under_its_key(database_url, start_server, sql):
     server = start_server(url=database_url)
 
     first = server.request("POST", "/orders", ORDER)
-    refused = server.request("POST", "/orders", {"customer": ""})
+    refused = server.request("POST", "/orders", {"buyer": ""})
     listed = server.request("GET", "/orders")
 
     assert (first.status, refused.status, listed.body) == (201, 422, {"items": ["a lamp"]})
@@ -241,7 +241,7 @@ def test_one_migrate_makes_the_kernels_tables_and_the_applications(clone: Path, 
     assert (made.returncode, checked.returncode) == (0, 0), made.stderr + checked.stdout + checked.stderr
     script = run(clone, "server", "migrate", "--sql", **environ).stdout
     tables = set(re.findall(r"CREATE TABLE (\w+)", script))
-    assert {"customers", "orders", "commit_witness", "idempotency_keys"} <= tables
+    assert {"buyers", "orders", "commit_witness", "idempotency_keys"} <= tables
     assert not {"teams", "tasks", "transfers"} & tables
 
 

@@ -13,11 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("db.board", "handlers.board")
 
 ALLOWED = {
-    "tests/bench/bodies.py": "the bulk and the lists are the board's, and what large ones cost is measured",
-    "tests/db/test_foreign_metadata.py": "imports all of db, to see that other metadata stays as it is",
-    "tests/faults/test_lost_commit.py": "one of its tests is of the board's tables alone, and to be moved",
     "tests/bench/bare.py": "the board's calls without the kernel, which the measurements are held against",
-    "tests/db/test_migrate.py": "migrates rows of the board; a part of it is the board's, and to be moved",
+    "tests/bench/bodies.py": "the bulk and the lists are the board's, and what large ones cost is measured",
 }
 """Modules that import the board from outside of its folders, each with its reason."""
 

@@ -34,7 +34,7 @@ def ddl(before: str) -> str:
 def test_importing_the_package_changes_no_ddl_of_another_metadata():
     plain = ddl("")
 
-    beside = ddl("import db, db.idempotency, db.schema.migrate, db.board.transfers\n")
+    beside = ddl("import db, db.idempotency, db.schema.migrate, server.app\n")
 
     assert beside == plain
     assert "ENGINE=Aria" in plain
@@ -56,5 +56,5 @@ def test_each_table_that_a_revision_makes_is_innodb_with_text_that_is_compared_e
     script = migrate.sql(DatabaseSettings(url=f"{name}+pymysql://user@host/name"))
 
     ends = [part.partition("\n)")[2].partition(";")[0] for part in script.split("CREATE TABLE")[1:]]
-    assert len(ends) > 5
+    assert len(ends) >= 3  # those of the kernel, and Alembic's
     assert {end.strip() for end in ends} == {"ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin"}

@@ -21,10 +21,9 @@ from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.mariadb import MariaDbServer
 from tests.fixtures.server import Serve
-from tests.fixtures.service import create_shelves
 from tests.service.model import create_shelf
 
-pytestmark = [pytest.mark.gen_test, pytest.mark.debian]
+pytestmark = [pytest.mark.gen_test, pytest.mark.debian, pytest.mark.usefixtures("shelves")]
 
 
 @pytest.fixture
@@ -48,7 +47,6 @@ def database_url(node: MariaDbServer) -> Iterator[str]:
     """As elsewhere, on the cluster's node."""
     name = node.create_database()
     db.schema.migrate.upgrade(DatabaseSettings(url=node.url_for(name)))
-    create_shelves(RawSql(node.url_for(name)))
     yield node.url_for(name)
     node.drop_database(name)
 

@@ -31,7 +31,8 @@ async def test_a_database_whose_schema_nobody_keeps_is_ready_when_it_answers(dat
 
 
 async def test_a_schema_that_is_behind_names_both_revisions_and_the_way_out(database: Database, sql: RawSql):
-    sql("UPDATE alembic_version SET version_num = 'long_ago'")
+    sql("DELETE FROM alembic_version")
+    sql("INSERT INTO alembic_version VALUES ('long_ago')")
 
     reason = await why_not_ready(database, revision="0042")
 

@@ -12,7 +12,6 @@ from tornado.web import Application
 
 from conf import DatabaseSettings, Settings, load_settings
 from db import Database, Outcome
-from db.board.teams import create_team
 from db.errors import ConnectionLost, OutcomeUnknown
 from db.idempotency import Answer, Key, claim_key, keep_answer
 from tests.fixtures.databases import RawSql
@@ -20,6 +19,7 @@ from tests.fixtures.logs import ExpectLog
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.proxies import MakeProxy, Proxy
 from tests.fixtures.server import Serve
+from tests.service.model import create_shelf
 
 pytestmark = [
     pytest.mark.gen_test,
@@ -173,6 +173,7 @@ async def test_who_asks_for_a_keys_row_waits_for_the_transaction_that_writes_it(
     assert len(sql("SELECT * FROM idempotency_keys")) == (outcome == "committed")
 
 
+@pytest.mark.usefixtures("shelves")
 async def test_a_database_without_the_table_is_reported_once_with_the_way_out(
     database: Database, sql: RawSql, expect_log: ExpectLog
 ):
@@ -182,10 +183,10 @@ async def test_a_database_without_the_table_is_reported_once_with_the_way_out(
     with expect_log("onfinish.db", "no table commit_witness: .* `python -m server migrate") as records:
         for number in range(2):
             async with database.unit_of_work() as unit:
-                await unit.run(create_team, unit.session, name=f"team {number}")
+                await unit.run(create_shelf, unit.session, name=f"shelf {number}")
 
     assert len(records) == 1
-    assert len(sql("SELECT * FROM teams")) == 2
+    assert len(sql("SELECT * FROM shelves")) == 2
 
 
 async def test_a_connection_killed_in_the_middle_of_a_request_is_not_noticed_by_its_client(
