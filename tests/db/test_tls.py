@@ -49,7 +49,9 @@ def production(cluster: PostgresCluster, authority: trustme.CA, folder: Path) ->
     root = folder / "root.crt"
     authority.cert_pem.write_to_path(root)
     url = cluster.url_for("postgres", sslrootcert=str(root)).replace("127.0.0.1", "localhost")
-    return load_settings({}, {"ENVIRONMENT": "production", "DATABASE_URL": url}).database
+    return load_settings({}, {"ENVIRONMENT": "production", "DATABASE_URL": url}).database.model_copy(
+        update={"commit_witness": False}
+    )
 
 
 @pytest.mark.parametrize("read_only", [False, True], ids=["writer", "reader"])
