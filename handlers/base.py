@@ -440,10 +440,10 @@ class SessionHandler(ProblemHandler):
             fault = UsageError(f"{self._summary()}: the handler ended without a response")
         self._fail(fault)
         self._answered = True
-        self._database.start(self._settle_unanswered(fault))
+        self._database.start(self._settle_unanswered(fault, self._commits))
 
-    async def _settle_unanswered(self, fault: Exception) -> None:
-        fault = (await self._explicit_commit.end() if self._commits else None) or fault
+    async def _settle_unanswered(self, fault: Exception, commits: bool) -> None:
+        fault = (await self._explicit_commit.end() if commits or self._commits else None) or fault
         try:
             await self._begun().settle(keep=False, follow_ups=self._due_follow_ups)
         except Exception as error:  # noqa: BLE001  # another than the unit has ended its transaction
