@@ -15,14 +15,14 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy.orm import InstanceState, Session
-from tornado.web import RequestHandler, _has_stream_request_body, authenticated
+from tornado.web import RequestHandler, authenticated
 
 from db import idempotency, passes_on
 from db.errors import DeadlinePassed, Unavailable, UsageError
 from db.idempotency import KEY_CHARS_MAX, Answer, Key
 from handlers.base import SessionHandler
-from handlers.json_api.errors import Problem
-from handlers.lifecycle.held_response import HeldResponse
+from handlers.lifecycle._tornado import has_stream_request_body
+from handlers.lifecycle.errors import Problem
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
@@ -66,7 +66,7 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if _has_stream_request_body(cls):
+        if has_stream_request_body(cls):
             raise _has_no_fingerprint(cls)
         _refuse_late_checks(cls)
 
@@ -94,7 +94,7 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
             )
         return f"{type(user).__name__} {text}"
 
-    def prepare(self) -> Awaitable[None] | None:
+    def prepare(self) -> Awaitable[None] | Any:
         """As `SessionHandler.prepare`; what is called next waits for its turn under the key."""
         waiting = super().prepare()
         given = self.request.headers.get(HEADER)
@@ -117,25 +117,24 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """As `SessionHandler.send_error`; 503 for a request that waited for its twin until its deadline."""
-        if self._waits_for_twin and isinstance(self._stopped, DeadlinePassed):
+        transaction = self._transaction
+        if self._waits_for_twin and transaction and isinstance(transaction.stopped, DeadlinePassed):
             busy = Unavailable(f"the request with this {HEADER} is still under way")
-            self._stopped, kwargs["exc_info"] = None, (Unavailable, busy, None)
+            transaction.stopped, kwargs["exc_info"] = None, (Unavailable, busy, None)
         super().send_error(status_code, **kwargs)
 
     def on_finish(self) -> None:
         """As `SessionHandler.on_finish`; the answer is kept with the work."""
         if self._given:
             self._restore()
-        held = self.request.connection
         # With an early commit the key is kept by that, without an answer.
-        keeps = self._key is not None and not self._explicit_commit.begun
-        if keeps and isinstance(held, HeldResponse) and held.headers is not None:
-            kept = {name: held.headers[name] for name in _KEPT_HEADERS if name in held.headers}
-            body = held.body
+        if self._key is not None and not self._begun().explicit.begun and self.answer.headers is not None:
+            headers, body = self.answer.headers, self.answer.body
+            kept = {name: headers[name] for name in _KEPT_HEADERS if name in headers}
             if kept.get("Content-Encoding") == "gzip":  # by Tornado; a repeat may not accept it
                 body = gzip.decompress(body)
                 del kept["Content-Encoding"]
-            answer = Answer(held.status, kept, body)
+            answer = Answer(self.answer.status, kept, body)
             self.before_commit(idempotency.keep_answer, key=self._key, answer=answer)
         super().on_finish()
 
@@ -210,7 +209,7 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
     async def _take_turn(self, caller: object) -> None:
         if self._turn is None or self._turn.cancelled():
             name = (self.request.path, self._given, caller)
-            self._turn = self._database.turns.join(name, self._begun())
+            self._turn = self.settings["database"].turns.join(name, self._begun().unit)
         self._waits_for_twin = not self._turn.done()
         await self._turn
         self._waits_for_twin = False

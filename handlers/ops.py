@@ -12,8 +12,9 @@ from typing_extensions import TypedDict  # typing's own is enough for pydantic f
 
 from db import Database
 from db.health import Fault, faults_of, told
-from handlers.json_api.errors import CLOSED, RETRY_AFTER_S
+from handlers.json_api.errors import CLOSED
 from handlers.json_api.problem import ProblemHandler
+from handlers.lifecycle.errors import RETRY_AFTER_S
 from handlers.openapi.operation import OPERATION, Answer, operation
 
 log = logging.getLogger("onfinish.handlers")

@@ -28,7 +28,7 @@ class ScopedHandler(SessionHandler):
     _entered: object = None
     _is_entered = False
 
-    def prepare(self) -> Awaitable[None] | None:
+    def prepare(self) -> Awaitable[None] | Any:
         """Create the session, and enter the scope."""
         result = super().prepare()
         self._entered, self._is_entered = self.scope.enter(self.session), True

@@ -6,35 +6,32 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
 from functools import partial
 from types import TracebackType
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import Any, ClassVar
 
-from sqlalchemy.orm import Session
 from tornado.escape import json_encode, utf8
 from tornado.iostream import IOStream
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
-from db import Database, passes_on
-from db.errors import ClientDisconnected, DeadlinePassed, Unavailable, UsageError
-from handlers.base import DEFAULT_TIMEOUT_S
-from handlers.json_api.errors import Problem, leaves_unknown, meant, problem_of, status_of
+from db import Database
+from db.errors import ClientDisconnected, Unavailable, UsageError
+from db.retry import reason_of
 from handlers.json_api.problem import ProblemHandler
-from handlers.lifecycle.hooks import OnCommit, is_being_cancelled
-from handlers.lifecycle.message import Message, current_message
-from handlers.lifecycle.retry import CONFLICTS, backoff_s
+from handlers.lifecycle.errors import Problem, leaves_unknown, problem_of, status_of
+from handlers.lifecycle.http_transaction import DEFAULT_TIMEOUT_S
+from handlers.lifecycle.message import MessageTransaction, current_message
+from handlers.lifecycle.methods import TransactionMethods
+from handlers.lifecycle.outcome import told
+from handlers.lifecycle.retry import policy_of
 
 log = logging.getLogger("onfinish.handlers")
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 GOING_AWAY = 1001
 """https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1"""
 
 
-class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
+class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandler):
     """A WebSocket on which each message owns one session and is one transaction.
 
     Lives as long as its connection, and holds a slot and a connection of the pool only while a message is
@@ -57,13 +54,19 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
     On the same handler: attributes that `handle_message` has set are still set then.
     """
 
+    retry_on: ClassVar[tuple[type[Exception], ...]] = ()
+    """Further errors that are retried."""
+
+    isolation: ClassVar[str | None] = None
+    """The isolation level of each message's transaction. None: the engine's."""
+
     timeout_s: ClassVar[float | None] = None
     """A message's own deadline, in seconds from its arrival."""
 
     cancel_on_disconnect: ClassVar[bool | None] = None
     """Whether a client that disconnects cancels its message. None: reads are cancelled, writes are not."""
 
-    _message: Message | None = None
+    _transaction: MessageTransaction | None = None
     _count = 0
     _is_closing = False
 
@@ -82,30 +85,6 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
         raise NotImplementedError(
             f"{type(self).__qualname__} has no `async def handle_message(self, message)`"
         )
-
-    @property
-    def session(self) -> Session:
-        """The message's own session, to be passed to model functions. Sends SQL only inside of `run`."""
-        return self._begun().unit.session
-
-    @passes_on
-    def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        """Call a plain function that works with the session, off the event loop.
-
-        Has to be awaited: a call that has not started when the message is done fails the message.
-
-        Raises:
-            DatabaseError: see `AsyncUnitOfWork.run`. Uncaught, it becomes the reply.
-            Exception: any exception of the function.
-        """
-        return self._begun().unit.run(function, *args, **kwargs)
-
-    def on_commit(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call a function, plain or async, once the message's work is committed; never if it is rolled back.
-
-        The replies have been written then, and the next message waits. Its exceptions are logged.
-        """
-        self._begun().on_commit.add(lambda: function(*args, **kwargs))
 
     def write_message(
         self, message: bytes | str | dict[str, Any], binary: bool = False
@@ -136,7 +115,7 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
     def go_away(self) -> None:
         """Close because the server stops: at once, or when the message under way has been answered."""
         self._is_closing = True
-        if self._message is None:
+        if self._transaction is None:
             super().close(GOING_AWAY, "the service is shutting down")
 
     # -- Tornado's hooks
@@ -182,15 +161,21 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
         summary = f"message {self._count} {type(self).__name__} [{self.request_id}]"
         timeout_s = self.timeout_s or self.settings.get("request_timeout_s", DEFAULT_TIMEOUT_S)
         deadline_at = time.monotonic() + timeout_s
-        error, attempt = await self._attempt(message, deadline_at, summary), 1
-        while isinstance(error, CONFLICTS) and self._may_retry(attempt, deadline_at):
-            attempt += 1
-            log.info("%s: retrying (%s), attempt %d", summary, error.reason, attempt)
-            self._database.observer.retries(error.reason)
-            await asyncio.sleep(backoff_s(attempt))
-            error = await self._attempt(message, deadline_at, summary)
+        attempt = 1
+        while True:
+            transaction = self._begin(deadline_at, summary, attempt)
+            try:
+                error = await transaction.handle(partial(self.handle_message, message))
+            finally:
+                self._transaction = None
+            if transaction.conflict is None:
+                break
+            reason, attempt = reason_of(transaction.conflict), attempt + 1
+            log.info("%s: retrying (%s), attempt %d", summary, reason, attempt)
+            self._database.observer.retries(reason)
+            await transaction.pause()
         if error is not None:
-            self._send_problem(error, summary)
+            self._send_problem(error, told(transaction.outcome), summary)
         if self._goes_away():
             self.go_away()
 
@@ -204,53 +189,38 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
     def _on_stream_closed(self) -> None:
         """The client has disconnected: a read is cancelled, a write completes; see `cancel_on_disconnect`."""
         cancels = self.read_only if self.cancel_on_disconnect is None else self.cancel_on_disconnect
-        if cancels and self._message is not None:
-            self._message.unit.cancel(ClientDisconnected())
+        if cancels and self._transaction is not None:
+            self._transaction.cancel(ClientDisconnected())
 
     # -- the life of a message
 
-    async def _attempt(self, content: str | bytes, deadline_at: float, summary: str) -> BaseException | None:
-        """Handle a message in a unit of work of its own. Returns the error; the work is rolled back then."""
+    def _begin(self, deadline_at: float, summary: str, attempt: int) -> MessageTransaction:
         unit = self._database.unit_of_work(
             label=f"message {type(self).__name__}",
             read_only=self.read_only,
+            isolation=self.isolation,
             deadline_at=deadline_at,
             origin=self.request,
             retries=self.retry,
         )
-        message = self._message = Message(unit, OnCommit())
-        token = current_message.set(message)
-        try:
-            async with unit:
-                await _in_time(self.handle_message(content), deadline_at)
-        except Exception as error:  # noqa: BLE001  # any error is answered
-            message.release(keep=False)
-            # Of one that was stopped, that is what is told; but for a COMMIT that it could not stop any more.
-            return meant(error) if leaves_unknown(error) else unit.reason or meant(error)
-        except (SystemExit, KeyboardInterrupt):  # as signal handlers raise them, which end the process
-            raise
-        except BaseException as error:
-            message.release(keep=False)
-            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
-                raise
-            escaped = UsageError(f"{summary}: handle_message() raised {type(error).__name__}")
-            escaped.__cause__ = error
-            return unit.reason or escaped
-        finally:
-            current_message.reset(token)
-            self._message = None
-        message.release(keep=True)
-        await message.on_commit.call(summary)
-        return None
+        self._transaction = MessageTransaction(
+            unit,
+            summary=summary,
+            policy=partial(policy_of, self._database.retry_policy, self.settings, self.retry_on),
+            attempt=attempt,
+            may_retry=self.retry,
+        )
+        return self._transaction
 
-    def _send_problem(self, error: BaseException, summary: str) -> None:
+    def _send_problem(self, error: BaseException, outcome: str, summary: str) -> None:
         self._log_error(summary, error)
         if isinstance(error, ClientDisconnected):
             return
         status = status_of(error)
         problem = problem_of(error, status)
-        problem.status = status
-        outcome = "unknown" if leaves_unknown(error) else "not_applied"
+        problem.status_code = status
+        if leaves_unknown(error):
+            outcome = "unknown"
         body = self._body_of(problem, error, outcome)
         with contextlib.suppress(WebSocketClosedError):
             self.write_message(dict(body))
@@ -258,18 +228,13 @@ class SessionWebSocketHandler(ProblemHandler, WebSocketHandler):
     def _goes_away(self) -> bool:
         return self._is_closing
 
-    def _may_retry(self, attempt: int, deadline_at: float) -> bool:
-        return (
-            self.retry and attempt < self._database.settings.attempts_max and time.monotonic() < deadline_at
-        )
-
-    def _begun(self) -> Message:
-        if self._message is None:
+    def _begun(self) -> MessageTransaction:
+        if self._transaction is None:
             raise UsageError(
                 f"{type(self).__name__}: a socket has a session only while a message is handled; "
                 "`async with self.settings['database'].unit_of_work()` has one of its own"
             )
-        return self._message
+        return self._transaction
 
     @property
     def _database(self) -> Database:
@@ -299,14 +264,3 @@ class Sockets:
         """Close all of them with 1001, each when the message under way has been answered."""
         for handler in list(self._open):
             handler.go_away()
-
-
-async def _in_time(handling: Any, deadline_at: float) -> None:
-    limit = asyncio.timeout(max(0.0, deadline_at - time.monotonic()))
-    try:
-        async with limit:
-            await handling
-    except TimeoutError as error:
-        if limit.expired():
-            raise DeadlinePassed from error
-        raise

@@ -123,6 +123,7 @@ from pydantic import Field
 from tornado.routing import URLSpec
 
 from db.shop import orders
+from handlers import ApiHandler
 from handlers.idempotency import IdempotentHandler
 from handlers.json_api.body import Body, read_body
 from handlers.openapi.document import About
@@ -135,7 +136,7 @@ class OrderNew(Body):
     item: Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class OrdersHandler(IdempotentHandler):
+class OrdersHandler(IdempotentHandler, ApiHandler):
     async def get(self) -> None:
         self.write_json({"items": await self.run(orders.list_items, self.session)})
 

@@ -9,7 +9,7 @@ import struct
 from datetime import UTC, datetime, timedelta
 
 from db.board.tasks import Position, TaskFilter
-from handlers.json_api.errors import Problem
+from handlers.lifecycle.errors import Problem
 
 CURSOR = "^[A-Za-z0-9_-]{43}$"
 FOREIGN = "the cursor belongs to a list with other filters: start again without it"

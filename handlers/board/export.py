@@ -12,11 +12,11 @@ from db.board import tasks
 from db.board.tasks import TaskFilter
 from db.capacity.limiter import AdmissionLimiter
 from db.errors import PoolTimeout
-from handlers.base import SessionHandler
 from handlers.board import examples
 from handlers.board.queries import TaskChoice
 from handlers.board.responses import listed_json
 from handlers.board.tasks import TASKS
+from handlers.json_api.api import ApiHandler
 from handlers.json_api.query import read_query
 from handlers.openapi.operation import Answer, operation
 
@@ -28,7 +28,7 @@ WRITTEN_AT_ONCE_BYTES = 128 * 1024
 writes their JSON in one turn; fewer would cost more calls."""
 
 
-class ExportHandler(SessionHandler):
+class ExportHandler(ApiHandler):
     """``/tasks/export``. Lives as long as its client goes on reading.
 
     One snapshot, a server-side cursor, and a page at a time: the next is read when the socket has taken

@@ -7,7 +7,6 @@ from tornado.routing import URLSpec
 from db.board import tasks
 from db.board.tasks import CANCELLED, FAILED, PASSED, QUEUED, RUNNING, Position
 from db.errors import Conflict, Invalid, NotFound, PreconditionFailed
-from handlers.base import SessionHandler
 from handlers.board import examples
 from handlers.board.cursors import FOREIGN, cursor_of, position_of
 from handlers.board.pages import write_items
@@ -31,13 +30,15 @@ from handlers.board.responses import (
     task_json,
 )
 from handlers.idempotency import IdempotentHandler
+from handlers.json_api.api import ApiHandler
 from handlers.json_api.body import UNKNOWN_FIELD, read_body
-from handlers.json_api.errors import FAULTS_MAX, Problem
+from handlers.json_api.errors import FAULTS_MAX
 from handlers.json_api.fields import HEX_ID, HEX_ID_GROUP
 from handlers.json_api.json_text import PIECE_CHARS_MAX
 from handlers.json_api.preconditions import if_match
 from handlers.json_api.query import read_query
 from handlers.json_api.security_headers import REVALIDATED
+from handlers.lifecycle.errors import Problem
 from handlers.openapi.operation import (
     Answer,
     Limits,
@@ -69,7 +70,7 @@ def _about_bulk(limits: Limits) -> str:
     )
 
 
-class TasksHandler(IdempotentHandler):
+class TasksHandler(IdempotentHandler, ApiHandler):
     """``/tasks``. Lives as long as one attempt at a request, as every handler here."""
 
     @operation(
@@ -118,7 +119,7 @@ class TasksHandler(IdempotentHandler):
         self.write_json(task_json(task), 201)
 
 
-class TaskHandler(SessionHandler):
+class TaskHandler(ApiHandler):
     """``/tasks/{id}``."""
 
     @operation(
@@ -184,7 +185,7 @@ class TaskHandler(SessionHandler):
         self.set_status(204)
 
 
-class BulkHandler(IdempotentHandler):
+class BulkHandler(IdempotentHandler, ApiHandler):
     """``/tasks/bulk``."""
 
     body_max_bytes = None
@@ -210,7 +211,7 @@ class BulkHandler(IdempotentHandler):
         self.write_json({"created": len(ids), "ids": ids}, 201)
 
 
-class ClaimHandler(IdempotentHandler):
+class ClaimHandler(IdempotentHandler, ApiHandler):
     """``/tasks/claim``."""
 
     @operation(

@@ -10,8 +10,8 @@ from typing_extensions import TypedDict  # typing's own is enough for pydantic f
 
 from db.board import teams
 from db.errors import Conflict, NotFound
-from handlers.base import SessionHandler
 from handlers.idempotency import IdempotentHandler
+from handlers.json_api.api import ApiHandler
 from handlers.json_api.body import Body, read_body
 from handlers.json_api.errors import CLOSED
 from handlers.json_api.fields import (
@@ -71,7 +71,7 @@ _NAME_TAKEN = Conflict("a team with this name exists already")
 _TOO_LONG = body_faults(("name", f"should have at most {teams.NAME_CHARS_MAX} characters"))
 
 
-class TeamsHandler(IdempotentHandler):
+class TeamsHandler(IdempotentHandler, ApiHandler):
     """``/teams``. Lives as long as one attempt at a request, as every handler here."""
 
     @operation(
@@ -100,7 +100,7 @@ class TeamsHandler(IdempotentHandler):
         self.write_json(team_json(team), 201)
 
 
-class TeamHandler(SessionHandler):
+class TeamHandler(ApiHandler):
     """``/teams/{id}``."""
 
     @operation(

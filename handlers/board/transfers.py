@@ -10,11 +10,11 @@ from typing_extensions import TypedDict  # typing's own is enough for pydantic f
 
 from db.board import transfers
 from db.errors import Conflict, Invalid
-from handlers.base import SessionHandler
 from handlers.board import examples
 from handlers.board.responses import Task, task_json
 from handlers.board.tasks import NO_TASK, TASK_ID
 from handlers.idempotency import IdempotentHandler
+from handlers.json_api.api import ApiHandler
 from handlers.json_api.body import Body, read_body
 from handlers.json_api.errors import CLOSED
 from handlers.json_api.fields import HEX_ID_GROUP, NO_NUL, HexId, Moment, SerialId
@@ -86,7 +86,7 @@ _DONE: Transferred = {
 }
 
 
-class TransferHandler(IdempotentHandler):
+class TransferHandler(IdempotentHandler, ApiHandler):
     """``/tasks/{id}/transfer``. Lives as long as one attempt at a request, as every handler here."""
 
     @operation(
@@ -111,7 +111,7 @@ class TransferHandler(IdempotentHandler):
         self.write_json({"task": task_json(task), "transfer": transfer_json(transfer)})
 
 
-class TransfersHandler(SessionHandler):
+class TransfersHandler(ApiHandler):
     """``/tasks/{id}/transfers``."""
 
     @operation(

@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 from tornado.web import RequestHandler
 
-from handlers.json_api.errors import FAULTS_MAX, Problem
+from handlers.json_api.errors import FAULTS_MAX
 from handlers.json_api.fields import PATTERN_FAULTS, JsonFaults
 from handlers.json_api.json_text import NotJson, Path, TooMuch, count_values, is_unicode, parse, pointer
+from handlers.lifecycle.errors import Problem
 
 POINTER_CHARS_MAX = 500
 """How long the pointer of a fault is. With whole ones, each repeating the names above it, the answer to 66 KB

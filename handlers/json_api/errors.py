@@ -1,47 +1,24 @@
-"""Errors as responses: one table from error to status, problem+json, and what is logged.
+"""Errors as problem+json, and as log lines.
 
 RFC 9457, https://www.rfc-editor.org/rfc/rfc9457
 """
 
 from __future__ import annotations
 
-import http.client
 import logging
-from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired
 from urllib.parse import quote
 
 from pydantic import ConfigDict, Field, with_config
 from sqlalchemy.exc import DBAPIError
-from tornado.httputil import HTTPInputError
-from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
 from typing_extensions import TypedDict  # typing's own is enough for pydantic from 3.12 on
 
 from conf.redaction import code_of
 from db import errors as db
-from handlers.lifecycle.retry import CONFLICTS
+from handlers.lifecycle.errors import Problem, meant, status_of, title_of
 
 log = logging.getLogger("onfinish.handlers")
-
-CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for a client that left. It is logged, and never read."""
-
-_STATUS: Sequence[tuple[type[BaseException], int]] = (
-    (db.NotFound, 404),
-    (db.Conflict, 409),
-    (db.Invalid, 422),
-    (db.PreconditionFailed, 412),
-    (db.RetryableConflict, 503),
-    (db.Unavailable, 503),
-    (db.OutcomeUnknown, 503),
-    (db.DeadlinePassed, 504),
-    (db.ClientDisconnected, CLIENT_CLOSED_REQUEST),
-    (StreamClosedError, CLIENT_CLOSED_REQUEST),
-)
-
-RETRY_AFTER_S = 1
-"""``Retry-After`` of a 503 whose error names no other time."""
 
 FAULTS_MAX = 1000
 """How many faults of a body are listed. A few megabytes can have a million; no more are looked for."""
@@ -100,110 +77,12 @@ class FaultBody(ProblemBody):
     debug: Debug
 
 
-class Problem(Exception):
-    """An error response, raised.
-
-    Args:
-        status: 400 to 599.
-        detail: a sentence for the client.
-        errors: every fault of a body, each ``{"pointer": …, "message": …}``.
-        headers: to be sent with it.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        detail: str,
-        *,
-        errors: Sequence[Mapping[str, str]] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.errors = errors
-        self.headers = dict(headers or {})
-
-
-def meant(error: BaseException | None) -> BaseException | None:
-    """What an exception group comes down to; any other error is what is meant.
-
-    An `asyncio.TaskGroup` raises nothing else, also for one task that failed. Where all members are answered
-    by the same status, the result is the most severe of them: an unknown outcome before all others, a
-    conflict, which may be retried, only where all are. A group with a fault of the program in it is returned
-    as it is.
-    """
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    members = list(members_of(error))
-    statuses = {status_of(member) for member in members}
-    if len(statuses) > 1 or 500 in statuses:
-        return error
-    return min(
-        members, key=lambda member: (not isinstance(member, db.OutcomeUnknown), isinstance(member, CONFLICTS))
-    )
-
-
-def members_of(error: BaseException) -> Iterator[BaseException]:
-    """The errors in a group, and in the groups in it; of any other error, that."""
-    if isinstance(error, BaseExceptionGroup):
-        for member in error.exceptions:
-            yield from members_of(member)
-    else:
-        yield error
-
-
-def leaves_unknown(error: BaseException | None) -> bool:
-    """Whether it is not known, after this error, what became of the work."""
-    unknown = (db.OutcomeUnknown, db.TransactionEnded)
-    return error is not None and any(isinstance(member, unknown) for member in members_of(error))
-
-
-def status_of(error: BaseException | None, default: int = 500) -> int:
-    """The status that answers an error; ``default`` for one that the table does not have."""
-    error = meant(error)
-    if isinstance(error, Problem):
-        return error.status
-    if isinstance(error, HTTPError):
-        return error.status_code
-    for kind, status in _STATUS:
-        if isinstance(error, kind):
-            return status
-    return default
-
-
-def problem_of(error: BaseException | None, status: int) -> Problem:
-    """An error as the problem that a client reads: of a fault of the program, only that there was one."""
-    error = meant(error)
-    if isinstance(error, Problem):
-        return error
-    headers = {"Retry-After": str(getattr(error, "retry_after_s", RETRY_AFTER_S))} if status == 503 else {}
-    if isinstance(error, db.Invalid):
-        return Problem(
-            status, str(error), errors=[{"pointer": at, "message": text} for at, text in error.faults]
-        )
-    if isinstance(error, HTTPError):
-        unread = isinstance(error.__cause__, HTTPInputError)  # Tornado reads forms before any handler
-        message = "the body is not the form that its content type says" if unread else title_of(status)
-        return Problem(status, error.reason or message, headers=headers)
-    if status < 500 or isinstance(
-        error, db.RetryableConflict | db.Unavailable | db.OutcomeUnknown | db.DeadlinePassed
-    ):
-        return Problem(status, str(error) if error else title_of(status), headers=headers)
-    return Problem(status, "the server failed to answer this request", headers=headers)
-
-
-def title_of(status: int) -> str:
-    """What a status is called."""
-    return http.client.responses.get(status, "Unknown")
-
-
 def body_of(problem: Problem, *, instance: str, request_id: str, outcome: Any) -> ProblemBody:
     """A problem as the JSON object that is sent."""
     body: ProblemBody = {
         "type": "about:blank",
-        "title": title_of(problem.status),
-        "status": problem.status,
+        "title": title_of(problem.status_code),
+        "status": problem.status_code,
         "detail": problem.detail,
         "instance": quote(instance, safe=_IN_URI, encoding="latin-1"),
         "request_id": request_id,
@@ -214,16 +93,6 @@ def body_of(problem: Problem, *, instance: str, request_id: str, outcome: Any) -
             Fault(pointer=fault["pointer"], message=fault["message"]) for fault in problem.errors
         ]
     return body
-
-
-def is_fault(error: BaseException | None) -> bool:
-    """Whether an error is a fault of the program's, to be logged with its stack; else it is an answer."""
-    error = meant(error)
-    return (
-        status_of(error) >= 500
-        and error is not None
-        and not isinstance(error, HTTPError | db.RetryableConflict | db.Unavailable | db.DeadlinePassed)
-    )
 
 
 def log_fault(summary: str, fault: BaseException) -> None:
@@ -239,7 +108,7 @@ def log_refusal(summary: str, error: BaseException | None) -> None:
     """
     error = meant(error)
     status = status_of(error)
-    if isinstance(error, HTTPError):
+    if isinstance(error, HTTPError) and not isinstance(error, Problem):
         if error.log_message:
             level = logging.WARNING if status >= 500 else logging.INFO  # a client's mistake
             # The error too, without a character of it: its message may quote what it was raised from.

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tornado.web import RequestHandler
 
-from handlers.json_api.errors import Problem
+from handlers.lifecycle.errors import Problem
 
 MALFORMED = 'If-Match is * or a list of entity tags, each in quotes: "3-5a1b…"'
 

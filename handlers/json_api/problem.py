@@ -14,26 +14,16 @@ from tornado.web import Application, HTTPError, RequestHandler
 from conf.redaction import redacted
 from handlers.json_api.cors import cors_headers, preflight_headers
 from handlers.json_api.debug import debug_of
-from handlers.json_api.errors import (
-    Problem,
-    ProblemBody,
-    body_of,
-    is_fault,
-    leaves_unknown,
-    log_fault,
-    log_refusal,
-    meant,
-    problem_of,
-    status_of,
-)
+from handlers.json_api.errors import ProblemBody, body_of, log_fault, log_refusal
 from handlers.json_api.security_headers import security_headers
-from handlers.lifecycle.instrumentation import Instrumentation, report_to_trackers, take_off
+from handlers.lifecycle.errors import Problem, is_fault, leaves_unknown, meant, problem_of, status_of
+from handlers.lifecycle.instrumentation import InstrumentedHandler, report_to_trackers
 from handlers.request_id import HEADER, request_id_of
 
 MIB = 1024 * 1024
 
 
-class ProblemHandler(RequestHandler):
+class ProblemHandler(InstrumentedHandler):
     """The base of every handler: answers JSON, and errors as problems. Lives as long as one request.
 
     The application's settings: ``cors_origins``, whose pages may read the answers (none), and
@@ -55,12 +45,6 @@ class ProblemHandler(RequestHandler):
         if not application.settings.get("forms", True):
             request._parse_body = _leave_unread  # type: ignore[method-assign]  # there is no public way
         super().__init__(application, request, **kwargs)
-        kind = type(self)
-        if "log_exception" in kind.__dict__:  # perhaps an instrumentation has just seen its first instance
-            kind._instrumentation = take_off(kind, kind._instrumented_hooks) or kind._instrumentation
-
-    _instrumentation: ClassVar[Instrumentation | None] = None
-    _instrumented_hooks: ClassVar[tuple[str, ...]] = ("log_exception",)
 
     @property
     def outcome(self) -> str:
@@ -134,9 +118,9 @@ class ProblemHandler(RequestHandler):
         if self._should_not_send_content(status_code):
             self.finish()
             return
-        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        error = meant(kwargs["exc_info"][1]) if "exc_info" in kwargs else None
         problem = problem_of(error, status_code)
-        problem.status = status_code
+        problem.status_code = status_code
         if status_code == 405:
             allowed = ", ".join(self._allowed())
             problem = Problem(405, f"this path takes {allowed}", headers={"Allow": allowed})
@@ -149,7 +133,7 @@ class ProblemHandler(RequestHandler):
     def _body_of(self, problem: Problem, error: BaseException | None, outcome: str) -> ProblemBody:
         body = body_of(problem, instance=self.request.path, request_id=self.request_id, outcome=outcome)
         shows_all = self.settings.get("database_messages")
-        if error is not None and problem.status >= 500 and self.settings.get("serve_traceback"):
+        if error is not None and problem.status_code >= 500 and self.settings.get("serve_traceback"):
             shown = error if shows_all else redacted(error)
             body["traceback"] = "".join(traceback.format_exception(shown))
         if error is not None and shows_all and is_fault(error):
@@ -178,10 +162,6 @@ class ProblemHandler(RequestHandler):
         report_to_trackers(self, fault)
         log_fault(summary, fault)
         return fault
-
-    def _trace_exception(self, error: BaseException | None) -> None:
-        if self._instrumentation is not None and error is not None:
-            self._instrumentation.call("log_exception", self, type(error), error, error.__traceback__)
 
     def flush(self, include_footers: bool = False) -> Any:
         """As Tornado's; adds the headers that every answer carries."""

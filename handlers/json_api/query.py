@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from tornado.web import RequestHandler
 
 from handlers.json_api.body import faults_in
-from handlers.json_api.errors import Problem
+from handlers.lifecycle.errors import Problem
 
 FAULTS_MAX = 20
 """How many faults are listed. Tornado takes a thousand arguments."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from tornado.httputil import (
     HTTPHeaders,
@@ -15,10 +17,30 @@ from tornado.httputil import (
 from tornado.web import Application
 
 from db import AsyncUnitOfWork, Database, Outcome
+from db.retry import reason_of
+from handlers.lifecycle.held_response import HeldResponse, StreamedResponse
 from handlers.lifecycle.instrumentation import Traced
-from handlers.request_id import request_id_of
+from handlers.lifecycle.outcome import HEADER as OUTCOME, told
+from handlers.request_id import HEADER as REQUEST_ID, request_id_of
 
 log = logging.getLogger("onfinish.handlers")
+
+
+class TakenOver(Protocol):
+    """A handler that answers an error with which another one has ended."""
+
+    @property
+    def summary(self) -> str:
+        """How messages and log lines name the request."""
+
+    def prepare(self) -> Any:
+        """As Tornado's."""
+
+    def set_status(self, status_code: int, reason: str | None = None) -> None:
+        """As Tornado's."""
+
+    def write_access_line(self) -> None:
+        """Write the access line, and end the trace."""
 
 
 class RequestAttempts:
@@ -27,6 +49,9 @@ class RequestAttempts:
     A second attempt is a request object and a handler of its own, routed like the first: on the same
     objects, arguments and files would be parsed twice.
     """
+
+    response: HeldResponse | StreamedResponse
+    """The response of the attempt under way; made by `hold`."""
 
     def __init__(
         self, application: Application, request: HTTPServerRequest, *, timeout_s: float | None
@@ -41,6 +66,8 @@ class RequestAttempts:
         self.traced: Traced | None = None
         self.began_at = time.monotonic()
         self.deadline_at = None if timeout_s is None else self.began_at + timeout_s
+        self.error_headers: dict[str, str] = {}
+        """What the error that is answered asks for, such as Retry-After."""
         self._db_s = 0.0
         self._commit_s = 0.0
 
@@ -49,23 +76,82 @@ class RequestAttempts:
         self._db_s += unit.db_s
         self._commit_s += unit.commit_s
 
-    @property
-    def server_timing(self) -> str:
-        """The header ``Server-Timing``: the time in the database, and in COMMIT alone, in milliseconds."""
-        return f"db;dur={self._db_s * 1000:.1f}, commit;dur={self._commit_s * 1000:.1f}"
+    def hold(self, request: HTTPServerRequest, *, streams: bool = False) -> None:
+        """Hold the response of the attempt that begins, or have it sent as it is written."""
+        if streams:
+            self.response = StreamedResponse(self.connection, {REQUEST_ID: request_id_of(request)})
+        else:
+            self.response = HeldResponse(self.connection, request.method)
+        request.connection = self.response
 
-    def retry(self, reason: str, *, summary: str) -> None:
+    def release(self, summary: str) -> int:
+        """Send the response. Returns its status."""
+        response = self.response
+        try:
+            return response.release(self._last_headers(response))
+        except Exception:  # a header that was set after finish(), and that cannot be written
+            # The work is settled, so an error might be false, and how much was sent is not known.
+            log.exception("%s: the response could not be sent; its connection is closed", summary)
+            response.drop()
+            self.connection.close()
+            return 500
+
+    def _last_headers(self, response: HeldResponse | StreamedResponse) -> dict[str, str]:
+        """The headers that are known only now, or that Tornado's `send_error` has cleared."""
+        db_ms, commit_ms = self._db_s * 1000, self._commit_s * 1000
+        headers = {
+            "Server-Timing": f"db;dur={db_ms:.1f}, commit;dur={commit_ms:.1f}",
+            REQUEST_ID: request_id_of(self.request),
+        }
+        if response.status >= 400 and not response.is_problem:
+            headers[OUTCOME] = told(self.work)
+            headers.update(self.error_headers)
+        return headers
+
+    def retry(self, error: BaseException, *, summary: str) -> None:
         """Dispatch the request once more."""
         self.attempt += 1
+        reason = reason_of(error)
         log.info("%s: retrying (%s), attempt %d", summary, reason, self.attempt)
         database: Database = self.application.settings["database"]
         database.observer.retries(reason)
+        self.error_headers = {}
         self._dispatch()
 
     def answer_with_error(self, error: Exception) -> None:
         """Have a fresh handler of the same class write the error response, in place of its `prepare`."""
         self.error = error
         self._dispatch()
+
+    def take_over(self, handler: TakenOver, request: HTTPServerRequest) -> None:
+        """Have a handler raise the error in place of its `prepare`.
+
+        A subclass's `prepare` may count, authenticate, or consume a nonce: it has already run.
+        """
+        self.hold(request)
+        handler.prepare = functools.partial(self._raise_error, handler)  # type: ignore[method-assign]
+
+    def _raise_error(self, handler: TakenOver) -> None:
+        del handler.__dict__["prepare"]  # it references its handler
+        task, error = asyncio.current_task(), self.error
+        if task is not None and error is not None:
+            task.add_done_callback(lambda _: self._error_ended(handler))
+            raise error
+
+    def _error_ended(self, handler: TakenOver) -> None:
+        """The task that answers an error has ended; without a response if its page raised no `Exception`."""
+        if self.response.finished:  # perhaps its class overrides `on_finish` and does not call ``super()``
+            self.send_error(handler)
+        else:
+            self.answer_without_handler()
+            handler.set_status(500)
+            handler.write_access_line()
+
+    def send_error(self, handler: TakenOver) -> None:
+        """Send the error response that a handler without a session has written, once."""
+        if not self.response.has_left:
+            handler.set_status(self.release(handler.summary))
+            handler.write_access_line()
 
     def _dispatch(self) -> None:
         first = self.request

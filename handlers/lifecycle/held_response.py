@@ -24,13 +24,12 @@ class HeldResponse(HTTPConnection):
     recorded in `fault`.
     """
 
-    has_left = False
-    """Whether part of the response was sent to the client: of this one, nothing before `release`."""
-
     def __init__(self, connection: Any, method: str | None) -> None:
         self.connection = connection
         self.fault: Exception | None = None
         self.finished = False
+        self.has_left = False
+        """Whether part of the response was sent to the client: of this one, nothing before `release`."""
         self.headers: HTTPHeaders | None = None
         self._method = method
         self._start_line: RequestStartLine | ResponseStartLine | None = None
@@ -42,6 +41,11 @@ class HeldResponse(HTTPConnection):
     def body(self) -> bytes:
         """The body, as far as it has been written."""
         return b"".join(self._chunks)
+
+    @property
+    def is_problem(self) -> bool:
+        """Whether it is an error as RFC 9457 has it, with the outcome in its body."""
+        return self.headers is not None and self.headers.get("Content-Type") == "application/problem+json"
 
     def __getattr__(self, name: str) -> Any:  # context, stream, set_body_timeout …
         return getattr(self.connection, name)
@@ -94,6 +98,7 @@ class HeldResponse(HTTPConnection):
         """
         if self._start_line is None or self.headers is None:
             raise RuntimeError("there is no response to release")
+        self.has_left = True
         for name, value in headers.items():
             self.headers[name] = value
         written = self.connection.write_headers(self._start_line, self.headers, self.body)
@@ -156,8 +161,13 @@ class StreamedResponse(HTTPConnection):
     fault: Exception | None = None
     """As in `HeldResponse`; here Tornado raises at once."""
 
-    def __init__(self, connection: Any) -> None:
+    is_problem = False
+    headers: HTTPHeaders | None = None
+    body = b""
+
+    def __init__(self, connection: Any, headers: Mapping[str, str]) -> None:
         self.connection = connection
+        self._headers = headers
         self.has_left = False
         self.finished = False
         self.status = 0
@@ -174,6 +184,8 @@ class StreamedResponse(HTTPConnection):
     ) -> asyncio.Future[None]:
         """Send the head of the response."""
         self.has_left = True
+        for name, value in self._headers.items():
+            headers[name] = value
         self.status = getattr(start_line, "code", 0)
         sent: asyncio.Future[None] = self.connection.write_headers(start_line, headers, chunk)
         return sent

@@ -17,10 +17,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import TracebackType
+from typing import Any, ClassVar
 
+from tornado.httputil import HTTPServerRequest
 from tornado.log import app_log
-from tornado.web import RequestHandler
+from tornado.web import Application, HTTPError, RequestHandler
+
+from conf.redaction import redacted
+from handlers.lifecycle.errors import http_error_of, is_fault
+from handlers.request_id import request_id_of
+
+log = logging.getLogger("onfinish.handlers")
 
 Wrapper = Callable[[Callable[..., None], object, tuple[Any, ...], dict[str, Any]], object]
 """wrapt's signature: called with the wrapped function, the instance, and the arguments."""
@@ -76,7 +84,7 @@ def take_off(handler: type, hooks: tuple[str, ...]) -> Instrumentation | None:
 class Traced:
     """One request of a tracer. Lives from its first attempt's `prepare` to the end of its response."""
 
-    def __init__(self, instrumentation: Instrumentation, handler: RequestHandler) -> None:
+    def __init__(self, instrumentation: Instrumentation, handler: Any) -> None:
         self._instrumentation = instrumentation
         self._handler = handler
         self._task = asyncio.current_task()
@@ -102,6 +110,66 @@ class Traced:
             self._instrumentation.call(hook, self._handler, *args)
         else:
             self._context.run(self._instrumentation.call, hook, self._handler, *args)
+
+
+class InstrumentedHandler(RequestHandler):
+    """Tornado's handler, with the wrappers of an instrumentation taken off its class.
+
+    Lives as long as one request. Logs no data of the database's messages, unless the application's setting
+    ``database_messages`` is on.
+    """
+
+    instrumentation: ClassVar[Instrumentation | None] = None
+    _instrumented_hooks: ClassVar[tuple[str, ...]] = ("log_exception",)
+
+    def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
+        super().__init__(application, request, **kwargs)
+        kind = type(self)
+        if "log_exception" in kind.__dict__:  # perhaps an instrumentation has just seen its first instance
+            kind.instrumentation = take_off(kind, kind._instrumented_hooks) or kind.instrumentation
+
+    def log_exception(
+        self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """As Tornado's: a refusal of the database's is an `HTTPError`, any other error has its stack."""
+        if value is None:
+            return
+        told = http_error_of(value)
+        if not isinstance(told, HTTPError) and not self.settings.get("database_messages"):
+            told = redacted(told)
+        super().log_exception(type(told), told, told.__traceback__ or tb)
+        self._trace_exception(told)
+
+    def write_access_line(self) -> None:
+        """Write the access line, and end the trace with the status that was sent to the client."""
+        try:
+            super()._log()
+        except Exception:
+            log.exception("%s: the application's log_function failed", self.summary)
+        if self.instrumentation is None:
+            return
+        if self._traced is not None:
+            self._traced.ended(self.get_status())
+        else:  # rejected before `prepare`
+            self.instrumentation.call("on_finish", self)
+
+    @property
+    def summary(self) -> str:
+        """How messages and log lines name the request."""
+        return f"{self.request.method} {type(self).__name__} [{request_id_of(self.request)}]"
+
+    @property
+    def _traced(self) -> Traced | None:
+        """The trace of a request that has reached `prepare`."""
+        return None
+
+    def _trace_exception(self, error: BaseException | None) -> None:
+        if self.instrumentation is None or error is None:
+            return
+        if self._traced is None:
+            self.instrumentation.call("log_exception", self, type(error), error, error.__traceback__)
+        elif is_fault(error):
+            self._traced.failed(error)
 
 
 def _context_of(task: asyncio.Task[Any] | None) -> contextvars.Context | None:

@@ -1,26 +1,31 @@
-"""One message of a WebSocket, and what is held back until its work is committed."""
+"""One attempt at a message of a WebSocket, and what is held back until its work is committed."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from typing import Any
 
 from tornado.websocket import WebSocketClosedError
 
 from db import AsyncUnitOfWork
-from handlers.lifecycle.hooks import OnCommit
+from db.errors import Cancelled, DeadlinePassed, UsageError
+from handlers.lifecycle.errors import leaves_unknown, meant
+from handlers.lifecycle.hooks import is_being_cancelled
+from handlers.lifecycle.request_transaction import RequestTransaction
 
 
-class Message:
+class MessageTransaction(RequestTransaction):
     """One attempt at one message. Lives until its unit of work is settled.
 
     Replies that are written meanwhile in its context, to its own socket or to others, are held until then.
     """
 
-    def __init__(self, unit: AsyncUnitOfWork, on_commit: OnCommit) -> None:
-        self.unit = unit
-        self.on_commit = on_commit
+    def __init__(self, unit: AsyncUnitOfWork, **options: Any) -> None:
+        super().__init__(unit, **options)
         self.holds = True
         self._replies: list[Callable[[], object]] = []
         self._closes: list[Callable[[], object]] = []
@@ -33,7 +38,65 @@ class Message:
         """Hold the closing of a socket, until all replies have been written."""
         self._closes.append(close)
 
-    def release(self, *, keep: bool) -> None:
+    async def handle(self, handling: Callable[[], Awaitable[None]]) -> BaseException | None:
+        """Handle the message, and commit or roll back. Returns the error that answers it, if any."""
+        loop, deadline_at = asyncio.get_running_loop(), self.unit.deadline_at
+        timer = None
+        if deadline_at is not None:
+            timer = loop.call_later(deadline_at - time.monotonic(), self.deadline_passed)
+        try:
+            await self._call(handling)
+            return await self._end(keep=not self.failed)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _call(self, handling: Callable[[], Awaitable[None]]) -> None:
+        """Call the handler, and record what it raises; what ends its task, or the process, is raised on."""
+        token = current_message.set(self)
+        try:
+            await self._in_time(handling)
+        except Exception as error:  # noqa: BLE001  # any error is answered
+            self.fail(error)
+        except (SystemExit, KeyboardInterrupt):  # as signal handlers raise them, which end the process
+            await self._end(keep=False)
+            raise
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                self.unit.cancel(Cancelled(f"{self.unit.label}: its task was cancelled; nothing is kept"))
+                await self._end(keep=False)
+                raise
+            escaped = UsageError(f"{self.summary}: handle_message() raised {type(error).__name__}")
+            escaped.__cause__ = error
+            self.fail(escaped)
+        finally:
+            current_message.reset(token)
+
+    async def _end(self, *, keep: bool) -> BaseException | None:
+        self.decided = True
+        fault: BaseException | None = await self.settle(keep=keep, commits=self.explicit.under_way)
+        error = meant(fault or self.raised)
+        # Of one that was stopped, that is what is answered; but for a COMMIT that it could not stop any more.
+        if error is not None and not leaves_unknown(error):
+            error = self.stopped or error
+        self._release(keep=error is None)
+        if error is None or self.explicit.done:
+            await self.call_on_commit()
+        return error
+
+    async def _in_time(self, handling: Callable[[], Awaitable[None]]) -> None:
+        deadline_at = self.unit.deadline_at
+        left_s = None if deadline_at is None else max(0.0, deadline_at - time.monotonic())
+        limit = asyncio.timeout(left_s)
+        try:
+            async with limit:
+                await handling()
+        except TimeoutError as error:
+            if limit.expired():
+                raise DeadlinePassed from error
+            raise
+
+    def _release(self, *, keep: bool) -> None:
         """Write what was held, or discard it. Sockets that have closed meanwhile are skipped."""
         self.holds = False
         held = [*self._replies, *self._closes]
@@ -43,5 +106,5 @@ class Message:
                 call()
 
 
-current_message: ContextVar[Message | None] = ContextVar("onfinish_message", default=None)
+current_message: ContextVar[MessageTransaction | None] = ContextVar("onfinish_message", default=None)
 """The message that the running task handles. Not a scope: the session is found through its handler."""

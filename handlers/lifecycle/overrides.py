@@ -6,11 +6,13 @@ import inspect
 from types import CodeType
 from typing import Any
 
+from tornado.websocket import WebSocketHandler
+
 HOOKS = ("prepare", "on_finish", "log_exception")
 
 
 def check_overrides(handler: type, base: type) -> None:
-    """Refuse a class whose hooks cannot reach those of ``base``.
+    """Refuse a class whose hooks cannot reach those of ``base``, or that is a WebSocket's.
 
     Examines the names that a hook's code uses, so it finds `super().prepare()` and `Base.prepare(self)`, also
     below a decorator that keeps ``__wrapped__``. A hook without Python code passes; the first request detects
@@ -19,6 +21,11 @@ def check_overrides(handler: type, base: type) -> None:
     Raises:
         TypeError: names the class, the hook and the line to add.
     """
+    if issubclass(handler, WebSocketHandler):
+        raise TypeError(
+            f"{handler.__qualname__} is a WebSocket handler: its handshake cannot be held until a COMMIT. "
+            "`SessionWebSocketHandler` gives each message a session of its own"
+        )
     for name in HOOKS:
         for owner in handler.__mro__:
             if owner is base:

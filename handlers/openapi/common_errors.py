@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from db.errors import Conflict, DeadlinePassed, Invalid, OutcomeUnknown, PoolTimeout, Unavailable
 from db.idempotency import KEY_CHARS_MAX
-from handlers.json_api.errors import Problem, status_of, title_of
 from handlers.json_api.preconditions import MALFORMED
 from handlers.json_api.problem import ProblemHandler
+from handlers.lifecycle.errors import Problem, status_of, title_of
 from handlers.openapi.operation import Limits
 from handlers.openapi.routed import RoutedOperation
 

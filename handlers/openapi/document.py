@@ -17,8 +17,9 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from db.errors import OutcomeUnknown
 from handlers.json_api.body import NAMES_MAX, VALUES_MAX
-from handlers.json_api.errors import Problem, ProblemBody, body_of, problem_of, status_of, title_of
+from handlers.json_api.errors import ProblemBody, body_of
 from handlers.json_api.problem import ProblemHandler
+from handlers.lifecycle.errors import Problem, problem_of, status_of, title_of
 from handlers.openapi.common_errors import CommonErrors
 from handlers.openapi.headers import REQUEST_HEADERS, REQUEST_ID, RESPONSE_HEADERS
 from handlers.openapi.operation import OPERATION, Answer, Limits, Tag, size_of

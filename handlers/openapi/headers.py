@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from db.idempotency import KEPT_FOR, KEY_CHARS_MAX
-from handlers.json_api.errors import RETRY_AFTER_S
+from handlers.lifecycle.errors import RETRY_AFTER_S
 from handlers.request_id import CHARS_MAX
 
 REQUEST_ID = "5f0c7e0c1d3f4b7c8a51f3f0d6f4f6f1"

@@ -25,8 +25,8 @@ from typing import Any, TypeVar
 
 from conf import HttpSettings
 from handlers.json_api.body import Body, refusal
-from handlers.json_api.errors import Problem
 from handlers.json_api.query import Query
+from handlers.lifecycle.errors import Problem
 
 JSON = "application/json"
 

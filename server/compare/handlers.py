@@ -18,7 +18,7 @@ from tornado.web import Application, RequestHandler, stream_request_body
 from db import Database
 from db.scope import Registry, Scope
 from handlers import log_request
-from handlers.base import SessionHandler
+from handlers.json_api.api import ApiHandler
 from handlers.json_api.body import Body, read_body
 from server.compare.model import TEXT_CHARS_MAX, Entry, create_entry, get_entry
 
@@ -56,7 +56,7 @@ class EntryNew(Body):
     text: Annotated[str, Field(min_length=1, max_length=TEXT_CHARS_MAX)]
 
 
-class EntriesHandler(SessionHandler):
+class EntriesHandler(ApiHandler):
     """All entries."""
 
     async def post(self) -> None:
@@ -66,7 +66,7 @@ class EntriesHandler(SessionHandler):
         self.write_json(_shown(entry), 201)
 
 
-class EntryHandler(SessionHandler):
+class EntryHandler(ApiHandler):
     """One entry."""
 
     async def get(self, entry_id: str) -> None:
@@ -74,7 +74,7 @@ class EntryHandler(SessionHandler):
         self.write_json(_shown(await self.run(get_entry, self.session, entry_id=entry_id)))
 
 
-class RaisesHandler(SessionHandler):
+class RaisesHandler(ApiHandler):
     """Writes, and raises."""
 
     async def post(self) -> None:
@@ -83,7 +83,7 @@ class RaisesHandler(SessionHandler):
         raise RuntimeError("fails on purpose")
 
 
-class HangsHandler(SessionHandler):
+class HangsHandler(ApiHandler):
     """Writes, and is cancelled at its deadline."""
 
     timeout_s = 0.05
@@ -94,7 +94,7 @@ class HangsHandler(SessionHandler):
         await asyncio.sleep(60)
 
 
-class LingersHandler(SessionHandler):
+class LingersHandler(ApiHandler):
     """Writes, for a client that disconnects meanwhile."""
 
     async def post(self) -> None:
@@ -104,7 +104,7 @@ class LingersHandler(SessionHandler):
 
 
 @stream_request_body
-class UploadsHandler(SessionHandler):
+class UploadsHandler(ApiHandler):
     """Writes while the body comes in, which its client breaks off: Tornado never calls ``on_finish``."""
 
     async def data_received(self, chunk: bytes) -> None:

@@ -15,7 +15,7 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from conf import DatabaseSettings
 from db import Database, make_engine
-from handlers.base import SessionHandler
+from handlers.json_api.api import ApiHandler
 from server.compare.model import Entry
 
 LINGER_S = 0.03
@@ -89,7 +89,7 @@ class MixinHandler(SessionMixin, RequestHandler):
         self.write("done")
 
 
-class HeldHandler(SessionHandler):
+class HeldHandler(ApiHandler):
     """The work in this service's form: the answer is held until COMMIT has succeeded."""
 
     async def post(self) -> None:

@@ -22,6 +22,7 @@ from conf import DatabaseSettings
 from db import Database
 from db.scope import SCOPES, Scope
 from db.work.unit_of_work import SettledSession
+from handlers.json_api.api import ApiHandler
 from handlers.scoped import ScopedHandler
 from server.compare.handlers import application, registered
 from server.compare.model import Entry
@@ -276,7 +277,7 @@ _LIMITS = {
 }
 
 
-class Probe(ScopedHandler):
+class Probe(ScopedHandler, ApiHandler):
     """A handler of a scenario. Lives as long as one attempt at a request."""
 
     world: ClassVar[World]

@@ -11,8 +11,9 @@ from tornado.httputil import HTTPHeaders, RequestStartLine, format_timestamp
 
 from handlers.access_log import log_answer
 from handlers.json_api.cors import cors_headers
-from handlers.json_api.errors import Problem, body_of, title_of
+from handlers.json_api.errors import body_of
 from handlers.json_api.security_headers import security_headers
+from handlers.lifecycle.errors import Problem, title_of
 from handlers.request_id import HEADER, fit_or_new
 
 
@@ -46,7 +47,7 @@ def error_response(problem: Problem, head: Head | None, caller: Caller, settings
     path = path.partition("?")[0]
     request_id = fit_or_new(asked.get(HEADER, ""))
     log_answer(
-        problem.status,
+        problem.status_code,
         method=method,
         path=path or "-",
         remote_ip=caller.remote_ip,
@@ -55,7 +56,7 @@ def error_response(problem: Problem, head: Head | None, caller: Caller, settings
         request_id=request_id,
     )
     if (answered := settings.get("answered")) is not None:
-        answered(method=method, status=problem.status, took_s=0.0)
+        answered(method=method, status=problem.status_code, took_s=0.0)
     fields = body_of(problem, instance=path, request_id=request_id, outcome="not_applied")
     body = json.dumps(fields, separators=(",", ":")).encode()
     headers = {
@@ -68,6 +69,6 @@ def error_response(problem: Problem, head: Head | None, caller: Caller, settings
         **cors_headers(asked.get("Origin"), settings.get("cors_origins", ())),
         **problem.headers,
     }
-    lines = [f"HTTP/1.1 {problem.status} {title_of(problem.status)}"]
+    lines = [f"HTTP/1.1 {problem.status_code} {title_of(problem.status_code)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + (b"" if method == "HEAD" else body)

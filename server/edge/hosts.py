@@ -11,7 +11,7 @@ from socket import socket
 from tornado.httputil import HTTPHeaders, RequestStartLine
 
 from conf.hosts import ANY, canonical_host
-from handlers.json_api.errors import Problem
+from handlers.lifecycle.errors import Problem
 
 log = logging.getLogger("onfinish.server")
 

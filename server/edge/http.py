@@ -15,7 +15,7 @@ from tornado.httputil import HTTPConnection, HTTPMessageDelegate
 from tornado.iostream import IOStream
 
 from conf import HttpSettings
-from handlers.json_api.errors import Problem
+from handlers.lifecycle.errors import Problem
 from server.edge.bodies import Bodies
 from server.edge.early_errors import Caller, Head, error_response
 from server.edge.hosts import Hosts

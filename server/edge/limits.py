@@ -17,7 +17,7 @@ from tornado.httputil import (
 )
 
 from db.errors import PoolTimeout
-from handlers.json_api.errors import Problem, problem_of
+from handlers.lifecycle.errors import Problem, problem_of
 from server.edge.bodies import LARGE_BYTES, Bodies
 from server.edge.early_errors import Head
 from server.edge.hosts import Hosts

@@ -15,7 +15,7 @@ from tornado.httputil import HTTPInputError
 from tornado.iostream import IOStream, UnsatisfiableReadError
 
 from conf import HttpSettings
-from handlers.json_api.errors import Problem
+from handlers.lifecycle.errors import Problem
 from server.edge.early_errors import Caller, Head
 from server.edge.linger import Lingering
 

@@ -13,8 +13,8 @@ from tornado.web import Application, HTTPError, RequestHandler
 from conf import Settings
 from db import Database
 from handlers import NotFoundHandler
-from handlers.json_api.errors import Problem
 from handlers.json_api.problem import ProblemHandler
+from handlers.lifecycle.errors import Problem
 from handlers.openapi.operation import OPERATION, Answer, operation
 from server.edge.hosts import hosts_of
 from server.edge.http import DrainingServer

@@ -23,7 +23,7 @@ from db.board.teams import Team, create_team, list_teams
 from db.board.transfers import list_transfers, transfer_task
 from db.errors import Conflict, SessionSettled
 from db.schema import migrate
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,7 +145,7 @@ class TwoAtOnce(RequestHandler):
         self.seen = seen
 
 
-class OwnSession(SessionHandler, TwoAtOnce):
+class OwnSession(ApiHandler, TwoAtOnce):
     """`POST ?name=…`: adds a team, waits for the other request, and fails where ``fail`` is given."""
 
     async def post(self) -> None:
@@ -382,7 +382,7 @@ def test_a_bare_string_is_no_statement(database):
         session.execute("DELETE FROM tasks")
 
 
-class RawSqlHandler(SessionHandler):
+class RawSqlHandler(ApiHandler):
     """Raw SQL from a handler goes through `run`, as everything else."""
 
     async def get(self) -> None:

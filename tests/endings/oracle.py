@@ -457,7 +457,7 @@ def status_for(error: BaseException | None) -> int:
         case HTTPError():
             return error.status_code
         case Problem():
-            return error.status
+            return error.status_code
         case Conflict():
             return 409
         case RetryableConflict() | Unavailable() | OutcomeUnknown():

@@ -17,7 +17,7 @@ from tornado.web import Finish as TornadoFinish, HTTPError
 
 from db.blocking import pause
 from db.errors import ConnectionLost, RetryableConflict
-from handlers import Problem, SessionHandler
+from handlers import ApiHandler, Problem
 from tests.endings.programs import (
     CONFLICTING,
     After,
@@ -206,7 +206,7 @@ class Record:
 # -- the handler
 
 
-class Stage(SessionHandler):
+class Stage(ApiHandler):
     """Plays the program of the record that the application's settings have. Lives as long as an attempt."""
 
     player: Player | None = None
@@ -240,7 +240,7 @@ class Stage(SessionHandler):
 class Player:
     """Plays a program on a handler, and notes what happens. Lives as long as that.
 
-    None of this is in the handler itself, where a name could stand in the place of one of `SessionHandler`'s.
+    None of this is in the handler itself, where a name could stand in the place of one of `ApiHandler`'s.
     """
 
     def __init__(self, handler: Stage, record: Record, attempt: Attempt) -> None:

@@ -14,7 +14,7 @@ from tornado.web import Application, RequestHandler
 from conf import DatabaseSettings
 from db import Database
 from db.schema import migrate
-from handlers import SessionHandler
+from handlers import ApiHandler
 
 
 class Base(DeclarativeBase):
@@ -62,7 +62,7 @@ def create_entry(session: Session, *, text: str) -> None:
     session.add(Entry(text=text))
 
 
-class MembersHandler(SessionHandler):
+class MembersHandler(ApiHandler):
     read_only = False  # the check writes, also in a GET
 
     async def prepare(self) -> None:
@@ -84,7 +84,7 @@ class BookHandler(MembersHandler):
         self.redirect("/book")
 
 
-class LoginHandler(SessionHandler):
+class LoginHandler(ApiHandler):
     async def get(self) -> None:
         self.write("<form method=post>Your name: <input name=name></form>\n")
 

@@ -1,4 +1,4 @@
-"""Notes: an application of its own on `SessionHandler` and `Database`, whole.
+"""Notes: an application of its own on `ApiHandler` and `Database`, whole.
 
 ``python -m tests.examples.notes [URL [PORT]]``
 """
@@ -14,7 +14,7 @@ from tornado.web import Application
 from conf import DatabaseSettings
 from db import Database
 from db.schema import migrate
-from handlers import SessionHandler
+from handlers import ApiHandler
 
 
 class Base(DeclarativeBase):
@@ -37,7 +37,7 @@ def create_note(session: Session, *, text: str) -> int:
     return note.id
 
 
-class NotesHandler(SessionHandler):
+class NotesHandler(ApiHandler):
     async def get(self) -> None:
         self.write_json(await self.run(list_notes, self.session))
 

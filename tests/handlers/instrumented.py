@@ -23,7 +23,7 @@ from tornado.web import Application, HTTPError
 from conf import DatabaseSettings
 from db import Database
 from db.errors import NotFound, RetryableConflict
-from handlers import Problem, ProblemHandler, SessionHandler, log_request
+from handlers import ApiHandler, Problem, ProblemHandler, log_request
 from tests.handlers.notes import NOBODY, add_note, list_texts
 
 ROW = "jane@example.org"
@@ -31,7 +31,7 @@ ROW = "jane@example.org"
 Seen = dict[str, list[Any]]
 
 
-class Kept(SessionHandler):
+class Kept(ApiHandler):
     async def get(self) -> None:
         self.write_json(await self.run(list_texts, self.session))
 
@@ -52,7 +52,7 @@ class Below(Kept):
         super().on_finish()
 
 
-class AtCommit(SessionHandler):
+class AtCommit(ApiHandler):
     """Refused only by COMMIT: the handler has answered 201 by then."""
 
     async def post(self) -> None:
@@ -60,14 +60,14 @@ class AtCommit(SessionHandler):
         self.set_status(201)
 
 
-class FaultAtCommit(SessionHandler):
+class FaultAtCommit(ApiHandler):
     async def post(self) -> None:
         await self.run(add_note, self.session, text="never")
         self.before_commit(misspell)
         self.set_status(201)
 
 
-class Again(SessionHandler):
+class Again(ApiHandler):
     attempts = 0
     conflicts = 1
 
@@ -84,7 +84,7 @@ class AgainInVain(Again):
     conflicts = 99
 
 
-class Late(SessionHandler):
+class Late(ApiHandler):
     """Is not done when its time has run out."""
 
     timeout_s = 0.2
@@ -94,7 +94,7 @@ class Late(SessionHandler):
         await asyncio.sleep(60)
 
 
-class Streamed(SessionHandler):
+class Streamed(ApiHandler):
     streams = True
 
     async def get(self) -> None:
@@ -103,7 +103,7 @@ class Streamed(SessionHandler):
             await self.flush()
 
 
-class Raises(SessionHandler):
+class Raises(ApiHandler):
     async def get(self, what: str) -> None:
         await self.run(list_texts, self.session)
         if what == "typo":

@@ -13,7 +13,7 @@ from tornado.web import HTTPError, RequestHandler
 
 from db import Database
 from db.errors import RetryableConflict
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Answer
 from tests.handlers.conftest import Mount, Notes
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.gen_test
 SECRET = "pell-mell"
 
 
-class Board(SessionHandler):
+class Board(ApiHandler):
     """Ends as its path says."""
 
     attempts: int = 0
@@ -77,7 +77,7 @@ async def test_the_log_function_is_given_the_real_status_once(
     calls: list[tuple[int, str, dict[str, int], float]] = []
 
     def log_function(handler: RequestHandler) -> None:
-        assert isinstance(handler, SessionHandler)
+        assert isinstance(handler, ApiHandler)
         took_s = handler.request.request_time()
         calls.append((handler.get_status(), handler.work_outcome, lent(database), took_s))
 
@@ -108,7 +108,7 @@ async def test_the_access_line_and_the_observer_are_told_the_same(
     counted: list[str] = []
     monkeypatch.setattr(database.observer, "ended", lambda unit: counted.append(unit.outcome.value))
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def get(self) -> None:
             await self.run(list_texts, self.session)
             if end.startswith("set 404"):
@@ -158,41 +158,41 @@ NONSENSE = sql_text(f"SELECT * FROM nowhere WHERE name = '{SECRET}'")
 BAD_ROW = sql_text("INSERT INTO notes (id, text) VALUES (:id, :text)")
 
 
-def add_twice(handler: SessionHandler) -> None:
+def add_twice(handler: ApiHandler) -> None:
     add_note(handler.session, text=SECRET)
     add_note(handler.session, text=SECRET)
 
 
-def add_twice_and_wrap(handler: SessionHandler) -> None:
+def add_twice_and_wrap(handler: ApiHandler) -> None:
     try:
         add_twice(handler)
     except Exception as error:
         raise RuntimeError("could not be saved") from error
 
 
-def add_twice_and_go_on(handler: SessionHandler) -> None:
+def add_twice_and_go_on(handler: ApiHandler) -> None:
     try:
         add_twice(handler)
     except Exception:  # noqa: BLE001  # the mistake that is tested
         list_texts(handler.session)
 
 
-def add_twice_and_fail_in_except(handler: SessionHandler) -> None:
+def add_twice_and_fail_in_except(handler: ApiHandler) -> None:
     try:
         add_twice(handler)
     except Exception:  # noqa: BLE001  # what is raised here has the other one as its context
         raise KeyError("another mistake")  # noqa: B904
 
 
-def select_nonsense(handler: SessionHandler) -> None:
+def select_nonsense(handler: ApiHandler) -> None:
     handler.session.execute(NONSENSE)
 
 
-def pass_nonsense(handler: SessionHandler) -> None:
+def pass_nonsense(handler: ApiHandler) -> None:
     handler.session.execute(BAD_ROW, {"id": SECRET, "text": SECRET})
 
 
-def add_orphan(handler: SessionHandler) -> None:
+def add_orphan(handler: ApiHandler) -> None:
     add_note(handler.session, text=SECRET, parent_id=NOBODY)
 
 
@@ -215,7 +215,7 @@ async def test_neither_log_nor_answer_show_sql_or_data(
     """Not of an expected error, not of an unexpected one, not of what caused it: codes and frames only."""
     function, statuses = FAULTS[fault]
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(function, self)
 

@@ -12,7 +12,7 @@ from tornado.web import HTTPError
 from conf import DatabaseSettings
 from db import AsyncUnitOfWork, Database
 from db.errors import Conflict, RetryableConflict, SessionSettled
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
@@ -39,7 +39,7 @@ async def test_an_early_commit_keeps_at_once_and_gives_the_connection_back(
     """For slow work outside of the database that follows: nothing is held while it goes on."""
     seen: list[object] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             await self.commit()
@@ -62,7 +62,7 @@ async def test_an_error_after_an_early_commit_says_that_the_work_was_applied(
 ):
     """The one case in which a 4xx or 5xx has kept something: the answer says so, and the access line."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             await self.commit()
@@ -84,7 +84,7 @@ async def test_an_early_commit_that_fails_is_an_error_like_any_other(
 ):
     """Where the handler does not catch it: 409, nothing kept, and nothing said to be applied."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
             await self.commit()
@@ -101,7 +101,7 @@ async def test_an_early_commit_that_failed_and_was_caught_is_no_success(
 ):
     """A handler that catches the refusal and answers 200 would tell its client a lie."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
             try:
@@ -127,7 +127,7 @@ async def test_after_an_early_commit_the_session_is_settled(
     """It cannot be used any more, by itself or through `run`."""
     errors: list[str] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             await self.commit()
@@ -154,7 +154,7 @@ async def test_after_the_commit_functions_are_called_in_order(mount: Mount, note
         await asyncio.sleep(0)
         calls.append((to, notes()))
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             self.on_commit(calls.append, "plain")
             self.on_commit(send_mail, to="ada")
@@ -171,7 +171,7 @@ async def test_a_function_after_the_commit_may_ask_for_another(mount: Mount, not
     called: list[str] = []
     both = asyncio.Event()
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             self.on_commit(self.first)
@@ -198,7 +198,7 @@ async def test_a_slow_function_after_the_commit_holds_nobody_up(
     """The answer has left and the place is back when it begins."""
     go_on = asyncio.Event()
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             self.on_commit(go_on.wait)
@@ -215,7 +215,7 @@ async def test_after_a_rollback_no_function_is_called(end: str, mount: Mount, no
     """However it came to that."""
     calls: list[str] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             self.on_commit(calls.append, "called")
             await self.run(
@@ -243,7 +243,7 @@ async def test_what_a_function_after_the_commit_raises_is_logged(
     def fail() -> None:
         raise OSError("no mail today")
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             self.on_commit(fail)
             self.on_commit(calls.append, "the other")
@@ -264,7 +264,7 @@ async def test_only_the_attempt_that_was_kept_calls_its_functions(mount: Mount, 
     calls: list[int] = []
     attempts: list[int] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             attempts.append(1)
             self.on_commit(calls.append, len(attempts))
@@ -287,7 +287,7 @@ async def test_around_an_early_commit_functions_are_called_too(
     """
     calls: list[str] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             self.on_commit(calls.append, "before")
             await self.run(add_note, self.session, text="written")
@@ -314,7 +314,7 @@ async def test_a_function_whose_own_wait_was_cancelled_keeps_the_others_from_not
         asyncio.get_running_loop().call_soon(waiting.cancel)
         await waiting
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             self.on_commit(wait_for_what_is_cancelled)
             self.on_commit(calls.append, "the next one")
@@ -366,7 +366,7 @@ async def test_what_hangs_afterwards_is_cancelled_and_the_request_is_told_as_it_
 
     monkeypatch.setattr(database.observer, "ended", note)
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         timeout_s = 1.0
 
         async def post(self) -> None:
@@ -402,7 +402,7 @@ async def test_what_is_done_afterwards_is_kept_whatever_became_of_the_request(
     """In a unit of work of its own, with a session of its own, committed before the answer leaves."""
     sessions: list[Session] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             sessions.append(self.session)
             self.in_new_transaction(self.note_it, text="audit")
@@ -427,7 +427,7 @@ async def test_what_is_done_afterwards_is_kept_whatever_became_of_the_request(
 async def test_what_is_done_afterwards_follows_a_read(mount: Mount, database: Database, notes: Notes):
     """A GET may note that it was asked: the read-only unit is settled first, then the writer's turn comes."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def get(self) -> None:
             self.in_new_transaction(add_audit, text="was read")
             self.write_json(await self.run(list_texts, self.session))
@@ -443,7 +443,7 @@ async def test_what_is_done_afterwards_follows_a_read(mount: Mount, database: Da
 async def test_what_is_done_afterwards_follows_a_request_that_opened_nothing(mount: Mount, notes: Notes):
     """Refused before its first statement: the audit row is there all the same."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             self.in_new_transaction(add_audit, text="tried to")
             raise HTTPError(403)
@@ -459,7 +459,7 @@ async def test_what_is_done_afterwards_follows_an_early_commit(
 ):
     """The place has been given back long ago; another one is taken for it."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             self.in_new_transaction(add_audit, text="audit")
             await self.run(add_note, self.session, text="written")
@@ -477,7 +477,7 @@ async def test_what_is_done_afterwards_follows_a_deadline(
 ):
     """The audit row of a request whose time ran out."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         timeout_s = 0.2
 
         async def post(self) -> None:
@@ -508,7 +508,7 @@ async def test_what_fails_afterwards_is_logged_and_changes_nothing(
         if parent_id is None:
             raise OSError("in the middle")
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             self.in_new_transaction(fail)
             self.in_new_transaction(add_audit, text="audit")
@@ -529,7 +529,7 @@ async def test_an_attempt_that_is_run_again_does_nothing_afterwards(
     """One request, one audit row: that of the attempt that was answered."""
     attempts: list[int] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             attempts.append(1)
             self.in_new_transaction(add_audit, text=f"audit of attempt {len(attempts)}")
@@ -550,7 +550,7 @@ async def test_an_attempt_whose_commit_was_a_conflict_does_nothing_afterwards(
     """The same where the conflict shows only at COMMIT."""
     attempts: list[int] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             attempts.append(1)
             self.in_new_transaction(add_audit, text=f"audit of attempt {len(attempts)}")
@@ -568,7 +568,7 @@ async def test_an_early_commit_whose_answer_never_came_says_unknown(
 ):
     """Its connection is cut at the deadline: nobody knows, and neither answer nor access line claim to."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         timeout_s = 0.6
 
         async def post(self) -> None:
@@ -594,7 +594,7 @@ async def test_an_early_commit_that_the_deadline_met_is_told_as_it_ended(
     """The handler is cancelled while its COMMIT is under way, which succeeds: 504, and applied."""
     calls: list[str] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         timeout_s = 1.9
 
         async def post(self) -> None:
@@ -621,7 +621,7 @@ async def test_a_deadline_after_an_early_commit_says_that_the_work_was_applied(
 ):
     """The slow work that follows takes too long: 504, and not a word of nothing having been kept."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         timeout_s = 0.6
 
         async def post(self) -> None:
@@ -652,7 +652,7 @@ async def test_what_is_registered_after_the_answer_is_an_error(
     """It was dropped without a word, behind a 201: the work may be settled by then."""
     called: list[str] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def get(self) -> None:
             if method == "POST":
                 await self.run(add_note, self.session, text="written")

@@ -11,7 +11,7 @@ from greenlet import GreenletExit
 from sqlalchemy import event
 
 from db import Database
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import all_back, lent
@@ -36,29 +36,29 @@ def raising(kind: type[BaseException]) -> Callable[..., None]:
     return function
 
 
-async def in_run(handler: SessionHandler, fail: Callable[..., None]) -> None:
+async def in_run(handler: ApiHandler, fail: Callable[..., None]) -> None:
     await handler.run(fail, handler.session)
 
 
-async def before_commit(handler: SessionHandler, fail: Callable[..., None]) -> None:
+async def before_commit(handler: ApiHandler, fail: Callable[..., None]) -> None:
     handler.before_commit(fail)
 
 
-async def before_an_early_commit(handler: SessionHandler, fail: Callable[..., None]) -> None:
+async def before_an_early_commit(handler: ApiHandler, fail: Callable[..., None]) -> None:
     handler.before_commit(fail)
     await handler.commit()
 
 
-async def in_a_flush_at_the_end(handler: SessionHandler, fail: Callable[..., None]) -> None:
+async def in_a_flush_at_the_end(handler: ApiHandler, fail: Callable[..., None]) -> None:
     handler.before_commit(lambda session: event.listen(session, "before_flush", fail))
     handler.before_commit(add_note, text="flushed at the end")
 
 
-async def in_a_hook_before_commit(handler: SessionHandler, fail: Callable[..., None]) -> None:
+async def in_a_hook_before_commit(handler: ApiHandler, fail: Callable[..., None]) -> None:
     event.listen(handler.session, "before_commit", fail)
 
 
-Place = Callable[[SessionHandler, Callable[..., None]], Awaitable[None]]
+Place = Callable[[ApiHandler, Callable[..., None]], Awaitable[None]]
 PLACES: list[Place] = [
     in_run,
     before_commit,
@@ -80,7 +80,7 @@ async def test_it_is_answered_logged_and_undone(
 ):
     """500, nothing kept, everything back, and the process goes on."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             await place(self, raising(kind))
@@ -104,7 +104,7 @@ async def test_afterwards_it_is_logged_and_changes_nothing(
 ):
     """The work is kept, the answer stands, and the next function is called."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             self.in_new_transaction(raising(kind))
@@ -126,7 +126,7 @@ async def test_after_the_commit_it_is_logged_and_the_next_function_is_called(
 ):
     calls: list[str] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             self.on_commit(raising(kind))
@@ -148,7 +148,7 @@ async def test_in_a_hook_behind_the_commit_it_is_logged_and_the_work_is_kept(
 ):
     """The database has committed: to say anything else would be false."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             event.listen(self.session, "after_commit", raising(kind))
@@ -172,7 +172,7 @@ async def test_out_of_an_error_page_it_is_answered_as_well(
 ):
     """By a bare 500: another handler of the class would raise it again, and its client waited for ever."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             raise KeyError("on purpose")

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db.base import refusals
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Answer
@@ -26,7 +26,7 @@ POSTGRES = pytest.mark.parametrize(
 SQLITE = pytest.mark.parametrize("backend", ["sqlite", "sqlite+aiosqlite"], indirect=True)
 
 
-class Handler(SessionHandler):
+class Handler(ApiHandler):
     """Runs the statement that it is sent."""
 
     async def post(self) -> None:

@@ -9,7 +9,7 @@ from tornado.web import Application
 
 from conf import Settings, load_settings
 from db import Database
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.databases import RawSql
 from tests.fixtures.edge import StartEdge
 from tests.fixtures.server import Client, Serve
@@ -189,7 +189,7 @@ async def test_a_page_may_read_what_a_failed_commit_says(
 ):
     """The answer comes from a fresh handler, that has the same request to go by."""
 
-    class Deferred(SessionHandler):
+    class Deferred(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
 

@@ -16,7 +16,7 @@ from tornado.web import HTTPError
 from conf import LogSettings
 from conf.logs import set_up_logs
 from db import Database
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.notes import add_note
@@ -53,7 +53,7 @@ async def test_no_row_is_in_the_log_of_work_that_follows_an_answer(
 ):
     """An `afterwards`, an `on_commit`, and a task that was not awaited meet a constraint."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def get(self) -> None:
             await self.run(misspell, self.session)
 
@@ -97,7 +97,7 @@ async def test_no_row_is_in_the_log_of_work_that_follows_an_answer(
 async def test_a_fault_is_told_without_what_the_database_said_of_it(
     mount: Mount, notes: Notes, expect_log: ExpectLog, log: SetUpLog
 ):
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def get(self) -> None:
             await self.run(misspell, self.session)
 
@@ -116,7 +116,7 @@ async def test_an_http_error_that_quotes_the_database_is_logged_without_what_it_
 ):
     """``raise HTTPError(500, str(error)) from error``: its message is for the log alone."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def get(self) -> None:
             try:
                 await self.run(misspell, self.session)
@@ -138,7 +138,7 @@ async def test_in_development_a_fault_tells_the_databases_message_the_statement_
 ):
     """In the log and in the answer. SQLAlchemy adds no parameters; psycopg2 has them in the statement."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def get(self) -> None:
             await self.run(misspell, self.session)
 
@@ -160,7 +160,7 @@ async def test_in_development_a_fault_tells_the_databases_message_the_statement_
 async def test_in_development_a_fault_without_a_statement_tells_its_own_line(
     mount: Mount, expect_log: ExpectLog
 ):
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def get(self) -> None:
             raise KeyError("nothing of the database's")
 
@@ -175,7 +175,7 @@ async def test_in_development_a_fault_without_a_statement_tells_its_own_line(
 
 
 async def test_in_development_too_a_refusal_tells_nothing_of_the_database(mount: Mount, notes: Notes):
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text=ROW)
 

@@ -10,7 +10,7 @@ import pytest
 
 from conf import DatabaseSettings
 from db import Database
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.clock import Stopwatch, Took, own_time
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
@@ -76,7 +76,7 @@ async def test_a_statement_that_takes_too_long_is_cancelled(
 ):
     """504 within the time and a margin; the statement is cancelled in the database, nothing is kept."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         timeout_s = TIMEOUT_S
 
         async def get(self) -> None:
@@ -101,7 +101,7 @@ async def test_a_statement_that_takes_too_long_is_cancelled(
 async def test_after_a_deadline_the_next_request_works(mount: Mount, database: Database, notes: Notes):
     """The one connection of the pool is back, or replaced: it serves as before."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         timeout_s = 0.8
 
         async def post(self) -> None:
@@ -121,7 +121,7 @@ async def test_a_handler_that_sleeps_is_stopped(
 ):
     """It waits for something that is no database, with a transaction open: 504, rolled back."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         timeout_s = TIMEOUT_S
 
         async def post(self) -> None:
@@ -144,7 +144,7 @@ async def test_a_handler_that_swallows_the_cancel_and_answers_is_undone(
 ):
     """``except BaseException`` and a 200 after the deadline: nothing was kept, so the answer is a 504."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         timeout_s = TIMEOUT_S
 
         async def post(self) -> None:
@@ -172,7 +172,7 @@ async def test_a_handler_that_swallows_the_cancel_and_goes_on_is_answered_for(
     """Its connection is back at the deadline; its client has a 504 a second later, whatever it does."""
     went_on = asyncio.Event()
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         timeout_s = TIMEOUT_S
 
         async def post(self) -> None:
@@ -203,7 +203,7 @@ async def test_a_function_that_computes_past_the_deadline_is_undone(
 ):
     """Python in a thread cannot be stopped: its unit is undone when it ends, whatever it still wrote."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         timeout_s = TIMEOUT_S
 
         async def post(self) -> None:
@@ -230,7 +230,7 @@ async def test_a_lock_held_outside_does_not_hold_a_request_longer(
 ):
     """Another process has locked the table, or the file: 504 in time, and back."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         timeout_s = TIMEOUT_S
 
         async def post(self) -> None:
@@ -256,7 +256,7 @@ async def test_a_place_is_not_waited_for_past_the_deadline(
     """The only place is taken: whoever waits has an answer at its deadline, 503 or 504, and nothing kept."""
     hold, held = asyncio.Event(), asyncio.Event()
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             if self.get_argument("hold", ""):
                 await self.run(add_note, self.session, text="holds")
@@ -309,7 +309,7 @@ async def test_a_flush_at_the_end_is_held_to_the_deadline_too(
 ):
     """What ``on_finish`` flushes before its COMMIT may wait for a lock: 504 in time, nothing kept."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         timeout_s = TIMEOUT_S
 
         async def post(self) -> None:
@@ -345,7 +345,7 @@ async def test_a_commit_that_does_not_answer_in_time_has_an_unknown_outcome(
     Here the server went on and kept it, which is why nobody may claim otherwise.
     """
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         timeout_s = 0.6
 
         async def post(self) -> None:
@@ -376,7 +376,7 @@ async def test_a_commit_that_answers_soon_after_the_deadline_is_a_success(
 ):
     """The deadline passes while COMMIT is under way: it was kept, and the client is told so."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         timeout_s = 1.7
 
         async def post(self) -> None:
@@ -397,7 +397,7 @@ async def test_the_applications_limit_holds_for_all_and_a_handlers_own_wins(
 ):
     """``request_timeout_s`` in the application's settings, ``timeout_s`` on the handler."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def get(self) -> None:
             await asyncio.sleep(0.4)
 

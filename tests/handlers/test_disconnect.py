@@ -10,7 +10,7 @@ import pytest
 from conf import DatabaseSettings
 from db import Database
 from db.errors import RetryableConflict
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
@@ -43,7 +43,7 @@ async def test_a_read_whose_client_leaves_is_cancelled_in_the_database(
     """Nobody is there to read the answer: the statement is cancelled, and everything back in two seconds."""
     begun = asyncio.Event()
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def get(self) -> None:
             begun.set()
             await self.run(take_long, self.session)
@@ -67,7 +67,7 @@ async def test_a_read_that_waits_for_something_else_gives_its_connection_back_at
     """Its client has left while it sleeps: it goes on, without a connection."""
     begun, held = asyncio.Event(), []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def get(self) -> None:
             await self.run(list_texts, self.session)
             begun.set()
@@ -91,7 +91,7 @@ async def test_a_write_whose_client_leaves_runs_to_its_end_and_is_kept(
     """A client that goes away cannot know how far it got, and half of its work is worse than all."""
     begun = asyncio.Event()
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="first")
             begun.set()
@@ -113,7 +113,7 @@ async def test_a_write_may_say_that_it_goes_with_its_client(
     """``cancel_on_disconnect = True``: its statement is cancelled, and nothing is kept."""
     begun = asyncio.Event()
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         cancel_on_disconnect = True
 
         async def post(self) -> None:
@@ -134,7 +134,7 @@ async def test_a_read_may_say_that_it_goes_on(mount: Mount, database: Database, 
     """``cancel_on_disconnect = False``: a read that fills a cache, say, runs to its end."""
     begun, found = asyncio.Event(), []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         cancel_on_disconnect = False
 
         async def get(self) -> None:
@@ -157,7 +157,7 @@ async def test_a_write_whose_client_has_left_is_run_again_all_the_same(
     begun = asyncio.Event()
     attempts: list[int] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             attempts.append(1)
             await self.run(add_note, self.session, text="written")
@@ -181,7 +181,7 @@ async def test_a_refusal_whose_client_has_left_is_undone(
     """The error answer finds nobody; nothing is kept, and nothing breaks."""
     begun = asyncio.Event()
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="orphan", parent_id=404)
             begun.set()
@@ -203,7 +203,7 @@ async def test_who_awaits_finish_is_told_that_the_client_has_left(
     begun = asyncio.Event()
     ends: list[str] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             begun.set()

@@ -14,7 +14,7 @@ from tornado.web import HTTPError
 from db import Database
 from db.blocking import pause
 from db.errors import Conflict, ConnectionLost, RetryableConflict, UsageError
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import all_back, lent
@@ -45,7 +45,7 @@ async def test_a_conflict_while_the_commit_is_under_way_runs_nothing_again_once_
     """Applied once; the conflict is what is answered, and the answer says that the work is applied."""
     attempts: list[str] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             attempts.append(f"attempt {len(attempts) + 1}")
             await self.run(add_note, self.session, text=attempts[-1])
@@ -86,7 +86,7 @@ async def test_a_conflict_while_the_commit_is_under_way_runs_it_again_where_that
     def refuse(session: Session) -> None:
         raise RetryableConflict("serialization")
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             attempts.append(f"attempt {len(attempts) + 1}")
             await self.run(add_note, self.session, text=attempts[-1])
@@ -111,7 +111,7 @@ async def test_an_error_while_the_commit_is_under_way_says_that_the_work_is_appl
 ):
     """The first answer could not know; it is given again when the commit has ended."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             commit_slowly(self.session)
@@ -133,7 +133,7 @@ async def test_an_answer_given_while_the_commit_is_under_way_leaves_when_that_ha
 ):
     seen: list[list[str]] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             commit_slowly(self.session)
@@ -154,7 +154,7 @@ async def test_an_answer_given_while_the_commit_is_under_way_is_dropped_when_tha
     def refuse(session: Session) -> None:
         raise Conflict("not now")
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             commit_slowly(self.session)
@@ -175,7 +175,7 @@ async def test_a_handler_that_ends_without_an_answer_while_its_commit_is_under_w
 ):
     """A callback was to answer, and the request's task has ended: 500, and the work is applied."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         def prepare(self) -> None:
             super().prepare()
             self._auto_finish = False
@@ -202,7 +202,7 @@ async def test_a_handler_that_ends_without_an_answer_while_its_commit_is_under_w
 
 
 async def test_a_function_before_the_commit_is_called_by_an_early_commit(mount: Mount, notes: Notes):
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             self.before_commit(add_note, text="before the commit")
@@ -219,7 +219,7 @@ async def test_what_a_function_before_an_early_commit_raises_undoes_the_work(mou
     def refuse(session: Session) -> None:
         raise Conflict("not now")
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             self.before_commit(refuse)
@@ -238,7 +238,7 @@ async def test_a_function_before_the_commit_cannot_be_registered_once_that_has_b
 ):
     """It would never be called: an error at the line that registers it."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             committing = asyncio.ensure_future(self.commit())
@@ -260,7 +260,7 @@ async def test_a_client_that_left_while_the_commit_was_under_way_is_no_deadline(
 ):
     """499 in the access line, and the work is kept; 504 was said of a deadline that was far away."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         cancel_on_disconnect = True
 
         async def post(self) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 from tornado import gen
 
-from handlers import Problem, SessionHandler
+from handlers import ApiHandler, Problem
 from handlers.idempotency import IdempotentHandler
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
@@ -21,10 +21,10 @@ from tests.handlers.notes import add_note
 pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver]
 
 
-def poster(work: Callable[[Session], object]) -> type[SessionHandler]:
+def poster(work: Callable[[Session], object]) -> type[ApiHandler]:
     """A handler whose POST gives one function to `run`, and answers 201."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(work, self.session)
             self.set_status(201)
@@ -119,7 +119,7 @@ async def test_a_hook_that_fails_after_the_commit_undoes_nothing(
 
 
 async def test_every_function_for_before_the_commit_is_called_in_order(mount: Mount, notes: Notes):
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             for note in ("one", "two"):
                 self.before_commit(add_note, text=note)
@@ -133,7 +133,7 @@ async def test_a_refusal_before_the_commit_undoes_the_request(mount: Mount, note
     def refuse(session: Session) -> None:
         raise Problem(409, "not like this")
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="undone")
             self.before_commit(refuse)
@@ -156,7 +156,7 @@ async def test_an_idempotency_key_does_not_push_a_handlers_own_check_aside(
     def refuse(session: Session) -> None:
         raise Problem(409, "not like this")
 
-    class Handler(IdempotentHandler):
+    class Handler(IdempotentHandler, ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="undone")
             self.before_commit(refuse)
@@ -173,7 +173,7 @@ async def test_an_idempotency_key_counts_whatever_becomes_of_what_prepare_return
 ):
     """Nothing hangs on its being awaited: the same key does the work once."""
 
-    class Handler(IdempotentHandler):
+    class Handler(IdempotentHandler, ApiHandler):
         async def prepare(self) -> None:
             super().prepare()  # and dropped
 
@@ -189,25 +189,25 @@ async def test_an_idempotency_key_counts_whatever_becomes_of_what_prepare_return
 
 
 async def awaits(handler: Any) -> None:
-    waiting = SessionHandler.prepare(handler)
+    waiting = ApiHandler.prepare(handler)
     assert waiting is not None
     await waiting
 
 
 def plain(handler: Any) -> Any:
-    SessionHandler.prepare(handler)
+    ApiHandler.prepare(handler)
 
 
 @gen.coroutine
 def generator(handler: Any) -> Generator[Any, Any, None]:
-    yield SessionHandler.prepare(handler)
+    yield ApiHandler.prepare(handler)
 
 
 @pytest.mark.parametrize("form", [awaits, plain, generator])
 async def test_the_prepare_below_may_be_awaited_or_not(
     mount: Mount, notes: Notes, form: Callable[[Any], Awaitable[None]]
 ):
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         prepare = form
 
         async def post(self) -> None:
@@ -220,7 +220,7 @@ async def test_the_prepare_below_may_be_awaited_or_not(
 async def test_a_prepare_that_comes_too_late_is_refused(mount: Mount, notes: Notes, expect_log: ExpectLog):
     """Past a yield there is no task of the request's whose end would be noticed."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         @gen.coroutine
         def prepare(self) -> Generator[Any, Any, None]:
             yield gen.moment
@@ -237,7 +237,7 @@ async def test_a_prepare_that_comes_too_late_is_refused(mount: Mount, notes: Not
 async def test_a_request_has_one_answer(mount: Mount, notes: Notes, how: str, expect_log: ExpectLog):
     """A second one would be read as the answer to the connection's next request."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         def post(self) -> None:
             if how == "late finish":
                 self._auto_finish = False

@@ -12,8 +12,8 @@ from conf import Settings, SettingsError, load_settings
 from conf.logs import LineFormatter
 from db import Database
 from db.errors import ConnectionLost, NotFound, OutcomeUnknown, PoolTimeout, RetryableConflict
-from handlers.json_api.errors import Problem, leaves_unknown, meant, status_of
 from handlers.json_api.problem import ProblemHandler
+from handlers.lifecycle.errors import Problem, leaves_unknown, meant, status_of
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Serve
 from tests.fixtures.service import MakeApp

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from db import Database
-from handlers import SessionHandler
+from handlers import ApiHandler
 from handlers.lifecycle.held_response import ResponseDropped
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
@@ -21,7 +21,7 @@ from tests.handlers.wire import Wire
 pytestmark = pytest.mark.gen_test
 
 
-class Plain(SessionHandler):
+class Plain(ApiHandler):
     """Answers with what it was told, after a write where it is not a read."""
 
     def set_default_headers(self) -> None:
@@ -77,7 +77,7 @@ NO_WRITES = {
 async def test_not_a_byte_leaves_before_the_commit(mount: Mount, notes: Notes, sql: RawSql, backend: str):
     """With COMMIT, or the statement before it, held up by a lock, the socket stays silent."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             from tests.handlers.notes import Note
 
@@ -167,7 +167,7 @@ async def test_304_and_204_have_no_body(mount: Mount, notes: Notes):
 async def test_gzip(mount: Mount, notes: Notes):
     """``compress_response``: the body is what was written, its length that of the compressed bytes."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             self.write("12345" * 1000)
@@ -203,7 +203,7 @@ async def test_http_1_0(mount: Mount, notes: Notes):
 async def test_connection_close_on_an_error_answer(mount: Mount, notes: Notes):
     """The answer of a failed COMMIT closes a connection that was to be closed."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
 
@@ -238,7 +238,7 @@ async def test_what_could_not_be_written_is_found_before_the_commit(
     It is a 500, and nothing is kept.
     """
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             self.set_header(name, value)
@@ -266,7 +266,7 @@ async def test_a_status_that_ends_no_request_is_found_before_the_commit(
 ):
     """The client would go on waiting for the answer, or could not read it."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             self.set_status(status)
@@ -287,7 +287,7 @@ async def test_a_line_break_in_a_headers_value_is_found_before_the_commit(
 ):
     """The same for a value that got past ``set_header``, which looks at values itself."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             self._headers["X-A"] = "1\r\nX-Injected: 1"
@@ -305,7 +305,7 @@ async def test_who_awaits_finish_goes_on_when_the_answer_has_left(mount: Mount, 
     """``await self.finish()`` returns after the COMMIT, and with the work kept."""
     seen: list[list[str]] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             await self.finish("done")
@@ -324,7 +324,7 @@ async def test_who_awaits_finish_is_told_that_it_was_dropped(
     """``await self.finish()`` on a response whose COMMIT failed ends with an error, and hangs nobody."""
     ends: list[str] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
             try:
@@ -350,7 +350,7 @@ async def test_flush_before_the_end_is_refused(
 ):
     """Part of an answer would leave before its COMMIT: a 500 that names the ways out, nothing kept."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def get(self) -> None:
             self.write("first half")
             await self.flush()
@@ -377,7 +377,7 @@ async def test_flush_before_the_end_is_refused(
 async def test_request_id_and_timing_are_on_every_answer(mount: Mount):
     """On a success and on an error: the caller's id where it is fit to be one, and what the database took."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             text = self.get_argument("text")
             await self.run(add_note, self.session, text=text, parent_id=NOBODY if text == "bad" else None)
@@ -402,7 +402,7 @@ async def test_an_answer_that_cannot_be_sent_closes_the_connection(
     """The work is kept, so nothing false is told; the client does not wait, and whoever awaits it is told."""
     told: list[Exception] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             sent = self.finish("done")

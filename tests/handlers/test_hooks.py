@@ -15,7 +15,7 @@ from tornado.web import HTTPError, RequestHandler
 from tornado.websocket import WebSocketHandler
 
 from db import Database
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import all_back, lent
@@ -36,7 +36,7 @@ async def test_what_tornado_refuses_before_prepare_needs_no_session(
     """
     began: list[str] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         def prepare(self) -> None:
             began.append(self.request.method or "")
             super().prepare()
@@ -70,7 +70,7 @@ async def test_a_request_from_another_origin_needs_no_session(
 ):
     """The same for Tornado's cross-origin protection."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
 
@@ -86,7 +86,7 @@ async def test_a_request_from_another_origin_needs_no_session(
 async def test_a_method_that_is_not_there_opens_nothing(mount: Mount, database: Database):
     """405 for a method of HTTP that the handler does not have, with the ones it has."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         def get(self) -> None:
             pass
 
@@ -96,7 +96,7 @@ async def test_a_method_that_is_not_there_opens_nothing(mount: Mount, database: 
     assert lent(database) == {}
 
 
-class Guarded(SessionHandler):
+class Guarded(ApiHandler):
     """Has a log-in check in `prepare`; the body of its method must not run."""
 
     async def post(self) -> None:
@@ -133,7 +133,7 @@ def _note(text: str) -> object:
 
 @pytest.mark.parametrize("handler", [GuardedSync, GuardedAsync, GuardedGenerator])
 async def test_a_redirect_in_prepare_stops_the_method_and_keeps_what_was_written(
-    handler: type[SessionHandler], mount: Mount, database: Database, notes: Notes
+    handler: type[ApiHandler], mount: Mount, database: Database, notes: Notes
 ):
     """A log-in check that checks: after a redirect in `prepare` the method never runs.
 
@@ -203,7 +203,7 @@ async def test_a_handler_that_awaits_for_ever_ends_at_its_deadline(
 ):
     """``_auto_finish = False`` and an event that never comes: ``on_finish`` would never run."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         timeout_s = 0.2
 
         async def post(self) -> None:
@@ -225,7 +225,7 @@ async def test_a_handler_that_ends_without_an_answer_is_answered_for(
 ):
     """``_auto_finish = False`` and no ``finish()``: a 500 at once, nothing kept, the handler named."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             self._auto_finish = False
             await self.run(add_note, self.session, text="written")
@@ -245,7 +245,7 @@ async def test_a_handler_that_ends_without_an_answer_is_answered_for(
 async def test_detach_is_refused(mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog):
     """A detached connection has no end at which its session could be settled: 500, nothing kept."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             self.detach()
@@ -269,7 +269,7 @@ async def test_a_log_function_that_raises_loses_nothing(
 ):
     """The application's own ``log_function`` fails: the work is settled, the client answered all the same."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             parent_id = None if status == 200 else NOBODY
             await self.run(add_note, self.session, text="written", parent_id=parent_id)
@@ -291,7 +291,7 @@ async def test_a_task_that_is_cancelled_is_undone(
 ):
     """Somebody cancels the request's task: the client has a 500, and nothing is kept."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             task = asyncio.current_task()
@@ -312,9 +312,9 @@ async def test_a_task_that_is_cancelled_in_the_middle_of_a_statement_gives_it_ba
     mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
     """The thread runs on to the end of its hop; its unit is settled then, and not before."""
-    handlers: list[SessionHandler] = []
+    handlers: list[ApiHandler] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             handlers.append(self)
             task = asyncio.current_task()
@@ -339,18 +339,18 @@ async def test_a_task_that_is_cancelled_in_the_middle_of_a_statement_gives_it_ba
 async def test_a_websocket_handler_cannot_be_one_of_these():
     """Its handshake cannot be held until a COMMIT: refused when the class is made, with the way out."""
     with pytest.raises(TypeError, match=r"Chat is a WebSocket handler(.|\n)*SessionWebSocketHandler"):
-        type("Chat", (SessionHandler, WebSocketHandler), {})
+        type("Chat", (ApiHandler, WebSocketHandler), {})
 
 
 @pytest.mark.parametrize("hook", ["prepare", "on_finish", "log_exception"])
 async def test_a_hook_without_super_is_refused_when_the_class_is_made(hook: str):
     """The message names the class, the hook, and the line to add."""
 
-    def forgetful(self: SessionHandler, *args: object) -> None:
+    def forgetful(self: ApiHandler, *args: object) -> None:
         return None
 
     with pytest.raises(TypeError, match=rf"Forgetful\.{hook}\(\)(.|\n)*super\(\)\.{hook}\("):
-        type("Forgetful", (SessionHandler,), {hook: forgetful})
+        type("Forgetful", (ApiHandler,), {hook: forgetful})
 
 
 async def test_a_hook_of_a_mixin_without_super_is_refused_too():
@@ -361,7 +361,7 @@ async def test_a_hook_of_a_mixin_without_super_is_refused_too():
             pass
 
     with pytest.raises(TypeError, match=r"Mixin\.on_finish\(\)"):
-        type("Mixed", (Mixin, SessionHandler), {})
+        type("Mixed", (Mixin, ApiHandler), {})
 
 
 async def test_hooks_that_call_super_are_let_pass():
@@ -374,13 +374,13 @@ async def test_hooks_that_call_super_are_let_pass():
 
         return wrapper
 
-    class Plain(SessionHandler):
+    class Plain(ApiHandler):
         def on_finish(self) -> None:
             super().on_finish()
 
-    class ByName(SessionHandler):
+    class ByName(ApiHandler):
         def on_finish(self) -> None:
-            SessionHandler.on_finish(self)
+            ApiHandler.on_finish(self)
 
     class Decorated(Plain):
         @decorated
@@ -407,7 +407,7 @@ async def test_a_prepare_that_was_not_seen_through_is_noticed_by_the_first_reque
 ):
     """No session was made: the first use of it is a 500 whose log line says what to add."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         prepare = _opaque(lambda self: None)
 
         async def post(self) -> None:
@@ -430,7 +430,7 @@ async def test_an_on_finish_that_was_not_seen_through_is_noticed_by_the_first_re
 ):
     """Nobody settled the session: undone when the task ends; a 500 whose log line says what to add."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         on_finish = _opaque(lambda self: None)
 
         async def post(self) -> None:
@@ -453,7 +453,7 @@ async def test_a_log_exception_that_was_not_seen_through_undoes_all_the_same(
 ):
     """What was raised is seen by ``send_error`` too, so nothing of a failed request is kept."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         log_exception = _opaque(lambda self, *args: None)
 
         async def post(self) -> None:
@@ -471,7 +471,7 @@ async def test_each_hook_runs_once(mount: Mount, notes: Notes):
     """``on_finish`` runs once a handler; ``finish()`` is Tornado's own, and has finished when it returns."""
     calls: list[str] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         def prepare(self) -> None:
             calls.append("prepare")
             super().prepare()
@@ -493,7 +493,7 @@ async def test_each_hook_runs_once(mount: Mount, notes: Notes):
 async def test_a_write_in_a_handlers_own_on_finish_is_kept(mount: Mount, database: Database, notes: Notes):
     """What is added to the session before ``super().on_finish()`` belongs to the request."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="first")
 

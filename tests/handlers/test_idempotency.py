@@ -7,6 +7,7 @@ import gzip
 
 import pytest
 
+from handlers import ApiHandler
 from handlers.idempotency import IdempotentHandler
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
@@ -148,7 +149,7 @@ async def test_a_request_that_settled_early_is_done_once_and_its_answer_is_not_k
 ):
     """The answer came behind the COMMIT that kept the key: its repeat is told that the work was applied."""
 
-    class Handler(IdempotentHandler):
+    class Handler(IdempotentHandler, ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="once")
             await self.commit()
@@ -162,7 +163,7 @@ async def test_a_request_that_settled_early_is_done_once_and_its_answer_is_not_k
     assert notes() == ["once"]
 
 
-class Written(IdempotentHandler):
+class Written(IdempotentHandler, ApiHandler):
     """Writes a note, and answers at length."""
 
     async def post(self, path: str = "") -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from conf import DatabaseSettings
 from db import Database
 from db.errors import ConcurrentUse, NestedUnitOfWork, OutsideRun, SessionNotOwned, SessionSettled
-from handlers import SessionHandler
+from handlers import ApiHandler
 from handlers.idempotency import IdempotentHandler
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
@@ -34,13 +34,13 @@ def database_settings(database_url: str) -> DatabaseSettings:
     return DatabaseSettings(url=database_url, pool_size=2, pool_timeout_s=1)
 
 
-Body = Callable[[SessionHandler], Awaitable[None]]
+Body = Callable[[ApiHandler], Awaitable[None]]
 
 
-def handler_of(body: Body) -> type[SessionHandler]:
+def handler_of(body: Body) -> type[ApiHandler]:
     """A handler that does the same for GET and POST."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def get(self) -> None:
             await body(self)
 
@@ -58,11 +58,11 @@ async def test_two_runs_at_once_are_refused(
     The first one's thread is waited for, so nothing works with a connection that others have.
     """
 
-    def add_slowly(handler: SessionHandler, text: str) -> None:
+    def add_slowly(handler: ApiHandler, text: str) -> None:
         time.sleep(0.1)
         add_note(handler.session, text=text)
 
-    async def body(handler: SessionHandler) -> None:
+    async def body(handler: ApiHandler) -> None:
         await asyncio.gather(handler.run(add_slowly, handler, "one"), handler.run(add_slowly, handler, "two"))
 
     client = mount(handler_of(body))
@@ -80,7 +80,7 @@ async def test_two_runs_at_once_are_refused(
 async def test_a_refused_second_run_does_not_disturb_the_first(mount: Mount, notes: Notes):
     """A handler that catches the refusal goes on with the work that was under way."""
 
-    async def body(handler: SessionHandler) -> None:
+    async def body(handler: ApiHandler) -> None:
         first = asyncio.ensure_future(handler.run(add_note, handler.session, text="one"))
         await asyncio.sleep(0)
         with pytest.raises(ConcurrentUse):
@@ -97,7 +97,7 @@ async def test_a_session_cannot_be_used_after_its_request(mount: Mount, database
     """A task that outlives its request finds a session that names the handler and the way out."""
     found: list[str] = []
 
-    async def use_later(handler: SessionHandler) -> None:
+    async def use_later(handler: ApiHandler) -> None:
         session = handler.session
         await until(lambda: not database.units)
         for use in (
@@ -114,7 +114,7 @@ async def test_a_session_cannot_be_used_after_its_request(mount: Mount, database
 
     tasks: list[asyncio.Task[None]] = []
 
-    async def body(handler: SessionHandler) -> None:
+    async def body(handler: ApiHandler) -> None:
         await handler.run(add_note, handler.session, text="written")
         tasks.append(asyncio.ensure_future(use_later(handler)))
 
@@ -132,19 +132,19 @@ async def test_a_session_cannot_be_used_from_a_thread_of_the_handlers_own(
     """SQL is sent by the thread that `run` gave, and by no other, also while that one works."""
     caught: list[BaseException] = []
 
-    def use(handler: SessionHandler) -> None:
+    def use(handler: ApiHandler) -> None:
         try:
             handler.session.execute(select(Note))
         except OutsideRun as error:
             caught.append(error)
 
-    def start_thread(handler: SessionHandler) -> None:
+    def start_thread(handler: ApiHandler) -> None:
         list_texts(handler.session)
         thread = threading.Thread(target=use, args=[handler])
         thread.start()
         thread.join()
 
-    async def body(handler: SessionHandler) -> None:
+    async def body(handler: ApiHandler) -> None:
         await asyncio.to_thread(use, handler)
         await handler.run(start_thread, handler)
 
@@ -160,7 +160,7 @@ async def test_sql_on_the_loop_is_refused(
 ):
     """It would stop everybody: 500, and the log line says to write `await self.run(…)`."""
 
-    async def body(handler: SessionHandler) -> None:
+    async def body(handler: ApiHandler) -> None:
         handler.session.execute(select(Note))
 
     client = mount(handler_of(body))
@@ -179,7 +179,7 @@ async def test_sql_on_the_loop_is_refused_before_a_connection_is_asked_for(
 ):
     """With every connection taken the loop does not stand still to hear that it must not ask."""
 
-    async def body(handler: SessionHandler) -> None:
+    async def body(handler: ApiHandler) -> None:
         handler.session.execute(select(Note))
 
     client = mount(handler_of(body))
@@ -205,7 +205,7 @@ async def test_a_lazy_load_on_the_loop_is_refused(
     sql("INSERT INTO notes (id, text) VALUES (1, 'parent')")
     sql("INSERT INTO notes (id, text, parent_id) VALUES (2, 'child', 1)")
 
-    async def body(handler: SessionHandler) -> None:
+    async def body(handler: ApiHandler) -> None:
         note = await handler.run(get_note, handler.session, text="child")
         assert note.parent is not None
 
@@ -226,11 +226,11 @@ async def test_model_code_cannot_end_the_session(
 ):
     """It belongs to the request: half of it would be kept, or silently dropped."""
 
-    def end_it(handler: SessionHandler) -> None:
+    def end_it(handler: ApiHandler) -> None:
         add_note(handler.session, text="written")
         getattr(handler.session, method)()
 
-    async def body(handler: SessionHandler) -> None:
+    async def body(handler: ApiHandler) -> None:
         with pytest.raises(SessionNotOwned, match=rf"POST Handler: `session\.{method}\(\)`"):
             await handler.run(end_it, handler)
         raise SessionNotOwned("again, for the log")
@@ -247,14 +247,14 @@ async def test_model_code_cannot_end_the_session(
 async def test_a_second_unit_of_work_in_a_request_is_refused(mount: Mount, database: Database, notes: Notes):
     """With all places taken, both would wait for ever: refused while there is room, so that it is noticed."""
 
-    def in_the_thread(handler: SessionHandler) -> None:
+    def in_the_thread(handler: ApiHandler) -> None:
         with (
             pytest.raises(NestedUnitOfWork, match=r"POST Handler(.|\n)*in_new_transaction"),
             database.session_scope(),
         ):
             pass
 
-    async def body(handler: SessionHandler) -> None:
+    async def body(handler: ApiHandler) -> None:
         await handler.run(add_note, handler.session, text="written")
         async with database.unit_of_work(label="another", read_only=True) as unit:
             with pytest.raises(
@@ -273,7 +273,7 @@ async def test_a_second_unit_of_work_in_a_request_is_refused(mount: Mount, datab
 async def test_a_session_scope_on_the_loop_is_refused(mount: Mount, database: Database):
     """The scope of scripts waits; on the loop it names the one that does not."""
 
-    async def body(handler: SessionHandler) -> None:
+    async def body(handler: ApiHandler) -> None:
         with pytest.raises(OutsideRun, match=r"unit_of_work\(\)"), database.session_scope():
             pass
 
@@ -288,7 +288,7 @@ async def test_a_get_that_writes_is_refused_by_the_database(
 ):
     """500, nothing kept, a log line that names the handler and the way out; also for what is only added."""
 
-    async def body(handler: SessionHandler) -> None:
+    async def body(handler: ApiHandler) -> None:
         if flushed:
             await handler.run(add_note, handler.session, text="written")
         else:
@@ -315,7 +315,7 @@ async def test_a_handler_may_say_whether_it_reads(
 ):
     """``read_only`` on the handler, for a GET that writes and a POST that searches."""
 
-    async def body(handler: SessionHandler) -> None:
+    async def body(handler: ApiHandler) -> None:
         await handler.run(add_note, handler.session, text="written")
 
     handler = handler_of(body)
@@ -354,7 +354,7 @@ async def test_a_run_that_is_left_behind_in_the_queue_takes_no_place_and_fails_t
     taken, hold = asyncio.Event(), asyncio.Event()
     left_behind: list[asyncio.Future[int]] = []
 
-    async def body(handler: SessionHandler) -> None:
+    async def body(handler: ApiHandler) -> None:
         left_behind.append(asyncio.ensure_future(handler.run(add_note, handler.session, text="forgotten")))
         await asyncio.sleep(0.05)
 
@@ -383,7 +383,7 @@ async def test_a_run_that_is_not_awaited_fails_the_request_and_names_the_line(
 ):
     """The forgotten ``await``: nothing of it has run, so a 201 would be a lie."""
 
-    async def body(handler: SessionHandler) -> None:
+    async def body(handler: ApiHandler) -> None:
         if not first:
             await handler.run(list_texts, handler.session)
         handler.run(add_note, handler.session, text="forgotten")  # type: ignore[unused-coroutine]
@@ -407,7 +407,7 @@ async def test_a_run_that_is_not_awaited_fails_the_request_and_names_the_line(
 async def test_a_run_that_is_not_awaited_fails_an_early_commit(
     mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
-    async def body(handler: SessionHandler) -> None:
+    async def body(handler: ApiHandler) -> None:
         await handler.run(add_note, handler.session, text="written")
         handler.run(add_note, handler.session, text="forgotten")  # type: ignore[unused-coroutine]
         await handler.commit()
@@ -426,7 +426,7 @@ async def test_a_run_that_is_not_awaited_in_prepare_fails_a_request_with_a_key(
 ):
     """There `run` waits for its turn under the key first, and names its caller's line all the same."""
 
-    class Handler(IdempotentHandler):
+    class Handler(IdempotentHandler, ApiHandler):
         def prepare(self) -> None:
             super().prepare()
             self.run(add_note, self.session, text="forgotten")  # type: ignore[unused-coroutine]
@@ -453,7 +453,7 @@ async def test_a_run_that_is_not_awaited_in_prepare_fails_a_request_with_a_key(
 async def test_a_run_that_was_cancelled_before_its_first_step_was_not_forgotten(mount: Mount, notes: Notes):
     """As `asyncio.wait_for` does whose time is up already, up to Python 3.11."""
 
-    async def body(handler: SessionHandler) -> None:
+    async def body(handler: ApiHandler) -> None:
         cut_short = asyncio.create_task(handler.run(add_note, handler.session, text="cut short"))
         cut_short.cancel()
         await asyncio.wait([cut_short])
@@ -476,7 +476,7 @@ async def test_rows_that_were_only_added_are_let_go_when_there_is_no_place(
     """
     taken, hold = asyncio.Event(), asyncio.Event()
 
-    async def body(handler: SessionHandler) -> None:
+    async def body(handler: ApiHandler) -> None:
         handler.session.add(Note(text="written"))
         if raises:
             handler.send_error(404)

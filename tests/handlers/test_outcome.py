@@ -10,7 +10,7 @@ from tornado.web import Finish, HTTPError
 
 from db import Database
 from db.errors import Conflict, Invalid, NotFound
-from handlers import Problem, SessionHandler
+from handlers import ApiHandler, Problem
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
@@ -19,13 +19,13 @@ from tests.handlers.notes import NOBODY, add_note, list_texts
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver]
 
-End = Callable[[SessionHandler], object]
+End = Callable[[ApiHandler], object]
 
 
 def raising(error: BaseException) -> End:
     """An end that raises."""
 
-    def end(handler: SessionHandler) -> None:
+    def end(handler: ApiHandler) -> None:
         raise error
 
     return end
@@ -34,14 +34,14 @@ def raising(error: BaseException) -> End:
 def ended_with(status: int, body: str = "") -> End:
     """An end that sets a status and raises nothing."""
 
-    def end(handler: SessionHandler) -> None:
+    def end(handler: ApiHandler) -> None:
         handler.set_status(status)
         handler.write(body) if body else None
 
     return end
 
 
-def not_found_by_finish(handler: SessionHandler) -> None:
+def not_found_by_finish(handler: ApiHandler) -> None:
     handler.set_status(404)
     raise Finish("nothing here")
 
@@ -80,7 +80,7 @@ async def test_kept_if_nothing_was_raised_and_the_status_is_below_400(
 ):
     """The table of what is kept and undone; the access line says which, and all is back with the answer."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             ENDS[end][0](self)
@@ -105,7 +105,7 @@ async def test_a_handler_that_raises_is_a_500_and_undone(
 ):
     """An error nobody thought of: 500 without a word about it, its stack in the log, nothing kept."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             raise ValueError("the secret of the matter")
@@ -126,7 +126,7 @@ async def test_a_handler_that_raises_is_a_500_and_undone(
 async def test_what_is_raised_after_finish_changes_nothing(mount: Mount, notes: Notes, expect_log: ExpectLog):
     """The outcome is decided when ``finish()`` is called; a later error is logged, and the work is kept."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             self.finish("done")
@@ -148,7 +148,7 @@ async def test_a_status_that_is_set_after_finish_changes_nothing(
 ):
     """It comes too late to undo anything, and the access line has the status that the client was told."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             self.finish("done")
@@ -162,7 +162,7 @@ async def test_a_status_that_is_set_after_finish_changes_nothing(
     assert notes() == ["written"]
 
 
-class Late(SessionHandler):
+class Late(ApiHandler):
     """Writes what is refused at COMMIT only; has error answers and headers of its own."""
 
     def set_default_headers(self) -> None:
@@ -208,7 +208,7 @@ async def test_after_a_commit_that_failed_the_connection_is_clean(
 ):
     """The next user of the connection commits its own work, and nothing of what was refused before."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             text = self.get_argument("text")
             await self.run(add_note, self.session, text=text, parent_id=NOBODY if text == "orphan" else None)
@@ -226,7 +226,7 @@ async def test_a_failing_commit_behind_raise_finish_is_answered(
 ):
     """``raise Finish`` with a COMMIT that fails is a 409, and hangs nobody."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
             raise Finish("done")
@@ -242,7 +242,7 @@ async def test_a_failing_commit_behind_raise_finish_is_answered(
 async def test_try_round_finish_does_not_hide_a_failing_commit(mount: Mount, notes: Notes):
     """A handler that catches everything round ``self.finish()`` cannot turn a failed COMMIT into a 200."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
             try:
@@ -266,7 +266,7 @@ async def test_an_error_that_was_caught_leaves_nothing_to_keep(
     A handler that caught the error and finishes with 200 would tell its client a lie; it is a 500.
     """
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             try:
@@ -295,7 +295,7 @@ async def test_a_flush_that_failed_and_was_caught_leaves_nothing_to_keep(
     The log names the way out, and repeats nothing of the statement or of the rows.
     """
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="pell-mell")
             try:
@@ -319,7 +319,7 @@ async def test_a_flush_that_failed_and_was_caught_leaves_nothing_to_keep(
 async def test_a_savepoint_keeps_the_rest(mount: Mount, notes: Notes):
     """A statement guarded by ``begin_nested()`` may fail; what came before and after it is kept."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="first")
             await self.run(self.try_again)
@@ -343,7 +343,7 @@ async def test_nothing_is_in_the_database_before_the_answer_is(mount: Mount, not
     """Acknowledged means committed, and not the other way round: a write is seen by nobody until its end."""
     seen: list[list[str]] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
             seen.append(notes())
@@ -358,7 +358,7 @@ async def test_nothing_is_in_the_database_before_the_answer_is(mount: Mount, not
 async def test_a_request_without_sql_takes_no_connection(mount: Mount, database: Database):
     """The session costs nothing until it is used: no place, no connection."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def get(self) -> None:
             self.write_json(lent(database))
 

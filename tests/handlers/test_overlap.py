@@ -10,7 +10,7 @@ from sqlalchemy.pool import QueuePool
 
 from conf import DatabaseSettings
 from db import Database
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import lent
 from tests.handlers.notes import add_note, list_texts
@@ -40,7 +40,7 @@ async def test_overlapping_requests_are_all_answered_and_see_nothing_of_each_oth
         assert isinstance(endpoint.engine.pool, QueuePool)
         endpoint.engine.pool._timeout = 0
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self, number: str) -> None:
             session: Session = self.session
             assert open_sessions.setdefault(id(session), number) == number
@@ -64,7 +64,7 @@ async def test_overlapping_requests_are_all_answered_and_see_nothing_of_each_oth
             self.write_json(len(seen))
 
         def on_finish(self) -> None:
-            if self._unit is not None:
+            if self._transaction is not None:
                 open_sessions.pop(id(self.session), None)
             super().on_finish()
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from db import Database
 from db.errors import RetryableConflict
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.backends import ASYNC, DEFAULT
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
@@ -57,7 +57,7 @@ def by_driver(session: Session, *statements: str) -> None:
     cursor.close()
 
 
-def posting(*work: Work) -> type[SessionHandler]:
+def posting(*work: Work) -> type[ApiHandler]:
     """A handler that adds the note "before", does the work in one function, and answers 201."""
 
     def do(session: Session) -> None:
@@ -65,7 +65,7 @@ def posting(*work: Work) -> type[SessionHandler]:
         for each in work:
             each(session)
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(do, self.session)
             self.write_json({}, 201)
@@ -159,7 +159,7 @@ async def test_autocommit_is_not_to_be_had(work: Work, mount: Mount, notes: Note
         add_note(session, text="written")
         fail(session)
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(do, self.session)
 
@@ -180,7 +180,7 @@ async def test_a_writer_may_have_another_isolation_level_for_its_transaction(mou
         assert session.scalar(text("SHOW transaction_isolation")) == "serializable"
         after(session)
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(serializable, self.session)
 
@@ -225,7 +225,7 @@ async def test_what_the_driver_committed_is_not_called_undone_or_whole(
 async def test_a_refusal_of_the_handlers_own_says_unknown_too(
     mount: Mount, notes: Notes, expect_log: ExpectLog
 ):
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="before")
             await self.run(lambda session: driver(session).commit(), self.session)
@@ -285,7 +285,7 @@ async def test_the_next_request_has_a_transaction_of_its_own(
     """Whatever was done to the connection before: autocommit switched on, say."""
     seen: list[int] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             seen.append(1)
             if len(seen) == 1:
@@ -361,7 +361,7 @@ async def test_all_of_it_may_be_the_drivers_and_is_told_of(mount: Mount, notes: 
         driver(session).commit()
         fail(session)
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(work, self.session)
 
@@ -419,7 +419,7 @@ async def test_a_function_before_the_commit_cannot_commit_either(
 ):
     """The unit of work is being settled then, and is not at its COMMIT yet: nothing is kept."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="before")
             for work in (BY_SQLALCHEMY[commit], *rest):

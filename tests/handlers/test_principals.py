@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from tornado import gen
 from tornado.web import HTTPError, RequestHandler, authenticated, stream_request_body
 
-from handlers import SessionHandler
+from handlers import ApiHandler
 from handlers.idempotency import IdempotentHandler
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
@@ -34,7 +34,7 @@ def was_replayed(answer: Answer) -> bool:
     return "Idempotency-Replayed" in answer.headers
 
 
-class Secret(IdempotentHandler):
+class Secret(IdempotentHandler, ApiHandler):
     """Keeps a note of its caller's, and answers with it."""
 
     user = ""
@@ -221,7 +221,7 @@ async def test_a_caller_that_was_locked_out_gets_its_replay_no_more(mount: Mount
 
 
 async def test_a_method_that_is_no_coroutine_is_done_once(mount: Mount, notes: Notes):
-    class Handler(IdempotentHandler):
+    class Handler(IdempotentHandler, ApiHandler):
         def get_current_user(self) -> str | None:
             return self.request.headers.get("X-User")
 
@@ -240,7 +240,7 @@ async def test_a_method_that_is_no_coroutine_is_done_once(mount: Mount, notes: N
 
 
 async def test_tornados_own_coroutines_are_done_once(mount: Mount, notes: Notes):
-    class Handler(IdempotentHandler):
+    class Handler(IdempotentHandler, ApiHandler):
         @gen.coroutine
         def post(self) -> Generator[Any, Any, None]:
             yield self.run(add_note, self.session, text="once")
@@ -269,7 +269,7 @@ async def test_a_principal_is_the_same_text_in_every_process(
 ):
     told = []
 
-    class Handler(IdempotentHandler):
+    class Handler(IdempotentHandler, ApiHandler):
         def get_current_user(self) -> Any:
             return user
 
@@ -290,7 +290,7 @@ async def test_a_mapped_user_is_told_by_its_primary_key(mount: Mount, notes: Not
     def change(session: Session, user: Note) -> None:
         user.parent_id = user.id
 
-    class Handler(IdempotentHandler):
+    class Handler(IdempotentHandler, ApiHandler):
         async def prepare(self) -> None:
             super().prepare()
             name = self.request.headers["X-User"]
@@ -310,7 +310,7 @@ async def test_a_mapped_user_is_told_by_its_primary_key(mount: Mount, notes: Not
 async def test_a_user_without_such_a_text_is_a_fault_that_names_the_hook(
     mount: Mount, notes: Notes, expect_log: ExpectLog
 ):
-    class Handler(IdempotentHandler):
+    class Handler(IdempotentHandler, ApiHandler):
         def get_current_user(self) -> object:
             return object()
 
@@ -343,10 +343,10 @@ async def test_what_prepare_has_written_is_kept_with_the_replay(mount: Mount, no
 
 def test_an_upload_that_is_read_as_it_comes_takes_no_keys():
     """Its body has no fingerprint: a second upload would get the answer to the first, and be nowhere."""
-    with pytest.raises(TypeError, match=r"Upload.*stream_request_body.*SessionHandler"):
+    with pytest.raises(TypeError, match=r"Upload.*stream_request_body.*ApiHandler"):
 
         @stream_request_body
-        class Upload(IdempotentHandler):
+        class Upload(IdempotentHandler, ApiHandler):
             async def post(self) -> None: ...
 
 
@@ -364,7 +364,7 @@ def test_a_handler_that_takes_keys_may_have_an_abstract_mixin():
 
 def test_a_subclass_of_an_upload_takes_no_keys():
     @stream_request_body
-    class Upload(SessionHandler):
+    class Upload(ApiHandler):
         pass
 
     with pytest.raises(TypeError, match=r"Keyed.*stream_request_body"):
@@ -383,7 +383,7 @@ def test_a_check_that_would_come_behind_the_replay_is_refused():
 
     with pytest.raises(TypeError, match=r"Handler\.post.*prepare"):
 
-        class Handler(IdempotentHandler):
+        class Handler(IdempotentHandler, ApiHandler):
             @checked
             async def post(self) -> None: ...
 
@@ -391,7 +391,7 @@ def test_a_check_that_would_come_behind_the_replay_is_refused():
 def test_a_check_on_a_method_that_is_no_coroutine_is_refused():
     with pytest.raises(TypeError, match=r"Handler\.post.*async def"):
 
-        class Handler(IdempotentHandler):
+        class Handler(IdempotentHandler, ApiHandler):
             @with_api_key
             def post(self) -> None: ...
 
@@ -408,7 +408,7 @@ async def test_a_decorator_that_starts_the_method_itself_is_a_fault(
 
         return start
 
-    class Handler(IdempotentHandler):
+    class Handler(IdempotentHandler, ApiHandler):
         @starting
         async def post(self) -> None:
             await asyncio.sleep(0.01)

@@ -13,7 +13,7 @@ from tornado.web import Application, RequestHandler
 
 from handlers.json_api import body as bodies
 from handlers.json_api.body import Body, check, read_body
-from handlers.json_api.errors import Problem
+from handlers.lifecycle.errors import Problem
 from tests.service.handlers import ShelfNew
 
 
@@ -32,7 +32,7 @@ def faults(value: Any) -> dict[str, str]:
     """What is wrong with a loan: message by pointer."""
     with pytest.raises(Problem) as refused:
         check(Loan, value)
-    assert refused.value.status == 422
+    assert refused.value.status_code == 422
     assert refused.value.errors
     return {fault["pointer"]: fault["message"] for fault in refused.value.errors}
 
@@ -92,7 +92,7 @@ def test_a_body_of_too_many_values_is_413_and_is_not_read(monkeypatch: pytest.Mo
     with pytest.raises(Problem, match="a body here has at most 54 values") as refused:
         asyncio.run(read_body(loan(52), Loan))
 
-    assert refused.value.status == 413
+    assert refused.value.status_code == 413
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_another_content_type_is_415(content_type: str):
     with pytest.raises(Problem) as refused:
         asyncio.run(read_body(handler(b'{"name": "a"}', Content_Type=content_type), ShelfNew))
 
-    assert refused.value.status == 415
+    assert refused.value.status_code == 415
 
 
 def test_an_encoded_body_is_415():
@@ -137,11 +137,11 @@ def test_an_encoded_body_is_415():
     with pytest.raises(Problem) as refused:
         asyncio.run(read_body(handler(b"\x1f\x8b", Content_Encoding="gzip"), ShelfNew))
 
-    assert refused.value.status == 415
+    assert refused.value.status_code == 415
 
 
 def test_what_is_no_json_is_400():
     with pytest.raises(Problem, match="the body is not UTF-8 at byte 1") as refused:
         asyncio.run(read_body(handler(b'"\xff"'), ShelfNew))
 
-    assert refused.value.status == 400
+    assert refused.value.status_code == 400

@@ -10,7 +10,7 @@ from sqlalchemy import event
 from tornado.web import HTTPError
 
 from db.errors import Conflict, OutcomeUnknown
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.notes import add_note
@@ -25,7 +25,7 @@ def nothing_used() -> None:
     USES.clear()
 
 
-class Counting(SessionHandler):
+class Counting(ApiHandler):
     """Lets each client in once: a rate limit, or a nonce."""
 
     def prepare(self) -> Awaitable[None] | None:
@@ -35,7 +35,7 @@ class Counting(SessionHandler):
         return super().prepare()
 
 
-class Waiting(SessionHandler):
+class Waiting(ApiHandler):
     """The same, asked of another service, before the session is there."""
 
     async def prepare(self) -> None:
@@ -48,7 +48,7 @@ class Waiting(SessionHandler):
         USES.append("a turn")
 
 
-class Redirecting(SessionHandler):
+class Redirecting(ApiHandler):
     """Answers by itself whoever comes a second time, with a success."""
 
     def prepare(self) -> Awaitable[None] | None:
@@ -62,7 +62,7 @@ class Redirecting(SessionHandler):
 @pytest.mark.parametrize("base", [Counting, Waiting, Redirecting])
 @pytest.mark.parametrize("applied", [True, False])
 async def test_what_a_subclass_does_in_prepare_is_done_once_and_the_outcome_is_the_first_ones(
-    applied: bool, base: type[SessionHandler], mount: Mount, notes: Notes, expect_log: ExpectLog
+    applied: bool, base: type[ApiHandler], mount: Mount, notes: Notes, expect_log: ExpectLog
 ):
     """The error of the first attempt is what is told, with what became of its work."""
 

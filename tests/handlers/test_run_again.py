@@ -14,7 +14,7 @@ from tornado.web import stream_request_body
 from conf import DatabaseSettings
 from db import Database
 from db.errors import RetryableConflict
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
@@ -49,7 +49,7 @@ async def test_of_two_requests_in_a_deadlock_both_are_answered(
     both_hold_one = asyncio.Barrier(2)
     attempts: list[str] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self, first: str, second: str) -> None:
             attempts.append(first)
             await self.run(change_note, self.session, text=first, to=first)
@@ -85,7 +85,7 @@ async def test_a_serialization_failure_is_run_again(
     sql("INSERT INTO notes (text) VALUES ('old')")
     attempts: list[str] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(self.work_on_a_snapshot)
 
@@ -112,7 +112,7 @@ async def test_a_conflict_at_commit_is_run_again(
     """The database says so only when COMMIT is sent: the held answer is dropped, the second one leaves."""
     attempts: list[int] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             attempts.append(len(attempts) + 1)
             await self.run(add_note, self.session, text="conflicts once")
@@ -137,7 +137,7 @@ async def test_a_file_that_another_process_holds_is_tried_again(
 ):
     """SQLite is busy for longer than the busy timeout: run again until the other one is done."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
 
@@ -159,9 +159,9 @@ async def test_after_three_attempts_it_is_a_503(
     mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
     """The conflict stays: the client is told when to ask again, nothing is kept, and one line is logged."""
-    attempts: list[SessionHandler] = []
+    attempts: list[ApiHandler] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             attempts.append(self)
             await self.run(add_note, self.session, text="written")
@@ -187,7 +187,7 @@ async def test_a_handler_may_opt_out(mount: Mount, database: Database, notes: No
     """``retry = False``: one attempt, and a 503."""
     attempts: list[int] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         retry = False
 
         async def post(self) -> None:
@@ -209,7 +209,7 @@ async def test_all_methods_are_run_again(method: str, mount: Mount, database: Da
     """A read may be refused as a conflict too."""
     attempts: list[str] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def get(self) -> None:
             attempts.append(self.request.method or "")
             if len(attempts) == 1:
@@ -239,7 +239,7 @@ async def test_the_second_attempt_is_asked_what_the_first_one_was(mount: Mount, 
     """
     seen: list[dict[str, Any]] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         def initialize(self, shelf: str) -> None:
             self.shelf = shelf
 
@@ -298,7 +298,7 @@ async def test_a_generated_request_id_is_the_same_at_every_attempt(mount: Mount,
     """An id of our own belongs to the request, not to the attempt."""
     ids: list[str] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def get(self) -> None:
             ids.append(self.request_id)
             if len(ids) == 1:
@@ -316,7 +316,7 @@ async def test_nothing_of_the_first_attempt_is_in_the_second_ones_answer(mount: 
     """Headers, cookies, status, body and the handler's own attributes are those of the last attempt."""
     attempts: list[int] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         leftover: str | None = None
 
         async def post(self) -> None:
@@ -344,7 +344,7 @@ async def test_after_an_early_commit_it_is_not_run_again(mount: Mount, notes: No
     """What is committed would be done twice: a 503 that says what was applied."""
     attempts: list[int] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             attempts.append(1)
             await self.run(add_note, self.session, text="written")
@@ -367,7 +367,7 @@ async def test_a_streamed_upload_is_not_run_again(
     attempts: list[int] = []
 
     @stream_request_body
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         def data_received(self, chunk: bytes) -> None:
             pass
 
@@ -392,7 +392,7 @@ async def test_the_deadline_is_one_for_all_attempts(
     """A second attempt has only the time that the first one left."""
     attempts: list[int] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         timeout_s = 0.8
 
         async def post(self) -> None:
@@ -419,7 +419,7 @@ async def test_each_attempt_gives_its_place_back_first(
     """With a conflict under way nothing is held between the attempts, so others get their turn."""
     held: list[dict[str, int]] = []
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         def prepare(self) -> None:
             held.append(lent(database))
             super().prepare()
@@ -442,7 +442,7 @@ async def test_a_conflict_in_a_task_of_a_group_runs_the_request_again(
     """A TaskGroup raises nothing but groups, also where its one task was refused."""
     attempts = 0
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def post(self) -> None:
             nonlocal attempts
             attempts += 1

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from conf import DatabaseSettings
 from db import Database
 from db.errors import PoolTimeout
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.backends import Backend
 from tests.fixtures.clock import own_time
 from tests.fixtures.logs import ExpectLog
@@ -40,7 +40,7 @@ def look_beside(session: Session) -> None:
         beside.execute(text("SELECT 1"))
 
 
-class Handler(SessionHandler):
+class Handler(ApiHandler):
     """Reads on the reader, writes on the writer, and does the same in both."""
 
     async def get(self) -> None:

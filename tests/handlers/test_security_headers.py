@@ -6,7 +6,7 @@ import pytest
 from tornado.httputil import HTTPHeaders
 from tornado.web import Application, HTTPError
 
-from handlers import NotFoundHandler, ProblemHandler, SessionHandler
+from handlers import ApiHandler, NotFoundHandler, ProblemHandler
 from handlers.json_api.security_headers import SECURITY_HEADERS
 from tests.fixtures.browser import Page
 from tests.fixtures.edge import StartEdge
@@ -117,7 +117,7 @@ async def test_every_method_does(serve: Serve, expect_log: ExpectLog, method: st
 async def test_an_answer_to_a_failed_commit_does(mount: Mount):
     """It comes from a fresh handler."""
 
-    class Deferred(SessionHandler):
+    class Deferred(ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
             self.write("x")

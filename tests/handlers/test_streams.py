@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from db import Database
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver]
 LAST_CHUNK = b"0\r\n\r\n"
 
 
-class Counting(SessionHandler):
+class Counting(ApiHandler):
     """Sends how many notes there are, some times over."""
 
     streams = True
@@ -90,7 +90,7 @@ async def test_a_snapshot_is_to_be_had_without_a_stream(
 ):
     """``snapshot = True``: several reads see one state. Without it, each statement sees its own."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def get(self) -> None:
             before = await self.run(count_notes, self.session)
             sql("INSERT INTO notes (text) VALUES ('theirs')")
@@ -170,7 +170,7 @@ async def test_a_stream_that_fails_before_its_first_piece_is_an_error_answer(
 async def test_a_stream_cannot_write(mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog):
     """It is read-only, whatever its method: the database refuses, and the log names the way out."""
 
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         streams = True
 
         async def post(self) -> None:

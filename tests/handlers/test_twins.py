@@ -11,6 +11,7 @@ from tornado.web import Application, HTTPError
 
 from conf import DatabaseSettings
 from db import Database
+from handlers import ApiHandler
 from handlers.idempotency import IdempotentHandler
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Answer, Client, Serve
@@ -50,7 +51,7 @@ class Gate:
         """A handler that passes through it."""
         gate = self
 
-        class Handler(IdempotentHandler):
+        class Handler(IdempotentHandler, ApiHandler):
             @property
             def timeout_s(self) -> float:  # type: ignore[override]
                 return float(self.request.headers.get("X-Timeout-S", 30))
@@ -292,7 +293,7 @@ async def test_a_twin_of_another_process_is_waited_for_in_the_database_by_one(
 
 
 async def test_a_request_without_a_key_stands_in_no_queue(mount: Mount, notes: Notes, database: Database):
-    class Handler(IdempotentHandler):
+    class Handler(IdempotentHandler, ApiHandler):
         async def post(self) -> None:
             await self.run(count_notes, self.session)
             assert not database.turns
@@ -335,7 +336,7 @@ async def test_a_request_that_runs_again_and_its_twin_are_done_once(
 ):
     """The first conflicts at its COMMIT, and a twin may come before its second attempt."""
 
-    class Handler(IdempotentHandler):
+    class Handler(IdempotentHandler, ApiHandler):
         async def post(self) -> None:
             await self.run(add_note, self.session, text="conflicts once")
             self.set_status(201)
@@ -354,7 +355,7 @@ async def test_a_request_that_waits_for_a_place_has_no_twin(
 ):
     """504 as without a key: that "is still under way" was said of one that had never been sent."""
 
-    class Handler(IdempotentHandler):
+    class Handler(IdempotentHandler, ApiHandler):
         timeout_s = 0.3
 
         async def post(self) -> None:

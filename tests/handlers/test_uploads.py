@@ -9,7 +9,7 @@ import pytest
 from tornado.web import stream_request_body
 
 from db import Database
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import all_back, lent
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.gen_test
 
 
 @stream_request_body
-class Upload(SessionHandler):
+class Upload(ApiHandler):
     """Writes a note for the begin of an upload, one for each piece, and one for its end."""
 
     def initialize(self) -> None:
@@ -126,7 +126,7 @@ async def test_an_upload_that_is_refused_in_prepare_is_answered_at_once(
     received: list[bytes] = []
 
     @stream_request_body
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def prepare(self) -> None:
             super().prepare()
             if opened:
@@ -154,7 +154,7 @@ async def test_a_refused_upload_that_came_whole_leaves_the_connection_usable(
     """The body is not taken for the next request."""
 
     @stream_request_body
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def prepare(self) -> None:
             super().prepare()
             if opened:
@@ -186,7 +186,7 @@ async def test_an_upload_whose_commit_fails_is_a_409(
     """Through a fresh handler, whose `prepare` answers without having read the body again."""
 
     @stream_request_body
-    class Handler(SessionHandler):
+    class Handler(ApiHandler):
         async def prepare(self) -> None:
             super().prepare()
             if where == "prepare":

@@ -499,7 +499,7 @@ def with_handlers(folder: Path) -> dict[str, str]:
             import pathlib
 
             import server.app
-            from handlers import SessionHandler, SessionWebSocketHandler
+            from handlers import ApiHandler, SessionWebSocketHandler
             from tests.service.model import create_shelf
 
             make_app = server.app.make_app
@@ -509,7 +509,7 @@ def with_handlers(folder: Path) -> dict[str, str]:
                     await self.run(create_shelf, self.session, name=message)
                     self.write_message({{"done": message}})
 
-            class Later(SessionHandler):
+            class Later(ApiHandler):
                 async def post(self):
                     self.on_commit(self.later)
                     self.write_json("done")

@@ -17,7 +17,7 @@ from tornado.web import Application, RequestHandler
 
 from conf import DatabaseSettings
 from db import Database
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.handlers.custody import lent
 from tests.handlers.notes import Note, add_note, take_long
 
@@ -27,7 +27,7 @@ STACK_BYTES = 256 * 2**20
 DEADLINE_S = 1.0
 
 
-class AddHandler(SessionHandler):
+class AddHandler(ApiHandler):
     """Adds a note, and waits for ``POST /go`` before it answers, and so before the work is committed."""
 
     async def post(self) -> None:
@@ -37,7 +37,7 @@ class AddHandler(SessionHandler):
         self.set_status(201)
 
 
-class PutInHandler(SessionHandler):
+class PutInHandler(ApiHandler):
     """Adds a note that is written by the commit, in the first work of the request that needs a thread."""
 
     async def post(self) -> None:
@@ -51,14 +51,14 @@ class LateHandler(AddHandler):
     timeout_s = DEADLINE_S
 
 
-class HoldHandler(SessionHandler):
+class HoldHandler(ApiHandler):
     """Keeps a thread of the writer for some seconds."""
 
     async def post(self) -> None:
         await self.run(_sleep, self.session, float(self.get_argument("seconds")))
 
 
-class LongHandler(SessionHandler):
+class LongHandler(ApiHandler):
     """Runs a statement that does not end."""
 
     timeout_s = DEADLINE_S

@@ -15,7 +15,7 @@ from conf import DatabaseSettings
 from db import Database
 from db.errors import NotMigrated, StatementFailed
 from db.schema import migrate
-from handlers.base import SessionHandler
+from handlers.json_api.api import ApiHandler
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.postgres import PostgresCluster
@@ -156,7 +156,7 @@ def test_while_there_is_no_schema_each_request_is_503_with_the_way_out_and_a_lin
     assert server.request("POST", "/shelves", {"name": "Store"}).status == 201
 
 
-class Typo(SessionHandler):
+class Typo(ApiHandler):
     """Names a table that no revision makes."""
 
     async def get(self) -> None:

@@ -19,7 +19,7 @@ from tornado.web import Application, RequestHandler
 from conf import OpsSettings, load_settings
 from db import Database
 from db.errors import PoolTimeout
-from handlers import SessionHandler
+from handlers import ApiHandler
 from server.monitoring.exposition import Exposition
 from server.monitoring.metrics import FAMILIES, REQUESTS, Metrics
 from server.monitoring.ops import Ops
@@ -214,7 +214,7 @@ async def test_units_of_work_are_counted_by_what_became_of_them(seen: Seen):
 async def test_a_request_that_runs_again_is_counted_with_its_reason(seen: Seen, serve: Serve):
     """As an own application would use it: the counts come through the database alone."""
 
-    class ConflictHandler(SessionHandler):
+    class ConflictHandler(ApiHandler):
         attempts = 0
 
         async def post(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tornado.web import Application
 
-from handlers import SessionHandler
+from handlers import ApiHandler
 from tests.fixtures.process import StartServer, send
 from tests.fixtures.server import Serve
 from tests.fixtures.waiting import wait_until
@@ -46,7 +46,7 @@ async def test_an_open_unit_of_work_is_shown_with_its_request(seen: Seen, serve:
     """Its id, its age, whether it has a connection, and what has become of it so far; then it is gone."""
     begun, go_on = asyncio.Event(), asyncio.Event()
 
-    class SlowHandler(SessionHandler):
+    class SlowHandler(ApiHandler):
         async def post(self) -> None:
             begun.set()
             await go_on.wait()

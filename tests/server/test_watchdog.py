@@ -15,7 +15,7 @@ from tornado.web import Application
 
 from conf import OpsSettings
 from db.observer import Observer
-from handlers import SessionHandler
+from handlers import ApiHandler
 from server.monitoring.tracebacks import Origin, origin_here
 from tests.fixtures.process import StartServer
 from tests.fixtures.server import Serve
@@ -45,7 +45,7 @@ class TestLeaks:
         """With the stack that opened it, the line where it waits now, and its last SQL without parameters."""
         go_on = asyncio.Event()
 
-        class ForgetfulHandler(SessionHandler):
+        class ForgetfulHandler(ApiHandler):
             async def get(self) -> None:
                 await self.run(self.session.execute, text("SELECT :word AS secret"), {"word": "hush"})
                 await self.wait_for_what_never_comes()

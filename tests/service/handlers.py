@@ -9,7 +9,7 @@ from sqlalchemy import Row
 from tornado.routing import URLSpec
 
 from db.base import new_id
-from handlers import SessionHandler
+from handlers import ApiHandler
 from handlers.idempotency import IdempotentHandler
 from handlers.json_api.body import Body, read_body
 from handlers.json_api.query import Number, Query, read_query
@@ -57,7 +57,7 @@ class ShelvesQuery(Query):
     name: str | None = None
 
 
-class ShelvesHandler(IdempotentHandler):
+class ShelvesHandler(IdempotentHandler, ApiHandler):
     """``/shelves``."""
 
     async def get(self) -> None:
@@ -72,7 +72,7 @@ class ShelvesHandler(IdempotentHandler):
         self.write_json(shelf_json(shelf), 201)
 
 
-class ShelfHandler(SessionHandler):
+class ShelfHandler(ApiHandler):
     """``/shelves/{id}``."""
 
     async def get(self, shelf_id: str) -> None:
@@ -89,7 +89,7 @@ class ShelfHandler(SessionHandler):
         self.set_status(204)
 
 
-class BooksHandler(IdempotentHandler):
+class BooksHandler(IdempotentHandler, ApiHandler):
     """``/books``."""
 
     async def get(self) -> None:
@@ -103,7 +103,7 @@ class BooksHandler(IdempotentHandler):
         self.write_json(book_json(book), 201)
 
 
-class BookHandler(SessionHandler):
+class BookHandler(ApiHandler):
     """``/books/{id}``."""
 
     async def get(self, book_id: str) -> None:
@@ -119,7 +119,7 @@ class BookHandler(SessionHandler):
         self.set_status(204)
 
 
-class LendHandler(IdempotentHandler):
+class LendHandler(IdempotentHandler, ApiHandler):
     """``/books/lend``: the oldest books that are not lent."""
 
     async def post(self) -> None:
@@ -128,7 +128,7 @@ class LendHandler(IdempotentHandler):
         self.write_json({"items": [book_json(book) for book in books]})
 
 
-class LentHandler(SessionHandler):
+class LentHandler(ApiHandler):
     """``/books/{id}/lent``: a book is lent once."""
 
     async def post(self, book_id: str) -> None:

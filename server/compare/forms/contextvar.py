@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import func, select
 
 from db.scope.contextvar import Contextvar, current_session
+from handlers.json_api.api import ApiHandler
 from handlers.json_api.body import read_body
 from handlers.scoped import ScopedHandler
 from server.compare.handlers import EntryNew
@@ -23,7 +24,7 @@ def number_entry(*, text: str) -> int:
     return count_entries(text=text)
 
 
-class NumberHandler(ScopedHandler):
+class NumberHandler(ScopedHandler, ApiHandler):
     scope = Contextvar()
 
     async def post(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from handlers.base import SessionHandler
+from handlers.json_api.api import ApiHandler
 from handlers.json_api.body import read_body
 from server.compare.handlers import EntryNew
 from server.compare.model import Entry
@@ -21,7 +21,7 @@ def number_entry(session: Session, *, text: str) -> int:
     return count_entries(session, text=text)
 
 
-class NumberHandler(SessionHandler):
+class NumberHandler(ApiHandler):
     async def post(self) -> None:
         new = await read_body(self, EntryNew)
         number = await self.run(number_entry, self.session, text=new.text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import func, select
 
 from db.scope.threadlocal import ThreadLocal
+from handlers.json_api.api import ApiHandler
 from handlers.json_api.body import read_body
 from handlers.scoped import ScopedHandler
 from server.compare.handlers import EntryNew
@@ -24,7 +25,7 @@ def number_entry(*, text: str) -> int:
     return count_entries(text=text)
 
 
-class NumberHandler(ScopedHandler):
+class NumberHandler(ScopedHandler, ApiHandler):
     scope = threads
 
     async def post(self) -> None:

@@ -246,9 +246,9 @@ async def answering_child(world: World) -> None:
     class Handler(Probe):
         async def post(self) -> None:
             self.model(add_entry)(text="row")
-            await asyncio.create_task(self.answer())
+            await asyncio.create_task(self.respond())
 
-        async def answer(self) -> None:
+        async def respond(self) -> None:
             await asyncio.sleep(0)
             self.finish("done")
 

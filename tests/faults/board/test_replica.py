@@ -18,7 +18,7 @@ from conf import DatabaseSettings, Settings, load_settings
 from db import Database
 from db.doctor import examine as checkup
 from db.doctor.findings import Plan
-from handlers import SessionHandler
+from handlers import ApiHandler
 from server.app import make_app
 from tests.fixtures.clock import own_time
 from tests.fixtures.logs import ExpectLog
@@ -188,7 +188,7 @@ async def test_a_client_may_not_read_its_own_last_write(service: Client, standby
 async def test_a_write_from_a_get_is_refused_there_too(
     service_database: Database, serve: Serve, expect_log: ExpectLog
 ):
-    class Writes(SessionHandler):
+    class Writes(ApiHandler):
         async def get(self) -> None:
             await self.run(lambda session: session.execute(text("DELETE FROM tasks")), self.session)
 
@@ -217,7 +217,7 @@ async def test_a_read_that_is_in_the_way_of_the_replay_runs_again(
             session.execute(text("SELECT pg_sleep(20)"))
         return int(count or 0)
 
-    class Slow(SessionHandler):
+    class Slow(ApiHandler):
         snapshot = True
 
         async def get(self) -> None:

@@ -19,7 +19,8 @@ from handlers.board.teams import TeamChange, TeamNew
 from handlers.board.transfers import TransferNew
 from handlers.json_api import body as bodies
 from handlers.json_api.body import Body, check, read_body
-from handlers.json_api.errors import FAULTS_MAX, Problem
+from handlers.json_api.errors import FAULTS_MAX
+from handlers.lifecycle.errors import Problem
 
 TASK: dict[str, Any] = {
     "bundle": "store",
@@ -39,7 +40,7 @@ def faults(model: type[Body], value: Any) -> dict[str, str]:
     """What is wrong with a body: message by pointer."""
     with pytest.raises(Problem) as refused:
         check(model, value)
-    assert refused.value.status == 422
+    assert refused.value.status_code == 422
     assert refused.value.errors
     return {fault["pointer"]: fault["message"] for fault in refused.value.errors}
 
@@ -207,7 +208,7 @@ def bulk_faults(body: Any) -> dict[str, str]:
     """What is wrong with a bulk as it is sent: message by pointer."""
     with pytest.raises(Problem) as refused:
         TasksNew.read(json.dumps(body).encode())
-    assert refused.value.status == 422
+    assert refused.value.status_code == 422
     return {fault["pointer"]: fault["message"] for fault in refused.value.errors or ()}
 
 
@@ -265,7 +266,7 @@ def test_a_bulk_that_is_no_json_is_400(body: bytes):
     with pytest.raises(Problem) as refused:
         asyncio.run(read_body(handler(body), TasksNew))
 
-    assert refused.value.status == 400
+    assert refused.value.status_code == 400
 
 
 def wide(values: int) -> bytes:
@@ -282,7 +283,7 @@ def test_a_body_of_too_many_values_is_413_and_is_not_read(monkeypatch: pytest.Mo
     with pytest.raises(Problem, match="a body here has at most 57 values") as refused:
         asyncio.run(read_body(handler(wide(52)), TaskNew))
 
-    assert refused.value.status == 413
+    assert refused.value.status_code == 413
 
 
 def test_whatever_s3_keys_may_hold_is_not_too_many_values():

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from db.board.tasks import Position, TaskFilter
 from handlers.board.cursors import cursor_of, position_of
-from handlers.json_api.errors import Problem
+from handlers.lifecycle.errors import Problem
 
 HERE = Position(datetime(2020, 6, 3, 10, 45, 0, 287701, tzinfo=UTC), "f2ee55c638084ebfb35a00c003670ad9")
 
@@ -40,7 +40,7 @@ def test_a_cursor_belongs_to_its_filters(other: TaskFilter):
     with pytest.raises(Problem, match="other filters") as refused:
         position_of(cursor, other)
 
-    assert refused.value.status == 400
+    assert refused.value.status_code == 400
 
 
 @given(st.text(max_size=60) | st.text("ABCabc019-_", min_size=43, max_size=43))
@@ -48,7 +48,7 @@ def test_what_is_made_up_is_400(cursor: str):
     with pytest.raises(Problem) as refused:
         position_of(cursor, TaskFilter())
 
-    assert refused.value.status == 400
+    assert refused.value.status_code == 400
 
 
 def test_a_moment_out_of_range_is_400():

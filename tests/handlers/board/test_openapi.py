@@ -15,7 +15,7 @@ from tornado.web import Application, RequestHandler
 
 from conf import DatabaseSettings, Settings
 from db import Database
-from handlers import Problem, ProblemHandler, SessionHandler
+from handlers import ApiHandler, Problem, ProblemHandler
 from handlers.board import export, tasks, teams, transfers
 from handlers.board.queries import TaskQuery
 from handlers.json_api import body as bodies
@@ -340,7 +340,7 @@ NOTES = Tag("notes", "What is written down.")
 NOTE_ID = PathParameter("note_id", "The note's number.", {"type": "integer"}, 7)
 
 
-class NoteHandler(SessionHandler):
+class NoteHandler(ApiHandler):
     """A resource of another application's."""
 
     @operation(

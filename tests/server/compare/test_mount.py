@@ -6,11 +6,11 @@ from tornado.routing import URLSpec
 from tornado.web import RequestHandler
 
 from db.scope import Contextvar, Registry
-from handlers.base import SessionHandler
+from handlers.json_api.api import ApiHandler
 from server.compare.mount import compared_routes
 
 
-class OneHandler(SessionHandler):
+class OneHandler(ApiHandler):
     """A resource of any application."""
 
 

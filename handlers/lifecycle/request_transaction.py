@@ -1,0 +1,212 @@
+"""What happens between the beginning of a request, or of a WebSocket's message, and its end.
+
+::
+
+    RequestTransaction          the unit of work, its hooks, and how it ends
+    ├── HttpTransaction         one attempt at a request; its response is held  (http_transaction)
+    └── MessageTransaction      one attempt at a message; its replies are held  (message)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.orm import Session
+from tornado.web import HTTPError
+
+from db import AsyncUnitOfWork, Outcome
+from db.errors import Cancelled, DeadlinePassed, UsageError
+from db.retry import RetryPolicy
+from handlers.lifecycle.errors import leaves_unknown, meant
+from handlers.lifecycle.hooks import CommitHooks, ExplicitCommit
+
+TOO_LATE = "the time for this request ran out after its work had been applied"
+
+
+class RequestTransaction:
+    """One attempt at a request or at a message. Lives until its unit of work is settled and answered.
+
+    The work is rolled back unless `settle` is reached with ``keep``, no exception was recorded by `fail`,
+    and the COMMIT succeeds.
+
+    Args:
+        unit: its unit of work.
+        summary: how messages and log lines name it.
+        policy: makes the retry policy; called when something has failed.
+        attempt: the number of the attempt, from 1.
+        may_retry: whether another attempt can be made at all.
+    """
+
+    def __init__(
+        self,
+        unit: AsyncUnitOfWork,
+        *,
+        summary: str,
+        policy: Callable[[], RetryPolicy],
+        attempt: int,
+        may_retry: bool,
+    ) -> None:
+        self.unit = unit
+        self.summary = summary
+        self.attempt = attempt
+        self.hooks = CommitHooks()
+        self.explicit = ExplicitCommit()
+        self.stopped: Cancelled | None = None
+        """Why it was stopped from outside: that is answered, whatever its handler raises then."""
+        self.raised: BaseException | None = None
+        self.failed = False
+        self.decided = False
+        """Whether the answer is complete, so that nothing can be registered any more."""
+        self.conflict: BaseException | None = None
+        """The error for which it is retried."""
+        self._policy = policy
+        self._may_retry = may_retry
+
+    # -- what handlers call, see `TransactionMethods`
+
+    async def commit(self) -> None:
+        """Commit before the end."""
+        await self.explicit.make(self.unit, self.hooks.last_work)
+        await self.hooks.on_commit.call(self.summary)
+
+    def before_commit(self, function: Callable[..., object], args: Any, kwargs: Any) -> None:
+        """Register a function for the last work before COMMIT."""
+        self._check_undecided("before_commit")
+        if self.explicit.begun:
+            raise UsageError(
+                f"{self.summary}: before_commit() was called after commit(), and would never be run: "
+                "register the function first"
+            )
+        self.hooks.before_commit(function, args, kwargs)
+
+    def on_commit(self, call: Callable[[], object]) -> None:
+        """Register a function for the time after COMMIT."""
+        if not self.hooks.on_commit.under_way:
+            self._check_undecided("on_commit")
+        self.hooks.on_commit.add(call)
+
+    def in_new_transaction(self, function: Callable[..., object], args: Any, kwargs: Any) -> None:
+        """Register a function for a unit of work that follows."""
+        self._check_undecided("in_new_transaction")
+        self.hooks.follow_up(function, args, kwargs)
+
+    # -- what decides
+
+    @property
+    def outcome(self) -> Outcome:
+        """What has become of the work."""
+        return self.unit.outcome
+
+    def fail(self, error: BaseException | None) -> None:
+        """Record an error, which rolls the work back. The first one counts; none does after the decision."""
+        if not self.decided:
+            self.failed = True
+            self.raised = self.raised or error
+
+    def cancel(self, reason: Cancelled) -> None:
+        """Stop it: its statement is cancelled, and nothing is kept, except by a COMMIT that was sent."""
+        self.stopped = reason
+        self.unit.cancel(reason)
+
+    def deadline_passed(self) -> None:
+        """Cancel the unit's statement. A COMMIT that has been sent may still complete."""
+        self.cancel(DeadlinePassed(TOO_LATE) if self.explicit.done else DeadlinePassed())
+
+    def retries(self, error: BaseException | None) -> bool:
+        """Whether another attempt follows this error."""
+        if error is None or not self._may_retry or self.explicit.under_way or self.explicit.done:
+            return False
+        policy = self._policy()
+        deadline_at = self.unit.deadline_at
+        return (
+            policy.retries(meant(error))
+            and self.attempt < policy.attempts_max
+            and (deadline_at is None or time.monotonic() < deadline_at)
+        )
+
+    async def pause(self) -> None:
+        """Wait before the next attempt."""
+        await asyncio.sleep(self._policy().pause_s(self.attempt))
+
+    # -- the end
+
+    def settle_at_once(self, *, keep: bool) -> bool:
+        """Settle without leaving the event loop, where that sends nothing. Returns whether it was so."""
+        if self.hooks or self.explicit.under_way or not self.unit.settle_at_once(keep=keep):
+            return False
+        self._decide_retry(self.raised)
+        return True
+
+    async def settle(
+        self, *, keep: bool, fault: Exception | None = None, commits: bool = False
+    ) -> Exception | None:
+        """Commit, or roll back, and do the work that was to follow in transactions of its own.
+
+        Args:
+            keep: commit, as far as nothing has stopped or failed it.
+            fault: why the answer cannot be sent as it is.
+            commits: a `commit` was under way when this was decided; it may have ended since.
+
+        Returns:
+            The error that is to be answered in place of the answer; None where the answer may leave.
+        """
+        if commits or self.explicit.under_way:
+            fault = await self._await_commit() or fault
+        self._decide_retry(fault or self.raised)
+        try:
+            last = None if self.explicit.begun else self.hooks.last_work
+            await self.unit.settle(keep=keep, last=last, follow_ups=self._due_follow_ups)
+        except Exception as error:  # noqa: BLE001  # any error is answered
+            fault = fault or error  # the first of them
+        return fault
+
+    async def call_on_commit(self) -> None:
+        """Call what was registered for the time after COMMIT."""
+        await self.hooks.on_commit.call(self.summary)
+
+    async def _await_commit(self) -> Exception | None:
+        """Wait for a `commit` whose caller is gone. Returns the error to be answered instead, if any.
+
+        An exception that the handler has raised meanwhile is answered again, with the outcome of the commit.
+        """
+        error, raised = await self.explicit.end(), self.raised
+        if error is not None:
+            if raised is not None and self.stopped is None and not self._policy().retries(meant(raised)):
+                self.log_raised(raised)
+            return error
+        if self.stopped is not None:
+            return DeadlinePassed(TOO_LATE) if isinstance(self.stopped, DeadlinePassed) else self.stopped
+        if not self.failed and self.status < 400:
+            return None
+        if raised is None:  # send_error() with a status alone
+            return HTTPError(self.status)
+        return raised if isinstance(raised, Exception) else UsageError(f"{self.summary}: was cancelled")
+
+    @property
+    def status(self) -> int:
+        """The status of the answer, as it is now."""
+        return 200
+
+    def log_raised(self, error: BaseException) -> None:
+        """Log an error that was raised by the handler and is not the one that is answered."""
+
+    def _decide_retry(self, error: BaseException | None) -> None:
+        if leaves_unknown(error):  # a retry could apply the work twice
+            self.conflict = None
+        elif error is not None and self.retries(error):
+            self.conflict = meant(error)
+
+    def _due_follow_ups(self, error: Exception | None) -> list[Callable[[Session], object]]:
+        """The functions for units of work of their own: once a request, at the attempt that is answered."""
+        self._decide_retry(error)
+        return [] if self.conflict is not None else self.hooks.follow_ups
+
+    def _check_undecided(self, method: str) -> None:
+        if self.decided:  # the work may be settled already
+            raise UsageError(
+                f"{self.summary}: {method}() was called after finish(), and might never be run: register "
+                "the function first"
+            )
