@@ -5,7 +5,17 @@ from __future__ import annotations
 from db.database import Database
 from db.engines.engine import make_engine, make_url
 from db.outcome import Outcome
+from db.retry import RetryPolicy
 from db.work.async_unit_of_work import AsyncUnitOfWork, passes_on
 from db.work.unit_of_work import UnitOfWork
 
-__all__ = ["AsyncUnitOfWork", "Database", "Outcome", "UnitOfWork", "make_engine", "make_url", "passes_on"]
+__all__ = [
+    "AsyncUnitOfWork",
+    "Database",
+    "Outcome",
+    "RetryPolicy",
+    "UnitOfWork",
+    "make_engine",
+    "make_url",
+    "passes_on",
+]

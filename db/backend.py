@@ -11,7 +11,7 @@ from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from conf import DatabaseSettings
-from db.errors import DatabaseError
+from db.errors import DatabaseError, UsageError
 
 Role = Literal["writer", "reader", "migration"]
 
@@ -71,8 +71,13 @@ class Backend:
     cannot_change_session = ""
     """Why a unit of work may not change its session, and the way out. Empty: its connection is closed."""
 
-    other_isolation = ""
-    """How a write asks for another isolation level, as part of a sentence. Empty: it cannot."""
+    isolation_levels: tuple[str, ...] = (
+        "SERIALIZABLE",
+        "REPEATABLE READ",
+        "READ COMMITTED",
+        "READ UNCOMMITTED",
+    )
+    """Those that the transaction of a unit of work may have."""
 
     isolation_is_a_transactions = False
     """A level asked for of a writer's connection holds for the transaction, and SQLAlchemy puts it back."""
@@ -122,6 +127,36 @@ class Backend:
 
     snapshot_options: Mapping[str, Any] = MappingProxyType({})
     """Execution options under which a connection of the reader sees one state of the database throughout."""
+
+    def transaction_options(self, label: str, *, isolation: str | None, snapshot: bool) -> Mapping[str, Any]:
+        """Execution options under which a connection runs one transaction; afterwards it is as before.
+
+        Args:
+            label: how messages name the unit of work.
+            isolation: the transaction's isolation level; None for the engine's.
+            snapshot: all reads of the transaction see one state of the database.
+
+        Raises:
+            UsageError: there is no such level here, or it does not give the snapshot that is asked for.
+        """
+        if isolation is None:
+            return self.snapshot_options if snapshot else {}
+        if isolation not in self.isolation_levels:
+            raise UsageError(
+                f"{label}: isolation = {isolation!r} is no level that a unit of work can have on this "
+                f"database; set {' or '.join(self.isolation_levels)}, or None"
+            )
+        if snapshot and isolation.startswith("READ "):
+            raise UsageError(
+                f"{label}: snapshot = True and isolation = {isolation!r} contradict each other: one state of "
+                "the database for all reads takes REPEATABLE READ, which snapshot sets by itself, or "
+                "SERIALIZABLE"
+            )
+        return self.isolation_options(isolation)
+
+    def isolation_options(self, level: str) -> Mapping[str, Any]:
+        """The execution options of one of `isolation_levels`."""
+        return {"isolation_level": level}
 
     def translate(self, error: DBAPIError) -> DatabaseError:
         """What a driver's error means. Decided by codes, never by message text."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import logging
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -24,10 +26,15 @@ from db.engines.engine import blocking, make_engine, make_url, read_only_view
 from db.engines.idle_pool import observe_pool
 from db.errors import DeadlinePassed, OutsideRun
 from db.observer import ObservedUnit, Observer
+from db.retry import RetryPolicy, reason_of
 from db.schema.state import Schema
 from db.work.async_unit_of_work import AsyncUnitOfWork
 from db.work.commit_marker import CommitMarkers
-from db.work.unit_of_work import UnitOfWork
+from db.work.unit_of_work import UnitOfWork, call_plain, name_of
+
+log = logging.getLogger("onfinish.db")
+
+R = TypeVar("R")
 
 _STOPPERS = 4
 """Threads that cancel statements, each within half a second. A unit whose turn does not come in that time is
@@ -45,11 +52,15 @@ class Database:
     Args:
         settings: ``DatabaseSettings(url="sqlite:///x.db")`` is enough.
         observer: called at what happens, for metrics.
+
+    ``retry_policy``: which errors are retried, of requests, of messages and by `run_in_transaction`. An
+    application may set another one, before it serves.
     """
 
     def __init__(self, settings: DatabaseSettings, observer: Observer | None = None) -> None:
         self.settings = settings
         self.observer = observer or Observer()
+        self.retry_policy = RetryPolicy(settings.attempts_max)
         self._stoppers = Threads(_STOPPERS, name="onfinish-stopper")
         self.writer = self._endpoint("writer", settings, backend_for(make_url(settings), settings.pooler))
         self.backend = backend = self.writer.backend
@@ -95,6 +106,7 @@ class Database:
         label: str = "a unit of work",
         read_only: bool = False,
         snapshot: bool = False,
+        isolation: str | None = None,
         deadline_at: float | None = None,
         origin: object = None,
         retries: bool = False,
@@ -110,10 +122,17 @@ class Database:
             label: how messages name it.
             read_only: on the reader.
             snapshot: all its reads see the database as it was at the first of them.
+            isolation: the transaction's isolation level, for this unit alone: "SERIALIZABLE", "REPEATABLE
+                READ", "READ COMMITTED"; on SQLite "SERIALIZABLE", as any transaction there. None for the
+                database's own. A unit on the reader has a transaction then. With ``snapshot``, "REPEATABLE
+                READ" or "SERIALIZABLE".
             deadline_at: on the clock of `time.monotonic`; past it the unit is stopped and rolled back.
             origin: what it is done for, a request for example; kept for observers.
             retries: the caller retries its work where the connection was lost (`ConnectionLost`). Else a
                 connection is pinged before it is used, which is a round trip.
+
+        Raises:
+            UsageError: there is no such isolation level on this database, or not with ``snapshot``.
         """
         endpoint = self.reader if read_only else self.writer
         return AsyncUnitOfWork(
@@ -121,6 +140,7 @@ class Database:
             self.registry,
             label=label,
             snapshot=snapshot,
+            isolation=isolation,
             deadline_at=deadline_at,
             pool_timeout_s=self.settings.pool_timeout_s,
             commit_markers=self.commit_markers,
@@ -132,33 +152,44 @@ class Database:
 
     @contextlib.contextmanager
     def session_scope(
-        self, *, label: str = "session_scope()", read_only: bool = False, timeout_s: float | None = None
+        self,
+        *,
+        label: str = "session_scope()",
+        read_only: bool = False,
+        isolation: str | None = None,
+        timeout_s: float | None = None,
     ) -> Iterator[Session]:
         """A session for a script or a job, in a thread that may wait; committed at the end, else rolled back.
 
-        Waits for a slot in the same queue as the requests of the process.
+        Waits for a slot in the same queue as the requests of the process. Not retried where the database
+        refuses the transaction as a conflict: that does `run_in_transaction`.
+
+        Args:
+            label: how messages name it.
+            read_only: on the reader.
+            isolation: as of `unit_of_work`.
+            timeout_s: how long it may take in all, the wait for a slot among it.
 
         Raises:
-            PoolTimeout: all slots stayed taken for ``database.pool_timeout_s``.
+            PoolTimeout: all slots stayed taken for ``database.pool_timeout_s``, or until the time limit.
             OutsideRun: called on an event loop, which it would stop; `unit_of_work` is for there.
             NestedUnitOfWork: the caller holds a unit of work open already.
             DatabaseError: a driver's error, translated; nothing is committed then, or `OutcomeUnknown`.
         """
-        if asyncio._get_running_loop() is not None:
-            raise OutsideRun(
-                f"{label}: session_scope() would stop the event loop; `async with database.unit_of_work()`"
-            )
+        _refuse_event_loop(label, "session_scope()")
+        deadline_at = None if timeout_s is None else time.monotonic() + timeout_s
         endpoint = self.reader if read_only else self.writer
         worker = self.registry.claim_here(label, endpoint.scopes_backend)
         try:
-            endpoint.limiter.take_blocking(self.settings.pool_timeout_s)
+            wait_s = self.settings.pool_timeout_s
+            endpoint.limiter.take_blocking(wait_s if timeout_s is None else min(wait_s, timeout_s))
             try:
-                deadline_at = None if timeout_s is None else time.monotonic() + timeout_s
                 unit = UnitOfWork(
                     endpoint.scopes,
                     endpoint.scopes_backend,
                     label=label,
                     read_only=read_only,
+                    isolation=isolation,
                     deadline_at=deadline_at,
                     commit_markers=self.commit_markers,
                     schema_fault=self._schema_fault,
@@ -180,6 +211,70 @@ class Database:
                 endpoint.limiter.give_back()
         finally:
             self.registry.unclaim(worker)
+
+    def run_in_transaction(
+        self,
+        function: Callable[..., R],
+        /,
+        *args: Any,
+        attempts: int | None = None,
+        retry_on: tuple[type[BaseException], ...] = (),
+        read_only: bool = False,
+        isolation: str | None = None,
+        label: str | None = None,
+        timeout_s: float | None = None,
+        **kwargs: Any,
+    ) -> R:
+        """Call ``function(session, *args, **kwargs)`` in a transaction, for a script or a job.
+
+        Each attempt is a `session_scope` of its own, committed when the function returns. Where the database
+        refuses it as a conflict, or the connection is lost, all of it is rolled back, and after a pause the
+        function is called again: what it does outside of the database it may do several times.
+
+        Args:
+            function: a plain function that takes the session first.
+            attempts: attempts in all; None for those of `retry_policy`.
+            retry_on: errors that are retried besides those of `retry_policy`.
+            read_only: on the reader.
+            isolation: as of `unit_of_work`; with "SERIALIZABLE" conflicts are to be expected.
+            label: how messages name it; None for the function's name.
+            timeout_s: how long all attempts may take, with the pauses between them.
+
+        Returns:
+            What the function returned in the attempt that was committed.
+
+        Raises:
+            OutsideRun: called on an event loop, which it would stop; `unit_of_work` is for there.
+            ValueError: ``attempts`` is below 1.
+            UsageError: the function is async, or there is no such isolation level on this database.
+            OutcomeUnknown: whether COMMIT was applied is not known; never retried.
+            DatabaseError: as of `session_scope`; a conflict is that of the last attempt.
+            Exception: whatever the function raises.
+        """
+        label = label or name_of(function)
+        _refuse_event_loop(label, "run_in_transaction()")
+        own = self.retry_policy
+        attempts = own.attempts_max if attempts is None else attempts
+        policy = dataclasses.replace(own, attempts_max=attempts, errors=(*own.errors, *retry_on))
+        deadline_at = None if timeout_s is None else time.monotonic() + timeout_s
+        attempt = 1
+        while True:
+            left_s = None if deadline_at is None else max(0.0, deadline_at - time.monotonic())
+            try:
+                with self.session_scope(
+                    label=label, read_only=read_only, isolation=isolation, timeout_s=left_s
+                ) as session:
+                    return call_plain(label, function, session, *args, **kwargs)
+            except Exception as error:
+                pause_s = policy.pause_s(attempt)
+                in_time = deadline_at is None or time.monotonic() + pause_s < deadline_at
+                if not (attempt < policy.attempts_max and in_time and policy.retries(error)):
+                    raise
+                reason = reason_of(error)
+            attempt += 1
+            log.info("%s: retrying (%s), attempt %d", label, reason, attempt)
+            self.observer.retries(reason)
+            time.sleep(pause_s)
 
     async def close(self, *, grace_s: float = 5.0) -> None:
         """Stop what is still open, and close all connections. Call it on the event loop that used them.
@@ -270,3 +365,8 @@ class Database:
             return GreenletExecutor()
         # As many threads as slots: a unit of work that has a slot runs at once.
         return ThreadExecutor(Threads(limiter.size, name=f"onfinish-{limiter.name}"), self._stoppers)
+
+
+def _refuse_event_loop(label: str, method: str) -> None:
+    if asyncio._get_running_loop() is not None:
+        raise OutsideRun(f"{label}: {method} would stop the event loop; `async with database.unit_of_work()`")

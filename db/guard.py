@@ -201,15 +201,17 @@ class StatementGuard:
         """Raise where another isolation level is asked for than the unit may have.
 
         Raises:
-            SessionNotOwned: AUTOCOMMIT, of which nothing could be undone; or any, where it would
-                outlast the unit.
+            SessionNotOwned: AUTOCOMMIT, of which nothing could be undone; any, where it would outlast the
+                unit; any other than the one that the unit was made with.
         """
-        if level == self.isolation_level or (is_settable and str(level).upper() != "AUTOCOMMIT"):
+        own = self.isolation_level
+        if level == own or (is_settable and own is None and str(level).upper() != "AUTOCOMMIT"):
             return
         raise SessionNotOwned(
             f"{self.label}: the isolation level {level!r} was asked for, which would take its transaction "
-            "from the unit of work. For reads of one state of the database there is `snapshot = True`"
-            f"{self._backend.other_isolation}"
+            "from the unit of work. A unit of work has its level from the start: `isolation = …` is one of "
+            f"{', '.join(self._backend.isolation_levels)}. For reads of one state of the database there is "
+            "`snapshot = True`"
         )
 
     # -- called by the engine's hooks, where the work is done

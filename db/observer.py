@@ -68,4 +68,8 @@ class Observer:
         """A unit of work is settled, see its ``outcome``."""
 
     def retries(self, reason: str) -> None:
-        """A request, or a message, is retried: "deadlock", "serialization", "busy", "connection lost"."""
+        """A request, a message or `Database.run_in_transaction` is retried.
+
+        ``reason`` is "deadlock", "serialization", "busy", "connection lost", or the name of the class of an
+        error that an application added.
+        """

@@ -63,7 +63,7 @@ class Jobs:
     def _do(self, name: str, job: Job) -> None:
         try:
             job(self._stopped)
-        except RetryableConflict as error:  # another server's job works on the same rows
+        except RetryableConflict as error:  # another server's job works on the same rows, at each attempt
             log.debug("%s: will be retried: %s", name, error)
         except Exception as error:  # noqa: BLE001  # an error of one job stops neither the others nor the thread
             self._failed(name, error)
@@ -98,13 +98,13 @@ def jobs_of(database: Database, *, first: bool) -> dict[str, Job]:
 def _delete_expired_keys(database: Database, stopped: threading.Event) -> None:
     deleted, batch = 0, 1
     while batch and not stopped.is_set():
-        with database.session_scope(label="deleting expired keys", timeout_s=_TIMEOUT_S) as session:
-            batch = delete_expired_keys(session)
+        batch = database.run_in_transaction(
+            delete_expired_keys, label="deleting expired keys", timeout_s=_TIMEOUT_S
+        )
         deleted += batch
     if deleted:
         log.info("%d expired idempotency keys were deleted", deleted)
 
 
 def _delete_old_markers(database: Database, stopped: threading.Event) -> None:
-    with database.session_scope(label="deleting old markers", timeout_s=_TIMEOUT_S) as session:
-        delete_old_markers(session)
+    database.run_in_transaction(delete_old_markers, label="deleting old markers", timeout_s=_TIMEOUT_S)

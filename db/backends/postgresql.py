@@ -94,7 +94,6 @@ class PostgreSQL(Backend):
 
     drivers = ("psycopg2", "psycopg", "asyncpg")
     blocking_driver = "postgresql+psycopg2"
-    other_isolation = ", for a write `SET TRANSACTION ISOLATION LEVEL …` as its first statement"
     has_commit_markers = True
     marker_key = "onfinish_witness"
     snapshot_options = MappingProxyType({"isolation_level": "REPEATABLE READ"})

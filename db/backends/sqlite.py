@@ -55,6 +55,7 @@ class SQLite(Backend):
     blocking_driver = "sqlite+pysqlite"
     belongs_to_process = True
     snapshot_options = MappingProxyType({SNAPSHOT: True})
+    isolation_levels = ("SERIALIZABLE",)
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
@@ -153,6 +154,9 @@ class SQLite(Backend):
         # The driver's own name for it, in a URL ("?timeout=1") or among its arguments, wins over ours.
         given = settings.connect_args.get("timeout", self.url.query.get("timeout"))
         return settings.busy_timeout_s if given is None else float(str(given))
+
+    def isolation_options(self, level: str) -> Mapping[str, Any]:
+        return self.snapshot_options  # a transaction of SQLite's is serializable
 
     def translate(self, error: DBAPIError) -> DatabaseError:
         code = getattr(error.orig, "sqlite_errorcode", None)

@@ -75,6 +75,7 @@ class AsyncUnitOfWork:
         registry: of the units that are open.
         label: how messages name it.
         snapshot: all its reads see the database as it was at the first of them.
+        isolation: as of `UnitOfWork`.
         deadline_at: on the clock of `time.monotonic`; past it the unit is stopped and rolled back.
         pool_timeout_s: longest wait for a slot.
         commit_markers: asked whether a COMMIT without an answer was applied.
@@ -94,6 +95,7 @@ class AsyncUnitOfWork:
         *,
         label: str,
         snapshot: bool,
+        isolation: str | None,
         deadline_at: float | None,
         pool_timeout_s: float,
         commit_markers: CommitMarkers | None,
@@ -119,6 +121,7 @@ class AsyncUnitOfWork:
             label=label,
             read_only=endpoint.read_only,
             snapshot=snapshot,
+            isolation=isolation,
             deadline_at=deadline_at,
             confined=True,
             commit_markers=commit_markers,

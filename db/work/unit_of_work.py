@@ -9,7 +9,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
@@ -38,6 +38,8 @@ from db.work.commit_marker import CommitMarker, CommitMarkers
 
 log = logging.getLogger("onfinish.db")
 
+R = TypeVar("R")
+
 
 class UnitOfWork:
     """One session and the decision about its work, made exactly once.
@@ -51,11 +53,16 @@ class UnitOfWork:
         label: how messages name this unit: "POST TaskHandler".
         read_only: it runs on the reader; keeping it commits nothing.
         snapshot: all its reads see the database as it was at the first of them.
+        isolation: its transaction's isolation level, one of the backend's `isolation_levels`; a unit on the
+            reader has a transaction then. The connection is at the engine's level again afterwards.
         deadline_at: on the clock of `time.monotonic`; None for no limit.
         confined: statements only inside of `call` (a request), or anywhere (a script).
         commit_markers: asked whether a COMMIT without an answer was applied.
         schema_fault: returns what is wrong with the schema, None where nothing is; may block. Called where a
             statement names a table or a column that is not there.
+
+    Raises:
+        UsageError: there is no such isolation level on this database, or not with ``snapshot``.
 
     Warns:
         ResourceWarning: dropped without `settle`; its connection was checked in, rolled back.
@@ -69,6 +76,7 @@ class UnitOfWork:
         label: str,
         read_only: bool = False,
         snapshot: bool = False,
+        isolation: str | None = None,
         deadline_at: float | None = None,
         confined: bool = False,
         commit_markers: CommitMarkers | None = None,
@@ -82,14 +90,14 @@ class UnitOfWork:
         self.guard = StatementGuard(label, backend, deadline_at=deadline_at, confined=confined)
         self.commit_s = 0.0
         self._backend = backend
-        self._autocommits = read_only and not snapshot and backend.reader_autocommits
+        options = backend.transaction_options(label, isolation=isolation, snapshot=snapshot)
+        self._autocommits = read_only and backend.reader_autocommits and not options
         self._commit_markers = None if read_only else commit_markers
         self._schema_fault = schema_fault
         self._marker: CommitMarker | None = None
         self.settled = False
         self.abandoned = False
         """It has no waiter, and its pool may be gone: its connection is closed, not checked in."""
-        options = backend.snapshot_options if snapshot else {}
         self.session: Session = OwnedSession(engine, self.guard, options)
 
     def __del__(self) -> None:
@@ -146,7 +154,7 @@ class UnitOfWork:
         """
         self.guard.enter()
         try:
-            return self._plain(function, *args, **kwargs)
+            return call_plain(self.label, function, *args, **kwargs)
         except DBAPIError as error:
             raise self.translated(error) from error
         except asyncio.CancelledError as error:  # how asyncio drivers end a statement
@@ -156,17 +164,6 @@ class UnitOfWork:
 
     def _cancelled(self) -> Cancelled:
         return self.guard.reason or Cancelled(f"{self.label}: was cancelled; nothing is kept")
-
-    def _plain(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call a function as one that is to return a value."""
-        result = function(*args, **kwargs)
-        if not inspect.iscoroutine(result):
-            return result
-        result.close()  # it would never run
-        raise UsageError(
-            f"{self.label}: {name_of(function)} is an async function; what works with the session is a plain "
-            "one, called in a thread"
-        )
 
     def settle(self, *, keep: bool, last: Callable[[Session], object] | None = None) -> None:
         """Commit or roll back, then close: in that order whatever happens. The session is unusable then.
@@ -218,7 +215,7 @@ class UnitOfWork:
         session = self.session
         try:
             if last is not None:
-                self._plain(last, session)
+                call_plain(self.label, last, session)
             session.flush()
             if self.guard.reason is not None:
                 raise self.guard.reason
@@ -430,6 +427,25 @@ class SettledSession(Session):
 
     def __setattr__(self, attribute: str, value: object) -> None:
         getattr(self, attribute)
+
+
+def call_plain(label: str, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
+    """Call a function that works with a session, and return its result.
+
+    Args:
+        label: how messages name the unit of work.
+
+    Raises:
+        UsageError: it was an async function, which has not run.
+    """
+    result = function(*args, **kwargs)
+    if not inspect.iscoroutine(result):
+        return result
+    result.close()  # it would never run
+    raise UsageError(
+        f"{label}: {name_of(function)} is an async function; what works with the session is a plain "
+        "one, called in a thread"
+    )
 
 
 def name_of(function: object) -> str:

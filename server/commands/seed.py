@@ -112,19 +112,12 @@ def _seed(database: Database, arguments: argparse.Namespace, *, where: str) -> i
 
 
 def _in_transaction(database: Database, function: Callable[[Session, A], R], argument: A) -> R:
-    """Call a function in a transaction of its own, and again where the database broke a tie against it."""
-    from db.errors import Conflict, RetryableConflict
+    from db.errors import Conflict
 
-    attempt = 1
-    while True:
-        try:
-            with database.session_scope(label="seed") as session:
-                return function(session, argument)
-        except (RetryableConflict, Conflict):  # a twin adds the same teams, or a server holds SQLite's lock
-            if attempt == _ATTEMPTS:
-                raise
-        time.sleep(_PAUSE_S * attempt)
-        attempt += 1
+    # A conflict: another process adds the same teams at the same time.
+    return database.run_in_transaction(
+        function, argument, attempts=_ATTEMPTS, retry_on=(Conflict,), label="seed"
+    )
 
 
 def _add_teams(session: Session, names: Sequence[str]) -> tuple[list[int], int]:
