@@ -2,21 +2,21 @@
 
 ::
 
-    prepare            unit of work made: a session, no connection yet; the response is HELD from here on
-       |
+    prepare            unit of work made: a session, no connection yet
+       |               the request's connection is wrapped: the response is HELD
     get/post/…         await self.run(tasks.get_task, self.session, task_id=…)
        |
     finish()           Tornado's own: headers and body go into the held response
        |
-    on_finish()        commit_or_roll_back(), off the loop: committed if nothing was raised and status < 400
-       |                   ok       -> the held response leaves, then what was given to `on_commit` is called
-       |                   conflict -> dropped; a fresh handler runs the request again     (lifecycle/retry)
+    on_finish()        commit, or roll back, off the loop
+       |                   ok       -> the held response leaves
+       |                   conflict -> dropped; a fresh handler runs the request again
        |                   failed   -> dropped; a fresh handler of the same class answers the error
     closed             connection checked in to the pool; access line logged with the outcome
 
-What ends it otherwise: an exception or a status from 400 on rolls back (`log_exception`, `send_error`); the
-deadline and a client that left cancel the statement, and roll back (`on_connection_close`,
-`RequestTransaction.deadline_passed`); a COMMIT without an answer is looked up (`db.work.commit_marker`).
+`HttpTransaction.commit_or_roll_back` commits if nothing was raised and the status is below 400. An exception
+is recorded by `log_exception`, an error's status by `send_error`; the deadline and a client that left cancel the
+statement (`RequestTransaction.cancel`). What is retried: `RequestTransaction.retries`.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from handlers.lifecycle.overrides import check_overrides, forgotten
 class SessionHandler(TransactionMethods, InstrumentedHandler):
     """Tornado's `RequestHandler`, and the life of a session. Lives as long as one attempt at a request.
 
-    A subclass that overrides `prepare`, `on_finish` or `log_exception` calls ``super()``. Error pages, ETag,
-    default headers and OPTIONS are Tornado's; `ApiHandler` has problems as RFC 9457 in their place.
+    A subclass that overrides `prepare`, `on_finish` or `log_exception` calls ``super()``. The face is Tornado's:
+    error pages, ETag, headers, OPTIONS; `ApiHandler` has another. The methods are `TransactionMethods`'.
 
     The application's settings: ``database`` (a `Database`, required), ``request_timeout_s`` (30),
     ``retry_on`` (errors that are retried besides the database's own), ``database_messages`` (False).
@@ -64,9 +64,7 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
 
     retry: ClassVar[bool] = True
     """A request that the database refuses as a conflict is retried from its start, in a fresh handler.
-
-    Effects of a method outside of the database are then repeated: they belong into `on_commit`.
-    """
+    Effects outside of the database are then repeated: they belong into `on_commit`."""
 
     retry_on: ClassVar[tuple[type[Exception], ...]] = ()
     """Further errors that are retried."""
@@ -109,10 +107,9 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
     # -- Tornado's hooks, in the order of their calls
 
     def prepare(self) -> Awaitable[None] | Any:
-        """Create the session and hold the response. Subclasses call ``super().prepare()`` first.
+        """Create the session and hold the response. Subclasses call ``super().prepare()``, awaited or not, first.
 
-        What it returns may be awaited, and need not be. Not called for an unknown method, an unreadable
-        body, or a request refused as cross-origin.
+        Not called for an unknown method, an unreadable body, or a request refused as cross-origin.
         """
         check_is_first(self, self._transaction)
         self._attempts = self._attempts or first_attempt(self)
@@ -150,7 +147,7 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """As Tornado's, which rolls the request back. An error of the kernel's is an `HTTPError` there.
 
-        For a handler that was cancelled, the response is the reason of that.
+        A request that was cancelled is answered with the reason of that.
         """
         error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
         if self._transaction is not None:
@@ -170,8 +167,7 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
     def on_finish(self) -> None:
         """Commit or roll back what was done before ``finish()``; the response is sent when that is done.
 
-        Runs without `prepare` where Tornado itself rejected the request: then there is nothing to
-        settle. Does not run for a request that ends without a response: `HttpTransaction` settles that.
+        Not called for a request that ends without a response: `HttpTransaction` settles that.
         """
         if self._transaction is not None:
             self._transaction.commit_or_roll_back()

@@ -20,7 +20,7 @@ from tornado.web import Application, RequestHandler
 import handlers.base
 from conf import Settings
 from conf.names import names
-from handlers import ApiHandler
+from handlers import SessionHandler
 from tests.examples import notes
 from tests.fixtures.board.contract import DOCUMENT
 from tests.fixtures.process import ServerProcess
@@ -165,7 +165,7 @@ def readme_code() -> dict[str, Any]:
         "Note": notes.Note,
         "RequestHandler": RequestHandler,
         "Session": Session,
-        "ApiHandler": ApiHandler,
+        "SessionHandler": SessionHandler,
         "__name__": "readme",
     }
     exec(naive + ours, code)
