@@ -14,9 +14,9 @@
        |                   failed   -> dropped; a fresh handler of the same class answers the error
     closed             connection checked in to the pool; access line logged with the outcome
 
-`HttpTransaction.commit_or_roll_back` commits if nothing was raised and the status is below 400. What is raised
-is recorded by `log_exception`, an error's status by `send_error`; the deadline and a client that left cancel
-the statement (`RequestTransaction.cancel`). What is retried: `RequestTransaction.retries`.
+`HttpTransaction.commit_or_roll_back` commits if nothing was raised and the status is below 400. What was
+raised is recorded by `log_exception`, an error's status by `send_error`; the deadline and a client that left
+cancel the statement (`RequestTransaction.cancel`). What is retried: `RequestTransaction.retries`.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
     # -- Tornado's hooks, in the order of their calls
 
     def prepare(self) -> Awaitable[None] | Any:
-        """Create the session and hold the response. Subclasses call ``super().prepare()`` first, awaited or not.
+        """Create the session, hold the response. Subclasses call ``super().prepare()`` first, awaited or not.
 
         Not called for an unknown method, an unreadable body, or a request refused as cross-origin.
         """
