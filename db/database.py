@@ -34,6 +34,10 @@ _STOPPERS = 4
 stopped by a shutdown of its socket, which needs no thread."""
 
 
+_IDLE_LOOK_S = 0.005
+"""How often `Database.idle` looks whether anything is open."""
+
+
 class Database:
     """A writer and a reader, each an `Endpoint`. Lives as long as its process; made after a fork.
 
@@ -149,37 +153,32 @@ class Database:
                 f"{label}: session_scope() would stop the event loop; `async with database.unit_of_work()`"
             )
         endpoint = self.reader if read_only else self.writer
-        worker = self.registry.claim_here(label, endpoint.scopes_backend)
-        try:
-            endpoint.limiter.take_blocking(self.settings.pool_timeout_s)
+        with self.registry.acquire_blocking(
+            endpoint.limiter, endpoint.scopes_backend, label, self.settings.pool_timeout_s
+        ):
+            deadline_at = None if timeout_s is None else time.monotonic() + timeout_s
+            unit = UnitOfWork(
+                endpoint.scopes,
+                endpoint.scopes_backend,
+                label=label,
+                read_only=read_only,
+                deadline_at=deadline_at,
+                commit_markers=self.commit_markers,
+                schema_fault=self._schema_fault,
+            )
+            self.registry.scope_opened(unit)
             try:
-                deadline_at = None if timeout_s is None else time.monotonic() + timeout_s
-                unit = UnitOfWork(
-                    endpoint.scopes,
-                    endpoint.scopes_backend,
-                    label=label,
-                    read_only=read_only,
-                    deadline_at=deadline_at,
-                    commit_markers=self.commit_markers,
-                    schema_fault=self._schema_fault,
-                )
-                self.registry.scope_opened(unit)
-                try:
-                    yield unit.session
-                except DBAPIError as error:
-                    unit.settle(keep=False)
-                    raise unit.translated(error) from error
-                except BaseException:
-                    unit.settle(keep=False)
-                    raise
-                else:
-                    unit.settle(keep=True)
-                finally:
-                    self.registry.scope_ended(unit)
+                yield unit.session
+            except DBAPIError as error:
+                unit.settle(keep=False)
+                raise unit.translated(error) from error
+            except BaseException:
+                unit.settle(keep=False)
+                raise
+            else:
+                unit.settle(keep=True)
             finally:
-                endpoint.limiter.give_back()
-        finally:
-            self.registry.unclaim(worker)
+                self.registry.scope_ended(unit)
 
     async def close(self, *, grace_s: float = 5.0) -> None:
         """Stop what is still open, and close all connections. Call it on the event loop that used them.
@@ -204,12 +203,8 @@ class Database:
     async def idle(self, timeout_s: float) -> bool:
         """Wait until no unit of work is open and nothing follows from one. Returns whether it did in time."""
         give_up_at = time.monotonic() + timeout_s
-        while (self.units or self.tasks) and (left_s := give_up_at - time.monotonic()) > 0:
-            if self.units:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.registry.idle.wait(), left_s)
-            else:
-                await asyncio.wait(self.tasks, timeout=left_s)
+        while (self.units or self.tasks) and time.monotonic() < give_up_at:  # noqa: ASYNC110  # see below
+            await asyncio.sleep(_IDLE_LOOK_S)  # a unit that is dropped would set no event
         return not (self.units or self.tasks)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -254,7 +249,12 @@ class Database:
         if type(self.observer) is not Observer:
             for each in {engine, own}:
                 observe_pool(each, role, self.observer)
-        limiter = AdmissionLimiter(sum(backend.pool_size(settings, role)), name=role, observer=self.observer)
+        limiter = AdmissionLimiter(
+            sum(backend.pool_size(settings, role)),
+            name=role,
+            waiting_max=settings.pool_max_waiting,
+            observer=self.observer,
+        )
         return Endpoint(
             engine,
             backend,

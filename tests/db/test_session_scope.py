@@ -20,6 +20,7 @@ from tests.db.counters import add, create_counters, create_families, orphan, rea
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
 from tests.fixtures.waiting import wait_until
+from tests.fixtures.slots import all_slots
 
 
 @pytest.fixture
@@ -79,12 +80,12 @@ def test_ctrl_c_in_the_queue_leaves_nothing_behind(database: Database, sql: RawS
     create_counters(sql)
     me = threading.get_ident()
     database.settings = database.settings.model_copy(update={"pool_timeout_s": 5.0})
-    assert database.writer.limiter.try_take()
+    held = all_slots(database.writer.limiter)
     threading.Timer(0.05, signal.pthread_kill, [me, signal.SIGINT]).start()
 
     with pytest.raises(KeyboardInterrupt), database.session_scope() as session:
         add(session)
-    database.writer.limiter.give_back()
+    held.close()
 
     with database.session_scope() as session:
         add(session)
@@ -199,7 +200,7 @@ def test_jobs_and_requests_stand_in_one_queue(database: Database, sql: RawSql, i
     async def everybody() -> None:
         loop = asyncio.get_running_loop()
         limiter = database.writer.limiter
-        assert limiter.try_take()
+        held = all_slots(limiter)
         with ThreadPoolExecutor(3) as threads:
             waiters: list[asyncio.Future[None]] = []
             for number in range(6):
@@ -209,7 +210,7 @@ def test_jobs_and_requests_stand_in_one_queue(database: Database, sql: RawSql, i
                     waiters.append(asyncio.ensure_future(request()))
                 while limiter.waiting <= number:  # noqa: ASYNC110 - it tells nobody
                     await asyncio.sleep(0.001)
-            limiter.give_back()
+            held.close()
             await asyncio.gather(*waiters)
 
     io_loop.run_sync(everybody)

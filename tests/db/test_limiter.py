@@ -1,25 +1,29 @@
-"""Places: first come, first served, for threads and event loops in one queue; none is ever lost."""
+"""Slots: first come, first served, for threads and event loops in one queue; none is ever lost."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import signal
 import threading
 import time
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from db.capacity.limiter import AdmissionLimiter
+from db.capacity.slot import Slot
 from db.errors import PoolTimeout
 from tests.fixtures.clock import own_time
+from tests.fixtures.slots import all_slots
 from tests.fixtures.waiting import wait_until
 
 
-def run(coroutine: object) -> None:
-    asyncio.run(coroutine)  # type: ignore[arg-type]
+def run(coroutine: Coroutine[object, object, None]) -> None:
+    asyncio.run(coroutine)
 
 
 def test_a_free_place_is_taken_at_once():
