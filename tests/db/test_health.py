@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 
@@ -63,6 +64,20 @@ async def test_full_readers_are_a_reason(database: Database):
     held.close()
     for unit in units:
         await unit.settle(keep=False)
+
+
+async def test_a_queue_that_is_full_for_a_moment_is_none(database: Database):
+    """The probe waits where a newcomer is refused: what is served soon needs no other server."""
+    limiter = database.reader.limiter
+    limiter.waiting_max = 0
+    held = all_slots(limiter)
+    probe = asyncio.ensure_future(why_not_ready(database, revision=migrate.head()))
+    while not limiter.waiting:  # noqa: ASYNC110  # it signals nothing when a caller joins
+        await asyncio.sleep(0.001)
+
+    held.close()
+
+    assert await probe is None
 
 
 async def test_writers_that_are_stuck_are_none(database: Database):

@@ -181,6 +181,27 @@ def test_the_wait_for_a_place_has_a_limit(database: Database):
     assert waited_here_s < 0.8
 
 
+def test_a_job_that_is_one_too_many_in_the_queue_is_refused_at_once(database: Database):
+    """The bound on the queue's length counts threads as it counts requests."""
+    database.settings = database.settings.model_copy(update={"pool_timeout_s": 20.0})
+    database.writer.limiter.waiting_max = 0
+
+    def job() -> None:
+        with database.session_scope():
+            raise AssertionError("not reached")
+
+    began = own_time()
+    with (
+        ThreadPoolExecutor(1) as threads,
+        database.session_scope(),
+        pytest.raises(PoolTimeout, match="0 callers wait for one already"),
+    ):
+        threads.submit(job).result()
+
+    assert own_time() - began < 5
+    assert is_whole(database)
+
+
 def test_jobs_and_requests_stand_in_one_queue(database: Database, sql: RawSql, io_loop: IOLoop):
     """First come, first served, whoever comes."""
     create_counters(sql)
