@@ -134,6 +134,16 @@ class DatabaseSettings(Section):
     pool_timeout_s: float = Field(
         5.0, ge=0, le=3_600, allow_inf_nan=False, description="longest wait for a free connection, then 503"
     )
+    # A wait that ends in 503 helps no client. How many can be served in time depends on how long their work
+    # takes: pool_size * pool_timeout_s / the seconds of one. None: the queue's own pace decides, once it has
+    # stood for pool_timeout_s (`AdmissionLimiter`), so that a burst waits its turn.
+    pool_max_waiting: int | None = Field(
+        None,
+        ge=0,
+        le=1_000_000,
+        description="how many may wait for a connection, the next is 503 at once; none: as many as were "
+        "served in the last pool_timeout_s",
+    )
     # 30 minutes: below the hour after which firewalls and load balancers commonly forget an idle connection.
     pool_recycle_s: int = Field(
         1_800, ge=-1, le=604_800, description="age at which connections are replaced; -1: never"

@@ -41,6 +41,10 @@ _STOPPERS = 4
 stopped by a shutdown of its socket, which needs no thread."""
 
 
+_IDLE_LOOK_S = 0.005
+"""How often `Database.idle` looks whether anything is open."""
+
+
 class Database:
     """A writer and a reader, each an `Endpoint`. Lives as long as its process; made after a fork.
 
@@ -179,38 +183,32 @@ class Database:
         _refuse_event_loop(label, "session_scope()")
         deadline_at = None if timeout_s is None else time.monotonic() + timeout_s
         endpoint = self.reader if read_only else self.writer
-        worker = self.registry.claim_here(label, endpoint.scopes_backend)
-        try:
-            wait_s = self.settings.pool_timeout_s
-            endpoint.limiter.take_blocking(wait_s if timeout_s is None else min(wait_s, timeout_s))
+        wait_s = self.settings.pool_timeout_s
+        wait_s = wait_s if timeout_s is None else min(wait_s, timeout_s)
+        with self.registry.acquire_blocking(endpoint.limiter, endpoint.scopes_backend, label, wait_s):
+            unit = UnitOfWork(
+                endpoint.scopes,
+                endpoint.scopes_backend,
+                label=label,
+                read_only=read_only,
+                isolation=isolation,
+                deadline_at=deadline_at,
+                commit_markers=self.commit_markers,
+                schema_fault=self._schema_fault,
+            )
+            self.registry.scope_opened(unit)
             try:
-                unit = UnitOfWork(
-                    endpoint.scopes,
-                    endpoint.scopes_backend,
-                    label=label,
-                    read_only=read_only,
-                    isolation=isolation,
-                    deadline_at=deadline_at,
-                    commit_markers=self.commit_markers,
-                    schema_fault=self._schema_fault,
-                )
-                self.registry.scope_opened(unit)
-                try:
-                    yield unit.session
-                except DBAPIError as error:
-                    unit.settle(keep=False)
-                    raise unit.translated(error) from error
-                except BaseException:
-                    unit.settle(keep=False)
-                    raise
-                else:
-                    unit.settle(keep=True)
-                finally:
-                    self.registry.scope_ended(unit)
+                yield unit.session
+            except DBAPIError as error:
+                unit.settle(keep=False)
+                raise unit.translated(error) from error
+            except BaseException:
+                unit.settle(keep=False)
+                raise
+            else:
+                unit.settle(keep=True)
             finally:
-                endpoint.limiter.give_back()
-        finally:
-            self.registry.unclaim(worker)
+                self.registry.scope_ended(unit)
 
     def run_in_transaction(
         self,
@@ -299,12 +297,8 @@ class Database:
     async def idle(self, timeout_s: float) -> bool:
         """Wait until no unit of work is open and nothing follows from one. Returns whether it did in time."""
         give_up_at = time.monotonic() + timeout_s
-        while (self.units or self.tasks) and (left_s := give_up_at - time.monotonic()) > 0:
-            if self.units:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.registry.idle.wait(), left_s)
-            else:
-                await asyncio.wait(self.tasks, timeout=left_s)
+        while (self.units or self.tasks) and time.monotonic() < give_up_at:  # noqa: ASYNC110  # see below
+            await asyncio.sleep(_IDLE_LOOK_S)  # a unit that is dropped would set no event
         return not (self.units or self.tasks)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -349,7 +343,12 @@ class Database:
         if type(self.observer) is not Observer:
             for each in {engine, own}:
                 observe_pool(each, role, self.observer)
-        limiter = AdmissionLimiter(sum(backend.pool_size(settings, role)), name=role, observer=self.observer)
+        limiter = AdmissionLimiter(
+            sum(backend.pool_size(settings, role)),
+            name=role,
+            waiting_max=settings.pool_max_waiting,
+            observer=self.observer,
+        )
         return Endpoint(
             engine,
             backend,

@@ -133,7 +133,7 @@ class Unavailable(DatabaseError):
 
 
 class PoolTimeout(Unavailable):
-    """Every slot was taken for as long as a unit of work may wait for one."""
+    """Every slot is taken, and none came free in time, or too many callers wait for one already."""
 
 
 class NotMigrated(Unavailable):

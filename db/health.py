@@ -91,6 +91,7 @@ async def _fault(database: Database, *, revision: str | None, read_only: bool) -
         async with database.unit_of_work(
             label="readiness check", read_only=read_only, deadline_at=deadline_at
         ) as unit:
+            unit.exempt_from_max_waiting = True  # a queue that is full for a moment is served soon
             found = await unit.run(_revision if revision else _answers, unit.session, database.settings)
     except PoolTimeout as error:
         # Writers that are stuck behind a lock are no reason to send reads elsewhere.

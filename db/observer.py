@@ -47,7 +47,7 @@ class Observer:
         """All slots are taken, and a caller begins to wait; `waited` follows in any case."""
 
     def waited(self, pool: str, waited_s: float, *, queued: bool, in_vain: bool = False) -> None:
-        """A slot was taken, at once or from the queue; or the wait for it was given up."""
+        """A slot was acquired, at once or from the queue; or (``in_vain``) the caller got none."""
 
     def connected(self, pool: str) -> None:
         """A connection was opened."""

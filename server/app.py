@@ -54,7 +54,12 @@ def make_app(
     database.expect_schema(revision, known=migrate.known())
     scopes = ambient_scopes(database) if settings.compare.mount else []
     slots = {"writer": database.writer.limiter.size, "reader": database.reader.limiter.size}
-    limits = Limits(http=http, pool_timeout_s=database.settings.pool_timeout_s, slots=slots)
+    limits = Limits(
+        http=http,
+        pool_timeout_s=database.settings.pool_timeout_s,
+        slots=slots,
+        pool_max_waiting=database.settings.pool_max_waiting,
+    )
     # Made now: it takes some hundredths of a second, for which its first request would block all others.
     described = describe(described_operations(routes), about or About(title="onfinish"), limits)
     all_routes = [

@@ -81,7 +81,7 @@ class Call:
                 if await self.over(SHUTDOWN_EVERY_S):
                     break
         if not await self.over(max(0.0, give_up_at - self.loop.time())):
-            log.error("%s: its work hangs, and keeps its place until it ends", guard.label)
+            log.error("%s: its work hangs, and keeps its slot until it ends", guard.label)
         return self.is_over
 
     def give_up(self, error: BaseException) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from db.backend import Backend
 from db.capacity.limiter import AdmissionLimiter
+from db.capacity.slot import Slot
 from db.errors import Cancelled, NestedUnitOfWork
 from db.observer import ObservedUnit, Observer
 
@@ -22,15 +23,13 @@ class OpenUnit(ObservedUnit, Protocol):
 class UnitRegistry:
     """Which units are open, and who holds one. Lives as long as its `Database`.
 
-    A holder that waits for a second slot while it holds one is a deadlock with a full pool.
+    A holder is a task that has a slot, or a thread or greenlet that works in a unit. One that waited for a
+    second slot would be a deadlock with a full pool, and is refused.
     """
 
     def __init__(self, observer: Observer) -> None:
         self.units: weakref.WeakSet[OpenUnit] = weakref.WeakSet()
         """Those of the event loop."""
-
-        self.idle = asyncio.Event()
-        """Set when the last of them has ended."""
 
         self._scopes: set[ObservedUnit] = set()
         self._holders: dict[object, str] = {}
@@ -50,13 +49,11 @@ class UnitRegistry:
     def opened(self, unit: OpenUnit) -> None:
         """Note that a unit of the event loop is open."""
         self.units.add(unit)
-        self.idle.clear()
         self._observer.opened(unit)
 
     def ended(self, unit: OpenUnit) -> None:
         """Note that such a unit has released all that it held."""
         self.units.discard(unit)
-        self._set_idle()
         self._observer.ended(unit)
 
     def scope_opened(self, unit: ObservedUnit) -> None:
@@ -69,37 +66,54 @@ class UnitRegistry:
         self._scopes.discard(unit)
         self._observer.ended(unit)
 
-    def claim(self, holder: object, label: str) -> None:
-        """Note that a task or thread wants a slot.
+    async def acquire(
+        self, limiter: AdmissionLimiter, label: str, timeout_s: float, *, exempt: bool = False
+    ) -> Slot:
+        """As `AdmissionLimiter.acquire`; the calling task holds the slot until its end.
 
         Raises:
             NestedUnitOfWork: it holds one already.
         """
+        task = asyncio.current_task()
+        self._refuse_second(task, label)
+        slot = await limiter.acquire(timeout_s, exempt=exempt)
+        slot.note_holder(self._holders, task, label)
+        return slot
+
+    def acquire_blocking(
+        self, limiter: AdmissionLimiter, backend: Backend, label: str, timeout_s: float
+    ) -> Slot:
+        """As `AdmissionLimiter.acquire_blocking`; the calling thread or greenlet holds it until its end.
+
+        Raises:
+            NestedUnitOfWork: it holds one already, or works in a unit.
+        """
+        worker = backend.worker()
+        self._refuse_second(worker, label)
+        slot = limiter.acquire_blocking(timeout_s)
+        slot.note_holder(self._holders, worker, label)
+        return slot
+
+    def work_begins(self, backend: Backend, label: str) -> object:
+        """Note that the calling thread or greenlet works in a unit; returns what `work_ended` is told.
+
+        Raises:
+            NestedUnitOfWork: it works in another.
+        """
+        worker = backend.worker()
+        self._refuse_second(worker, label)
+        self._holders[worker] = label
+        return worker
+
+    def work_ended(self, worker: object) -> None:
+        """Note that it does no more."""
+        self._holders.pop(worker, None)
+
+    def _refuse_second(self, holder: object, label: str) -> None:
         held = self._holders.get(holder)
         if held is not None:
             raise NestedUnitOfWork(
                 f"{label}: a second unit of work was begun while {held} is open in the same task "
-                "or thread; with all places taken both would wait for ever. Work in that one's session, "
+                "or thread; with all slots taken both would wait for ever. Work in that one's session, "
                 "or after it: `self.in_new_transaction(…)`"
             )
-        self._holders[holder] = label
-
-    def claim_here(self, label: str, backend: Backend) -> object:
-        """Note that the calling thread or greenlet works in a unit; returns what to `unclaim`."""
-        worker = backend.worker()
-        self.claim(worker, label)
-        return worker
-
-    def unclaim(self, holder: object) -> None:
-        """Forget a holder."""
-        self._holders.pop(holder, None)
-
-    def dropped(self, limiter: AdmissionLimiter, holder: object) -> None:
-        """Release the slot of a unit that was dropped unsettled."""
-        self.unclaim(holder)
-        limiter.give_back()
-        self._set_idle()
-
-    def _set_idle(self) -> None:
-        if not self.units:
-            self.idle.set()

@@ -1,65 +1,61 @@
-"""The slot that one unit of work has at its endpoint."""
+"""The admission of one caller, which `AdmissionLimiter.acquire` returns."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import time
+from types import TracebackType
+from typing import Protocol, Self
 
-from db.capacity.limiter import AdmissionLimiter
-from db.capacity.registry import UnitRegistry
+
+class Issuer(Protocol):
+    """What a slot comes from, as far as its end depends on it."""
+
+    def release(self, slot: Slot) -> None:
+        """Hand the slot to the first waiter, or put it back. Does nothing where that was done before."""
+
+    def dropped(self) -> None:
+        """As `release`, for a slot that the collector has taken: at any moment, on any thread."""
 
 
 class Slot:
-    """One slot of a limiter, and the note that its task holds one. Lives as long as its unit of work.
+    """One slot of a limiter. Lives until it is released, by its caller or at the end of a ``with``.
 
-    Dropped while taken, it is released by the event loop.
+    One that is dropped is released too, also with a thread, a task or an event loop that has ended.
     """
 
-    def __init__(self, registry: UnitRegistry, limiter: AdmissionLimiter, label: str) -> None:
-        self.taken = False
-        self._registry = registry
-        self._limiter = limiter
-        self._label = label
+    __slots__ = ("taken", "_issuer", "_holders", "_holder")
+
+    def __init__(self, issuer: Issuer) -> None:
+        self.taken = True
+        self._issuer = issuer
+        self._holders: dict[object, str] | None = None
         self._holder: object = None
 
-    async def take(self, timeout_s: float) -> float:
-        """Take the slot, without blocking the event loop.
+    def note_holder(self, holders: dict[object, str], holder: object, label: str) -> None:
+        """Enter who holds it among ``holders``, until it is released, dropped or abandoned."""
+        holders[holder] = label
+        self._holders, self._holder = holders, holder
 
-        Returns:
-            How long that took, in seconds.
+    def abandon(self) -> None:
+        """Let its holder acquire another, although this one stays taken: a call hangs in it."""
+        holders, self._holders = self._holders, None
+        if holders is not None:
+            holders.pop(self._holder, None)
+            self._holder = None
 
-        Raises:
-            PoolTimeout: none came free in time.
-            NestedUnitOfWork: the calling task holds one already.
-        """
-        holder = asyncio.current_task()
-        self._registry.claim(holder, self._label)
-        began = time.monotonic()
-        try:
-            await self._limiter.take(timeout_s)
-        except BaseException:
-            self._registry.unclaim(holder)
-            raise
-        self._holder, self.taken = holder, True
-        self._loop = asyncio.get_running_loop()
-        return time.monotonic() - began
+    def release(self) -> None:
+        """Release the slot. Later calls do nothing."""
+        self.abandon()
+        self._issuer.release(self)
 
-    def let_go(self) -> None:
-        """Let the task take another slot, although this one stays taken: a call hangs in it."""
-        self._registry.unclaim(self._holder)
-        self._holder = None
+    def __enter__(self) -> Self:
+        return self
 
-    def leave(self) -> None:
-        """Release the slot, if it is taken."""
-        if self.taken:
-            self.taken = False
-            self.let_go()
-            self._limiter.give_back()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
 
     def __del__(self) -> None:
         if self.taken:
-            # Released by the loop, since the collector runs at any moment, also while this thread holds the
-            # limiter's lock.
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and the database with it
-                self._loop.call_soon_threadsafe(self._registry.dropped, self._limiter, self._holder)
+            self.abandon()
+            self._issuer.dropped()

@@ -66,7 +66,7 @@ _Run = tuple[Coroutine[Any, Any, Any], str, str, int]
 class AsyncUnitOfWork:
     """A `UnitOfWork` for code on the event loop: its work runs a call at a time, at its endpoint.
 
-    Lives as long as one request, or one ``async with database.unit_of_work()``. Takes a slot before
+    Lives as long as one request, or one ``async with database.unit_of_work()``. Acquires a slot before
     the first call and keeps it until it is settled. Settled exactly once, by what comes first: its
     owner, or a cancel.
 
@@ -129,7 +129,11 @@ class AsyncUnitOfWork:
         )
         self._unit.guard.retries = retries
         self.session: Session = self._unit.session
-        self._slot = Slot(registry, endpoint.limiter, label)
+        self.exempt_from_max_waiting = False
+        """Whether it waits for its slot however many wait already, until its time limit."""
+
+        self._slot: Slot | None = None
+        self._was_admitted = False
         self._slot_is_lent = False
         self._running = False
         self._calls = itertools.count()
@@ -179,9 +183,9 @@ class AsyncUnitOfWork:
         return self._unit.guard.statement
 
     @property
-    def has_place(self) -> bool:
+    def has_slot(self) -> bool:
         """Whether the unit holds a slot of its endpoint, and with it perhaps a connection."""
-        return self._slot.taken
+        return self._slot is not None and self._slot.taken
 
     @property
     def settled(self) -> bool:
@@ -191,9 +195,9 @@ class AsyncUnitOfWork:
     def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Call a plain function where it may wait for the database, and return what it returns.
 
-        To be awaited: a unit with a call that was made and has not begun is rolled back. The first call takes
-        a slot, which may take up to ``database.pool_timeout_s``. The function sees the context variables
-        of the caller.
+        To be awaited: a unit with a call that was made and has not begun is rolled back. The first call
+        acquires a slot, which may take up to ``database.pool_timeout_s``. The function sees the context
+        variables of the caller.
 
         Raises:
             PoolTimeout: all slots stayed taken. Nothing has run; the unit stays usable.
@@ -217,8 +221,8 @@ class AsyncUnitOfWork:
             self._check_usable()
             self._running = True
             try:
-                if not self._slot.taken:
-                    await self._take_slot()
+                if not self.has_slot:
+                    await self._acquire_slot()
                 answer = self._start(self._unit.call, function, *args, **kwargs)
                 del self._not_begun[number]
                 return await self._result(answer, function)  # type: ignore[no-any-return]
@@ -382,32 +386,37 @@ class AsyncUnitOfWork:
                 "`Exception`"
             ) from error
 
-    async def _take_slot(self) -> None:
-        waited_s = await self._slot.take(self._seconds_to_wait())
-        if waited_s > QUEUED_S:
-            queued_at = time.monotonic() - waited_s
+    async def _acquire_slot(self) -> None:
+        queued_at = time.monotonic()
+        slot = await self._new_slot()
+        if time.monotonic() - queued_at > QUEUED_S:
             self._unit.guard.begin_by = queued_at + self._pool_timeout_s
         if self._settling:  # its owner went on without it while it was queued
-            self._slot.leave()
+            slot.release()
             raise self.reason or self._over()
+        self._slot = slot
         if self.reason is not None:
             raise self.reason
 
-    def _seconds_to_wait(self) -> float:
-        limit = self._pool_timeout_s
-        return (
-            limit if self.deadline_at is None else min(limit, max(0.0, self.deadline_at - time.monotonic()))
+    async def _new_slot(self) -> Slot:
+        timeout_s = self._pool_timeout_s
+        if self.deadline_at is not None:
+            timeout_s = min(timeout_s, max(0.0, self.deadline_at - time.monotonic()))
+        slot = await self._registry.acquire(
+            self._endpoint.limiter, self.label, timeout_s, exempt=self.exempt_from_max_waiting
         )
+        self._was_admitted = True
+        return slot
 
     def _start(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
         """Start a call. Returns its answer: a waiter that is cancelled cancels that, and the call runs on."""
 
         def work() -> Any:
-            worker = self._registry.claim_here(self.label, self._endpoint.backend)
+            worker = self._registry.work_begins(self._endpoint.backend, self.label)
             try:
                 return function(*args, **kwargs)
             finally:
-                self._registry.unclaim(worker)
+                self._registry.work_ended(worker)
 
         call = self._call = self._endpoint.executor.start(work, self._call_ended)
         if self.reason is not None:  # only the end of a stopped unit is still to come, and may hang as well
@@ -426,12 +435,12 @@ class AsyncUnitOfWork:
         if self._call is not None and not await self._call.over():
             if keep:
                 raise self.reason or Unavailable("the database did not answer in time")
-        elif (self._unit.settles_at_once and not (last and keep)) or not (keep or self._slot.taken):
+        elif (self._unit.settles_at_once and not (last and keep)) or not (keep or self.has_slot):
             self._unit.settle(keep=keep and self.reason is None)
         else:
-            if not self._slot.taken:  # rows were added to the session, and no `run` has taken a slot yet
+            if not self.has_slot:  # rows were added to the session, and no `run` has acquired a slot yet
                 try:
-                    await self._slot.take(self._seconds_to_wait())
+                    self._slot = await self._new_slot()
                 except BaseException:
                     self._unit.settle(keep=False)
                     raise
@@ -472,8 +481,9 @@ class AsyncUnitOfWork:
             give_up_at = max(self.deadline_at, time.monotonic() + FOLLOW_UP_S)
         for function in functions:
             unit = self._new_follow_up(f"{self.label} afterwards", give_up_at)
+            unit.exempt_from_max_waiting = self._was_admitted  # newcomers take no audit row from it
             is_whole = self._call is None and self._unit.settled and not self._abandoned
-            if self._slot.taken and is_whole and self._endpoint is unit._endpoint:
+            if self.has_slot and is_whole and self._endpoint is unit._endpoint:
                 unit._slot, unit._slot_is_lent = self._slot, True
             else:
                 self._end()  # a reader's slot is of no use to a write, and is not kept while it waits
@@ -483,7 +493,7 @@ class AsyncUnitOfWork:
             except Exception:
                 log.exception("%s: failed", unit.label)
             if unit._slot_is_lent and unit._abandoned:  # it is released when the work that hangs in it ends
-                self._slot = Slot(self._registry, self._endpoint.limiter, self.label)
+                self._slot = None
 
     def _end(self) -> None:
         first, self._ended = not self._ended, True
@@ -494,11 +504,12 @@ class AsyncUnitOfWork:
         elif self._call is None and (self._unit.settled or not self.has_connection):
             if not self._unit.settled:  # no thread began its end, which sends nothing
                 self._unit.settle(keep=False)
-            if not self._slot_is_lent:
-                self._slot.leave()
+            if self._slot is not None and not self._slot_is_lent:
+                self._slot.release()
         else:  # abandoned, or not begun by any thread: its owner may go on meanwhile
             self._abandoned = self._unit.abandoned = True
-            self._slot.let_go()
+            if self._slot is not None:
+                self._slot.abandon()
             if self._call is None:
                 self._endpoint.executor.detach(self._clean_up)
         if first:
@@ -514,4 +525,5 @@ class AsyncUnitOfWork:
         if not self._unit.settled:
             with suppress(TransactionEnded):  # there is no owner left to raise it in
                 self._unit.settle(keep=False)
-        self._slot.leave()
+        if self._slot is not None:
+            self._slot.release()

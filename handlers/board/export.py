@@ -65,9 +65,10 @@ class ExportHandler(ApiHandler):
     async def get(self) -> None:
         where = read_query(self, TaskChoice).where()
         limiter: AdmissionLimiter = self.settings["exports"]
-        if not limiter.try_take():
+        slot = limiter.acquire_nowait()
+        if slot is None:
             raise _too_many(limiter.size)
-        try:
+        with slot:
             pages = _lines(self.session, where)
             page = await self.run(next, pages, None)
             self.set_header("Content-Type", "application/x-ndjson")
@@ -75,8 +76,6 @@ class ExportHandler(ApiHandler):
                 self.write(page)
                 await self.flush()
                 page = await self.run(next, pages, None)
-        finally:
-            limiter.give_back()
 
 
 def _lines(session: Session, where: TaskFilter) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from db.capacity.limiter import none_came_free, too_many_wait
 from db.errors import Conflict, DeadlinePassed, Invalid, OutcomeUnknown, PoolTimeout, Unavailable
 from db.idempotency import KEY_CHARS_MAX
 from handlers.json_api.preconditions import MALFORMED
@@ -26,12 +27,13 @@ class CommonErrors:
             RuntimeError("not shown to a client"),
         )
         self._deadline = DeadlinePassed()
-        self._pools = {
-            name: PoolTimeout(
-                f"all {size} places for {name} are taken; none came free in {limits.pool_timeout_s:g} s"
-            )
+        self._pools: dict[str, Errors] = {
+            name: (PoolTimeout(none_came_free(size, name, limits.pool_timeout_s)),)
             for name, size in limits.slots.items()
         }
+        if limits.pool_max_waiting is not None:
+            for name, size in limits.slots.items():
+                self._pools[name] += (PoolTimeout(too_many_wait(size, name, limits.pool_max_waiting)),)
         self._write: Errors = (
             Problem(403, "pages of another origin may not write here"),
             OutcomeUnknown(),
@@ -75,7 +77,7 @@ class CommonErrors:
             *(self._keyed if routed.takes_key else ()),
             *(self._conditional if "If-Match" in operation.headers else ()),
             *(error if isinstance(error, Exception) else error(self._limits) for error in operation.errors),
-            *((self._pools[routed.pool], self._deadline) if routed.has_session else ()),
+            *((*self._pools[routed.pool], self._deadline) if routed.has_session else ()),
             *(() if routed.reads else self._write),
         )
 

@@ -44,6 +44,7 @@ class Limits:
     http: HttpSettings
     pool_timeout_s: float
     slots: Mapping[str, int]
+    pool_max_waiting: int | None = None
 
 
 Text = str | Callable[[Limits], str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tornado.web import RequestHandler
 
 from db.capacity.limiter import AdmissionLimiter
+from db.capacity.slot import Slot
 from handlers.json_api.body import BODY_BYTES_ON_LOOP
 
 LARGE_BYTES = BODY_BYTES_ON_LOOP
@@ -24,7 +25,7 @@ class Bodies:
         self._free_bytes = _LARGEST_AT_ONCE * body_max_bytes
         self._held: dict[object, int] = {}
         self._limiters: dict[type[RequestHandler], AdmissionLimiter] = {}
-        self._taken: dict[object, AdmissionLimiter] = {}
+        self._slots: dict[object, Slot] = {}
 
     def hold(self, connection: object, size: int) -> bool:
         """Count a part of a connection's body. Returns whether there is room for it."""
@@ -41,11 +42,10 @@ class Bodies:
         limiter = self._limiters.get(handler)
         if limiter is None:
             limiter = self._limiters[handler] = AdmissionLimiter(at_once, name="large bodies of this path")
-        await limiter.take(_TURN_S)
-        self._taken[connection] = limiter
+        self._slots[connection] = await limiter.acquire(_TURN_S)
 
     def release(self, connection: object) -> None:
         """Release what a connection's request holds: it is over."""
         self._free_bytes += self._held.pop(connection, 0)
-        if (limiter := self._taken.pop(connection, None)) is not None:
-            limiter.give_back()
+        if (slot := self._slots.pop(connection, None)) is not None:
+            slot.release()

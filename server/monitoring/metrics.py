@@ -56,7 +56,7 @@ PENDING = Family(
     "db_client_connection_pending_requests", "Units of work that wait for a slot.", "gauge", ("pool",)
 )
 TIMEOUTS = Family(
-    "db_client_connection_timeouts_total", "Waits for a slot that timed out.", "counter", ("pool",)
+    "db_client_connection_timeouts_total", "Units of work that got no slot in time.", "counter", ("pool",)
 )
 WAIT = Family(
     "db_client_connection_wait_time_seconds",

@@ -176,7 +176,7 @@ class StatsHandler(OpsHandler):
     @operation(
         name="get_stats",
         tag=OPERATION,
-        summary="What each process is doing: pools, places, open units of work",
+        summary="What each process is doing: pools, slots, open units of work",
         description=_FOR_OPERATORS,
         answers=(Answer(200, "Process by process.", responses.Stats, responses.STATS),),
         errors=(_NOT_FOR_STRANGERS,),

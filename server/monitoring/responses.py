@@ -21,12 +21,15 @@ class PoolConnections(TypedDict):
 
 
 @with_config(CLOSED)
-class PoolPlaces(TypedDict):
-    """How many units of work may be open on a pool, how many are, and how many wait for a place."""
+class PoolSlots(TypedDict):
+    """How many units of work may be open on a pool, how many are, how many wait and may wait for a slot
+    (`database.pool_max_waiting`), and how many were refused one since the process began."""
 
     size: int
     taken: int
     waiting: int
+    waiting_max: int | None
+    refused: int
 
 
 @with_config(CLOSED)
@@ -34,7 +37,7 @@ class PoolStats(TypedDict):
     """A pool as it is at this moment."""
 
     connections: PoolConnections
-    places: PoolPlaces
+    slots: PoolSlots
 
 
 @with_config(CLOSED)
@@ -46,7 +49,7 @@ class UnitStats(TypedDict):
     route: NotRequired[str]
     age_s: float
     pool: str
-    has_place: bool
+    has_slot: bool
     has_connection: bool
     outcome: str
 
@@ -95,7 +98,7 @@ STATS: Stats = {
             "pools": {
                 "writer": {
                     "connections": {"max": 10, "used": 1, "idle": 2},
-                    "places": {"size": 10, "taken": 1, "waiting": 0},
+                    "slots": {"size": 10, "taken": 1, "waiting": 0, "waiting_max": None, "refused": 0},
                 }
             },
             "units": [
@@ -105,7 +108,7 @@ STATS: Stats = {
                     "route": "/notes/{note_id}",
                     "age_s": 0.012,
                     "pool": "writer",
-                    "has_place": True,
+                    "has_slot": True,
                     "has_connection": True,
                     "outcome": "open",
                 }

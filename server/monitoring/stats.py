@@ -57,7 +57,7 @@ class Stats:
             **about_origin(unit, self._names),
             "age_s": round(now - unit.opened_at, 3),
             "pool": unit.pool,
-            "has_place": unit.has_place if isinstance(unit, AsyncUnitOfWork) else True,
+            "has_slot": unit.has_slot if isinstance(unit, AsyncUnitOfWork) else True,
             "has_connection": unit.has_connection,
             "outcome": unit.outcome.value,
         }
@@ -74,11 +74,14 @@ def about_origin(unit: ObservedUnit, names: RouteNames) -> dict[str, str]:
 def _pool(endpoint: Endpoint) -> dict[str, Any]:
     pool: Any = endpoint.engine.pool
     used, idle = (pool.checkedout(), pool.checkedin()) if hasattr(pool, "checkedout") else (None, None)
+    limiter = endpoint.limiter
     return {
-        "connections": {"max": endpoint.limiter.size, "used": used, "idle": idle},
-        "places": {
-            "size": endpoint.limiter.size,
-            "taken": endpoint.limiter.taken,
-            "waiting": endpoint.limiter.waiting,
+        "connections": {"max": limiter.size, "used": used, "idle": idle},
+        "slots": {
+            "size": limiter.size,
+            "taken": limiter.taken,
+            "waiting": limiter.waiting,
+            "waiting_max": limiter.waiting_max,
+            "refused": limiter.refused,
         },
     }

@@ -1,4 +1,4 @@
-"""The machinery alone: what unit of work, held response, places and hop cost, without a database in between.
+"""The machinery alone: what unit of work, held response, slots and calls cost, without a database in between.
 
 ::
 
@@ -34,7 +34,7 @@ from tests.bench.subjects import bare, ours
 CALLED = ("one", "list", "patch", "create")
 TIMES = 64
 AT_ONCE = 8
-"""Fewer than places, so that none waits."""
+"""Fewer than slots, so that none waits."""
 
 GOAL = "a bare Tornado handler, same SQL and session calls"
 
@@ -93,9 +93,8 @@ async def measure_parts(url: str, *, driver: str, rounds: int) -> dict[str, Spre
             await unit.run(_nothing)
             await unit.run(_nothing)
 
-    async def place() -> None:
-        await limiter.take(1.0)
-        limiter.give_back()
+    async def slot() -> None:
+        (await limiter.acquire(1.0)).release()
 
     async def held_response() -> None:
         response = HeldResponse(Nowhere(), "GET")
@@ -111,7 +110,7 @@ async def measure_parts(url: str, *, driver: str, rounds: int) -> dict[str, Spre
         "empty unit of work": empty_unit,
         "unit of work with a call": unit_with_a_hop,
         "unit of work with two calls": unit_with_two_hops,
-        "slot acquired and released": place,
+        "slot acquired and released": slot,
         "the headers of an answer": headers,
         "held response, with such headers": held_response,
     }

@@ -91,6 +91,8 @@ def test_urls_that_are_wrong_are_told_without_showing_them(url: str, says: str) 
         ({"url": "sqlite://", "pool_size": True}, "valid integer"),
         ({"url": "sqlite://", "pool_timeout_s": float("nan")}, "finite"),
         ({"url": "sqlite://", "max_overflow": -1}, "greater than or equal to 0"),
+        ({"url": "sqlite://", "pool_max_waiting": -1}, "greater than or equal to 0"),
+        ({"url": "sqlite://", "pool_max_waiting": "3"}, "valid integer"),
         ({"url": "sqlite://", "statement_timeout_s": 0}, "greater than 0"),
         (
             {"url": "sqlite://", "query": {"timeout": 5}},

@@ -1,4 +1,4 @@
-"""A unit of work on the event loop: a place first, one hop at a time, settled once whoever comes."""
+"""A unit of work on the event loop: a slot first, one call at a time, settled once whoever comes."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from tests.db.counters import add, create_counters, create_families, orphan, rea
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
+from tests.fixtures.slots import all_slots
 from tests.service.model import Shelf
 
 pytestmark = pytest.mark.gen_test
@@ -38,12 +39,12 @@ FEW = 5
 
 @pytest.fixture
 def database_settings(database_url: str) -> DatabaseSettings:
-    """Five places, and little patience for a sixth."""
+    """Five slots, and little patience for a sixth."""
     return DatabaseSettings(url=database_url, pool_size=FEW, pool_timeout_s=0.5)
 
 
-def places_of(database: Database) -> tuple[int, int]:
-    """The taken and the wanted places of all its lanes."""
+def slots_of(database: Database) -> tuple[int, int]:
+    """The taken and the wanted slots of all its endpoints."""
     endpoints = {database.writer.limiter, database.reader.limiter}
     return sum(limiter.taken for limiter in endpoints), sum(limiter.waiting for limiter in endpoints)
 
@@ -62,14 +63,12 @@ async def test_it_is_kept_at_the_end_of_the_block_and_undone_where_the_block_rai
 
     assert (kept.outcome, undone.outcome) == (Outcome.COMMITTED, Outcome.ROLLED_BACK)
     assert value(sql) == 1
-    assert places_of(database) == (0, 0)
+    assert slots_of(database) == (0, 0)
 
 
 async def test_a_unit_that_does_nothing_takes_nothing(database: Database):
-    """No place, no thread, no connection, and so no wait where everything is taken."""
-    taken = database.writer.limiter.size
-    for _ in range(taken):
-        assert database.writer.limiter.try_take()
+    """No slot, no thread, no connection, and so no wait where everything is taken."""
+    held = all_slots(database.writer.limiter)
 
     began = own_time()
     async with database.unit_of_work() as unit:
@@ -77,8 +76,7 @@ async def test_a_unit_that_does_nothing_takes_nothing(database: Database):
 
     assert unit.outcome is Outcome.COMMITTED
     assert own_time() - began < 0.2
-    for _ in range(taken):
-        database.writer.limiter.give_back()
+    held.close()
 
 
 async def test_work_runs_off_the_loop_and_sees_the_callers_context(database: Database):
@@ -103,7 +101,7 @@ async def test_sql_from_the_loop_is_refused_before_anything_is_taken(database: D
         read(unit.session)
     await unit.settle(keep=False)
 
-    assert places_of(database) == (0, 0)
+    assert slots_of(database) == (0, 0)
 
 
 async def test_a_place_is_kept_from_the_first_hop_until_the_end(database: Database, sql: RawSql):
@@ -111,15 +109,15 @@ async def test_a_place_is_kept_from_the_first_hop_until_the_end(database: Databa
     seen = []
 
     async with database.unit_of_work() as unit:
-        seen.append(places_of(database))
+        seen.append(slots_of(database))
         await unit.run(read, unit.session)
-        seen.append(places_of(database))
+        seen.append(slots_of(database))
         await asyncio.sleep(0)
-        seen.append(places_of(database))
-        assert unit.has_place
+        seen.append(slots_of(database))
+        assert unit.has_slot
 
     assert seen == [(0, 0), (1, 0), (1, 0)]
-    assert places_of(database) == (0, 0)
+    assert slots_of(database) == (0, 0)
 
 
 async def test_forty_units_of_two_hops_share_five_connections(database: Database, sql: RawSql):
@@ -147,7 +145,7 @@ async def test_forty_units_of_two_hops_share_five_connections(database: Database
 
     assert most <= FEW
     assert own_time() - began < 2
-    assert places_of(database) == (0, 0)
+    assert slots_of(database) == (0, 0)
 
 
 async def test_no_thread_ever_waits_in_the_pool(
@@ -211,19 +209,17 @@ async def test_a_full_lane_is_a_prompt_refusal_and_the_loop_goes_on(database: Da
     assert refused_after_here_s < 1.0
     assert caught.value.retry_after_s >= 1
     assert longest_s < 0.3
-    assert places_of(database) == (0, 0)
+    assert slots_of(database) == (0, 0)
 
 
-async def test_a_unit_that_got_no_place_may_try_again(database: Database, sql: RawSql):
+async def test_a_unit_that_got_no_slot_may_try_again(database: Database, sql: RawSql):
     create_counters(sql)
-    for _ in range(database.writer.limiter.size):
-        database.writer.limiter.try_take()
+    held = all_slots(database.writer.limiter)
 
     async with database.unit_of_work() as unit:
         with pytest.raises(PoolTimeout):
             await unit.run(add, unit.session)
-        for _ in range(database.writer.limiter.size):
-            database.writer.limiter.give_back()
+        held.close()
         await unit.run(add, unit.session)
 
     assert value(sql) == 1
@@ -255,8 +251,8 @@ async def test_a_settled_unit_runs_nothing_more(database: Database, sql: RawSql)
         unit.session.get(int, 1)
 
 
-async def test_a_second_place_is_refused_to_who_holds_one(database: Database, sql: RawSql):
-    """With all places taken it would wait for itself. In a hop, in the same task, in session_scope."""
+async def test_a_second_slot_is_refused_to_a_holder(database: Database, sql: RawSql):
+    """With all slots taken it would wait for itself. In a call, in the same task, in session_scope."""
     create_counters(sql)
 
     def nested() -> None:
@@ -274,7 +270,7 @@ async def test_a_second_place_is_refused_to_who_holds_one(database: Database, sq
     assert value(sql) == 1
     async with database.unit_of_work() as unit:
         await unit.run(add, unit.session)
-    assert places_of(database) == (0, 0)
+    assert slots_of(database) == (0, 0)
 
 
 async def test_units_in_tasks_of_their_own_are_not_second_ones(database: Database, sql: RawSql):
@@ -305,10 +301,10 @@ async def test_settling_twice_decides_once(database: Database, sql: RawSql):
     assert isinstance(results[1], SessionSettled)
     assert results[2] is None
     assert value(sql) == 0
-    assert places_of(database) == (0, 0)
+    assert slots_of(database) == (0, 0)
 
 
-async def test_a_failed_commit_gives_its_place_back(database: Database, sql: RawSql):
+async def test_a_failed_commit_releases_its_slot(database: Database, sql: RawSql):
     create_families(sql)
 
     for _ in range(2):
@@ -317,24 +313,24 @@ async def test_a_failed_commit_gives_its_place_back(database: Database, sql: Raw
                 await unit.run(orphan, unit.session)
 
     assert unit.outcome is Outcome.ROLLED_BACK
-    assert places_of(database) == (0, 0)
+    assert slots_of(database) == (0, 0)
 
 
 @pytest.mark.usefixtures("shelves")
 async def test_rows_that_were_only_added_are_kept(database: Database, sql: RawSql):
-    """Without a single `run` there is no place yet: the end takes one for the flush."""
+    """Without a single `run` there is no slot yet: the end acquires one for the flush."""
     async with database.unit_of_work() as unit:
         unit.session.add(Shelf(name="a"))
 
     assert sql("SELECT name FROM shelves") == [{"name": "a"}]
-    assert places_of(database) == (0, 0)
+    assert slots_of(database) == (0, 0)
 
 
 @pytest.mark.parametrize("reason", [ClientDisconnected(), DeadlinePassed()])
 async def test_a_unit_that_is_stopped_is_undone_at_once(
     database: Database, sql: RawSql, reason: ClientDisconnected | DeadlinePassed
 ):
-    """Its statement is cancelled in the database, its waiter gets the reason, its place is free."""
+    """Its statement is cancelled in the database, its waiter gets the reason, its slot is free."""
     create_counters(sql)
     unit = database.unit_of_work()
     await unit.run(add, unit.session)
@@ -351,7 +347,7 @@ async def test_a_unit_that_is_stopped_is_undone_at_once(
     assert own_time() - began < 0.8
     assert unit.outcome is Outcome.ROLLED_BACK
     assert value(sql) == 0
-    assert places_of(database) == (0, 0)
+    assert slots_of(database) == (0, 0)
     async with database.unit_of_work() as following:
         await following.run(add, following.session)
 
@@ -369,22 +365,20 @@ async def test_a_stop_after_the_end_changes_nothing(database: Database, sql: Raw
     assert value(sql) == 1
 
 
-async def test_a_stop_in_the_queue_leaves_no_place_behind(database: Database, sql: RawSql):
+async def test_a_stop_in_the_queue_leaves_no_slot_behind(database: Database, sql: RawSql):
     create_counters(sql)
-    for _ in range(database.writer.limiter.size):
-        database.writer.limiter.try_take()
+    held = all_slots(database.writer.limiter)
     unit = database.unit_of_work()
     call = asyncio.ensure_future(unit.run(add, unit.session))
     await asyncio.sleep(0.01)
 
     unit.cancel(ClientDisconnected())
-    for _ in range(database.writer.limiter.size):
-        database.writer.limiter.give_back()
+    held.close()
 
     with pytest.raises(ClientDisconnected):
         await call
     await unit.settle(keep=False)
-    assert places_of(database) == (0, 0)
+    assert slots_of(database) == (0, 0)
 
 
 async def test_a_task_that_is_cancelled_does_not_wait_for_its_statement(database: Database, sql: RawSql):
@@ -402,11 +396,11 @@ async def test_a_task_that_is_cancelled_does_not_wait_for_its_statement(database
 
     assert own_time() - began < 1.2
     assert value(sql) == 0
-    assert places_of(database) == (0, 0)
+    assert slots_of(database) == (0, 0)
 
 
 async def test_a_task_that_is_cancelled_in_its_commit_leaves_a_whole_pool(database: Database, sql: RawSql):
-    """COMMIT goes on, and is either whole or not at all; the place comes back with it."""
+    """COMMIT goes on, and is either whole or not at all; the slot comes back with it."""
     create_counters(sql)
 
     for turns in range(1, 7):
@@ -417,7 +411,7 @@ async def test_a_task_that_is_cancelled_in_its_commit_leaves_a_whole_pool(databa
             await asyncio.sleep(0)
         ending.cancel()
         await asyncio.wait([ending])
-    while places_of(database) != (0, 0):  # noqa: ASYNC110 - it tells nobody
+    while slots_of(database) != (0, 0):  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0.01)
 
     assert 0 <= value(sql) <= 6
@@ -444,7 +438,7 @@ async def test_a_task_that_is_cancelled_before_its_commit_is_undone_as_its_unit_
     await asyncio.wait([ending])
     said = unit.outcome
     go_on.set()
-    while places_of(database) != (0, 0):  # noqa: ASYNC110 - it tells nobody
+    while slots_of(database) != (0, 0):  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0.01)
 
     assert said is Outcome.ROLLED_BACK
@@ -468,7 +462,7 @@ async def test_what_follows_is_done_whatever_became_of_the_unit(
 
     assert unit.outcome is Outcome.ROLLED_BACK
     assert value(sql) == 2
-    assert places_of(database) == (0, 0)
+    assert slots_of(database) == (0, 0)
 
 
 async def test_what_follows_a_read_is_done_on_the_writer(database: Database, sql: RawSql):
@@ -479,13 +473,13 @@ async def test_what_follows_a_read_is_done_on_the_writer(database: Database, sql
     await unit.settle(keep=True, follow_ups=lambda fault: [add])
 
     assert value(sql) == 1
-    assert places_of(database) == (0, 0)
+    assert slots_of(database) == (0, 0)
 
 
 def test_a_unit_that_was_dropped_warns_and_leaves_everything_whole(
     database: Database, sql: RawSql, io_loop: IOLoop
 ):
-    """Nobody has it any more, so nobody can settle it: its place and its connection come back undone."""
+    """Nobody has it any more, so nobody can settle it: its slot and its connection come back undone."""
     create_counters(sql)
 
     async def forgetful() -> None:
@@ -503,6 +497,6 @@ def test_a_unit_that_was_dropped_warns_and_leaves_everything_whole(
     gc.collect()  # the warning held it
     io_loop.run_sync(in_new_transaction)
 
-    assert places_of(database) == (0, 0)
+    assert slots_of(database) == (0, 0)
     assert value(sql) == 1
     assert len(database.units) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.proxies import MakeProxy
+from tests.fixtures.slots import all_slots
 
 pytestmark = pytest.mark.gen_test
 
@@ -52,27 +54,36 @@ async def test_full_readers_are_a_reason(database: Database):
     release = threading.Event()
     database.settings = database.settings.model_copy(update={"pool_timeout_s": 0.2})
     units = [database.unit_of_work(read_only=True) for _ in range(database.reader.limiter.size)]
-    for _ in units:
-        assert database.reader.limiter.try_take()
+    held = all_slots(database.reader.limiter)
 
     reason = await why_not_ready(database, revision=migrate.head())
 
     assert reason is not None
     assert reason.startswith("no connection is free")
     release.set()
+    held.close()
     for unit in units:
-        database.reader.limiter.give_back()
         await unit.settle(keep=False)
+
+
+async def test_a_queue_that_is_full_for_a_moment_is_none(database: Database):
+    """The probe waits where a newcomer is refused: what is served soon needs no other server."""
+    limiter = database.reader.limiter
+    limiter.waiting_max = 0
+    held = all_slots(limiter)
+    probe = asyncio.ensure_future(why_not_ready(database, revision=migrate.head()))
+    while not limiter.waiting:  # noqa: ASYNC110  # it signals nothing when a caller joins
+        await asyncio.sleep(0.001)
+
+    held.close()
+
+    assert await probe is None
 
 
 async def test_writers_that_are_stuck_are_none(database: Database):
     """Reads are answered all the same, and a restart would not free a lock."""
-    for _ in range(database.writer.limiter.size):
-        database.writer.limiter.try_take()
-
-    assert await why_not_ready(database, revision=migrate.head()) is None
-    for _ in range(database.writer.limiter.size):
-        database.writer.limiter.give_back()
+    with all_slots(database.writer.limiter):
+        assert await why_not_ready(database, revision=migrate.head()) is None
 
 
 def test_a_database_that_is_down_is_a_reason_that_names_no_host(io_loop: IOLoop):

@@ -33,7 +33,7 @@ DEADLINE_S = 0.4
 """Time enough to begin the work, also beside others."""
 
 CUT = "its connection is cut"
-HANGS = "its work hangs, and keeps its place"
+HANGS = "its work hangs, and keeps its slot"
 
 
 @pytest.fixture

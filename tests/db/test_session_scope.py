@@ -19,6 +19,7 @@ from db.errors import Conflict, DeadlinePassed, NestedUnitOfWork, OutsideRun, Po
 from tests.db.counters import add, create_counters, create_families, orphan, read, value
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
+from tests.fixtures.slots import all_slots
 from tests.fixtures.waiting import wait_until
 
 
@@ -79,12 +80,12 @@ def test_ctrl_c_in_the_queue_leaves_nothing_behind(database: Database, sql: RawS
     create_counters(sql)
     me = threading.get_ident()
     database.settings = database.settings.model_copy(update={"pool_timeout_s": 5.0})
-    assert database.writer.limiter.try_take()
+    held = all_slots(database.writer.limiter)
     threading.Timer(0.05, signal.pthread_kill, [me, signal.SIGINT]).start()
 
     with pytest.raises(KeyboardInterrupt), database.session_scope() as session:
         add(session)
-    database.writer.limiter.give_back()
+    held.close()
 
     with database.session_scope() as session:
         add(session)
@@ -180,6 +181,27 @@ def test_the_wait_for_a_place_has_a_limit(database: Database):
     assert waited_here_s < 0.8
 
 
+def test_a_job_that_is_one_too_many_in_the_queue_is_refused_at_once(database: Database):
+    """The bound on the queue's length counts threads as it counts requests."""
+    database.settings = database.settings.model_copy(update={"pool_timeout_s": 20.0})
+    database.writer.limiter.waiting_max = 0
+
+    def job() -> None:
+        with database.session_scope():
+            raise AssertionError("not reached")
+
+    began = own_time()
+    with (
+        ThreadPoolExecutor(1) as threads,
+        database.session_scope(),
+        pytest.raises(PoolTimeout, match="0 callers wait for one already"),
+    ):
+        threads.submit(job).result()
+
+    assert own_time() - began < 5
+    assert is_whole(database)
+
+
 def test_jobs_and_requests_stand_in_one_queue(database: Database, sql: RawSql, io_loop: IOLoop):
     """First come, first served, whoever comes."""
     create_counters(sql)
@@ -199,7 +221,7 @@ def test_jobs_and_requests_stand_in_one_queue(database: Database, sql: RawSql, i
     async def everybody() -> None:
         loop = asyncio.get_running_loop()
         limiter = database.writer.limiter
-        assert limiter.try_take()
+        held = all_slots(limiter)
         with ThreadPoolExecutor(3) as threads:
             waiters: list[asyncio.Future[None]] = []
             for number in range(6):
@@ -209,7 +231,7 @@ def test_jobs_and_requests_stand_in_one_queue(database: Database, sql: RawSql, i
                     waiters.append(asyncio.ensure_future(request()))
                 while limiter.waiting <= number:  # noqa: ASYNC110 - it tells nobody
                     await asyncio.sleep(0.001)
-            limiter.give_back()
+            held.close()
             await asyncio.gather(*waiters)
 
     io_loop.run_sync(everybody)

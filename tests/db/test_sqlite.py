@@ -428,7 +428,7 @@ def test_an_in_memory_database_is_one_connection_and_one_place(memory: Database)
 
     with memory.session_scope() as session:
         add(session)
-        with ThreadPoolExecutor(1) as other, pytest.raises(Exception, match="all 1 places") as caught:
+        with ThreadPoolExecutor(1) as other, pytest.raises(Exception, match="all 1 slots") as caught:
             other.submit(lambda: memory.session_scope(read_only=True).__enter__()).result()
     assert type(caught.value).__name__ == "PoolTimeout"
 

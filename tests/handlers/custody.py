@@ -1,4 +1,4 @@
-"""What a database has lent out: units of work, places, connections."""
+"""What a database has lent out: units of work, slots, connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def lent(database: Database) -> dict[str, int]:
     for endpoint in (database.writer, database.reader):
         pool = endpoint.engine.pool
         assert isinstance(pool, QueuePool)
-        out[f"{endpoint.limiter.name} places"] = endpoint.limiter.taken
+        out[f"{endpoint.limiter.name} slots"] = endpoint.limiter.taken
         out[f"{endpoint.limiter.name} queue"] = endpoint.limiter.waiting
         out[f"{endpoint.limiter.name} connections"] = pool.checkedout()
     return {name: number for name, number in out.items() if number}

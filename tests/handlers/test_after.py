@@ -16,6 +16,7 @@ from handlers import ApiHandler
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
+from tests.fixtures.slots import all_slots
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import all_back, lent
 from tests.handlers.notes import NOBODY, add_note, list_texts, take_long
@@ -452,6 +453,59 @@ async def test_what_is_done_afterwards_follows_a_request_that_opened_nothing(mou
 
     assert answer.code == 403
     assert notes() == ["tried to"]
+
+
+async def test_what_follows_a_unit_that_worked_waits_where_newcomers_are_refused(
+    mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    """As many wait as may: no audit row is lost to them, and the next newcomer is 503 at once."""
+
+    class Handler(ApiHandler):
+        async def get(self) -> None:
+            self.in_new_transaction(add_audit, text="was read")
+            self.write_json(await self.run(list_texts, self.session))
+
+        async def post(self) -> None:
+            await self.run(add_note, self.session, text="written")
+
+    client, limiter = mount(Handler), database.writer.limiter
+    limiter.waiting_max = 0
+    held = all_slots(limiter)
+    reading = asyncio.ensure_future(client.get("/"))
+    await until(lambda: limiter.waiting == 1)
+
+    with expect_log("onfinish.handlers", "^503 .* 1 callers wait"), expect_log("tornado.access", "^503 POST"):
+        refused = await client.post("/")
+    still_waits = limiter.waiting
+    held.close()
+
+    assert (await reading).code == 200
+    assert (refused.code, refused.headers["Retry-After"], still_waits) == (503, "1", 1)
+    assert notes() == ["was read"]
+
+
+async def test_what_follows_a_request_that_was_refused_is_a_newcomer_itself(
+    mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+):
+    """Else the queue would grow by what was not admitted to it, and its 503 would be late."""
+
+    class Handler(ApiHandler):
+        async def post(self) -> None:
+            self.in_new_transaction(add_audit, text="tried to")
+            await self.run(add_note, self.session, text="written")
+
+    client, limiter = mount(Handler), database.writer.limiter
+    limiter.waiting_max = 0
+    with (
+        all_slots(limiter),
+        expect_log("onfinish.handlers", "^503 .* 0 callers wait"),
+        expect_log("onfinish.db", "POST Handler afterwards: failed"),
+        expect_log("tornado.access", "^503 POST"),
+    ):
+        answer = await client.post("/")
+
+    assert (answer.code, limiter.refused) == (503, 2)
+    assert notes() == []
 
 
 async def test_what_is_done_afterwards_follows_an_early_commit(

@@ -284,7 +284,7 @@ async def test_a_place_is_not_waited_for_past_the_deadline(
     await held.wait()
     with (
         expect_log("tornado.access", r"^50[34] POST / .* undone "),
-        expect_log("onfinish.handlers", r"^503 .*places for writer", required=False),
+        expect_log("onfinish.handlers", r"^503 .*slots for writer", required=False),
     ):
         late, took = await timed(client)
     hold.set()

@@ -486,7 +486,7 @@ async def test_rows_that_were_only_added_are_let_go_when_there_is_no_place(
     await taken.wait()
     with (
         warnings.catch_warnings(record=True) as caught,
-        expect_log("onfinish.handlers", r"^503 .*places for writer", required=not raises),
+        expect_log("onfinish.handlers", r"^503 .*slots for writer", required=not raises),
         expect_log("tornado.access", rf"^{404 if raises else 503} POST / .* undone ", level=20),
     ):
         warnings.simplefilter("always")

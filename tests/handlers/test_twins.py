@@ -15,6 +15,7 @@ from handlers import ApiHandler
 from handlers.idempotency import IdempotentHandler
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Answer, Client, Serve
+from tests.fixtures.slots import all_slots
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import lent
 from tests.handlers.notes import add_note, count_notes
@@ -97,7 +98,7 @@ async def test_twins_leave_the_places_to_others(mount: Mount, notes: Notes, data
     gate.opened.set()
     answers = await asyncio.gather(*twins)
 
-    assert held["writer places"] == 1
+    assert held["writer slots"] == 1
     assert "writer queue" not in held
     assert [answer.code for answer in answers] == [201] * (TWINS + 1)
     assert {answer.body for answer in answers} == {answers[0].body}
@@ -233,7 +234,7 @@ async def test_a_check_in_the_requests_own_session_takes_no_place_beside_a_twin(
     gate.opened.set()
     answers = await asyncio.gather(*twins)
 
-    assert held["writer places"] == 1
+    assert held["writer slots"] == 1
     assert checked_meanwhile == 1
     assert [answer.code for answer in answers] == [201] * (TWINS + 1)
     assert notes() == ["k"]
@@ -287,7 +288,7 @@ async def test_a_twin_of_another_process_is_waited_for_in_the_database_by_one(
     finally:
         await elsewhere.close()
 
-    assert (held["writer places"], "writer queue" in held) == (1, False)
+    assert (held["writer slots"], "writer queue" in held) == (1, False)
     assert [answer.code for answer in answers] == [201] * (TWINS + 1)
     assert notes() == ["k"]
 
@@ -362,12 +363,8 @@ async def test_a_request_that_waits_for_a_place_has_no_twin(
             await self.run(add_note, self.session, text="written")
 
     client, limiter = mount(Handler), database.writer.limiter
-    for _ in range(limiter.size):
-        await limiter.take(1)
-    with expect_log("tornado.access", r"^504 POST / .* undone "):
+    with all_slots(limiter), expect_log("tornado.access", r"^504 POST / .* undone "):
         answer = await ask(client)
-    for _ in range(limiter.size):
-        limiter.give_back()
 
     assert (answer.code, answer.json()["outcome"]) == (504, "not_applied")
     assert notes() == []

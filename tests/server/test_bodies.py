@@ -201,7 +201,7 @@ async def test_who_waits_for_too_long_is_told_when_to_ask_again(
         for event in list(Gate.running):
             event.set()
         assert [(await wire.answer()).code for wire in wires] == [200, 200]
-    assert "all 2 places for large bodies of this path are taken" in problem(answer, 503)
+    assert "all 2 slots for large bodies of this path are taken" in problem(answer, 503)
     assert answer.headers["Retry-After"] == "1"
     assert answer.headers["Connection"] == "close"
 

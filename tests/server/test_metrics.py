@@ -166,30 +166,29 @@ async def test_a_connection_that_is_lost_in_use_is_not_counted_for_ever(seen: Se
 
 @on_postgresql
 @pytest.mark.gen_test
-async def test_waits_for_a_place_are_counted_and_those_in_vain(seen: Seen, expect_log):
-    """Pending while somebody waits; a time-out where none came free, and a wait where one did."""
+async def test_waits_for_a_slot_are_counted_and_those_in_vain(seen: Seen):
+    """Pending while a caller waits; a time-out where none came free, and a wait where one did."""
     pending = ("db_client_connection_pending_requests", "writer")
     limiter = seen.database.writer.limiter
-    for _ in range(limiter.size):
-        await limiter.take(1)
+    held = [await limiter.acquire(1) for _ in range(limiter.size)]
 
-    waiting = asyncio.create_task(limiter.take(5))
-    in_vain = asyncio.create_task(limiter.take(0.05))
+    waiting = asyncio.create_task(limiter.acquire(5))
+    in_vain = asyncio.create_task(limiter.acquire(0.05))
     await asyncio.sleep(0)
     assert seen.numbers()[pending] == 2
     with pytest.raises(PoolTimeout):
         await in_vain
     assert seen.numbers()[pending] == 1
-    limiter.give_back()
-    await waiting
+    held.pop().release()
+    held.append(await waiting)
 
     numbers = seen.numbers()
     assert numbers[pending] == 0
     assert numbers["db_client_connection_timeouts_total", "writer"] == 1
     assert numbers["db_client_connection_wait_time_seconds_count", "writer"] == limiter.size + 1
     assert numbers["db_client_connection_wait_time_seconds_sum", "writer"] >= 0.05
-    for _ in range(limiter.size):
-        limiter.give_back()
+    assert limiter.refused == 1
+    held.clear()
 
 
 @pytest.mark.gen_test

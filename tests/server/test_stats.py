@@ -21,13 +21,16 @@ from tests.server.conftest import Seen
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 
-POOL = {"connections": {"max": 10, "used": 0, "idle": 0}, "places": {"size": 10, "taken": 0, "waiting": 0}}
+POOL = {
+    "connections": {"max": 10, "used": 0, "idle": 0},
+    "slots": {"size": 10, "taken": 0, "waiting": 0, "waiting_max": None, "refused": 0},
+}
 
 
 @on_postgresql
 @pytest.mark.gen_test
 async def test_a_server_at_rest(seen: Seen):
-    """Who it is, its pools and places, and that nothing is open."""
+    """Who it is, its pools and slots, and that nothing is open."""
     stats = await seen.stats()
 
     assert stats.pop("uptime_s") >= 0
@@ -73,12 +76,12 @@ async def test_an_open_unit_of_work_is_shown_with_its_request(seen: Seen, serve:
         "request_id": "abc.1",
         "route": "",  # of another application than the one that is asked
         "pool": "writer",
-        "has_place": False,
+        "has_slot": False,
         "has_connection": False,
         "outcome": "open",
     }
-    assert during == before | {"has_place": True, "has_connection": True}
-    assert stats["pools"]["writer"]["places"]["taken"] == 1
+    assert during == before | {"has_slot": True, "has_connection": True}
+    assert stats["pools"]["writer"]["slots"]["taken"] == 1
     assert stats["pools"]["writer"]["connections"]["used"] == 1
     after = await seen.stats()
     assert after["units"] == []

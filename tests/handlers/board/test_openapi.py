@@ -28,6 +28,7 @@ from server.monitoring.ops import Ops
 from tests.fixtures.board.contract import DOCUMENT, OPERATIONS, faults_in, resolved, validator
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Client, Serve
+from tests.fixtures.slots import all_slots
 
 PLACEHOLDERS = {"([0-9a-f]{32})": "{task_id}", "([1-9][0-9]{0,17})": "{team_id}"}
 
@@ -309,28 +310,30 @@ class TestItsNumbersAreThoseInForce:
     ):
         document = (await client.get("/openapi.json")).json()
         limiter = getattr(database, role).limiter
-        while limiter.try_take():
-            pass
 
-        with expect_log("tornado.access", "503 "), expect_log("onfinish", "none came free in 0.1 s"):
+        with (
+            all_slots(limiter),
+            expect_log("tornado.access", "503 "),
+            expect_log("onfinish", "none came free in 0.1 s"),
+        ):
             refused = await client.request(
                 method.upper(), "/teams", {"name": "QA"} if method == "post" else None
             )
 
-        for _ in range(limiter.size):
-            limiter.give_back()
         assert refused.code == 503
         assert refused.json()["detail"] in details_in(document, "/teams", method, 503)
 
     @pytest.mark.gen_test
     async def test_the_most_exports(self, client: Client, app: Application, expect_log: ExpectLog):
         document = (await client.get("/openapi.json")).json()
-        assert app.settings["exports"].try_take()
 
-        with expect_log("tornado.access", "503 "), expect_log("onfinish", "exports are running"):
+        with (
+            all_slots(app.settings["exports"]),
+            expect_log("tornado.access", "503 "),
+            expect_log("onfinish", "exports are running"),
+        ):
             refused = await client.get("/tasks/export")
 
-        app.settings["exports"].give_back()
         assert refused.code == 503
         assert refused.json()["detail"] in details_in(document, "/tasks/export", "get", 503)
         assert "At most 1 may run" in document["paths"]["/tasks/export"]["get"]["description"]
