@@ -1,4 +1,4 @@
-"""The layering that setup.cfg describes is kept, and would be missed; no circles; who may name a database."""
+"""The layers of setup.cfg are kept, and would be missed; no circles; which modules may name a database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machinery alone: what unit of work, held response, places and hop cost, without a database in between.
+"""The machinery alone: what unit of work, held response, slot and call cost, without a database in between.
 
 ::
 
@@ -34,7 +34,7 @@ from tests.bench.subjects import bare, ours
 CALLED = ("one", "list", "patch", "create")
 TIMES = 64
 AT_ONCE = 8
-"""Fewer than places, so that none waits."""
+"""Fewer than slots, so that none waits."""
 
 GOAL = "a bare Tornado handler, same SQL and session calls"
 
@@ -170,4 +170,4 @@ async def _task() -> None:
 
 
 def _nothing(*arguments: object) -> None:
-    """What a hop does here."""
+    """What a call does here."""

@@ -26,7 +26,7 @@ def test_ratios_are_taken_within_a_round():
     assert ratios(ours, theirs, "cpu_us") == Spread(2.0, 2.0, 2.0)
 
 
-def test_a_round_has_everybody_and_each_begins_with_another():
+def test_a_round_has_every_server_and_each_begins_with_another():
     rounds: list[Any] = [turned("abc", number) for number in range(3)]  # type: ignore[arg-type]
 
     assert ["".join(one) for one in rounds] == ["abc", "bca", "cab"]

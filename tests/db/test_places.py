@@ -83,7 +83,7 @@ def test_threads_and_tasks_stand_in_one_queue_and_are_served_in_order():
         served.append(number)
         limiter.give_back()
 
-    async def everybody() -> None:
+    async def all_of_them() -> None:
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(5) as threads:
             waiters: list[asyncio.Future[None]] = []
@@ -92,19 +92,19 @@ def test_threads_and_tasks_stand_in_one_queue_and_are_served_in_order():
                     waiters.append(loop.run_in_executor(threads, job, number))
                 else:
                     waiters.append(asyncio.ensure_future(request(number)))
-                while limiter.waiting <= number:  # noqa: ASYNC110 - it tells nobody when somebody joins
+                while limiter.waiting <= number:  # noqa: ASYNC110 - it has no event for a new waiter
                     await asyncio.sleep(0.001)
             limiter.give_back()
             await asyncio.gather(*waiters)
 
-    run(everybody())
+    run(all_of_them())
 
     assert served == list(range(10))
     assert (limiter.taken, limiter.waiting) == (0, 0)
 
 
-def test_nobody_overtakes_the_queue():
-    """A place that comes free goes to the first who waits, not to who asks in that moment."""
+def test_no_waiter_overtakes_the_queue():
+    """A slot that comes free goes to the first waiter, not to a caller of that moment."""
     limiter = AdmissionLimiter(1, name="writer")
     limiter.try_take()
     taken = threading.Event()
@@ -171,7 +171,7 @@ async def test_a_place_that_comes_with_the_time_limit_is_kept_or_refused_but_not
         limiter.try_take()
         waiter = asyncio.ensure_future(limiter.take(0.002))
         await asyncio.sleep(0.001)
-        time.sleep(0.001)  # noqa: ASYNC251 - so that the limit and the place come in one turn
+        time.sleep(0.001)  # noqa: ASYNC251 - so that the limit and the slot come in one turn
         limiter.give_back()
         try:
             await waiter
@@ -242,7 +242,7 @@ def test_whatever_happens_no_place_is_lost_or_doubled(size: int, steps: list[tup
 
 
 def test_many_threads_and_many_tasks_with_little_patience():
-    """A storm: nobody holds a place beyond the number that there is, nobody is forgotten."""
+    """A storm: there are never more holders than slots, and no waiter is forgotten."""
     limiter = AdmissionLimiter(3, name="writer")
     chance = random.Random(7)
     inside = most = served = 0
@@ -282,7 +282,7 @@ def test_many_threads_and_many_tasks_with_little_patience():
             task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    async def everybody() -> None:
+    async def all_of_them() -> None:
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(8) as threads:
             jobs = [
@@ -298,7 +298,7 @@ def test_many_threads_and_many_tasks_with_little_patience():
                 )
             await asyncio.gather(*jobs)
 
-    run(everybody())
+    run(all_of_them())
 
     assert most <= 3
     assert served > 100

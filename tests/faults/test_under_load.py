@@ -179,7 +179,7 @@ def crowd(sql: RawSql) -> Iterator[Callable[[], None]]:
 
 
 async def locked(world: World) -> None:
-    """Somebody else has the table, for longer than a request may take."""
+    """Another transaction locks the table, for longer than a request may take."""
     with world.sql.connect() as connection, connection.cursor() as cursor:
         cursor.execute("BEGIN")
         await asyncio.to_thread(cursor.execute, "LOCK TABLE books IN ACCESS EXCLUSIVE MODE")

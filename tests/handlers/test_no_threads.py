@@ -94,7 +94,7 @@ def backend() -> str:
 
 @pytest.fixture
 def process(database_url: str, notes: Notes, io_loop: IOLoop) -> Iterator[Process]:
-    """A server with four places for writers, and no thread yet."""
+    """A server with four slots for writers, and no thread yet."""
     process = Process(database_url)
     yield process
     if process.runs:

@@ -55,7 +55,7 @@ def test_where_all_is_well_it_says_so_line_by_line(database_url: str):
     assert lines[-1].startswith("0 errors, ")
 
 
-def test_as_json_for_whoever_asks_by_machine(database_url: str):
+def test_as_json_for_programs(database_url: str):
     done = run("check", "--json", DATABASE_URL=database_url)
 
     told = json.loads(done.out)
@@ -164,7 +164,7 @@ def test_colours_are_for_terminals_that_want_them(database_url: str):
 
 
 def test_config_lets_defaults_step_back_on_terminals_that_show_it():
-    """What somebody has set is seen at once."""
+    """What has been set is seen at once."""
     shown = on_a_terminal("config", PORT="81")
     plain = on_a_terminal("config", PORT="81", NO_COLOR="1")
 
@@ -231,7 +231,7 @@ class TestPostgresql:
 
         assert enough.level == "ok", enough
         assert enough.message.startswith(
-            "81 connections at most (writer 40 + reader 40 + witness 1, 1 process)"
+            "81 connections at most (writer 40 + reader 40 + commit markers 1, 1 process)"
         )
         assert too_many.level == "error"
         assert re.match(r"324 connections at most \(.* of 19\d \(max_connections 200 less", too_many.message)

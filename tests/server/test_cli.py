@@ -256,7 +256,7 @@ class TestConfig:
         }
         assert entries["database.url"]["value"] == "postgresql://me:***@h/x"
 
-    def test_who_reads_only_the_beginning_hears_no_complaint(self) -> None:
+    def test_a_reader_that_stops_early_causes_no_complaint(self) -> None:
         with start("config") as process:
             assert process.stdout is not None
             assert process.stderr is not None
@@ -314,12 +314,12 @@ class TestMigrate:
 
     @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
     def test_a_refused_log_in_is_one_line(self, database_url: str) -> None:
-        wrong, count = re.subn(r"//[^@/]*@", "//nobody:geheim@", database_url)
+        wrong, count = re.subn(r"//[^@/]*@", "//stranger:geheim@", database_url)
         assert count == 1
         done = run("migrate", DATABASE_URL=wrong)
 
         assert (done.status, done.out, len(done.told)) == (1, "", 1)
-        assert "nobody" in done.err
+        assert "stranger" in done.err
 
     def test_a_revision_that_is_not_there_is_told(self, tmp_path: Path) -> None:
         done = run("migrate", "--to", "nope", DATABASE_URL=f"sqlite:///{tmp_path}/x.db")
@@ -359,7 +359,7 @@ class TestSignals:
 
     @staticmethod
     def _open_when_read(fifo: Path) -> int:
-        """Open a pipe for writing as soon as somebody reads it, so that its reader is known to wait."""
+        """Open a pipe for writing as soon as it has a reader, which is then known to wait."""
         for _ in range(600):
             try:
                 return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
@@ -367,13 +367,13 @@ class TestSignals:
                 if exc.errno != errno.ENXIO:
                     raise
                 time.sleep(0.05)
-        pytest.fail("nobody read the settings")
+        pytest.fail("the settings were not read")
 
 
 class TestCommands:
     @pytest.fixture
     def another_command(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-        """A module that somebody put beside the others."""
+        """A module that was put beside the others."""
         (tmp_path / "greet.py").write_text(
             "SUMMARY = 'say hello'\n"
             "def add_arguments(parser): parser.add_argument('--often', type=int, default=1)\n"

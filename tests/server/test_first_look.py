@@ -121,14 +121,14 @@ def test_why_it_is_not_ready_is_in_the_log_once_and_so_is_the_end_of_it(
 def test_the_log_has_the_drivers_words_of_it_and_the_answer_has_not(
     database_url: str, start_server: StartServer
 ):
-    url = make_url(database_url).set(username="somebody").render_as_string(hide_password=False)
+    url = make_url(database_url).set(username="stranger").render_as_string(hide_password=False)
     server = start_server(url=url)
 
     reply = server.request("GET", "/readyz")
 
     assert reply.body["reason"] == "the database does not answer: the database cannot be reached"
     [line] = [line for line in server.err.splitlines() if "not ready: " in line]
-    assert "somebody" in line
+    assert "stranger" in line
 
 
 def test_while_there_is_no_schema_each_request_is_503_with_the_way_out_and_a_line(

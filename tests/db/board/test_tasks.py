@@ -222,7 +222,7 @@ def test_update_time_never_goes_back(database: Database, sql: RawSql):
 def test_a_change_builds_on_what_others_have_committed_not_on_what_this_session_read_before(
     database: Database, sql: RawSql
 ):
-    """A row is read again, under its lock. On SQLite nobody else writes while a writer has begun."""
+    """A row is read again, under its lock. On SQLite there is no other writer once one has begun."""
     task_id = add_task(database)
     with database.session_scope() as session:
         read = tasks.get_task(session, task_id=task_id)
@@ -250,7 +250,7 @@ def test_two_changes_at_once_are_both_kept(database: Database):
     assert (task.bundle, task.change_id, task.version) == ("other", 9, 3)
 
 
-def test_of_two_who_take_a_queued_task_at_once_one_is_refused(database: Database):
+def test_of_two_changes_of_a_queued_task_at_once_one_is_refused(database: Database):
     task_id = add_task(database)
 
     with pytest.raises(Conflict, match="cannot go from status 99 to 102"):
@@ -261,7 +261,7 @@ def test_of_two_who_take_a_queued_task_at_once_one_is_refused(database: Database
         )
 
 
-def test_a_task_that_is_deleted_while_somebody_waits_to_change_it_is_not_found(database: Database):
+def test_a_task_that_is_deleted_while_a_change_waits_for_it_is_not_found(database: Database):
     task_id = add_task(database)
 
     with pytest.raises(NotFound):
@@ -273,7 +273,7 @@ def test_a_task_that_is_deleted_while_somebody_waits_to_change_it_is_not_found(d
 
 
 def test_the_database_itself_refuses_what_is_out_of_range(database: Database, sql: RawSql):
-    """Whoever comes past the checks of bodies meets the constraints, and is told in words."""
+    """A row that was not checked as a body violates a constraint, whose error is a sentence."""
     faulty: list[dict[str, Any]] = [
         {"id": "F" * 32},
         {"id": "f" * 31},

@@ -209,7 +209,7 @@ class TestRefusals:
         assert done.status == 2
         assert "database.url: in memory, it ends with this command: give a file" in done.err
 
-    def test_a_database_that_nobody_answers_for(self, unused_port: int):
+    def test_a_database_that_does_not_answer(self, unused_port: int):
         done = run("seed", DATABASE_URL=f"postgresql://me:geheim@127.0.0.1:{unused_port}/x")
 
         assert done.status == 1
