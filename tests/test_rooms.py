@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-ROOMS = ("db.board", "handlers.board")
+ROOMS = ("db.board", "handlers.board", "server.commands.board")
 
 ALLOWED = {
     "tests/bench/bare.py": "the board's calls without the kernel, which the measurements are held against",

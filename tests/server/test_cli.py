@@ -371,25 +371,32 @@ class TestSignals:
 
 
 class TestCommands:
-    @pytest.fixture
-    def another_command(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-        """A module that was put beside the others."""
-        (tmp_path / "greet.py").write_text(
+    @pytest.fixture(params=["", "shop"], ids=["beside the others", "in a package"])
+    def another_command(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    ) -> Iterator[str]:
+        """A module that was put beside the others, or into an application's own package there."""
+        folder = tmp_path / request.param
+        folder.mkdir(exist_ok=True)
+        if request.param:
+            (folder / "__init__.py").touch()
+        (folder / "greet.py").write_text(
             "SUMMARY = 'say hello'\n"
             "def add_arguments(parser): parser.add_argument('--often', type=int, default=1)\n"
             "def run(settings, arguments): return arguments.often\n"
         )
         monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
         yield "greet"
-        sys.modules.pop("server.commands.greet", None)
+        for name in [name for name in sys.modules if re.fullmatch(r"server\.commands\.(greet|shop.*)", name)]:
+            del sys.modules[name]
 
-    def test_a_module_beside_the_others_is_a_command(self, another_command: str) -> None:
+    def test_a_module_that_is_put_there_is_a_command(self, another_command: str) -> None:
         found = find_commands()
         parser, known = build_parser(found)
         arguments = parser.parse_args(["--port", "1", another_command, "--often", "3", "--pool-size", "4"])
 
         assert "--often" in known
-        assert "_dialect" not in found
+        assert "_backend" not in found
         assert (arguments.command, arguments.often) == (another_command, 3)
         assert vars(arguments)["setting http.port"] == "1"
         assert vars(arguments)["setting database.pool_size"] == "4"
