@@ -191,6 +191,7 @@ print(kept)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 async def test_two_processes_write_to_one_file(
     database_url: str,

@@ -292,6 +292,7 @@ def test_a_terminal_that_is_closed_hangs_up_more_than_once(database_url, start_s
     assert server.wait() == 0
 
 
+@pytest.mark.slow
 def test_a_hangup_is_nothing_to_a_server_under_nohup(start_server):
     """What is started with SIGHUP ignored is to outlive its terminal."""
 
@@ -442,6 +443,7 @@ def test_a_request_that_outlasts_the_drain_is_cut_off_and_undone(
     assert "1 requests were not answered within 0.5 s; they are cut off and rolled back" in server.err
 
 
+@pytest.mark.slow
 @on_sqlite
 @pytest.mark.usefixtures("shelves")
 def test_a_function_that_hangs_for_ever_does_not_keep_the_process(database_url, start_server, tmp_path):

@@ -418,6 +418,7 @@ def limited(forbidden: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_fork_that_fails_is_tried_again_and_the_service_goes_on(start, limited, forbidden):
     """No process may be made for a while: the others serve on, it is logged, and tried until it works."""
     server = start(2, **limited)
@@ -436,6 +437,7 @@ def test_a_fork_that_fails_is_tried_again_and_the_service_goes_on(start, limited
     assert stop(server) == 0
 
 
+@pytest.mark.slow
 def test_where_no_process_can_be_made_the_start_is_given_up(start, limited, forbidden):
     """A few attempts, the reason and the way out, exit 1."""
     forbidden.touch()
@@ -449,6 +451,7 @@ def test_where_no_process_can_be_made_the_start_is_given_up(start, limited, forb
     assert "Traceback" not in server.err
 
 
+@pytest.mark.slow
 def test_processes_are_replaced_where_sigchld_was_ignored(start, tmp_path):
     """A program that ignores SIGCHLD passes that on to what it starts: there is no end to wait for then."""
 
@@ -532,6 +535,7 @@ def ignore_hangups() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
+@pytest.mark.slow
 def test_a_hangup_is_nothing_to_processes_under_nohup(start, tmp_path):
     """Neither to the parent nor to the others."""
     server = start(2, popen={"preexec_fn": ignore_hangups}, url=f"sqlite:///{tmp_path / 'x.db'}")
