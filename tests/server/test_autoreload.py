@@ -48,6 +48,10 @@ def says(server: ServerProcess, word: str) -> Callable[[], bool]:
     return lambda: alive(server) == word
 
 
+def logs(server: ServerProcess, message: str) -> Callable[[], bool]:
+    return lambda: message in server.err
+
+
 def test_a_change_is_served(server: ServerProcess, program: Path):
     """By the same process, begun anew."""
     pid = server.pid
@@ -78,7 +82,7 @@ def test_code_that_cannot_be_loaded_is_told_and_the_old_serves_until_it_is_mende
     for fault, message in FAULTS.items():
         file.write_text(good + fault)
 
-        assert wait_until(lambda message=message: message in server.err, timeout_s=30), server.err
+        assert wait_until(logs(server, message), timeout_s=30), server.err
         assert str(file) in server.err
         time.sleep(1.0)
         assert alive(server) == "alive"

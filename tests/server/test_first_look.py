@@ -18,6 +18,7 @@ from db.schema import migrate
 from handlers.base import SessionHandler
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
+from tests.fixtures.migrations import set_revision
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.process import ServerProcess, StartServer
 from tests.fixtures.proxies import MakeProxy
@@ -196,11 +197,11 @@ async def test_a_schema_that_is_behind_is_told_from_a_slip_by_its_revision(
         return str(caught.value)
 
     assert "refused a statement" in await through(StatementFailed)
-    sql("UPDATE alembic_version SET version_num = '0001'")
+    set_revision(sql, "kernel_0001")
     database.expect_schema(migrate.head())  # forgets what it was told a moment ago
     assert (
         await through(NotMigrated)
-        == f"the schema is at 0001, the code expects {migrate.head()}: run `python -m server migrate`"
+        == f"the schema is at kernel_0001, the code expects {migrate.head()}: run `python -m server migrate`"
     )
 
 
@@ -210,7 +211,7 @@ def test_a_schema_that_is_newer_is_not_behind(
     """No migration of this code would bring what the statement names."""
     database = Database(database_settings)
     database.expect_schema(migrate.head(), known=migrate.known())
-    sql("UPDATE alembic_version SET version_num = '9999'")
+    set_revision(sql, "9999")
 
     with pytest.raises(StatementFailed, match="refused a statement"), database.session_scope() as session:
         session.execute(text("SELECT 1 FROM newer"))

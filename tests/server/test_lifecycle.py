@@ -15,7 +15,9 @@ from contextlib import AbstractContextManager
 
 import pytest
 
+from db.schema import migrate
 from tests.fixtures.databases import RawSql
+from tests.fixtures.migrations import set_revision
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.process import ROOT, ServerProcess, exchange, receive, seconds, send
 from tests.fixtures.service import create_shelves
@@ -166,21 +168,20 @@ def test_a_schema_that_is_not_there_is_told_with_the_way_out(start_server, postg
 @on_postgresql
 def test_a_schema_that_is_behind_is_told_with_both_revisions(database_url, start_server, sql):
     """/readyz names where the schema is, where it has to be, and the way there."""
-    [row] = sql("SELECT version_num FROM alembic_version")
-    sql("UPDATE alembic_version SET version_num = '0000'")
+    set_revision(sql, "0000")
 
     reply = start_server(url=database_url).request("GET", "/readyz")
 
     assert reply.status == 503
     assert reply.body["reason"] == (
-        f"the schema is at 0000, the code expects {row['version_num']}: run `python -m server migrate`"
+        f"the schema is at 0000, the code expects {migrate.head()}: run `python -m server migrate`"
     )
 
 
 @on_sqlite
 def test_a_schema_from_a_newer_release_stops_the_start(database_url, start_server, sql):
     """An older server must not write into tables that it does not know; one line, exit 1."""
-    sql("UPDATE alembic_version SET version_num = '9999'")
+    set_revision(sql, "9999")
 
     server = start_server(url=database_url, listens=False)
 
