@@ -104,7 +104,7 @@ def claim_key(session: Session, *, key: Key, request_body: bytes, query: str = "
     key is free again.
 
     Returns:
-        None where the key is the caller's now, who ends with `keep_answer`.
+        None where the key is the caller's now, which ends with `keep_answer`.
 
     Raises:
         Invalid: the key was used with another body or query. The session stays usable.

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module, metadata
 from pathlib import Path
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 from typing import Any, Literal, NoReturn, Protocol, cast, get_args, get_origin
 
 from pydantic import SecretStr
@@ -51,9 +51,16 @@ class Command(Protocol):
 
 
 def find_commands() -> dict[str, Command]:
-    """Every command by its name: a module that is put into ``server.commands`` is one."""
-    found = [module.name for module in iter_modules(commands.__path__) if not module.name.startswith("_")]
-    return {name: cast(Command, import_module(f"{commands.__name__}.{name}")) for name in found}
+    """Every command by its name: a module in ``server.commands``, or in a package there, is one."""
+    modules = [
+        module.name for module in walk_packages(commands.__path__, "server.commands.") if not module.ispkg
+    ]
+    found = {name.rpartition(".")[2]: name for name in modules}
+    return {
+        command: cast(Command, import_module(found[command]))
+        for command in sorted(found)
+        if not command.startswith("_")
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,13 +10,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-ROOMS = ("db.board", "handlers.board")
+ROOMS = ("db.board", "handlers.board", "server.commands.board")
 
-ALLOWED = {
-    "tests/bench/bare.py": "the board's calls without the kernel, which the measurements are held against",
-    "tests/bench/bodies.py": "the bulk and the lists are the board's, and what large ones cost is measured",
-}
-"""Modules that import the board from outside of its folders, each with its reason."""
+OF_THE_BOARD = ("board", "bench")
+"""Folders that go with the board: `tests.bench` measures its calls."""
 
 
 def imports_in(source: str) -> Iterator[str]:
@@ -41,24 +38,24 @@ def imports_in(source: str) -> Iterator[str]:
 def is_of_the_board(imported: str) -> bool:
     parts = imported.split(".")
     in_a_room = any(imported == room or imported.startswith(f"{room}.") for room in ROOMS)
-    return in_a_room or (parts[0] == "tests" and "board" in parts)
+    return in_a_room or (parts[0] == "tests" and bool(set(OF_THE_BOARD).intersection(parts)))
 
 
 def importers() -> list[str]:
-    """The test modules outside of the board's folders that import it."""
+    """The test modules that import the board, and do not go with it."""
     paths = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py"))
     return [
         path.as_posix()
         for path in paths
-        if "board" not in path.parts
+        if not set(OF_THE_BOARD).intersection(path.parts)
         and ROOT / path != Path(__file__)  # its examples
         and any(map(is_of_the_board, imports_in((ROOT / path).read_text())))
     ]
 
 
 def test_no_test_of_the_kernel_imports_the_board():
-    """Folders named ``board`` can be deleted, and the rest is collected; no exception outlives its use."""
-    assert importers() == sorted(ALLOWED)
+    """Folders named ``board``, and ``tests/bench``, can be deleted, and the rest is collected."""
+    assert importers() == []
 
 
 @pytest.mark.parametrize(
@@ -80,7 +77,7 @@ def test_each_folder_of_the_board_serves_the_board():
     """The fixtures of `tests.fixtures.service` are overridden where tests of the board are."""
     folders = [path for path in (ROOT / "tests").rglob("board") if list(path.glob("test_*.py"))]
 
-    assert folders
+    assert bool(folders) == (ROOT / "db" / "board").exists()
     for folder in folders:
         conftest = (folder / "conftest.py").read_text()
         assert "tests.fixtures.board.service" in conftest, PurePosixPath(folder)

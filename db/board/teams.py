@@ -124,7 +124,7 @@ def require_teams(session: Session, **fields: int | None) -> None:
     if not wanted:
         return
     # FOR KEY SHARE is the lock that the foreign key takes anyway: it stops a delete, not a rename.
-    # In the order of the ids, so that two who lock the same two teams do not wait for one another.
+    # In the order of the ids, so that two transactions with the same two teams do not deadlock.
     statement = select(Team.id).where(Team.id.in_(wanted)).order_by(Team.id)
     found = set(session.scalars(statement.with_for_update(read=True, key_share=True)))
     missing = [

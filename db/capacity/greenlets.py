@@ -28,7 +28,7 @@ class Worker(greenlet):
         """Work, and wait for more, for ever."""
         while True:
             self._work()
-            self.parent.switch()  # type: ignore[union-attr]  # it has one: who made it
+            self.parent.switch()  # type: ignore[union-attr]  # it has one: its maker
 
     def _work(self) -> None:
         work, self.work = self.work, None

@@ -129,7 +129,7 @@ def _limiter(found: Any, settings: DatabaseSettings, plan: Plan) -> Iterator[Fin
     writer = settings.pool_size + settings.max_overflow
     reader = _readers(settings) if settings.reader_url is None else 0  # else they go elsewhere
     commit_markers = 1 if settings.commit_witness else 0
-    parts = {"writer": writer, "reader": reader, "witness": commit_markers}
+    parts = {"writer": writer, "reader": reader, "commit markers": commit_markers}
     told = " + ".join(f"{name} {number}" for name, number in parts.items() if number)
     return _connections(found, settings, plan, sum(parts.values()), told)
 

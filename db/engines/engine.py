@@ -78,7 +78,7 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", backend: Back
     """
     backend = backend or backend_for(make_url(settings), settings.pooler)
     options: dict[str, Any] = {
-        # Parameters are people's data; they belong in no message and no log.
+        # Parameters are personal data; they belong in no message and no log.
         "hide_parameters": True,
         "echo": settings.echo,
         "json_deserializer": _from_json,

@@ -43,7 +43,7 @@ from tests.bench.subjects import PEERS, Subject, bare, installed_drivers, ours
 
 MEASURED: dict[str, str] = {
     "calls": "single calls over HTTP: the service, what is written by hand, and what others use",
-    "machinery": "unit of work, held response, places and hop, against a bare Tornado handler",
+    "machinery": "unit of work, held response, slot and call, against a bare Tornado handler",
     "locks": "reads while writes hang on a row lock",
     "many": "a large bulk against asyncpg's executemany, a large export against COPY TO",
     "processes": "two processes against one",
@@ -54,7 +54,7 @@ BARE = "bare"
 
 OTHERS: dict[str, Callable[[Sequence[str]], int]] = {
     "soak": soak.main,
-    "witness": commit_markers.main,
+    "commit-markers": commit_markers.main,
     "bodies": bodies.main,
     "profile": profile.main,
 }
@@ -92,7 +92,7 @@ def measure(options: argparse.Namespace, made: Databases) -> dict[str, Any]:
     """Measure what was asked for.
 
     Raises:
-        RuntimeError: somebody did not answer as he has to. Nothing was found out.
+        RuntimeError: an answer is not as it has to be. Nothing was measured.
     """
     own = [ours(driver) for driver in options.drivers]
     peers = [PEERS[name] for name in options.peers if name != BARE]
@@ -159,7 +159,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("name", choices=MEASURED, metavar="NAME", help=", ".join([*MEASURED, *OTHERS]))
     parser.add_argument("--database-url", help="a PostgreSQL server; without it one is started for the run")
-    parser.add_argument("--rounds", type=int, default=9, help="how often everybody is measured (9)")
+    parser.add_argument("--rounds", type=int, default=9, help="how often each subject is measured (9)")
     parser.add_argument("--scale", type=float, default=1.0, help="of the requests in each round (1)")
     parser.add_argument("--tasks", type=int, default=100_000, help="rows to begin with (100,000)")
     _add_list(parser, "--calls", CALLS, "which calls")

@@ -1,8 +1,8 @@
-"""What the commit witness costs: creations with it and without it, in alternating rounds.
+"""What commit markers cost: creations with them and without them, in alternating rounds.
 
 ::
 
-    python -m tests.bench.witness --rounds 9 --requests 1500
+    python -m tests.bench commit-markers --rounds 9 --requests 1500
 
 Two servers on one PostgreSQL, a database each. Told are the server's CPU and PostgreSQL's for each
 creation, the median latency of one connection, and the ratio of each pair of rounds: its median, and how
@@ -106,7 +106,7 @@ def compared(rounds: Sequence[tuple[dict[str, float], dict[str, float]]]) -> dic
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.witness", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench commit-markers", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="pairs of rounds")
     parser.add_argument("--requests", type=int, default=1_500, help="creations in each round")
     parser.add_argument("--json", type=Path, help="where the result goes as JSON")

@@ -41,7 +41,7 @@ class Databases:
         return self._url_of(self._create(template))
 
     def drop(self) -> None:
-        """Remove them all, whoever is still connected."""
+        """Remove them all; open connections to them are ended."""
         with connected(self._url) as connection, connection.cursor() as cursor:
             for name in self._names:
                 drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")

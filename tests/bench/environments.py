@@ -34,7 +34,7 @@ def python_of(name: str, folder: Path) -> Path:
         venv.EnvBuilder(clear=True, with_pip=True, symlinks=True).create(environment)
         command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         command += ["-r", str(requirements)]
-        # Also where somebody's pip.conf says --user, which a venv refuses.
+        # Also where a user's pip.conf says --user, which a venv refuses.
         pip = subprocess.run(
             command, check=False, capture_output=True, text=True, env=os.environ | {"PIP_USER": "0"}
         )

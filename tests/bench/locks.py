@@ -40,7 +40,7 @@ GOALS = {
 }
 _MEASURES = {SOME: "p99_ms", POOL_SIZE: "per_s"}
 
-# Nobody is to give up while they hang.
+# Long enough that no request times out while they hang.
 _PATIENCE = {"REQUEST_TIMEOUT_S": "600", "LOCK_TIMEOUT_S": "600", "STATEMENT_TIMEOUT_S": "600"}
 
 

@@ -1,4 +1,4 @@
-"""The machinery alone: what unit of work, held response, slots and calls cost, without a database in between.
+"""The machinery alone: what unit of work, held response, slot and call cost, without a database in between.
 
 ::
 
@@ -169,4 +169,4 @@ async def _task() -> None:
 
 
 def _nothing(*arguments: object) -> None:
-    """What a hop does here."""
+    """What a call does here."""

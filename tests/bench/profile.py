@@ -32,7 +32,7 @@ from tests.fixtures.waiting import wait_until
 _WRITE_TIMEOUT_S = 60.0
 _LISTED = 20
 
-# The first that fits. A builtin has no file, and belongs to whoever called it.
+# The first that fits. A builtin has no file, and belongs to its caller.
 _PARTS = (
     ("the driver", r"psycopg|asyncpg|aiosqlite"),
     ("waiting for the loop's sockets", r"select\.epoll|selectors\.py"),

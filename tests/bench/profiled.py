@@ -134,7 +134,7 @@ def forget(*signal: object) -> None:
     with traces[0].paused():
         for trace in traces:
             trace.root.forget()
-        # The collector is not to go through all of this again, in the name of whoever makes objects.
+        # The collector is not to go through all of this again, at the cost of code that allocates.
         gc.collect()
         gc.freeze()
 
@@ -154,7 +154,7 @@ def look_s() -> float:
 
 
 def summary() -> dict[str, Any]:
-    """What was noted: functions, and what builtins took by who called them."""
+    """What was noted: functions, and what builtins took by their callers."""
     functions: dict[Function, list[float]] = {}
     builtins: dict[tuple[Function, Function], list[float]] = {}
 

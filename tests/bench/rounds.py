@@ -1,4 +1,4 @@
-"""Rounds: everyone is measured in turn, again and again, and what is compared ran side by side."""
+"""Rounds: each subject is measured in turn, again and again, and what is compared ran side by side."""
 
 from __future__ import annotations
 
@@ -59,6 +59,6 @@ def sample(server: Server, taken: Taken, cpu_s: float, *, rows: int = 1) -> Samp
 
 
 def turned(subjects: Sequence[Server], number: int) -> list[Server]:
-    """The order of a round: each begins one further, so that nobody always comes after the same one."""
+    """The order of a round: each begins one further, so that none always comes after the same one."""
     at = number % len(subjects)
     return [*subjects[at:], *subjects[:at]]

@@ -26,7 +26,7 @@ def test_ratios_are_taken_within_a_round():
     assert ratios(ours, theirs, "cpu_us") == Spread(2.0, 2.0, 2.0)
 
 
-def test_a_round_has_everybody_and_each_begins_with_another():
+def test_a_round_has_every_server_and_each_begins_with_another():
     rounds: list[Any] = [turned("abc", number) for number in range(3)]  # type: ignore[arg-type]
 
     assert ["".join(one) for one in rounds] == ["abc", "bca", "cab"]
@@ -89,6 +89,7 @@ def measured(postgres_cluster: PostgresCluster, tmp_path_factory: pytest.TempPat
     return Measured(status, json.loads(result.read_text()), tables.read_text(), svg.read_text())
 
 
+@pytest.mark.slow
 def test_all_measurements_run(measured: Measured, postgres_cluster: PostgresCluster):
     """Every part is there, and the databases are gone."""
     assert measured.status == 0
@@ -104,6 +105,7 @@ def test_all_measurements_run(measured: Measured, postgres_cluster: PostgresClus
         assert cursor.fetchone() == (0,)
 
 
+@pytest.mark.slow
 def test_the_tables_go_between_their_marks(measured: Measured):
     assert measured.tables.startswith("before\n")
     assert measured.tables.endswith("after\n")
@@ -113,6 +115,7 @@ def test_the_tables_go_between_their_marks(measured: Measured):
     assert "| one row | list of 20 |" in measured.tables
 
 
+@pytest.mark.slow
 def test_the_plot_is_for_light_and_dark(measured: Measured):
     """It has no ground, and no ink that is lost on either."""
     assert "onfinish, psycopg2" in measured.plot
@@ -139,6 +142,7 @@ def test_a_name_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str])
     assert "there is no django; there are fastapi" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_profile_tells_whose_the_time_is(postgres_cluster: PostgresCluster, tmp_path: Path):
     """Of the loop's thread and of the others, by part and by function."""
     result = tmp_path / "profile.json"

@@ -9,8 +9,13 @@ import pytest
 
 from tests.bench import __main__ as bench, bodies
 
+HEAVY = ("ints", "lists", "lists in a bulk", "one item of 700,000 fields")
+"""Those of so many values that reading them takes seconds."""
 
-@pytest.mark.parametrize("name", bodies.BODIES)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in bodies.BODIES]
+)
 def test_each_body_is_as_large_as_a_bulk_may_be_and_no_larger(name: str):
     """But for the two that are smaller and worse."""
     head, _, body = bodies.body_of(name).partition(b"\r\n\r\n")

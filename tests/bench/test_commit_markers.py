@@ -1,4 +1,4 @@
-"""That the measurement of the commit witness measures what it says."""
+"""That the measurement of commit markers measures what it says."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_ratios_are_taken_within_a_pair_of_rounds():
 
 @pytest.mark.slow
 def test_it_runs_and_tells_all_three(tmp_path: Path):
-    result = tmp_path / "witness.json"
+    result = tmp_path / "commit_markers.json"
 
     assert commit_markers.main(["--rounds", "2", "--requests", "200", "--json", str(result)]) == 0
 

@@ -57,7 +57,7 @@ def test_growth_is_not_told_from_a_single_sample():
 
 @pytest.mark.slow
 def test_a_run_that_is_ended_early_tells_what_was_sent(tmp_path: Path):
-    """Whoever ends a long run has its result until then, and a server that was stopped in order."""
+    """A long run that is ended early prints its result so far, and stops its server in order."""
     result = tmp_path / "soak.json"
     command = [sys.executable, "-u", "-m", "tests.bench.soak", "--requests", "1000000", "--json", str(result)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:

@@ -140,7 +140,7 @@ def test_the_calls_answer_as_printed_with_curl_itself(start_server):
 
 
 def test_the_calls_go_to_the_port_that_is_served_by_default():
-    """Whoever types the first command and then the first call reaches the server."""
+    """The first command, and then the first call, reach the server."""
     assert Settings().http.port == PRINTED_PORT
     assert f"http://127.0.0.1:{PRINTED_PORT}/" in README
 

@@ -78,15 +78,15 @@ def test_engines_and_sessions_are_made_in_one_place_each():
     """One module makes engines, one makes sessions; what is only there to be compared with makes its own."""
     packages = ("conf", "db", "handlers", "server")
 
-    def limiter(name: str) -> set[str]:
+    def callers(name: str) -> set[str]:
         found = {place for package in packages for place in _calls_of(name, package)}
         return {place for place in found if not place.startswith(("db/scope/", "server/compare/"))}
 
-    assert limiter("create_engine") == {"db/engines/engine.py"}
-    assert limiter("OwnedSession") == {"db/work/unit_of_work.py"}
-    # Its two subclasses; and who asks the witness does so on a connection outside of any unit of work.
-    assert limiter("Session") == {"db/work/unit_of_work.py", "db/idempotency.py"}
-    assert limiter("sessionmaker") | limiter("scoped_session") == set()
+    assert callers("create_engine") == {"db/engines/engine.py"}
+    assert callers("OwnedSession") == {"db/work/unit_of_work.py"}
+    # Its two subclasses; commit markers are read on a connection outside of any unit of work.
+    assert callers("Session") == {"db/work/unit_of_work.py", "db/idempotency.py"}
+    assert callers("sessionmaker") | callers("scoped_session") == set()
 
 
 def test_each_environment_has_its_engine():
@@ -287,7 +287,7 @@ def test_an_expired_row_is_what_others_have_made_of_it(database, sql):
         assert task.bundle == "shop"
 
 
-def test_an_expunged_row_is_nobodys_business(database, sql):
+def test_a_change_of_an_expunged_row_writes_nothing(database, sql):
     """Changing it writes nothing. What stays in the session is written, asked for or not."""
     with database.session_scope() as session:
         create_team(session, name="Store")
@@ -360,7 +360,7 @@ def test_the_notes_raw_sql_runs_with_text(database, sql):
         assert task.create_time == datetime(2020, 3, 1, tzinfo=UTC)
         assert (task.bundle, task.granularity) == ("store", "daily")
         assert (task.target_date, task.change_id) == (date(2020, 4, 1), 3)
-        assert task.update_time.tzinfo is UTC  # nobody gave one: the database's clock
+        assert task.update_time.tzinfo is UTC  # none was given: the database's clock
 
         session.execute(text("UPDATE tasks SET task_status = 99 WHERE id = :id"), {"id": TASK_ID})
         # Raw SQL goes past the rows that are loaded already.
@@ -426,7 +426,7 @@ def test_a_connection_that_grew_old_is_replaced(database_settings, io_loop):
 
 
 def test_a_session_tells_its_engine(database):
-    """`session.get_bind()` is the writer's engine, or the reader's; whoever asks needs no global for it."""
+    """`session.get_bind()` is the writer's engine, or the reader's; no global is needed for it."""
     with database.session_scope() as session:
         assert session.get_bind() is database.writer.engine
     with database.session_scope(read_only=True) as session:

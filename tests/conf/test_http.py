@@ -46,7 +46,7 @@ def test_a_file_has_a_list(tmp_path):
 )
 @pytest.mark.parametrize("name", ["cors_origins", "trusted_origins"])
 def test_an_origin_that_no_browser_sends_is_refused(name, origin):
-    """It would never match, and nobody would be told."""
+    """It would never match, and no error would show that."""
     with pytest.raises(ValidationError, match="no origin as browsers send it"):
         HttpSettings.model_validate({name: (origin,)})
 

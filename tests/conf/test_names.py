@@ -44,8 +44,8 @@ def test_no_two_settings_share_a_name() -> None:
 
 
 def test_no_setting_takes_a_variable_that_every_process_has() -> None:
-    """A shell's or a desktop's own variables would otherwise change the settings of whoever is logged in."""
-    everybodys = {
+    """A shell's or a desktop's own variables would otherwise change the settings."""
+    common = {
         "USER",
         "USERNAME",
         "HOME",
@@ -59,7 +59,7 @@ def test_no_setting_takes_a_variable_that_every_process_has() -> None:
         "TMPDIR",
     }
 
-    assert not everybodys & {name.variable for name in names().values()}
+    assert not common & {name.variable for name in names().values()}
 
 
 def test_two_settings_of_one_name_are_refused_before_one_hides_the_other() -> None:

@@ -17,7 +17,7 @@ from tests.fixtures.waiting import wait_until
 
 Pipe = tuple[int, int]
 
-NOBODY = 65_534
+UNPRIVILEGED = 65_534
 
 
 def gap(missing: int) -> bytes:
@@ -36,11 +36,11 @@ def pipe() -> Iterator[Pipe]:
 
 
 @contextlib.contextmanager
-def as_a_user_who_may_not_open(fd: int) -> Iterator[None]:
+def as_a_user_without_rights_to_open(fd: int) -> Iterator[None]:
     """As a process has it that was given the pipe and then changed its user."""
     os.fchmod(fd, 0)
     if os.getuid() == 0:
-        os.seteuid(NOBODY)
+        os.seteuid(UNPRIVILEGED)
     try:
         yield
     finally:
@@ -50,10 +50,10 @@ def as_a_user_who_may_not_open(fd: int) -> Iterator[None]:
 
 @pytest.fixture(params=["opened anew", "not to be opened", "made non-blocking by another"])
 def outlet(request: pytest.FixtureRequest, pipe: Pipe) -> Iterator[Outlet]:
-    """To a pipe that nobody reads yet."""
+    """To a pipe that is not read yet."""
     with contextlib.ExitStack() as stack:
         if request.param == "not to be opened":
-            stack.enter_context(as_a_user_who_may_not_open(pipe[1]))
+            stack.enter_context(as_a_user_without_rights_to_open(pipe[1]))
         if request.param == "made non-blocking by another":
             os.set_blocking(pipe[1], False)
         outlet = Outlet(pipe[1], gap=gap)

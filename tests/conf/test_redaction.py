@@ -174,7 +174,7 @@ def test_a_drivers_own_error_is_withheld_without_sqlalchemy():
 
 
 def test_the_filter_redacts_a_record_for_any_formatter_and_its_message_too(refusal: Exception):
-    """asyncio's own record of a task that nobody awaited quotes the error in its message."""
+    """asyncio's own record of a task that was not awaited quotes the error in its message."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.addFilter(RedactingFilter())

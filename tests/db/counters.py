@@ -52,14 +52,14 @@ def read(session: Session, counter: int = 1) -> int:
 
 
 def value(sql: RawSql, counter: int = 1) -> int:
-    """The number as somebody else sees it: what was committed."""
+    """The number as another connection sees it: what was committed."""
     [row] = sql("SELECT n FROM counters WHERE id = :id", id=counter)
     n: int = row["n"]
     return n
 
 
 def sleep(session: Session, seconds: float) -> None:
-    """A statement that takes a while in the database itself; on SQLite until somebody interrupts it."""
+    """A statement that takes a while in the database itself; on SQLite until it is interrupted."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_sleep(:s)"), {"s": seconds})
     else:

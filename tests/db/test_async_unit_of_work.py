@@ -1,4 +1,4 @@
-"""A unit of work on the event loop: a slot first, one call at a time, settled once whoever comes."""
+"""A unit of work on the event loop: a slot first, one call at a time, settled once by any path."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ FEW = 5
 
 
 @pytest.fixture
-def database_settings(database_url: str) -> DatabaseSettings:
-    """Five slots, and little patience for a sixth."""
-    return DatabaseSettings(url=database_url, pool_size=FEW, pool_timeout_s=0.5)
+def database_settings(database_url: str, request: pytest.FixtureRequest) -> DatabaseSettings:
+    """Five slots, and a short timeout for a sixth."""
+    own = getattr(request, "param", {"pool_size": FEW, "pool_timeout_s": 0.5})
+    return DatabaseSettings(url=database_url, **own)
 
 
 def slots_of(database: Database) -> tuple[int, int]:
-    """The taken and the wanted slots of all its endpoints."""
+    """The taken slots and the waiters of all its endpoints."""
     endpoints = {database.writer.limiter, database.reader.limiter}
     return sum(limiter.taken for limiter in endpoints), sum(limiter.waiting for limiter in endpoints)
 
@@ -120,8 +121,11 @@ async def test_a_place_is_kept_from_the_first_hop_until_the_end(database: Databa
     assert slots_of(database) == (0, 0)
 
 
-async def test_forty_units_of_two_hops_share_five_connections(database: Database, sql: RawSql):
-    """With a pool alone this ends in time-outs: second hops wait for first ones, and these for them."""
+@pytest.mark.parametrize(
+    "database_settings", [{"pool_size": FEW, "pool_timeout_s": 10}], indirect=True, ids=["a patient queue"]
+)
+async def test_forty_units_of_two_calls_share_five_connections(database: Database, sql: RawSql):
+    """With a pool alone this ends in time-outs: second calls wait for first ones, and these for them."""
     create_counters(sql)
     pool: Any = database.reader.engine.pool
     assert (pool.size(), database.reader.limiter.size) == (FEW, FEW)
@@ -251,7 +255,7 @@ async def test_a_settled_unit_runs_nothing_more(database: Database, sql: RawSql)
         unit.session.get(int, 1)
 
 
-async def test_a_second_slot_is_refused_to_a_holder(database: Database, sql: RawSql):
+async def test_a_unit_that_holds_a_slot_is_refused_a_second_one(database: Database, sql: RawSql):
     """With all slots taken it would wait for itself. In a call, in the same task, in session_scope."""
     create_counters(sql)
 
@@ -288,7 +292,7 @@ async def test_units_in_tasks_of_their_own_are_not_second_ones(database: Databas
 
 
 async def test_settling_twice_decides_once(database: Database, sql: RawSql):
-    """Who comes second waits for the first, and learns it where that was not what it wanted."""
+    """The second caller waits for the first, and gets an error where it wanted another end."""
     create_counters(sql)
     unit = database.unit_of_work(label="POST Some")
     await unit.run(add, unit.session)
@@ -318,7 +322,7 @@ async def test_a_failed_commit_releases_its_slot(database: Database, sql: RawSql
 
 @pytest.mark.usefixtures("shelves")
 async def test_rows_that_were_only_added_are_kept(database: Database, sql: RawSql):
-    """Without a single `run` there is no slot yet: the end acquires one for the flush."""
+    """Without a single `run` there is no slot yet: the end takes one for the flush."""
     async with database.unit_of_work() as unit:
         unit.session.add(Shelf(name="a"))
 
@@ -411,7 +415,7 @@ async def test_a_task_that_is_cancelled_in_its_commit_leaves_a_whole_pool(databa
             await asyncio.sleep(0)
         ending.cancel()
         await asyncio.wait([ending])
-    while slots_of(database) != (0, 0):  # noqa: ASYNC110 - it tells nobody
+    while slots_of(database) != (0, 0):  # noqa: ASYNC110 - it has no event
         await asyncio.sleep(0.01)
 
     assert 0 <= value(sql) <= 6
@@ -422,7 +426,7 @@ async def test_a_task_that_is_cancelled_in_its_commit_leaves_a_whole_pool(databa
 async def test_a_task_that_is_cancelled_before_its_commit_is_undone_as_its_unit_says(
     database: Database, sql: RawSql
 ):
-    """The hop that was to commit runs on, and nobody waits for it: it sends no COMMIT any more."""
+    """The call that was to commit runs on without a waiter, and sends no COMMIT any more."""
     create_counters(sql)
     begun, go_on = threading.Event(), threading.Event()
 
@@ -438,7 +442,7 @@ async def test_a_task_that_is_cancelled_before_its_commit_is_undone_as_its_unit_
     await asyncio.wait([ending])
     said = unit.outcome
     go_on.set()
-    while slots_of(database) != (0, 0):  # noqa: ASYNC110 - it tells nobody
+    while slots_of(database) != (0, 0):  # noqa: ASYNC110 - it has no event
         await asyncio.sleep(0.01)
 
     assert said is Outcome.ROLLED_BACK
@@ -479,7 +483,7 @@ async def test_what_follows_a_read_is_done_on_the_writer(database: Database, sql
 def test_a_unit_that_was_dropped_warns_and_leaves_everything_whole(
     database: Database, sql: RawSql, io_loop: IOLoop
 ):
-    """Nobody has it any more, so nobody can settle it: its slot and its connection come back undone."""
+    """Without a reference it cannot be settled: its slot and connection come back, its work is undone."""
     create_counters(sql)
 
     async def forgetful() -> None:

@@ -77,7 +77,7 @@ async def test_units_overlap_and_are_kept_each_by_itself(database: Database, sql
 
 @every_one
 async def test_scopes_and_jobs_work_in_threads_beside_it(database: Database, sql: RawSql):
-    """`session_scope` takes a place like everybody, and a driver that blocks."""
+    """`session_scope` takes a slot as any unit does, and a driver that blocks."""
     create_counters(sql)
 
     def job() -> None:
@@ -185,7 +185,7 @@ async def test_a_refusal_names_its_constraint(database: Database):
 
 
 @pytest.mark.parametrize("scheme", ASYNC[:2])
-async def test_nobody_there_is_unreachable(scheme: str):
+async def test_a_port_without_a_server_is_unreachable(scheme: str):
     database = Database(DatabaseSettings(url=f"{scheme}://me@127.0.0.1:1/x", connect_timeout_s=2))
     with pytest.raises(DatabaseError, match="cannot be reached"):
         async with database.unit_of_work(read_only=True) as unit:

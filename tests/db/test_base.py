@@ -62,7 +62,7 @@ def test_the_connections_time_zone_changes_nothing(database: Database):
 
 
 def test_a_moment_without_a_zone_is_refused(database: Database):
-    """A naive time would be stored as whatever somebody meant; the message says what to write."""
+    """A naive time is ambiguous; the message says what to write."""
     with database.session_scope() as session, pytest.raises(StatementError, match=r"utc_now"):
         session.execute(insert(Shelf).values(name="a", create_time=datetime(2020, 1, 1)))  # noqa: DTZ001  # that is the fault
 

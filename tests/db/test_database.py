@@ -26,7 +26,7 @@ from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 
 
-def test_a_database_that_nobody_used_has_opened_nothing(tmp_path: Path):
+def test_a_database_that_is_not_used_has_opened_nothing(tmp_path: Path):
     """Not even the file."""
     path = tmp_path / "new.db"
 
@@ -50,7 +50,7 @@ def test_there_are_as_many_places_as_connections(database_url: str):
 
 @pytest.mark.gen_test
 async def test_closing_stops_and_undoes_what_is_under_way(database_url: str, sql: RawSql):
-    """A running statement, a unit between two hops: both end soon, nothing is kept, all is closed."""
+    """A running statement, a unit between two calls: both end soon, nothing is kept, all is closed."""
     create_counters(sql)
     database = Database(DatabaseSettings(url=database_url, pool_size=2))
     busy = database.unit_of_work(label="busy")

@@ -1,4 +1,4 @@
-"""Engines: the right driver, the right place, and whose word counts."""
+"""Engines: the right driver, the right database, and which setting wins."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_what_the_url_says_wins_over_the_environments_query():
 
 
 def test_what_the_url_says_wins_over_our_own_arguments():
-    """Also what the environment's query says does: it is somebody's word, and our arguments are defaults."""
+    """Also what the environment's query says does: it was given, and our arguments are defaults."""
     given = {"connect_timeout": "2", "application_name": "mine", "keepalives_idle": "99"}
     text_ = "&".join(f"{name}={value}" for name, value in given.items())
 
@@ -152,7 +152,7 @@ def test_connect_args_reach_the_driver_and_win_over_our_own():
     ids=["url", "query", "connect_args"],
 )
 def test_server_options_are_added_to_ours_wherever_they_are_given(more: dict[str, Any]):
-    """The reader's own read-only setting above all must not get lost by somebody's search_path."""
+    """The reader's own read-only setting above all must not get lost by a given search_path."""
     options = str(arguments_of(DatabaseSettings(**more), "reader")["options"])
 
     assert "default_transaction_read_only=on" in options
@@ -248,7 +248,7 @@ def test_importing_makes_no_engine_and_reads_no_variable():
 
 
 def test_parameters_are_in_no_message_and_in_no_log(sql: RawSql, database_url: str, expect_log: ExpectLog):
-    """Not even with every statement logged: they are people's data."""
+    """Not even with every statement logged: they are personal data."""
     sql("CREATE TABLE secrets (name varchar(64) PRIMARY KEY)")
     engine = make_engine(DatabaseSettings(url=database_url, echo=True))
     insert = text("INSERT INTO secrets VALUES (:name)")

@@ -1,4 +1,4 @@
-"""Errors: one tree, one meaning on both databases, and nothing in their words that is not for everybody."""
+"""Errors: one tree, one meaning on both databases, and no confidential text in their messages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def every_error() -> list[type[DatabaseError]]:
 
 
 def test_the_picture_of_the_tree_is_the_tree():
-    """Each class stands in the module's drawing, so whoever adds one draws it."""
+    """Each class stands in the module's drawing, so a new one has to be drawn."""
     assert errors.__doc__ is not None
     for error in every_error():
         assert error.__name__ in errors.__doc__, error
@@ -139,7 +139,7 @@ def test_a_row_that_another_refers_to_cannot_be_deleted(database: Database, sql:
     assert len(sql("SELECT * FROM shelves")) == 1
 
 
-def test_a_write_on_the_reader_is_a_fault_that_names_who_and_what_to_do(database: Database, sql: RawSql):
+def test_a_write_on_the_reader_is_a_fault_that_names_the_unit_and_what_to_do(database: Database, sql: RawSql):
     """The same on both databases, in a flush and in SQL of one's own."""
     for work in (insert_shelf, lambda session: create_shelf(session, name="a")):
         with (

@@ -26,7 +26,7 @@ for dialect in (mysql.dialect(), mysql.dialect(is_mariadb=True), postgresql.dial
 
 
 def ddl(before: str) -> str:
-    """The DDL of a metadata of nobody's here, in a process that has run some code before."""
+    """The DDL of a metadata that is not ours, in a process that has run some code before."""
     result = subprocess.run([sys.executable, "-c", before + _DDL], check=True, capture_output=True, text=True)
     return result.stdout
 

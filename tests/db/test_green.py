@@ -17,7 +17,7 @@ from db.capacity.greenlets import Workers
 
 
 class Thing:
-    """Something that can be asked whether anybody still holds it."""
+    """An object of which a weak reference shows whether it is still referenced."""
 
 
 async def arrives(value: Any) -> Any:

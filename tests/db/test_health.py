@@ -1,4 +1,4 @@
-"""Health: the reason why not, in words for anybody, and soon."""
+"""Health: the reason why not, without confidential text, and soon."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_a_database_at_the_right_revision_is_ready(database: Database):
     assert await why_not_ready(database, revision=migrate.head()) is None
 
 
-async def test_a_database_whose_schema_nobody_keeps_is_ready_when_it_answers(database: Database, sql: RawSql):
+async def test_a_database_without_a_schema_to_keep_is_ready_when_it_answers(database: Database, sql: RawSql):
     sql("DROP TABLE alembic_version")
 
     assert await why_not_ready(database, revision=None) is None
@@ -87,7 +87,7 @@ async def test_writers_that_are_stuck_are_none(database: Database):
 
 
 def test_a_database_that_is_down_is_a_reason_that_names_no_host(io_loop: IOLoop):
-    database = Database(DatabaseSettings(url="postgresql://somebody:hush@127.0.0.1:9/nowhere"))
+    database = Database(DatabaseSettings(url="postgresql://app:hush@127.0.0.1:9/nowhere"))
 
     reason = io_loop.run_sync(lambda: why_not_ready(database, revision="0042"))
 

@@ -123,9 +123,9 @@ async def stopped(
 
 
 async def whole_again(database: Database, sql: RawSql) -> None:
-    """All places are free, and a new unit of work on each lane does its work."""
+    """All slots are free, and a new unit of work on each endpoint does its work."""
     for endpoint in (database.writer, database.reader):
-        while endpoint.limiter.taken:  # noqa: ASYNC110 - it tells nobody
+        while endpoint.limiter.taken:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.01)
         assert endpoint.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
     before = value(sql)
@@ -135,7 +135,7 @@ async def whole_again(database: Database, sql: RawSql) -> None:
         assert await unit.run(read, unit.session) == before + 1
 
 
-async def test_a_statement_that_is_never_answered_ends_in_time_and_stops_nobody_else(
+async def test_a_statement_that_is_never_answered_ends_in_time_and_delays_no_other(
     database: Database, proxy: Proxy, sql: RawSql, expect_log: ExpectLog
 ):
     """psycopg2's own cancel holds the interpreter's lock while it connects to a peer that says nothing."""
@@ -174,10 +174,10 @@ async def test_a_statement_that_is_cancelled_is_cancelled_at_the_server(database
     await whole_again(database, sql)
 
 
-async def test_a_dead_link_is_found_out_by_the_first_who_pings_it(
+async def test_a_dead_link_is_found_out_by_the_first_ping(
     database: Database, proxy: Proxy, sql: RawSql, expect_log: ExpectLog, impatient: float
 ):
-    """The ping comes before anybody was told of the connection, and hangs like any other statement."""
+    """The ping comes before the connection is checked out, and hangs like any other statement."""
     create_counters(sql)
     await whole_again(database, sql)
     proxy.freeze()
@@ -203,7 +203,7 @@ async def test_a_dead_link_is_found_out_by_the_first_who_pings_it(
 async def test_a_peer_that_accepts_and_says_nothing_is_given_up(
     database: Database, proxy: Proxy, sql: RawSql, expect_log: ExpectLog, impatient: float
 ):
-    """No connection yet that could be cut: the place waits for the thread, the answer does not."""
+    """No connection yet that could be cut: the slot waits for the thread, the answer does not."""
     create_counters(sql)
     proxy.freeze()
 
@@ -284,7 +284,7 @@ async def test_a_commit_that_is_never_answered_is_unknown_at_the_deadline(
         await unit.run(add, unit.session)
         (proxy.swallow if lost == "request" else proxy.lose_answer_to)(b"COMMIT")
 
-    # The witness cannot be asked either: the thread that tries is left behind.
+    # The commit marker cannot be read either: the thread that tries is left behind.
     with expect_log("onfinish.db", CUT), expect_log("onfinish.db", HANGS, required=False):
         error, took_s, outcome = await stopped(database, work)
 
@@ -379,7 +379,7 @@ async def test_a_connection_that_broke_in_a_hop_that_goes_on_is_stopped_all_the_
 async def test_a_hop_that_sleeps_in_python_is_given_up_and_its_place_comes_back_with_it(
     database: Database, sql: RawSql, expect_log: ExpectLog, impatient: float
 ):
-    """A thread cannot be stopped. The answer leaves; its place and connection stay taken until it ends."""
+    """A thread cannot be stopped. The answer leaves; its slot and connection stay taken until it ends."""
     create_counters(sql)
     enough = threading.Event()
 
@@ -422,7 +422,7 @@ async def test_a_deadline_between_two_statements_undoes_the_unit_at_once(databas
     await whole_again(database, sql)
 
 
-async def test_a_link_that_dies_between_two_statements_holds_nobody_up(
+async def test_a_link_that_dies_between_two_statements_delays_no_answer(
     database: Database, proxy: Proxy, sql: RawSql, expect_log: ExpectLog
 ):
     """At the deadline nothing runs; then the rollback has no answer either."""
@@ -447,7 +447,7 @@ async def test_a_link_that_dies_between_two_statements_holds_nobody_up(
 async def test_a_dead_link_under_a_statement_that_is_not_sent_any_more(
     database: Database, proxy: Proxy, sql: RawSql, expect_log: ExpectLog
 ):
-    """The hop ends by itself, in Python, after the deadline; what hangs is the rollback that follows it."""
+    """The call ends by itself, in Python, after the deadline; what hangs is the rollback that follows it."""
     create_counters(sql)
 
     def dawdle(session: Session) -> None:

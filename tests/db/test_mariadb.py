@@ -192,10 +192,12 @@ def test_of_two_in_a_deadlock_one_is_told_to_run_again(database: Database) -> No
 
 
 @pytest.mark.parametrize("goes_on", [True, False], ids=["goes on", "ends"])
-def test_who_catches_a_deadlock_cannot_keep_the_rest(database: Database, sql: RawSql, goes_on: bool) -> None:
+def test_a_unit_that_catches_a_deadlock_cannot_keep_the_rest(
+    database: Database, sql: RawSql, goes_on: bool
+) -> None:
     """The server has rolled everything back, and the next statement would begin another transaction.
 
-    Nor is one that does nothing more told that it was kept.
+    Nor is the outcome of a unit without a further statement "kept".
     """
     both = threading.Barrier(2)
 
@@ -489,7 +491,7 @@ def through(
 
 @pytest.mark.gen_test
 async def test_a_commit_whose_answer_is_lost_is_unknown(through: Database, proxy: Proxy, sql: RawSql):
-    """There is no witness here."""
+    """There is no commit marker here."""
     unit = through.unit_of_work()
     await unit.run(model.create_book, unit.session)
     proxy.cut_at(b"COMMIT", delivered=True)
@@ -630,7 +632,7 @@ async def test_a_statement_on_an_encrypted_connection_is_killed_too(
 
 
 @pytest.mark.parametrize("fault", ["another authority", "another host", "no TLS"])
-def test_production_refuses_who_it_cannot_be_sure_of(
+def test_production_refuses_a_server_that_it_cannot_verify(
     own_mariadb_server: MakeServer, authority: trustme.CA, tmp_path: Path, fault: str
 ) -> None:
     if fault == "no TLS":

@@ -1,4 +1,4 @@
-"""Overload, over HTTP: who cannot be served is told so soon, and nobody else notices.
+"""Overload, over HTTP: requests that cannot be served are refused soon, and others are not delayed.
 
 The numbers are those that the service promises. Time in which others had the CPU is not the service's.
 """
@@ -33,7 +33,7 @@ Lock = Callable[[], AbstractContextManager[None]]
 
 @pytest.fixture
 def database_settings(database_url: str) -> DatabaseSettings:
-    """Few places and little patience."""
+    """Few slots and short timeouts."""
     return DatabaseSettings(url=database_url, pool_size=5, pool_timeout_s=POOL_TIMEOUT_S, busy_timeout_s=60)
 
 
@@ -46,7 +46,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture(params=["table", "row"])
 def lock(request: pytest.FixtureRequest, backend: str, sql: RawSql) -> Lock:
-    """Somebody outside who holds what every writer needs; on SQLite that is always the file."""
+    """A connection outside that holds what every writer needs; on SQLite that is always the file."""
 
     @contextlib.contextmanager
     def held() -> Iterator[None]:
@@ -100,7 +100,7 @@ async def test_writers_behind_a_lock_stop_neither_reads_nor_probes(
             asyncio.ensure_future(client.patch(path, {"name": f"b{number}"}, request_timeout=120))
             for number in range(limiter.size)
         ]
-        while limiter.taken < limiter.size:  # noqa: ASYNC110 - it tells nobody
+        while limiter.taken < limiter.size:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         further = [
@@ -133,7 +133,7 @@ async def test_writers_behind_a_lock_stop_neither_reads_nor_probes(
 
 
 async def test_a_full_queue_of_writers_is_served_in_the_end(client: Client, database: Database, sql: RawSql):
-    """More than there are places, each short: everybody is answered 2xx."""
+    """More than there are slots, each short: all are answered 2xx."""
     database.settings = database.settings.model_copy(update={"pool_timeout_s": 25.0})
 
     answers = await asyncio.gather(*(client.post("/books", BOOK) for _ in range(200)))
@@ -191,6 +191,7 @@ print(kept)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 async def test_two_processes_write_to_one_file(
     database_url: str,

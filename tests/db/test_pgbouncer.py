@@ -64,7 +64,7 @@ def show(session: Session, name: str) -> str:
 
 
 def limits_on_the_server(bouncer: Bouncer, url: str) -> list[dict[str, Any]]:
-    """What holds for whoever comes next: asked through the same PgBouncer, outside of any of our engines."""
+    """What holds for the next client: asked through the same PgBouncer, outside of any of our engines."""
     sql = RawSql(bouncer.url_of(url))
     return sql(
         "SELECT name, setting, source FROM pg_settings WHERE source = 'session' AND name NOT IN "

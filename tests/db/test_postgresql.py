@@ -194,7 +194,7 @@ def test_a_snapshot_cannot_write_either(database: Database, sql: RawSql, io_loop
     assert value(sql) == 0
 
 
-def test_a_refusal_names_its_constraint_and_shows_nobodys_data(database: Database, sql: RawSql):
+def test_a_refusal_names_its_constraint_and_shows_no_data(database: Database, sql: RawSql):
     sql("CREATE TABLE people (email text CONSTRAINT one_person UNIQUE)")
     sql("INSERT INTO people VALUES ('ada@example.org')")
 
@@ -270,7 +270,7 @@ def test_a_statement_has_a_limit_and_so_has_the_wait_for_a_lock(make_database: M
 def test_a_transaction_that_idles_is_ended_and_its_connection_replaced(
     make_database: MakeDatabase, sql: RawSql
 ):
-    """Its locks would be everybody's problem. The next unit of work has a connection that lives."""
+    """Its locks would stop all others. The next unit of work has a connection that lives."""
     create_counters(sql)
     database = make_database(idle_in_transaction_timeout_s=0.1, pool_size=1)
 
@@ -361,7 +361,7 @@ def test_an_error_inside_a_savepoint_leaves_the_rest(database: Database, sql: Ra
 def test_what_the_server_refuses_at_commit_is_undone_for_certain(
     make_database: MakeDatabase, sql: RawSql, refusal: str
 ):
-    """It has answered, so nothing is unknown, not even where somebody cancelled what COMMIT was about."""
+    """It has answered, so nothing is unknown, not even where what COMMIT was about was cancelled."""
     create_counters(sql)
     what = {
         "unique": "RAISE unique_violation",
@@ -437,7 +437,7 @@ def test_connections_that_were_ended_while_idle_cost_no_unit_of_work(
     ping_after_s: float,
     retries: bool,
 ):
-    """Pre-ping, after a rest, or before work that nobody would do again: a restart is not its problem."""
+    """Pre-ping, after a rest, or before work that would not be done again: a restart is not its problem."""
     database = Database(database_settings.model_copy(update={"pool_ping_after_s": ping_after_s}))
     create_counters(sql)
 
@@ -534,7 +534,7 @@ def test_what_was_set_for_a_transaction_ends_with_it(make_database: MakeDatabase
 
 
 @pytest.mark.parametrize("statement", ["BEGIN", "SET default_transaction_read_only = off"])
-def test_what_a_reader_changes_of_its_connection_is_nobody_elses(
+def test_what_a_reader_changes_of_its_connection_is_undone_for_the_next(
     make_database: MakeDatabase, sql: RawSql, statement: str
 ):
     """Not a transaction of its own that has failed since, and not the leave to write. Nor by the driver."""

@@ -97,7 +97,7 @@ async def test_the_witness_connects_with_the_credentials_that_the_writer_has_now
         nonlocal connected
         connected += 1
         if breaks and connected > 1:
-            raise LookupError("no token is to be had")
+            raise LookupError("there is no token")
         cparams["password"] = "new"
 
     sql("ALTER ROLE web PASSWORD 'new'")

@@ -33,7 +33,7 @@ def scope(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Scope]:
 
 def which(session: Session, *, sign: str = "") -> str:
     """A model function: whose session it works with."""
-    return str(session.info.get("name", "nobody's")) + sign
+    return str(session.info.get("name", "unnamed")) + sign
 
 
 def named(name: str) -> Session:
@@ -53,7 +53,7 @@ def test_a_bound_function_works_with_the_session_that_was_entered(scope):
 
 @pytest.mark.parametrize("scope", ["contextvar"], indirect=True)
 def test_a_contextvar_refuses_where_nothing_was_entered(scope):
-    """Before, after and in a thread of somebody else: an error that names the way out, and no session."""
+    """Before, after and in another thread: an error that names the way out, and no session."""
     mine = named("mine")
     raised: list[BaseException] = []
 
@@ -104,10 +104,10 @@ def test_a_contextvar_may_be_left_in_another_context(scope):
 
 @pytest.mark.parametrize("scope", ["registry", "threadlocal"], indirect=True)
 def test_a_registry_makes_a_session_where_nothing_was_entered(scope):
-    """Nobody is told: the caller gets a session that nobody will commit or close."""
+    """There is no error: the caller gets a session that is never committed or closed."""
     mine = named("mine")
 
-    assert scope.bind(which, mine)() == "nobody's"
+    assert scope.bind(which, mine)() == "unnamed"
     assert len(scope.made) == 1
 
 
@@ -145,7 +145,7 @@ def test_leaving_closes_what_the_registry_made_and_not_what_it_was_given(scope):
 
     class Owned(Session):
         def close(self) -> None:
-            raise AssertionError("closed by somebody else")
+            raise AssertionError("closed by other code")
 
     with scope.entered(Owned()):
         pass

@@ -25,7 +25,7 @@ from tests.fixtures.waiting import wait_until
 
 @pytest.fixture
 def database_settings(database_url: str) -> DatabaseSettings:
-    """One place for writers on either database, and little patience."""
+    """One slot for writers on either database, and short timeouts."""
     return DatabaseSettings(url=database_url, pool_size=1, reader_pool_size=2, pool_timeout_s=0.3)
 
 
@@ -126,7 +126,7 @@ def test_a_time_limit_undoes_what_comes_too_late(database: Database, sql: RawSql
 
 
 def test_a_second_one_inside_of_it_is_refused(database: Database, sql: RawSql):
-    """With one place it would wait for itself. The outer one goes on."""
+    """With one slot it would wait for itself. The outer one goes on."""
     create_counters(sql)
 
     with database.session_scope(label="outer") as session:
@@ -203,7 +203,7 @@ def test_a_job_that_is_one_too_many_in_the_queue_is_refused_at_once(database: Da
 
 
 def test_jobs_and_requests_stand_in_one_queue(database: Database, sql: RawSql, io_loop: IOLoop):
-    """First come, first served, whoever comes."""
+    """First come, first served, from threads and tasks alike."""
     create_counters(sql)
     database.settings = database.settings.model_copy(update={"pool_timeout_s": 5.0})
     served: list[str] = []
@@ -218,7 +218,7 @@ def test_jobs_and_requests_stand_in_one_queue(database: Database, sql: RawSql, i
             await unit.run(add, unit.session)
             served.append("request")
 
-    async def everybody() -> None:
+    async def all_of_them() -> None:
         loop = asyncio.get_running_loop()
         limiter = database.writer.limiter
         held = all_slots(limiter)
@@ -229,12 +229,12 @@ def test_jobs_and_requests_stand_in_one_queue(database: Database, sql: RawSql, i
                     waiters.append(loop.run_in_executor(threads, job))
                 else:
                     waiters.append(asyncio.ensure_future(request()))
-                while limiter.waiting <= number:  # noqa: ASYNC110 - it tells nobody
+                while limiter.waiting <= number:  # noqa: ASYNC110 - it has no event
                     await asyncio.sleep(0.001)
             held.close()
             await asyncio.gather(*waiters)
 
-    io_loop.run_sync(everybody)
+    io_loop.run_sync(all_of_them)
 
     assert served == ["request", "job"] * 3
     assert value(sql) == 6

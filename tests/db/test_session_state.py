@@ -31,7 +31,7 @@ on_sqlite = pytest.mark.parametrize("backend", ON_SQLITE, indirect=True)
 
 @pytest.fixture
 def database(database_settings: DatabaseSettings, io_loop: IOLoop) -> Iterator[Database]:
-    """With one connection a lane: the next unit of work gets what the last one had."""
+    """With one connection an endpoint: the next unit of work gets what the last one had."""
     own = {"pool_size": 1, "reader_pool_size": 1}
     database = Database(database_settings.model_copy(update=own))
     yield database

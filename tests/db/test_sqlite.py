@@ -78,7 +78,7 @@ def test_a_connection_is_what_a_service_needs(database: Database):
 
 
 @pytest.mark.parametrize("given", ["url", "query", "connect_args", "settings"])
-def test_the_busy_timeout_is_the_one_that_somebody_gave(
+def test_the_busy_timeout_is_the_one_that_was_given(
     database_url: str, given: str, io_loop: IOLoop, sql: RawSql
 ):
     """The driver's name for it in the URL counts for BEGIN IMMEDIATE too, which waits in its own way."""
@@ -186,8 +186,8 @@ def test_a_reader_and_a_writer_do_not_wait_for_each_other(database: Database, sq
     assert value(sql) == 1
 
 
-def test_two_who_read_and_then_write_lose_nothing(database_url: str, sql: RawSql, io_loop: IOLoop):
-    """In one process they queue for the one place; no update is lost and none is "locked"."""
+def test_two_units_that_read_and_then_write_lose_nothing(database_url: str, sql: RawSql, io_loop: IOLoop):
+    """In one process they queue for the one slot; no update is lost and none is "locked"."""
     create_counters(sql)
     database = Database(DatabaseSettings(url=database_url))
 
@@ -228,7 +228,7 @@ print(busy)
 
 
 def test_two_processes_on_one_file_lose_nothing(database_url: str, sql: RawSql):
-    """Who finds the file busy too long is told to run again; then the sum is right."""
+    """A unit that finds the file busy too long is to be retried; then the sum is right."""
     create_counters(sql)
     processes = [
         subprocess.Popen(
@@ -272,9 +272,9 @@ def test_a_deadline_ends_the_wait_for_another_processs_lock(database: Database, 
 def test_a_commit_that_fails_is_not_committed_by_the_next_user(
     database_url: str, sql: RawSql, io_loop: IOLoop
 ):
-    """COMMIT says "database is locked", and the write stays in the connection until somebody rolls it back.
+    """COMMIT says "database is locked", and the write stays in the connection until it is rolled back.
 
-    With a write-ahead log COMMIT waits for nobody, so this file has none.
+    With a write-ahead log COMMIT waits for no reader, so this file has none.
     """
     create_counters(sql)
     database = Database(DatabaseSettings(url=database_url, busy_timeout_s=0.1))
@@ -372,7 +372,7 @@ def test_a_statement_is_interrupted_and_its_connection_goes_on(database: Databas
 
 
 def read_in_part(session: Session, kept: list[Any]) -> None:
-    """Begin a statement, and leave it in the middle; somebody has its result yet, as a traceback may."""
+    """Begin a statement, and leave it in the middle; its result is still referenced, as by a traceback."""
     numbers = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 1000) "
     rows = session.execute(text(f"{numbers} SELECT counters.n FROM n, counters"))
     kept += [rows, next(rows)]
@@ -382,7 +382,7 @@ def read_in_part(session: Session, kept: list[Any]) -> None:
 def test_what_was_read_in_part_leaves_no_snapshot_to_the_next_user(
     database: Database, sql: RawSql, io_loop: IOLoop, snapshot: bool
 ):
-    """An export whose client has left: whoever had its connection next was answered with what had been."""
+    """An export whose client has left: the next user of its connection would read what had been."""
     create_counters(sql)
     kept: list[Any] = []
 

@@ -36,7 +36,7 @@ KEY, ANSWER = Key("POST", "/notes", "k"), Answer(201, {}, b"{}")
 
 @pytest.fixture
 def tenant(sql: RawSql) -> Iterator[str]:
-    """A schema, a table in it, a role that may write that, and `web`, who may take the role on."""
+    """A schema, a table in it, a role that may write that, and `web`, which may take the role on."""
     for statement in (
         "CREATE ROLE tenant",
         "CREATE ROLE web LOGIN PASSWORD 'web'",
@@ -61,7 +61,7 @@ def proxy(make_proxy: MakeProxy, postgres_cluster: PostgresCluster) -> Proxy:
 
 @pytest.fixture
 def database_settings(database_url: str, tenant: str, proxy: Proxy) -> DatabaseSettings:
-    """As `web`, who is no superuser."""
+    """As `web`, which is no superuser."""
     url = make_url(database_url).set(username="web", password="web", port=proxy.port)
     return DatabaseSettings(url=url.render_as_string(hide_password=False), pool_size=1)
 

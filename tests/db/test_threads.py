@@ -23,7 +23,7 @@ LONG_S = 30.0
 
 
 class Gate:
-    """Work that waits until it is opened, and notes who began it. Lives as long as its test."""
+    """Work that waits until it is opened, and notes its thread. Lives as long as its test."""
 
     def __init__(self) -> None:
         self.threads: list[str] = []

@@ -70,7 +70,7 @@ def test_production_connects_encrypted(
 
 
 def test_a_server_of_another_authority_is_refused(start: Start, tmp_path: Path) -> None:
-    """It could be anybody's."""
+    """Its certificate proves nothing."""
     database = Database(production(start("localhost"), trustme.CA(), tmp_path))
 
     with pytest.raises(Unreachable), database.session_scope() as session:
@@ -94,7 +94,7 @@ def test_a_certificate_for_another_host_is_refused(
 def test_a_server_without_tls_is_refused(
     own_postgres_cluster: Start, authority: trustme.CA, tmp_path: Path
 ) -> None:
-    """Rather no connection than one that everybody on the way can read."""
+    """Rather no connection than one that can be read on the way."""
     database = Database(production(own_postgres_cluster(), authority, tmp_path))
 
     with pytest.raises(Unreachable), database.session_scope() as session:

@@ -213,7 +213,7 @@ def test_rows_are_readable_after_the_commit_without_another_select(unit_of: Make
 
 
 @pytest.mark.parametrize("method", ["commit", "rollback", "close", "begin"])
-def test_nobody_else_ends_the_session(unit_of: MakeUnit, sql: RawSql, method: str):
+def test_only_its_unit_of_work_ends_a_session(unit_of: MakeUnit, sql: RawSql, method: str):
     """A commit in model code would keep half of a request. The unit goes on as if nothing had been said."""
     create_counters(sql)
     unit = unit_of()
@@ -228,7 +228,7 @@ def test_nobody_else_ends_the_session(unit_of: MakeUnit, sql: RawSql, method: st
     assert value(sql) == 2
 
 
-def test_nobody_else_ends_it_as_a_context_manager_either(unit_of: MakeUnit, sql: RawSql):
+def test_a_session_is_no_context_manager_that_ends_it(unit_of: MakeUnit, sql: RawSql):
     """``with session:`` closes, ``with session.begin():`` commits."""
     create_counters(sql)
     unit = unit_of()
@@ -242,7 +242,7 @@ def test_nobody_else_ends_it_as_a_context_manager_either(unit_of: MakeUnit, sql:
     unit.settle(keep=False)
 
 
-def test_savepoints_are_everybodys(unit_of: MakeUnit, sql: RawSql):
+def test_savepoints_are_permitted(unit_of: MakeUnit, sql: RawSql):
     create_counters(sql)
     unit = unit_of()
     add(unit.session)
@@ -311,7 +311,7 @@ def test_a_unit_that_was_stopped_sends_nothing_more_and_is_not_kept(
 
 
 def test_a_deadline_is_looked_at_before_every_statement_and_before_commit(unit_of: MakeUnit, sql: RawSql):
-    """Nobody has to stop it: statement_timeout is per statement, and N of them would pass it N times."""
+    """It ends without a cancel: statement_timeout is per statement, and N of them would pass it N times."""
     create_counters(sql)
     unit = unit_of(deadline_at=time.monotonic() + 60)
     add(unit.session)
@@ -372,7 +372,7 @@ def test_a_unit_that_was_dropped_warns_and_leaves_the_pool_whole(
 def test_a_connection_that_cannot_be_rolled_back_is_thrown_away(
     unit_of: MakeUnit, database: Database, sql: RawSql, expect_log: ExpectLog
 ):
-    """Whoever comes next gets another. The log names the unit, the kind of error and nothing of its text."""
+    """The next unit gets another. The log names the unit, the kind of error and nothing of its text."""
     create_counters(sql)
     unit = unit_of()
     add(unit.session)

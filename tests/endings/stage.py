@@ -344,7 +344,7 @@ class Player:
             try:
                 await self.handler.commit()
             except asyncio.CancelledError:
-                raise  # of whoever waited, and not of the commit
+                raise  # of the waiter, and not of the commit
             except BaseException as error:
                 self.attempt.note("commit fails", mark, error=error)
                 raise
@@ -363,7 +363,7 @@ class Player:
                 await call()
             except asyncio.CancelledError:
                 raise
-            except BaseException as error:  # noqa: BLE001  # nobody awaits it
+            except BaseException as error:  # noqa: BLE001  # it is not awaited
                 attempt.note("swallows", mark, error=error)
 
         if how == "awaited":

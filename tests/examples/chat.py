@@ -1,4 +1,4 @@
-"""A chat over WebSockets: each message is a transaction, and nobody reads a line that was not committed.
+"""A chat over WebSockets: each message is a transaction, and no line is sent that was not committed.
 
 ``python -m tests.examples.chat [URL [PORT]]``
 """

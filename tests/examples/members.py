@@ -1,4 +1,4 @@
-"""Members: a log-in check in `prepare` that writes, and redirects whoever is not known.
+"""Members: a log-in check in `prepare` that writes, and redirects requests of unknown members.
 
 ``python -m tests.examples.members [URL [PORT]]``, then http://127.0.0.1:8888/book in a browser.
 """
@@ -28,7 +28,7 @@ class Member(Base):
 
 
 class Knock(Base):
-    """Somebody who was not let in."""
+    """A request that was not let in."""
 
     __tablename__ = "knocks"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -89,7 +89,7 @@ class LoginHandler(ApiHandler):
         self.write("<form method=post>Your name: <input name=name></form>\n")
 
     async def post(self) -> None:
-        # Whoever gives a name is let in: a password's check belongs here.
+        # Any known name is let in: a password's check belongs here.
         token = await self.run(create_member, self.session, name=self.get_body_argument("name"))
         self.set_cookie("token", token, httponly=True, samesite="Strict")
         self.redirect("/book")

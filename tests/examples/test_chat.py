@@ -17,7 +17,7 @@ async def read(socket: WebSocketClientConnection) -> Any:
 
 @pytest.mark.gen_test
 async def test_it_runs_as_a_module_and_what_is_read_was_committed(start_example, sql):
-    """Two people; a line that is refused is told to whoever sent it, and to nobody else."""
+    """Two clients; the refusal of a line goes to its sender alone."""
     port = start_example("chat").port
     one, other = [await websocket_connect(f"ws://127.0.0.1:{port}/chat") for _ in range(2)]
 

@@ -1,4 +1,4 @@
-"""A log-in check in prepare() checks: who is redirected has done nothing but knock."""
+"""A log-in check in prepare() checks: a redirected request has written nothing but its knock."""
 
 from __future__ import annotations
 

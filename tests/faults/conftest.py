@@ -45,7 +45,7 @@ def cluster() -> Iterator[PostgresCluster]:
 
 @pytest.fixture
 def database_name(cluster: PostgresCluster) -> Iterator[str]:
-    """A fresh, migrated database in that server; nobody may be left on it."""
+    """A fresh, migrated database in that server; no connection may be left on it."""
     name = cluster.create_database(template=TEMPLATE)
     yield name
     if not wait_until(lambda: not cluster.connections_to(name), timeout_s=5.0):

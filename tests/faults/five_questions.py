@@ -77,7 +77,7 @@ class FiveQuestions:
         client: of the application.
         sql: past the application, and past whatever fault there is.
         ledger: what the clients were told.
-        pool_size: places of the writer, and as many of the reader.
+        pool_size: slots of the writer, and as many of the reader.
         held: what the application's process holds; by default it is this one.
     """
 

@@ -49,7 +49,7 @@ class Ledger:
         self.faults: list[str] = []
 
     def new_id(self) -> str:
-        """An id that nobody has used."""
+        """An id that has not been used."""
         row_id = uuid.uuid4().hex
         self.possible[row_id] = frozenset({None})
         return row_id
@@ -96,4 +96,4 @@ class Ledger:
                 told = ", ".join(map(str, possible))
                 yield f"{self.resource.table} {row_id} is {held.get(row_id)}; its client was told: {told}"
         for row_id in held.keys() - self.possible.keys():
-            yield f"{self.resource.table} {row_id} is there, and nobody asked for it"
+            yield f"{self.resource.table} {row_id} is there, and no request asked for it"

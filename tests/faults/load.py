@@ -97,10 +97,10 @@ class Load:
         try:
             answer = await self._client.request(*request, **options)
         except ConnectionRefusedError:
-            self._ledger.answers["nobody there"] += 1
+            self._ledger.answers["no connection"] += 1
             await asyncio.sleep(0.05)
             return GONE
-        except (OSError, HTTPClientError):  # broken off, so that nobody knows
+        except (OSError, HTTPClientError):  # broken off: its outcome is unknown
             self._ledger.answers["broken off"] += 1
             self._ledger.note(row_id, wanted, GONE, None)
             return GONE

@@ -15,7 +15,7 @@ from conf import DatabaseSettings
 from tests.faults.five_questions import FiveQuestions
 from tests.faults.ledger import Ledger
 from tests.fixtures.databases import RawSql
-from tests.fixtures.postgres import NOBODY, PostgresCluster
+from tests.fixtures.postgres import UNPRIVILEGED, PostgresCluster
 from tests.fixtures.server import Client
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.usefixtures("told_in_the_log")]
@@ -37,8 +37,8 @@ def small_disk(cluster: PostgresCluster) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip(f"a disk cannot be made small here, which takes root: {mounted.stderr.strip()}")
     try:
-        if cluster.runs_as_nobody:
-            os.chown(folder, NOBODY, NOBODY)
+        if cluster.runs_unprivileged:
+            os.chown(folder, UNPRIVILEGED, UNPRIVILEGED)
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)

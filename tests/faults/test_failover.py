@@ -130,7 +130,7 @@ async def test_a_synchronous_standby_promoted_under_load_loses_no_acknowledged_w
 
     print(dict(ledger.answers))
     assert before > 20, "there was no load"
-    assert ledger.acknowledged > at_promotion, "nobody found the new primary"
+    assert ledger.acknowledged > at_promotion, "no request reached the new primary"
     assert ledger.answers["503 unknown"] == 0, (
         "the new primary knows of every COMMIT that the old one left open"
     )

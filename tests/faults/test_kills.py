@@ -87,7 +87,7 @@ def service(processes: Processes, io_loop: IOLoop) -> Iterator[Client]:
 async def test_no_end_of_the_server_loses_an_acknowledged_write(
     ends: int, processes: Processes, service: Client, ledger: Ledger, sql: RawSql
 ):
-    """kill -9, and SIGTERM now and then. Whoever repeats an open request with its key has it done once."""
+    """kill -9, and SIGTERM now and then. An open request that is repeated with its key is done once."""
     chance = random.Random(ends)
     killed = 0
     for first in range(0, ends, STOPPED_LOOK_EVERY):

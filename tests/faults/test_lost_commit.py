@@ -63,7 +63,7 @@ def settings(database_settings: DatabaseSettings) -> Settings:
 async def test_an_applied_commit_whose_answer_is_lost_is_a_success(
     app: Application, serve: Serve, proxy: Proxy, sql: RawSql, expect_log: ExpectLog
 ):
-    """The witness says that it was applied: the held success leaves, and there is one row."""
+    """The commit marker says that it was applied: the held success leaves, and there is one row."""
     client = serve(app)
     await client.post("/shelves", {"name": "warm"})
     proxy.cut_at(b"COMMIT", delivered=True)
@@ -79,7 +79,7 @@ async def test_an_applied_commit_whose_answer_is_lost_is_a_success(
 async def test_a_commit_that_never_arrived_is_done_again(
     app: Application, serve: Serve, proxy: Proxy, sql: RawSql, expect_log: ExpectLog
 ):
-    """The witness says that it was not applied: the request runs again on a fresh connection, once."""
+    """The commit marker says that it was not applied: one more attempt, on a fresh connection."""
     client = serve(app)
     await client.post("/shelves", {"name": "warm"})
     proxy.cut_at(b"COMMIT", delivered=False)
@@ -101,7 +101,7 @@ async def test_an_idempotency_keys_row_is_the_witness_of_its_request(
     delivered: bool,
     told: str,
 ):
-    """It is written in any case, and no row of the witness' own. Sent again, the request is replayed."""
+    """It is written in any case, and is the only commit marker. Sent again, the request is replayed."""
     client = serve(app)
     await client.get("/shelves")
     proxy.cut_at(b"COMMIT", delivered=delivered)
@@ -118,10 +118,10 @@ async def test_an_idempotency_keys_row_is_the_witness_of_its_request(
     assert len(sql("SELECT * FROM idempotency_keys")) == 1
 
 
-async def test_another_attempts_row_under_the_same_key_is_no_witness(
+async def test_another_attempts_row_under_the_same_key_proves_nothing(
     database: Database, proxy: Proxy, sql: RawSql, expect_log: ExpectLog
 ):
-    """The first was not applied, and its client's second attempt was, before anybody asked."""
+    """The first was not applied, and its client's second attempt was, before the row was read."""
     key, answer = Key("POST", "/books", "k"), Answer(201, {}, b"{}")
 
     def claim_and_keep(session: Session) -> None:
@@ -150,7 +150,7 @@ async def test_another_attempts_row_under_the_same_key_is_no_witness(
 
 
 @pytest.mark.parametrize("outcome", ["committed", "rolled back"])
-async def test_who_asks_for_a_keys_row_waits_for_the_transaction_that_writes_it(
+async def test_reading_a_keys_row_waits_for_the_transaction_that_writes_it(
     database: Database, sql: RawSql, outcome: str
 ):
     """A COMMIT whose connection was lost may still be under way at the server. Asking leaves no row."""
@@ -215,7 +215,7 @@ async def test_a_connection_killed_at_rest_is_not_noticed(app: Application, serv
     assert (await client.post("/books", BOOK)).code == 201
 
 
-async def test_a_commit_with_nobody_to_ask_is_unknown_and_says_so(
+async def test_a_commit_whose_marker_cannot_be_read_is_unknown_and_says_so(
     app: Application, serve: Serve, proxy: Proxy, sql: RawSql, expect_log: ExpectLog
 ):
     """A link that goes black at COMMIT, and stays so: 503, outcome unknown, by the deadline and a moment."""

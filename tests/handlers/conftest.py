@@ -35,7 +35,7 @@ def mount(
 ) -> Iterator[Mount]:
     """``mount(Handler)`` serves one handler at ``/`` and gives a client; more keywords are settings.
 
-    After every test, however its requests ended, all units, places and connections have to be back.
+    After every test, however its requests ended, all units, slots and connections have to be back.
     """
 
     def start(

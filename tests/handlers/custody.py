@@ -1,4 +1,4 @@
-"""What a database has lent out: units of work, slots, connections."""
+"""What is checked out of a database: units of work, slots, connections."""
 
 from __future__ import annotations
 

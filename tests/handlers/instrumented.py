@@ -24,7 +24,7 @@ from conf import DatabaseSettings
 from db import Database
 from db.errors import NotFound, RetryableConflict
 from handlers import ApiHandler, Problem, ProblemHandler, log_request
-from tests.handlers.notes import NOBODY, add_note, list_texts
+from tests.handlers.notes import NO_NOTE, add_note, list_texts
 
 ROW = "jane@example.org"
 
@@ -56,7 +56,7 @@ class AtCommit(ApiHandler):
     """Refused only by COMMIT: the handler has answered 201 by then."""
 
     async def post(self) -> None:
-        await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
+        await self.run(add_note, self.session, text="orphan", parent_id=NO_NOTE)
         self.set_status(201)
 
 

@@ -74,7 +74,7 @@ DDL = {
 }
 """The table as each database makes it, with a constraint that speaks only at COMMIT."""
 
-NOBODY = 404
+NO_NOTE = 404
 """The id of no note: a child of this one is refused at COMMIT."""
 
 

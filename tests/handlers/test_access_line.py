@@ -1,4 +1,4 @@
-"""What is logged of a request: its real status and outcome, once, and nothing of people's data."""
+"""What is logged of a request: its real status and outcome, once, and no personal data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Answer
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import lent
-from tests.handlers.notes import NOBODY, add_note, list_texts
+from tests.handlers.notes import NO_NOTE, add_note, list_texts
 
 pytestmark = pytest.mark.gen_test
 
@@ -34,7 +34,7 @@ class Board(ApiHandler):
         await self.run(list_texts, self.session)
 
     async def post(self, end: str) -> None:
-        parent_id = NOBODY if end == "orphan" else None
+        parent_id = NO_NOTE if end == "orphan" else None
         await self.run(add_note, self.session, text="written", parent_id=parent_id)
         if end == "again":
             Board.attempts += 1
@@ -133,7 +133,7 @@ async def test_the_access_line_and_the_observer_are_told_the_same(
 
 
 async def test_the_access_line(mount: Mount, expect_log: ExpectLog):
-    """Status, method, path, caller, time, outcome, id; without the query, which may hold people's data."""
+    """Status, method, path, caller, time, outcome, id; without the query, which may hold personal data."""
     client = mount(Board, r"/(.*)")
     with expect_log("tornado.access", r".", level=logging.INFO) as lines:
         await client.post(f"/new?q={SECRET}", headers={"X-Request-Id": "r1"})
@@ -153,7 +153,7 @@ def no_word_of(records: list[logging.LogRecord], answer: Answer, *words: str) ->
 
 WORDS = (SECRET, "INSERT INTO", "SELECT *", "nowhere", "VALUES", "DETAIL", "Key (", "[SQL", "[parameters")
 
-# Not in the functions: the traceback of a record shows lines of the program, which are nobody's data.
+# Not in the functions: the traceback of a record shows lines of the program, which are no data.
 NONSENSE = sql_text(f"SELECT * FROM nowhere WHERE name = '{SECRET}'")
 BAD_ROW = sql_text("INSERT INTO notes (id, text) VALUES (:id, :text)")
 
@@ -193,7 +193,7 @@ def pass_nonsense(handler: ApiHandler) -> None:
 
 
 def add_orphan(handler: ApiHandler) -> None:
-    add_note(handler.session, text=SECRET, parent_id=NOBODY)
+    add_note(handler.session, text=SECRET, parent_id=NO_NOTE)
 
 
 FAULTS: dict[str, tuple[Any, set[int]]] = {

@@ -19,7 +19,7 @@ from tests.fixtures.logs import ExpectLog
 from tests.fixtures.slots import all_slots
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import all_back, lent
-from tests.handlers.notes import NOBODY, add_note, list_texts, take_long
+from tests.handlers.notes import NO_NOTE, add_note, list_texts, take_long
 from tests.handlers.waiting import until
 
 pytestmark = pytest.mark.gen_test
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.gen_test
 
 @pytest.fixture
 def database_settings(database_url: str) -> DatabaseSettings:
-    """One place each: what is done afterwards has to do with the place that is there."""
+    """One slot each: work afterwards has to do with the slot that is there."""
     return DatabaseSettings(url=database_url, pool_size=1, pool_timeout_s=1)
 
 
@@ -87,7 +87,7 @@ async def test_an_early_commit_that_fails_is_an_error_like_any_other(
 
     class Handler(ApiHandler):
         async def post(self) -> None:
-            await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
+            await self.run(add_note, self.session, text="orphan", parent_id=NO_NOTE)
             await self.commit()
 
     answer = await mount(Handler).post("/")
@@ -104,7 +104,7 @@ async def test_an_early_commit_that_failed_and_was_caught_is_no_success(
 
     class Handler(ApiHandler):
         async def post(self) -> None:
-            await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
+            await self.run(add_note, self.session, text="orphan", parent_id=NO_NOTE)
             try:
                 await self.commit()
             except Conflict:
@@ -193,10 +193,10 @@ async def test_a_function_after_the_commit_may_ask_for_another(mount: Mount, not
     assert notes() == ["written"]
 
 
-async def test_a_slow_function_after_the_commit_holds_nobody_up(
+async def test_a_slow_function_after_the_commit_delays_no_request(
     mount: Mount, database: Database, notes: Notes
 ):
-    """The answer has left and the place is back when it begins."""
+    """The answer has left and the slot is back when it begins."""
     go_on = asyncio.Event()
 
     class Handler(ApiHandler):
@@ -220,7 +220,7 @@ async def test_after_a_rollback_no_function_is_called(end: str, mount: Mount, no
         async def post(self) -> None:
             self.on_commit(calls.append, "called")
             await self.run(
-                add_note, self.session, text="written", parent_id=NOBODY if end == "commit fails" else None
+                add_note, self.session, text="written", parent_id=NO_NOTE if end == "commit fails" else None
             )
             if end == "raises":
                 raise HTTPError(409)
@@ -408,7 +408,7 @@ async def test_what_is_done_afterwards_is_kept_whatever_became_of_the_request(
             sessions.append(self.session)
             self.in_new_transaction(self.note_it, text="audit")
             await self.run(
-                add_note, self.session, text="written", parent_id=NOBODY if end == "commit fails" else None
+                add_note, self.session, text="written", parent_id=NO_NOTE if end == "commit fails" else None
             )
             if end == "raises":
                 raise HTTPError(409)
@@ -511,7 +511,7 @@ async def test_what_follows_a_request_that_was_refused_is_a_newcomer_itself(
 async def test_what_is_done_afterwards_follows_an_early_commit(
     mount: Mount, database: Database, notes: Notes
 ):
-    """The place has been given back long ago; another one is taken for it."""
+    """The slot has been released long ago; another one is taken for it."""
 
     class Handler(ApiHandler):
         async def post(self) -> None:
@@ -548,7 +548,7 @@ async def test_what_is_done_afterwards_follows_a_deadline(
     assert notes() == ["took too long"]
 
 
-@pytest.mark.parametrize("parent_id", [None, NOBODY])
+@pytest.mark.parametrize("parent_id", [None, NO_NOTE])
 async def test_what_fails_afterwards_is_logged_and_changes_nothing(
     parent_id: int | None, mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
@@ -620,7 +620,7 @@ async def test_an_attempt_whose_commit_was_a_conflict_does_nothing_afterwards(
 async def test_an_early_commit_whose_answer_never_came_says_unknown(
     mount: Mount, database: Database, sql: RawSql, expect_log: ExpectLog
 ):
-    """Its connection is cut at the deadline: nobody knows, and neither answer nor access line claim to."""
+    """Its connection is cut at the deadline: the outcome is unknown, to answer and access line alike."""
 
     class Handler(ApiHandler):
         timeout_s = 0.6

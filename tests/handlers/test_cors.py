@@ -15,7 +15,7 @@ from tests.fixtures.edge import StartEdge
 from tests.fixtures.server import Client, Serve
 from tests.fixtures.service import MakeApp
 from tests.handlers.conftest import Notes
-from tests.handlers.notes import NOBODY, add_note
+from tests.handlers.notes import NO_NOTE, add_note
 
 pytestmark = pytest.mark.gen_test
 
@@ -164,8 +164,8 @@ async def test_options_alone_says_what_there_is(client: Client):
 
 
 @pytest.mark.parametrize("origin", [READER, WRITER, None])
-async def test_who_may_write(client: Client, sql: RawSql, origin: str | None):
-    """Named pages, and whoever is no page at all."""
+async def test_a_write_from_a_permitted_origin(client: Client, sql: RawSql, origin: str | None):
+    """Named pages, and clients that are no page at all."""
     answer = await client.post("/shelves", SHELF, headers={"Origin": origin} if origin else {})
 
     assert answer.code == 201
@@ -175,7 +175,7 @@ async def test_who_may_write(client: Client, sql: RawSql, origin: str | None):
 @pytest.mark.parametrize(
     "headers", [{"Origin": STRANGER}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}], ids=str
 )
-async def test_who_may_not(client: Client, sql: RawSql, headers: dict[str, str]):
+async def test_a_write_from_another_origin_is_refused(client: Client, sql: RawSql, headers: dict[str, str]):
     """A page of another origin: a browser sends a form of its without asking first. 403, nothing kept."""
     answer = await client.post("/shelves", SHELF, headers=headers)
 
@@ -191,7 +191,7 @@ async def test_a_page_may_read_what_a_failed_commit_says(
 
     class Deferred(ApiHandler):
         async def post(self) -> None:
-            await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
+            await self.run(add_note, self.session, text="orphan", parent_id=NO_NOTE)
 
     application = make_application(settings, database)
     application.add_handlers(".*", [("/deferred", Deferred)])

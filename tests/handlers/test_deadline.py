@@ -31,7 +31,7 @@ MARGIN_S = 1.5
 
 @pytest.fixture
 def database_settings(database_url: str) -> DatabaseSettings:
-    """One place each, so that what is not given back is missed at once."""
+    """One slot each, so that what is not given back is missed at once."""
     return DatabaseSettings(url=database_url, pool_size=1)
 
 
@@ -56,7 +56,7 @@ def is_a_deadline_problem(answer: Answer) -> bool:
 def statements(sql: RawSql, backend: str) -> int:
     """How many statements of the service PostgreSQL is at work on, and transactions it holds open."""
     if backend == "sqlite":
-        return 0  # there is nobody to ask; that the thread came back shows it
+        return 0  # there is no server to ask; that the thread came back shows it
     rows = sql(
         "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() "
         "AND application_name = 'onfinish' AND state <> 'idle'"
@@ -253,7 +253,7 @@ async def test_a_lock_held_outside_does_not_hold_a_request_longer(
 async def test_a_place_is_not_waited_for_past_the_deadline(
     mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
-    """The only place is taken: whoever waits has an answer at its deadline, 503 or 504, and nothing kept."""
+    """The only slot is taken: a waiter has an answer at its deadline, 503 or 504, and nothing kept."""
     hold, held = asyncio.Event(), asyncio.Event()
 
     class Handler(ApiHandler):
@@ -297,7 +297,7 @@ async def test_a_place_is_not_waited_for_past_the_deadline(
 
 
 async def database_holder(database: Database, hold: asyncio.Event, held: asyncio.Event) -> None:
-    """Hold the writer's only place until told otherwise."""
+    """Hold the writer's only slot until the event is set."""
     async with database.unit_of_work(label="holder") as unit:
         await unit.run(list_texts, unit.session)
         held.set()
@@ -342,7 +342,7 @@ async def test_a_commit_that_does_not_answer_in_time_has_an_unknown_outcome(
 ):
     """A COMMIT that was sent is never cancelled: its connection is given up, and the answer says unknown.
 
-    Here the server went on and kept it, which is why nobody may claim otherwise.
+    Here the server went on and kept it, which is why the answer must not claim otherwise.
     """
 
     class Handler(ApiHandler):

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.gen_test
 
 @pytest.fixture
 def database_settings(database_url: str) -> DatabaseSettings:
-    """One place each, so that what is not given back is missed at once."""
+    """One slot each, so that what is not given back is missed at once."""
     return DatabaseSettings(url=database_url, pool_size=1)
 
 
@@ -40,7 +40,7 @@ async def ask_and_leave(port: int, method: str, begun: asyncio.Event) -> None:
 async def test_a_read_whose_client_leaves_is_cancelled_in_the_database(
     backend: str, mount: Mount, database: Database, sql: RawSql, expect_log: ExpectLog
 ):
-    """Nobody is there to read the answer: the statement is cancelled, and everything back in two seconds."""
+    """The answer cannot be read: the statement is cancelled, and everything back in two seconds."""
     begun = asyncio.Event()
 
     class Handler(ApiHandler):
@@ -178,7 +178,7 @@ async def test_a_write_whose_client_has_left_is_run_again_all_the_same(
 async def test_a_refusal_whose_client_has_left_is_undone(
     mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
-    """The error answer finds nobody; nothing is kept, and nothing breaks."""
+    """The error answer has no reader; nothing is kept, and nothing breaks."""
     begun = asyncio.Event()
 
     class Handler(ApiHandler):
@@ -196,7 +196,7 @@ async def test_a_refusal_whose_client_has_left_is_undone(
     assert notes() == []
 
 
-async def test_who_awaits_finish_is_told_that_the_client_has_left(
+async def test_an_awaited_finish_raises_when_the_client_has_left(
     mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
     """``await self.finish()`` ends with an error, as Tornado's own does; the write is kept."""

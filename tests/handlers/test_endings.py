@@ -82,7 +82,7 @@ async def write_asynchronously(session: Session) -> None:
         write_asynchronously,
     ],
 )
-async def test_nobody_but_its_unit_of_work_ends_a_session(
+async def test_a_session_is_ended_by_its_unit_of_work_alone(
     mount: Mount, notes: Notes, expect_log: ExpectLog, work: Callable[[Session], object]
 ):
     """201 for what was rolled back by others would be a lie, and so would 500 for what they committed."""

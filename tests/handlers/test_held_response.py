@@ -15,7 +15,7 @@ from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import lent
-from tests.handlers.notes import NOBODY, add_note, list_texts
+from tests.handlers.notes import NO_NOTE, add_note, list_texts
 from tests.handlers.wire import Wire
 
 pytestmark = pytest.mark.gen_test
@@ -71,7 +71,7 @@ NO_WRITES = {
     "postgresql": ("BEGIN; LOCK TABLE notes IN SHARE MODE", "ROLLBACK"),
     "mariadb": ("LOCK TABLES notes READ", "UNLOCK TABLES"),
 }
-"""Statements that hold up whoever writes a note, and that let him go on."""
+"""Statements that block writers of notes, and that let them go on."""
 
 
 async def test_not_a_byte_leaves_before_the_commit(mount: Mount, notes: Notes, sql: RawSql, backend: str):
@@ -105,7 +105,7 @@ async def test_a_connection_is_kept_alive(mount: Mount, database: Database, note
     class Handler(Plain):
         async def post(self) -> None:
             text = self.get_argument("text")
-            await self.run(add_note, self.session, text=text, parent_id=NOBODY if text == "bad" else None)
+            await self.run(add_note, self.session, text=text, parent_id=NO_NOTE if text == "bad" else None)
             self.write(text)
 
     async with Wire(mount(Handler).port) as wire:
@@ -205,7 +205,7 @@ async def test_connection_close_on_an_error_answer(mount: Mount, notes: Notes):
 
     class Handler(ApiHandler):
         async def post(self) -> None:
-            await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
+            await self.run(add_note, self.session, text="orphan", parent_id=NO_NOTE)
 
     async with Wire(mount(Handler).port) as wire:
         wire.send("POST / HTTP/1.1", "Content-Length: 0", "Connection: close")
@@ -301,7 +301,7 @@ async def test_a_line_break_in_a_headers_value_is_found_before_the_commit(
     assert notes() == []
 
 
-async def test_who_awaits_finish_goes_on_when_the_answer_has_left(mount: Mount, notes: Notes):
+async def test_an_awaited_finish_returns_when_the_answer_has_left(mount: Mount, notes: Notes):
     """``await self.finish()`` returns after the COMMIT, and with the work kept."""
     seen: list[list[str]] = []
 
@@ -318,15 +318,15 @@ async def test_who_awaits_finish_goes_on_when_the_answer_has_left(mount: Mount, 
     assert seen == [["written"]]
 
 
-async def test_who_awaits_finish_is_told_that_it_was_dropped(
+async def test_an_awaited_finish_raises_when_the_answer_was_dropped(
     mount: Mount, notes: Notes, expect_log: ExpectLog
 ):
-    """``await self.finish()`` on a response whose COMMIT failed ends with an error, and hangs nobody."""
+    """``await self.finish()`` on a response whose COMMIT failed ends with an error, and does not hang."""
     ends: list[str] = []
 
     class Handler(ApiHandler):
         async def post(self) -> None:
-            await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
+            await self.run(add_note, self.session, text="orphan", parent_id=NO_NOTE)
             try:
                 async with asyncio.timeout(2):
                     await self.finish("done")
@@ -380,7 +380,7 @@ async def test_request_id_and_timing_are_on_every_answer(mount: Mount):
     class Handler(ApiHandler):
         async def post(self) -> None:
             text = self.get_argument("text")
-            await self.run(add_note, self.session, text=text, parent_id=NOBODY if text == "bad" else None)
+            await self.run(add_note, self.session, text=text, parent_id=NO_NOTE if text == "bad" else None)
 
     client = mount(Handler)
     good = await client.post("/?text=good", headers={"X-Request-Id": "a.B-9_"})
@@ -399,7 +399,7 @@ async def test_request_id_and_timing_are_on_every_answer(mount: Mount):
 async def test_an_answer_that_cannot_be_sent_closes_the_connection(
     mount: Mount, notes: Notes, expect_log: ExpectLog
 ):
-    """The work is kept, so nothing false is told; the client does not wait, and whoever awaits it is told."""
+    """The work is kept, so the answer is not false; the client does not wait, and the `await` raises."""
     told: list[Exception] = []
 
     class Handler(ApiHandler):

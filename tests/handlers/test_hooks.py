@@ -19,7 +19,7 @@ from handlers import ApiHandler
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import all_back, lent
-from tests.handlers.notes import NOBODY, add_note
+from tests.handlers.notes import NO_NOTE, add_note
 from tests.handlers.wire import Wire
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver]
@@ -171,7 +171,7 @@ async def test_a_commit_that_fails_behind_a_redirect_in_prepare_is_answered(
     class Handler(Guarded):
         async def prepare(self) -> None:
             super().prepare()
-            await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
+            await self.run(add_note, self.session, text="orphan", parent_id=NO_NOTE)
             self.redirect("/login")
 
     answer = await mount(Handler).post("/")
@@ -271,7 +271,7 @@ async def test_a_log_function_that_raises_loses_nothing(
 
     class Handler(ApiHandler):
         async def post(self) -> None:
-            parent_id = None if status == 200 else NOBODY
+            parent_id = None if status == 200 else NO_NOTE
             await self.run(add_note, self.session, text="written", parent_id=parent_id)
 
     def log_function(handler: RequestHandler) -> None:
@@ -289,7 +289,7 @@ async def test_a_log_function_that_raises_loses_nothing(
 async def test_a_task_that_is_cancelled_is_undone(
     mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
-    """Somebody cancels the request's task: the client has a 500, and nothing is kept."""
+    """The request's task is cancelled: the client has a 500, and nothing is kept."""
 
     class Handler(ApiHandler):
         async def post(self) -> None:
@@ -311,7 +311,7 @@ async def test_a_task_that_is_cancelled_is_undone(
 async def test_a_task_that_is_cancelled_in_the_middle_of_a_statement_gives_it_back(
     mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
-    """The thread runs on to the end of its hop; its unit is settled then, and not before."""
+    """The thread runs on to the end of its call; its unit is settled then, and not before."""
     handlers: list[ApiHandler] = []
 
     class Handler(ApiHandler):
@@ -428,7 +428,7 @@ async def test_a_prepare_that_was_not_seen_through_is_noticed_by_the_first_reque
 async def test_an_on_finish_that_was_not_seen_through_is_noticed_by_the_first_request(
     mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
-    """Nobody settled the session: undone when the task ends; a 500 whose log line says what to add."""
+    """The session was not settled: undone when the task ends; a 500 whose log line says what to add."""
 
     class Handler(ApiHandler):
         on_finish = _opaque(lambda self: None)

@@ -121,7 +121,7 @@ async def test_the_longest_key_is_one(client: Client):
 async def test_a_twin_that_waited_until_its_deadline_may_ask_again(
     client: Client, sql: RawSql, app, expect_log: ExpectLog
 ):
-    """503 with Retry-After and not 504: what it waited for is somebody else's time."""
+    """503 with Retry-After and not 504: what it waited for is the time of another request."""
     app.settings["request_timeout_s"] = 0.5
     with sql.connect() as connection, connection.cursor() as cursor:
         cursor.execute("BEGIN")
@@ -171,7 +171,7 @@ class Written(IdempotentHandler, ApiHandler):
         self.write("12345" * 1000)
 
 
-async def test_an_answer_that_left_compressed_is_given_again_to_whoever_takes_it_plain(
+async def test_an_answer_that_left_compressed_is_replayed_plain_where_plain_is_accepted(
     mount: Mount, notes: Notes
 ):
     async with Wire(mount(Written, compress_response=True).port) as wire:

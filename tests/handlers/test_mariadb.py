@@ -15,7 +15,7 @@ from tests.handlers import (
 
 # What refuses a COMMIT there, stops a statement or is looked for in a message is SQL of the other two.
 OTHERS_SQL = (
-    "test_who_awaits_finish_is_told_that_it_was_dropped",
+    "test_an_awaited_finish_raises_when_the_answer_was_dropped",
     "test_a_refused_request_leaves_no_key",
 )
 

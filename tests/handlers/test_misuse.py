@@ -30,7 +30,7 @@ pytestmark = pytest.mark.gen_test
 
 @pytest.fixture
 def database_settings(database_url: str) -> DatabaseSettings:
-    """Two places each: enough for a second one to be asked for, few enough to be taken."""
+    """Two slots each: enough for a second one to be asked for, few enough to be taken."""
     return DatabaseSettings(url=database_url, pool_size=2, pool_timeout_s=1)
 
 
@@ -158,7 +158,7 @@ async def test_a_session_cannot_be_used_from_a_thread_of_the_handlers_own(
 async def test_sql_on_the_loop_is_refused(
     mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
-    """It would stop everybody: 500, and the log line says to write `await self.run(…)`."""
+    """It would stop all requests: 500, and the log line says to write `await self.run(…)`."""
 
     async def body(handler: ApiHandler) -> None:
         handler.session.execute(select(Note))
@@ -245,7 +245,7 @@ async def test_model_code_cannot_end_the_session(
 
 
 async def test_a_second_unit_of_work_in_a_request_is_refused(mount: Mount, database: Database, notes: Notes):
-    """With all places taken, both would wait for ever: refused while there is room, so that it is noticed."""
+    """With all slots taken, both would wait for ever: refused while there is room, so that it is noticed."""
 
     def in_the_thread(handler: ApiHandler) -> None:
         with (
@@ -332,7 +332,7 @@ async def test_a_handler_may_say_whether_it_reads(
 
 
 async def hold_all_writers(database: Database, taken: asyncio.Event, hold: asyncio.Event) -> None:
-    """Take every place of the writer until told otherwise."""
+    """Take every slot of the writer until the event is set."""
 
     async def hold_one() -> None:
         async with database.unit_of_work(label="holder") as unit:
@@ -347,7 +347,7 @@ async def hold_all_writers(database: Database, taken: asyncio.Event, hold: async
 async def test_a_run_that_is_left_behind_in_the_queue_takes_no_place_and_fails_the_request(
     mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
-    """A task that was not awaited waits for a place when its request ends: it must not get one.
+    """A task that was not awaited waits for a slot when its request ends: it must not get one.
 
     It would never be given back. Nothing of it has run, so no success is told.
     """
@@ -472,7 +472,7 @@ async def test_rows_that_were_only_added_are_let_go_when_there_is_no_place(
 ):
     """Added without a `run`, the pool full: 503 where they were to be kept, at once where they were not.
 
-    The session is closed either way, and nobody hears of it from the garbage collector.
+    The session is closed either way, and the garbage collector has no warning about it.
     """
     taken, hold = asyncio.Event(), asyncio.Event()
 

@@ -94,7 +94,7 @@ def backend() -> str:
 
 @pytest.fixture
 def process(database_url: str, notes: Notes, io_loop: IOLoop) -> Iterator[Process]:
-    """A server with four places for writers, and no thread yet."""
+    """A server with four slots for writers, and no thread yet."""
     process = Process(database_url)
     yield process
     if process.runs:
@@ -154,6 +154,7 @@ async def test_where_there_is_no_thread_at_all_a_request_is_refused_and_not_done
     await process.nothing_lent()
 
 
+@pytest.mark.slow
 async def test_a_commit_that_no_thread_has_begun_by_the_deadline_is_never_sent(
     process: Process, notes: Notes, shows: Shows
 ):
@@ -179,6 +180,7 @@ async def test_a_commit_that_no_thread_has_begun_by_the_deadline_is_never_sent(
     assert notes() == ["next"]
 
 
+@pytest.mark.slow
 async def test_a_function_that_no_thread_has_begun_by_the_deadline_is_never_called(
     process: Process, notes: Notes, shows: Shows
 ):
@@ -200,6 +202,7 @@ async def test_a_function_that_no_thread_has_begun_by_the_deadline_is_never_call
     assert notes() == ["first"]
 
 
+@pytest.mark.slow
 async def test_a_stopped_statement_is_answered_in_time_without_a_thread_that_could_cancel_it(
     process: Process, notes: Notes, sql: RawSql
 ):

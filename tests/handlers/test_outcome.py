@@ -15,7 +15,7 @@ from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import lent
-from tests.handlers.notes import NOBODY, add_note, list_texts
+from tests.handlers.notes import NO_NOTE, add_note, list_texts
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver]
 
@@ -103,7 +103,7 @@ async def test_kept_if_nothing_was_raised_and_the_status_is_below_400(
 async def test_a_handler_that_raises_is_a_500_and_undone(
     mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
-    """An error nobody thought of: 500 without a word about it, its stack in the log, nothing kept."""
+    """An unforeseen error: 500 without a word about it, its stack in the log, nothing kept."""
 
     class Handler(ApiHandler):
         async def post(self) -> None:
@@ -169,7 +169,7 @@ class Late(ApiHandler):
         self.set_header("Access-Control-Allow-Origin", "https://board.example")
 
     async def post(self) -> None:
-        await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
+        await self.run(add_note, self.session, text="orphan", parent_id=NO_NOTE)
         self.set_header("X-Of-The-Success", "1")
         self.set_cookie("of-the-success", "1")
         self.set_status(201)
@@ -211,7 +211,7 @@ async def test_after_a_commit_that_failed_the_connection_is_clean(
     class Handler(ApiHandler):
         async def post(self) -> None:
             text = self.get_argument("text")
-            await self.run(add_note, self.session, text=text, parent_id=NOBODY if text == "orphan" else None)
+            await self.run(add_note, self.session, text=text, parent_id=NO_NOTE if text == "orphan" else None)
 
     client = mount(Handler)
     refused = await client.post("/?text=orphan")
@@ -224,11 +224,11 @@ async def test_after_a_commit_that_failed_the_connection_is_clean(
 async def test_a_failing_commit_behind_raise_finish_is_answered(
     mount: Mount, database: Database, notes: Notes
 ):
-    """``raise Finish`` with a COMMIT that fails is a 409, and hangs nobody."""
+    """``raise Finish`` with a COMMIT that fails is a 409, and does not hang."""
 
     class Handler(ApiHandler):
         async def post(self) -> None:
-            await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
+            await self.run(add_note, self.session, text="orphan", parent_id=NO_NOTE)
             raise Finish("done")
 
     client = mount(Handler)
@@ -244,7 +244,7 @@ async def test_try_round_finish_does_not_hide_a_failing_commit(mount: Mount, not
 
     class Handler(ApiHandler):
         async def post(self) -> None:
-            await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
+            await self.run(add_note, self.session, text="orphan", parent_id=NO_NOTE)
             try:
                 self.finish("done")
             except Exception:  # noqa: BLE001  # that is what is tested
@@ -340,7 +340,7 @@ async def test_a_savepoint_keeps_the_rest(mount: Mount, notes: Notes):
 
 
 async def test_nothing_is_in_the_database_before_the_answer_is(mount: Mount, notes: Notes):
-    """Acknowledged means committed, and not the other way round: a write is seen by nobody until its end."""
+    """Acknowledged means committed, and not the other way round: a write cannot be read until its end."""
     seen: list[list[str]] = []
 
     class Handler(ApiHandler):
@@ -356,7 +356,7 @@ async def test_nothing_is_in_the_database_before_the_answer_is(mount: Mount, not
 
 
 async def test_a_request_without_sql_takes_no_connection(mount: Mount, database: Database):
-    """The session costs nothing until it is used: no place, no connection."""
+    """The session costs nothing until it is used: no slot, no connection."""
 
     class Handler(ApiHandler):
         async def get(self) -> None:

@@ -32,7 +32,7 @@ async def test_overlapping_requests_are_all_answered_and_see_nothing_of_each_oth
 ):
     """200 at once through 5 connections: all 2xx; each sees its own rows and whole ones of others.
 
-    No thread ever waits in the pool, where waiting is an error here: who waits, waits for a place.
+    No thread ever waits in the pool, where waiting is an error here: a unit that waits, waits for a slot.
     """
     open_sessions: dict[int, str] = {}
     waited: list[int] = []

@@ -29,9 +29,9 @@ def backend(request: pytest.FixtureRequest) -> str:
 def database_settings(
     database_url: str, bouncer: Bouncer, request: pytest.FixtureRequest
 ) -> DatabaseSettings:
-    """One place each where the tests of the deadline have one, else two, for those that lock one another."""
-    limiter = 1 if request.function.__module__.endswith("test_deadline") else 2
-    return DatabaseSettings(url=bouncer.url_of(database_url), pooler="pgbouncer", pool_size=limiter)
+    """One slot each where the tests of the deadline have one, else two, for those that lock one another."""
+    size = 1 if request.function.__module__.endswith("test_deadline") else 2
+    return DatabaseSettings(url=bouncer.url_of(database_url), pooler="pgbouncer", pool_size=size)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def faults(value: Any) -> dict[str, str]:
 
 
 def handler(body: bytes, **headers: str) -> RequestHandler:
-    """A handler of a request that nobody sent."""
+    """A handler of a request that was not sent."""
     named = HTTPHeaders({"Host": "here"} | {name.replace("_", "-"): value for name, value in headers.items()})
 
     class Connection:
@@ -133,7 +133,7 @@ def test_another_content_type_is_415(content_type: str):
 
 
 def test_an_encoded_body_is_415():
-    """Tornado takes the header away where it has decoded the body; here nobody has."""
+    """Tornado takes the header away where it has decoded the body; here it has not."""
     with pytest.raises(Problem) as refused:
         asyncio.run(read_body(handler(b"\x1f\x8b", Content_Encoding="gzip"), ShelfNew))
 

@@ -49,7 +49,7 @@ class Waiting(ApiHandler):
 
 
 class Redirecting(ApiHandler):
-    """Answers by itself whoever comes a second time, with a success."""
+    """Answers a second request by itself, with a success."""
 
     def prepare(self) -> Awaitable[None] | None:
         if USES:

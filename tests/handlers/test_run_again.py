@@ -81,7 +81,7 @@ async def test_of_two_requests_in_a_deadlock_both_are_answered(
 async def test_a_serialization_failure_is_run_again(
     mount: Mount, database: Database, notes: Notes, sql: RawSql
 ):
-    """Somebody else's change got in between: the second attempt sees it, and works on that."""
+    """The change of another transaction got in between: the second attempt sees it, and works on that."""
     sql("INSERT INTO notes (text) VALUES ('old')")
     attempts: list[str] = []
 

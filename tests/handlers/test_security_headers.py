@@ -1,4 +1,4 @@
-"""What OWASP's sheet for REST services asks of every answer, whoever gives it."""
+"""What OWASP's sheet for REST services asks of every answer, of handlers and errors alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.fixtures.edge import StartEdge
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Client, Serve
 from tests.handlers.conftest import Mount
-from tests.handlers.notes import NOBODY, add_note
+from tests.handlers.notes import NO_NOTE, add_note
 
 pytestmark = pytest.mark.gen_test
 
@@ -119,7 +119,7 @@ async def test_an_answer_to_a_failed_commit_does(mount: Mount):
 
     class Deferred(ApiHandler):
         async def post(self) -> None:
-            await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
+            await self.run(add_note, self.session, text="orphan", parent_id=NO_NOTE)
             self.write("x")
 
     answer = await mount(Deferred).post("/")

@@ -126,7 +126,7 @@ async def test_a_stream_that_fails_is_broken_off(mount: Mount, database: Databas
 async def test_a_stream_that_ends_without_finish_is_broken_off(
     mount: Mount, database: Database, expect_log: ExpectLog
 ):
-    """``_auto_finish = False`` and a return in the middle: nobody said that it was whole."""
+    """``_auto_finish = False`` and a return in the middle: nothing marks it as whole."""
 
     class Handler(Counting):
         times = 2

@@ -1,4 +1,4 @@
-"""Twins: requests under one Idempotency-Key at once wait for one another before they take a place."""
+"""Twins: requests under one Idempotency-Key at once wait for one another before they take a slot."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def is_queued(database: Database, waiters: int) -> bool:
 
 
 async def test_twins_leave_the_places_to_others(mount: Mount, notes: Notes, database: Database, gate: Gate):
-    """One place is taken for all of them, and they get the first one's answer, one after another."""
+    """One slot is taken for all of them, and they get the first one's answer, one after another."""
     client = mount(gate.handler)
     twins = [ask(client)]
     await gate.begun.wait()
@@ -175,7 +175,7 @@ async def test_a_twin_waits_until_its_own_deadline(
 async def test_a_twin_whose_client_leaves_goes_away(
     mount: Mount, notes: Notes, database: Database, gate: Gate, expect_log: ExpectLog
 ):
-    """It has done nothing yet, and the first does the work: nothing waits any more, nobody is answered."""
+    """It has done nothing yet, and the first does the work: nothing waits any more, no answer is sent."""
     client = mount(gate.handler)
     first = ask(client)
     await gate.begun.wait()
@@ -271,7 +271,7 @@ async def test_callers_do_not_wait_for_one_another(
 async def test_a_twin_of_another_process_is_waited_for_in_the_database_by_one(
     mount: Mount, serve: Serve, notes: Notes, database: Database, gate: Gate
 ):
-    """A second `Database` stands for the second process: only one of its twins waits there with a place."""
+    """A second `Database` stands for the second process: only one of its twins waits there with a slot."""
     client = mount(gate.handler)
     first = ask(client)
     await gate.begun.wait()

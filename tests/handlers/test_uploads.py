@@ -13,7 +13,7 @@ from handlers import ApiHandler
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import all_back, lent
-from tests.handlers.notes import NOBODY, add_note
+from tests.handlers.notes import NO_NOTE, add_note
 from tests.handlers.wire import Wire
 
 pytestmark = pytest.mark.gen_test
@@ -122,7 +122,7 @@ async def test_an_upload_that_grows_too_large_is_undone(
 async def test_an_upload_that_is_refused_in_prepare_is_answered_at_once(
     opened: bool, mount: Mount, database: Database, notes: Notes
 ):
-    """A refusal does not wait for a body that nobody wants, and none of it reaches the handler."""
+    """A refusal does not wait for a body that is not wanted, and none of it reaches the handler."""
     received: list[bytes] = []
 
     @stream_request_body
@@ -190,14 +190,14 @@ async def test_an_upload_whose_commit_fails_is_a_409(
         async def prepare(self) -> None:
             super().prepare()
             if where == "prepare":
-                await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
+                await self.run(add_note, self.session, text="orphan", parent_id=NO_NOTE)
                 self.finish("done")
 
         def data_received(self, chunk: bytes) -> None:
             pass
 
         async def post(self) -> None:
-            await self.run(add_note, self.session, text="orphan", parent_id=NOBODY)
+            await self.run(add_note, self.session, text="orphan", parent_id=NO_NOTE)
 
     answer = await mount(Handler).post("/", b"body")
     assert await all_back(database) == {}

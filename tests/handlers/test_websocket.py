@@ -68,7 +68,7 @@ class Handler(SessionWebSocketHandler):
 
 @pytest.fixture
 def words(sql):
-    """What is in the table, as anybody else sees it."""
+    """What is in the table, as another connection sees it."""
     sql("CREATE TABLE words (word VARCHAR(100) PRIMARY KEY)")
     return lambda: sorted(row["word"] for row in sql("SELECT word FROM words"))
 
@@ -87,7 +87,7 @@ def port_of(serve, database, words):
 
 
 async def test_each_message_is_a_transaction_and_its_reply_follows_its_commit(port_of, words):
-    """Whoever reads the reply finds the row."""
+    """A reader of the reply finds the row."""
     async with connected(port_of(Handler)) as socket:
         for word in ("one", "two", "three"):
             assert await ask(socket, word) == {"done": word}
@@ -360,7 +360,7 @@ async def test_a_client_that_leaves_during_its_message(cancels, port_of, databas
 
 
 async def test_what_is_written_to_others_waits_for_the_commit_too(port_of, words):
-    """A chat: nobody reads a line that is refused, and everybody reads one that is kept, once."""
+    """A chat: a line that is refused is sent to no client, and one that is kept to every one, once."""
     room: list[SessionWebSocketHandler] = []
 
     class Chat(Handler):

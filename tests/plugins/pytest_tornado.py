@@ -22,7 +22,7 @@ sys.modules["pkg_resources"] = _stand_in
 try:
     from pytest_tornado import plugin
 finally:
-    # Only for the time of the import: nobody else is to find the stand-in.
+    # Only for the time of the import: no other import is to find the stand-in.
     if _real is None:
         del sys.modules["pkg_resources"]
     else:

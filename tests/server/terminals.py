@@ -26,7 +26,7 @@ def on_a_terminal(*arguments: str, **variables: str) -> str:
         while select.select([ours], [], [], 30)[0]:
             try:
                 piece = os.read(ours, 65_536)
-            except OSError:  # nobody has the other end any more
+            except OSError:  # the other end is closed
                 break
             if not piece:
                 break

@@ -188,7 +188,7 @@ async def test_others_do_not_wait(edge: Edge, request_: bytes):
     assert {answer.code for answer in answers} == {200}
 
 
-async def test_who_waits_for_too_long_is_told_when_to_ask_again(
+async def test_a_request_that_waits_for_too_long_gets_a_retry_after(
     edge: Edge, monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog
 ):
     monkeypatch.setattr(server.edge.bodies, "_TURN_S", 0.05)
@@ -250,7 +250,7 @@ async def test_the_bodies_in_a_process_are_bounded_together(start_edge: StartEdg
 
 
 async def test_a_body_that_does_not_come_takes_no_room(start_edge: StartEdge):
-    """What counts is what has come, not what was announced: slow clients keep nobody else out."""
+    """What counts is what has come, not what was announced: slow clients keep no other out."""
     Gate.running.clear()
     edge = start_edge(Application([("/small", Any)]), body_max_bytes=100_000)
     head = post(b"x" * 100_000, path="/small")[:2_000]

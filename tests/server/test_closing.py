@@ -75,7 +75,7 @@ async def is_closed(wire: Wire) -> bool:
     return await wire.reader.read() == b""
 
 
-async def test_who_has_connected_and_sent_is_answered(edge: Edge, clients: list[socket.socket]):
+async def test_a_connection_that_has_sent_is_answered(edge: Edge, clients: list[socket.socket]):
     """A socket that is closed resets what waits to be accepted: a proxy answers 502, and repeats no POST."""
     await end(edge)
 
@@ -105,7 +105,7 @@ async def test_so_are_those_that_wait_at_a_socket_that_processes_share(start_edg
             assert (await asyncio.to_thread(read_all, each)).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_who_has_just_connected_may_send_its_request(edge: Edge):
+async def test_a_new_connection_may_send_its_request(edge: Edge):
     """A proxy's request follows its connection by a round trip."""
     async with edge.wire() as wire:
         edge.server.end_keep_alive()
@@ -120,7 +120,7 @@ async def test_who_has_just_connected_may_send_its_request(edge: Edge):
         await asyncio.wait_for(closing, 5)
 
 
-async def test_who_has_connected_and_sends_nothing_is_not_waited_for_long(edge: Edge):
+async def test_a_connection_that_sends_nothing_is_not_waited_for_long(edge: Edge):
     async with edge.wire() as wire:
         edge.server.end_keep_alive()
         edge.server.stop()
@@ -153,7 +153,7 @@ async def test_a_connection_at_rest_is_closed_at_once_while_others_are_answered(
 
 
 async def test_a_request_that_has_come_over_a_connection_at_rest_is_answered(edge: Edge):
-    """Nobody has read it yet: it waits in the kernel's buffer."""
+    """It is not read yet: it waits in the kernel's buffer."""
     with socket.create_connection(("127.0.0.1", edge.port), timeout=10) as client:
         client.sendall(REQUEST)
         first = await asyncio.to_thread(client.recv, 65536)

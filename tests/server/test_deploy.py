@@ -145,7 +145,7 @@ def start_nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartNginx
 
 
 def listens(port: int) -> bool:
-    """Whether somebody takes connections at a port."""
+    """Whether a port takes connections."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
@@ -175,7 +175,7 @@ def connections_to(server: ServerProcess) -> int:
 def test_requests_through_nginx(
     database_url, start_server: StartServer, start_nginx: StartNginx, unused_port
 ):
-    """Who the client is, who may see the metrics, a connection that is kept."""
+    """The client's address, access to the metrics, a connection that is kept."""
     server = start_server("--trusted-proxies", "127.0.0.1", "--grace-s", "0", url=database_url)
     nginx = start_nginx(server.port, server.port)
 
@@ -266,7 +266,7 @@ def test_nginx_does_not_repeat_a_write_whose_answer_was_lost(start_nginx: StartN
 def test_two_processes_behind_the_pages_pgbouncer(
     database_url, start_server: StartServer, make_bouncer: MakeBouncer, sql
 ):
-    """Its settings as they are printed, but for where it listens and who may come in."""
+    """Its settings as they are printed, but for where it listens and which users may connect."""
     ini = configparser.ConfigParser()
     ini.read_string(block("ini", "# /etc/pgbouncer/pgbouncer.ini"))
     settings = dict(ini["pgbouncer"])

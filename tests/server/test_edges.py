@@ -266,7 +266,7 @@ async def test_a_form_is_no_body_here(edge: Edge):
 @pytest.mark.parametrize(
     ("method", "path", "code"), [("GET", "/livez", 200), ("GET", "/shelves", 200), ("PUT", "/shelves", 405)]
 )
-async def test_a_body_that_nobody_reads_is_not_judged(edge: Edge, method: str, path: str, code: int):
+async def test_a_body_that_is_not_read_is_not_judged(edge: Edge, method: str, path: str, code: int):
     """Tornado's own reader of forms would refuse these, whatever was asked."""
     for kind in ("multipart/form-data", "multipart/form-data; boundary=x", "text/plain"):
         head = request(path, f"Content-Type: {kind}", "Content-Length: 3", method=method)
@@ -390,7 +390,7 @@ PROXIES = ("127.0.0.0/8", "10.0.0.7")
         (PROXIES, ["X-Forwarded-For: ", "X-Real-Ip: 6.6.6.6", "X-Scheme: https"], ["127.0.0.1", "http"]),
     ],
 )
-async def test_only_a_trusted_proxy_says_who_calls(
+async def test_only_a_trusted_proxy_names_the_caller(
     start_edge: StartEdge, trusted: tuple[str, ...], headers: list[str], expected: list[str]
 ):
     """None is trusted unless it is named."""

@@ -65,7 +65,7 @@ def test_uvloop_that_is_not_installed_is_one_line_that_names_the_package(no_uvlo
 def test_a_client_that_leaves_is_noticed_while_its_request_runs(
     loop: str, end: str, database_url: str, start_server: StartServer, sql: RawSql
 ):
-    """Closed or reset: the statement of a read that nobody waits for is ended, on either loop."""
+    """Closed or reset: the statement of a read without a waiting client is ended, on either loop."""
     server = start_server("--event-loop", loop, url=database_url)
     waiting = "SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     with sql.connect() as lock:
@@ -91,11 +91,11 @@ def test_each_serves_and_ends(loop: str, processes: str, database_url: str, star
 
     made = server.request("POST", "/shelves", {"name": "Store"})
     found = server.request("GET", f"/shelves/{made.body['id']}")
-    everybody = server.request("GET", "/stats").body["processes"]
+    stats = server.request("GET", "/stats").body["processes"]
 
     assert (made.status, found.status) == (201, 200)
     assert found.body == made.body
-    for each in everybody:
+    for each in stats:
         libraries = Path(f"/proc/{each['pid']}/maps").read_text()
         assert ("/uvloop/" in libraries) == (loop != "asyncio")
     server.send_signal(signal.SIGTERM)

@@ -18,6 +18,7 @@ from db.schema import migrate
 from handlers.json_api.api import ApiHandler
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
+from tests.fixtures.migrations import set_revision
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.process import ServerProcess, StartServer
 from tests.fixtures.proxies import MakeProxy
@@ -121,14 +122,14 @@ def test_why_it_is_not_ready_is_in_the_log_once_and_so_is_the_end_of_it(
 def test_the_log_has_the_drivers_words_of_it_and_the_answer_has_not(
     database_url: str, start_server: StartServer
 ):
-    url = make_url(database_url).set(username="somebody").render_as_string(hide_password=False)
+    url = make_url(database_url).set(username="stranger").render_as_string(hide_password=False)
     server = start_server(url=url)
 
     reply = server.request("GET", "/readyz")
 
     assert reply.body["reason"] == "the database does not answer: the database cannot be reached"
     [line] = [line for line in server.err.splitlines() if "not ready: " in line]
-    assert "somebody" in line
+    assert "stranger" in line
 
 
 def test_while_there_is_no_schema_each_request_is_503_with_the_way_out_and_a_line(
@@ -196,11 +197,11 @@ async def test_a_schema_that_is_behind_is_told_from_a_slip_by_its_revision(
         return str(caught.value)
 
     assert "refused a statement" in await through(StatementFailed)
-    sql("UPDATE alembic_version SET version_num = '0001'")
+    set_revision(sql, "kernel_0001")
     database.expect_schema(migrate.head())  # forgets what it was told a moment ago
     assert (
         await through(NotMigrated)
-        == f"the schema is at 0001, the code expects {migrate.head()}: run `python -m server migrate`"
+        == f"the schema is at kernel_0001, the code expects {migrate.head()}: run `python -m server migrate`"
     )
 
 
@@ -210,7 +211,7 @@ def test_a_schema_that_is_newer_is_not_behind(
     """No migration of this code would bring what the statement names."""
     database = Database(database_settings)
     database.expect_schema(migrate.head(), known=migrate.known())
-    sql("UPDATE alembic_version SET version_num = '9999'")
+    set_revision(sql, "9999")
 
     with pytest.raises(StatementFailed, match="refused a statement"), database.session_scope() as session:
         session.execute(text("SELECT 1 FROM newer"))

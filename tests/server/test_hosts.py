@@ -105,33 +105,27 @@ def test_a_websocket_is_refused_too(server: ServerProcess):
     assert status == 403
 
 
-@pytest.mark.parametrize(
-    "host",
-    ["localhost", "LocalHost", "localhost.", "127.0.0.1", "[::1]", "[0:0:0:0:0:0:0:1]"],
+OWN = ("localhost", "LocalHost", "localhost.", "127.0.0.1", "[::1]", "[0:0:0:0:0:0:0:1]")
+OTHERS = (
+    "localhost.evil.example",
+    "evil.example",
+    "127.0.0.1.evil.example",
+    "127.0.0.2",
+    "[::2]",
+    "0.0.0.0",
+    "localhost..",
+    "localhost@evil.example",
+    "",
 )
-@pytest.mark.parametrize("port", ["", ":8888", ":1", ":"])
-def test_this_machines_own_names_are_served(server: ServerProcess, host: str, port: str):
+
+
+def test_this_machines_own_names_are_served_and_no_others(server: ServerProcess):
     """Whatever the port, which a tunnel may have changed; with the root's dot, in any case and spelling."""
-    assert ask(server.port, "/shelves", host + port)[0] == 200
+    own = [host + port for host in OWN for port in ("", ":8888", ":1", ":")]
+    others = [host + port for host in OTHERS for port in ("", f":{server.port}")]
 
-
-@pytest.mark.parametrize(
-    "host",
-    [
-        "localhost.evil.example",
-        "evil.example",
-        "127.0.0.1.evil.example",
-        "127.0.0.2",
-        "[::2]",
-        "0.0.0.0",
-        "localhost..",
-        "localhost@evil.example",
-        "",
-    ],
-)
-def test_no_other_name_is(server: ServerProcess, host: str):
-    assert ask(server.port, "/shelves", host)[0] in (400, 403)
-    assert ask(server.port, "/shelves", f"{host}:{server.port}")[0] in (400, 403)
+    assert {host: ask(server.port, "/shelves", host)[0] for host in own} == dict.fromkeys(own, 200)
+    assert [host for host in others if ask(server.port, "/shelves", host)[0] not in (400, 403)] == []
 
 
 def test_the_targets_own_host_counts_where_there_is_one(server: ServerProcess):

@@ -1,4 +1,4 @@
-"""What a server does by itself: expired keys, idle connections, old witnesses."""
+"""What a server does by itself: expired keys, idle connections, old commit markers."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ async def _use(unit) -> None:
 
 
 def test_what_one_process_does_for_all_is_not_done_by_each(tmp_path):
-    """Rows are deleted by the first one; connections are everybody's own."""
+    """Rows are deleted by the first one; connections are each process's own."""
     database = Database(DatabaseSettings(url=f"sqlite:///{tmp_path / 'x.db'}"))
 
     assert set(jobs_of(database, first=True)) - set(jobs_of(database, first=False)) == {
@@ -152,11 +152,11 @@ async def test_a_job_that_fails_is_logged_once_and_tried_again(expect_log):
     def failing(stopped: threading.Event) -> None:
         turns.append(failures[0])
         if failures[0]:
-            raise ConnectionError("nobody is there")
+            raise ConnectionError("no answer")
 
     others: list[int] = []
     with (
-        expect_log("onfinish.jobs", "failing: failed, will be retried: nobody is there") as failed,
+        expect_log("onfinish.jobs", "failing: failed, will be retried: no answer") as failed,
         expect_log("onfinish.jobs", "failing: works again", level=20) as mended,
     ):
         async with running({"failing": failing, "other": lambda stopped: others.append(1)}):

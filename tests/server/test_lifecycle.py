@@ -15,7 +15,9 @@ from contextlib import AbstractContextManager
 
 import pytest
 
+from db.schema import migrate
 from tests.fixtures.databases import RawSql
+from tests.fixtures.migrations import set_revision
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.process import ROOT, ServerProcess, exchange, receive, seconds, send
 from tests.fixtures.service import create_shelves
@@ -127,7 +129,7 @@ def test_an_address_that_is_none_is_told_in_one_line(start_server):
 
 def test_a_database_that_cannot_be_reached_stops_no_start(start_server, unused_port):
     """The server may come up before its database: /livez is 200, /readyz 503 and says why, naming no host."""
-    server = start_server(url=f"postgresql://somebody:secret@127.0.0.1:{unused_port}/board")
+    server = start_server(url=f"postgresql://stranger:secret@127.0.0.1:{unused_port}/board")
 
     assert server.request("GET", "/livez").status == 200
     reply = server.request("GET", "/readyz")
@@ -142,7 +144,7 @@ def test_a_database_that_cannot_be_reached_stops_no_start(start_server, unused_p
 
 
 def test_a_schema_that_is_not_there_is_told_with_the_way_out(start_server, postgres_cluster: PostgresCluster):
-    """A server's database is nobody's to migrate unasked. The command that /readyz names mends it."""
+    """A server's database is not migrated unasked. The command that /readyz names mends it."""
     name = postgres_cluster.create_database()
     try:
         url = postgres_cluster.url_for(name)
@@ -166,21 +168,20 @@ def test_a_schema_that_is_not_there_is_told_with_the_way_out(start_server, postg
 @on_postgresql
 def test_a_schema_that_is_behind_is_told_with_both_revisions(database_url, start_server, sql):
     """/readyz names where the schema is, where it has to be, and the way there."""
-    [row] = sql("SELECT version_num FROM alembic_version")
-    sql("UPDATE alembic_version SET version_num = '0000'")
+    set_revision(sql, "0000")
 
     reply = start_server(url=database_url).request("GET", "/readyz")
 
     assert reply.status == 503
     assert reply.body["reason"] == (
-        f"the schema is at 0000, the code expects {row['version_num']}: run `python -m server migrate`"
+        f"the schema is at 0000, the code expects {migrate.head()}: run `python -m server migrate`"
     )
 
 
 @on_sqlite
 def test_a_schema_from_a_newer_release_stops_the_start(database_url, start_server, sql):
     """An older server must not write into tables that it does not know; one line, exit 1."""
-    sql("UPDATE alembic_version SET version_num = '9999'")
+    set_revision(sql, "9999")
 
     server = start_server(url=database_url, listens=False)
 
@@ -292,6 +293,7 @@ def test_a_terminal_that_is_closed_hangs_up_more_than_once(database_url, start_s
     assert server.wait() == 0
 
 
+@pytest.mark.slow
 def test_a_hangup_is_nothing_to_a_server_under_nohup(start_server):
     """What is started with SIGHUP ignored is to outlive its terminal."""
 
@@ -442,6 +444,7 @@ def test_a_request_that_outlasts_the_drain_is_cut_off_and_undone(
     assert "1 requests were not answered within 0.5 s; they are cut off and rolled back" in server.err
 
 
+@pytest.mark.slow
 @on_sqlite
 @pytest.mark.usefixtures("shelves")
 def test_a_function_that_hangs_for_ever_does_not_keep_the_process(database_url, start_server, tmp_path):
@@ -479,7 +482,7 @@ def test_a_function_that_hangs_for_ever_does_not_keep_the_process(database_url, 
 @on_sqlite
 @pytest.mark.usefixtures("shelves")
 def test_a_second_signal_ends_it_at_once(database_url, start_server, sql, writers_held_up):
-    """Whoever presses Ctrl-C twice does not want to wait for anybody's request; nothing of that is kept."""
+    """A second Ctrl-C does not wait for requests; nothing of theirs is kept."""
     server = start_server("--grace-s", "0", "--drain-s", "60", url=database_url)
 
     with writers_held_up() as release, in_flight(server):
@@ -512,7 +515,7 @@ def test_one_ctrl_c_that_arrives_twice_is_one(database_url, start_server, sql, w
 
 @pytest.mark.usefixtures("shelves")
 def test_a_write_whose_client_has_left_is_waited_for(database_url, start_server, sql, writers_held_up):
-    """Nobody reads the answer any more, and the work is kept all the same."""
+    """The answer is not read any more, and the work is kept all the same."""
     server = start_server("--grace-s", "0", url=database_url)
 
     with writers_held_up() as release:
@@ -543,18 +546,18 @@ def test_a_session_at_the_database_tells_its_process(database_url, start_server,
 @pytest.mark.usefixtures("shelves")
 def test_the_log_says_in_the_drivers_words_why_the_database_cannot_be_reached(database_url, start_server):
     """An answer does not: it would show a host and a user to strangers."""
-    server = start_server("--grace-s", "0", url=database_url.replace("onfinish:", "somebody:", 1))
+    server = start_server("--grace-s", "0", url=database_url.replace("onfinish:", "stranger:", 1))
 
     reply = server.request("GET", "/shelves")
 
     assert (reply.status, reply.body["detail"]) == (503, "the database cannot be reached")
     assert 'the database cannot be reached (connection to server at "127.0.0.1"' in server.err
-    assert "somebody" in server.err
+    assert "stranger" in server.err
 
 
 @on_postgresql
 @pytest.mark.usefixtures("shelves")
-def test_nobody_is_left_on_the_database(database_url, start_server, postgres_cluster: PostgresCluster):
+def test_no_connection_is_left_on_the_database(database_url, start_server, postgres_cluster: PostgresCluster):
     """The connections are closed with a word, before the process ends."""
     before = len(postgres_cluster.log_text())
     server = start_server("--grace-s", "0", url=database_url)

@@ -137,14 +137,14 @@ async def test_a_length_is_too_large_however_it_is_written(start_edge: StartEdge
     problem_in(await edge.ask(head.encode()), 413)
 
 
-async def test_who_asks_first_is_not_told_to_go_on(small: Edge):
+async def test_expect_100_continue_with_a_large_body_is_refused(small: Edge):
     """``Expect: 100-continue``: 413 in the place of 100, and no body need be sent."""
     head = post(b"x" * 1001, "Expect: 100-continue").partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
     problem_in(await small.ask(head), 413)
 
 
-async def test_who_asks_first_is_told_to_go_on(small: Edge):
+async def test_expect_100_continue_with_a_small_body_is_continued(small: Edge):
     """And where the body is small enough, 100 comes before the answer, as Tornado writes it."""
     async with small.wire() as wire:
         wire.writer.write(post(b"", "Expect: 100-continue").replace(b"Length: 0", b"Length: 3"))
@@ -179,7 +179,7 @@ async def test_a_client_that_sends_all_before_it_reads_can_read_the_answer(small
 
 
 @pytest.mark.parametrize(("name", "limit"), [("LINGER_S", 0.2), ("LINGER_MAX_BYTES", 10 * MIB)])
-async def test_who_never_stops_sending_is_cut_off(
+async def test_a_client_that_never_stops_sending_is_cut_off(
     small: Edge, monkeypatch: pytest.MonkeyPatch, name: str, limit: float
 ):
     """After so many seconds, or so many bytes."""
@@ -210,7 +210,7 @@ async def test_the_server_does_not_wait_for_lingering_clients(small: Edge):
     assert len(small.server._lingering) == 0
 
 
-async def test_a_body_that_is_too_large_is_held_by_nobody(start_edge: StartEdge):
+async def test_a_body_that_is_too_large_is_not_kept_in_memory(start_edge: StartEdge):
     """64 MiB in one chunk that is announced as larger still; the limit is 1 MiB, in the memory as well."""
     edge = start_edge(Application([("/", Echo)]), body_max_bytes=MIB)
     piece = memoryview(b"x" * 65536)
@@ -337,7 +337,7 @@ async def test_a_connection_that_is_used_stays(start_edge: StartEdge):
             assert (await wire.answer()).body == b"3"
 
 
-async def test_an_answer_that_nobody_reads_is_given_up(start_edge: StartEdge):
+async def test_an_answer_that_is_not_read_is_given_up(start_edge: StartEdge):
     """The connection and the memory of the answer come back."""
     edge = start_edge(Application([("/", Echo)]), idle_timeout_s=0.2)
     async with edge.wire() as wire:

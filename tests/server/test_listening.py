@@ -22,7 +22,7 @@ CLIENTS = 60
 def test_a_process_without_descriptors_waits_for_one_and_serves_those_that_are_there(
     start_server: StartServer, tmp_path: Path
 ):
-    """Nobody is refused, no core is burnt, and the log has one line for all of it."""
+    """No connection is refused, no core is burnt, and the log has one line for all of it."""
     url = f"sqlite:///{tmp_path / 'shelves.db'}"
     create_shelves(RawSql(url))
     server = start_server("--port", "0", url=url, warm=False)

@@ -1,4 +1,4 @@
-"""``/metrics``: what is counted, and who may see it."""
+"""``/metrics``: what is counted, and where it is served."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ async def test_a_connection_that_is_lost_in_use_is_not_counted_for_ever(seen: Se
 @on_postgresql
 @pytest.mark.gen_test
 async def test_waits_for_a_slot_are_counted_and_those_in_vain(seen: Seen):
-    """Pending while a caller waits; a time-out where none came free, and a wait where one did."""
+    """Pending while a unit waits; a time-out where none came free, and a wait where one did."""
     pending = ("db_client_connection_pending_requests", "writer")
     limiter = seen.database.writer.limiter
     held = [await limiter.acquire(1) for _ in range(limiter.size)]
@@ -250,7 +250,7 @@ async def test_the_page_is_what_prometheus_reads(seen: Seen):
     assert numbers["process_open_fds",] > 3
 
 
-# -- who may see it
+# -- where it is served
 
 
 @on_sqlite
@@ -267,7 +267,7 @@ async def test_the_main_port_shows_it_to_loopback_alone(seen: Seen):
 @pytest.mark.parametrize(
     ("environment", "port", "shown"), [("production", None, 0), ("testing", 9999, 0), ("testing", None, 2)]
 )
-def test_the_main_port_has_it_where_nobody_is_harmed_and_no_other_port_has(environment, port, shown):
+def test_the_main_port_has_it_where_that_is_safe_and_no_other_port_has(environment, port, shown):
     """In production only ``ops.port`` shows it; where that is set, nothing else does."""
     settings = load_settings(
         {"environment": environment, "database.url": "postgresql://h/d"}, environ={}
@@ -378,7 +378,7 @@ def test_a_route_is_named_by_its_path_and_its_arguments():
 
 @pytest.mark.gen_test
 async def test_a_handler_of_several_routes_is_counted_under_the_right_one(serve: Serve):
-    """Groups with names, groups without, and arguments that nobody names."""
+    """Groups with names, groups without, and arguments without names."""
 
     class Handler(RequestHandler):
         def get(self, *parts: str, **named: str) -> None:
@@ -393,7 +393,7 @@ async def test_a_handler_of_several_routes_is_counted_under_the_right_one(serve:
 
 
 def test_a_database_without_observer_has_nothing_to_tell(tmp_path):
-    """Who does not count pays nothing: no hook is put into the pool."""
+    """A server that does not count pays nothing: no hook is put into the pool."""
     from conf import DatabaseSettings
 
     plain = Database(DatabaseSettings(url=f"sqlite:///{tmp_path / 'x.db'}"))

@@ -61,7 +61,7 @@ def serving(server: ServerProcess) -> list[int]:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended, whoever has still to be told of it."""
+    """Whether a process has ended, even if it has not been waited for yet."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     return True
@@ -131,7 +131,7 @@ def test_a_process_that_is_killed_is_replaced_and_its_connections_are_gone(datab
     assert wait_until(lambda: len(set(workers(server)) - {victim}) == 2, timeout_s=10), server.err
     [successor] = set(workers(server)) - set(before)
 
-    # When it was made, not when somebody on a busy machine came to look.
+    # When it was made, not when this test came to look on a busy machine.
     assert psutil.Process(successor).create_time() - killed_at < 1
     assert all(server.request("GET", "/shelves").status == 200 for _ in range(10))
     assert wait_until(lambda: sorted(serving(server)) == sorted(workers(server)), timeout_s=10)
@@ -148,7 +148,7 @@ def test_a_process_that_is_killed_is_replaced_and_its_connections_are_gone(datab
 @on_sqlite
 @pytest.mark.usefixtures("shelves")
 def test_a_process_that_is_told_to_stop_answers_first_and_is_replaced(database_url, start, sql):
-    """One after the other, they can be made anew without an error to anybody."""
+    """One after the other, they can be made anew without an error to any client."""
     server = start(2, url=database_url)
     before = workers(server)
     with sql.connect() as lock, contextlib.ExitStack() as stack:
@@ -177,7 +177,7 @@ def in_flight(server: ServerProcess) -> int:
 @on_sqlite
 @pytest.mark.usefixtures("shelves")
 def test_requests_in_flight_are_answered_by_every_process(database_url, start, sql):
-    """SIGTERM to the parent alone: nobody takes new connections, all that was begun is answered, exit 0."""
+    """SIGTERM to the parent alone: new connections are refused, all that was begun is answered, exit 0."""
     server = start(2, url=database_url)
     with sql.connect() as lock, contextlib.ExitStack() as stack:
         lock.execute("BEGIN IMMEDIATE")
@@ -335,7 +335,7 @@ def held_by_each(server: ServerProcess) -> list[int]:
 
 
 @on_sqlite
-def test_one_connection_after_the_other_goes_to_whoever_is_free(database_url, start):
+def test_one_connection_after_the_other_goes_to_a_free_process(database_url, start):
     """A burst, as a proxy opens it, does not end up in one process."""
     server = start(2, url=database_url)
     found = []
@@ -368,7 +368,7 @@ def test_a_port_that_is_taken_is_told_before_any_process_is_started(start, tmp_p
 
 
 def test_a_file_that_is_new_gets_its_schema_once(start, tmp_path):
-    """The parent brings it up to date, before there is anybody to come in its way."""
+    """The parent brings it up to date, before there is a child that could interfere."""
     url = f"sqlite:///{tmp_path / 'new.db'}"
     server = start(2, url=url)
 
@@ -418,6 +418,7 @@ def limited(forbidden: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_fork_that_fails_is_tried_again_and_the_service_goes_on(start, limited, forbidden):
     """No process may be made for a while: the others serve on, it is logged, and tried until it works."""
     server = start(2, **limited)
@@ -436,6 +437,7 @@ def test_a_fork_that_fails_is_tried_again_and_the_service_goes_on(start, limited
     assert stop(server) == 0
 
 
+@pytest.mark.slow
 def test_where_no_process_can_be_made_the_start_is_given_up(start, limited, forbidden):
     """A few attempts, the reason and the way out, exit 1."""
     forbidden.touch()
@@ -449,6 +451,7 @@ def test_where_no_process_can_be_made_the_start_is_given_up(start, limited, forb
     assert "Traceback" not in server.err
 
 
+@pytest.mark.slow
 def test_processes_are_replaced_where_sigchld_was_ignored(start, tmp_path):
     """A program that ignores SIGCHLD passes that on to what it starts: there is no end to wait for then."""
 
@@ -477,7 +480,7 @@ def names_of_sockets(server: ServerProcess) -> list[str]:
     return [fields[7] for fields in lines if len(fields) > 7 and fields[6] in inodes]
 
 
-def test_nobody_else_can_ask_a_process_how_it_is_doing(start, tmp_path):
+def test_no_other_program_can_ask_a_process_for_its_state(start, tmp_path):
     """Their answers have routes and ids of requests in them, which are not for every local user."""
     server = start(2, url=f"sqlite:///{tmp_path / 'x.db'}")
     assert len(serving(server)) == 2
@@ -494,7 +497,7 @@ def test_nobody_else_can_ask_a_process_how_it_is_doing(start, tmp_path):
 
 
 def test_a_process_that_is_stuck_is_told_as_such_and_answers_when_it_goes_on(start, tmp_path):
-    """The others answer at once; what was asked meanwhile keeps nobody."""
+    """The others answer at once; what was asked meanwhile delays none."""
     server = start(2, url=f"sqlite:///{tmp_path / 'x.db'}")
     stuck, other = workers(server)
     os.kill(stuck, signal.SIGSTOP)
@@ -532,6 +535,7 @@ def ignore_hangups() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
+@pytest.mark.slow
 def test_a_hangup_is_nothing_to_processes_under_nohup(start, tmp_path):
     """Neither to the parent nor to the others."""
     server = start(2, popen={"preexec_fn": ignore_hangups}, url=f"sqlite:///{tmp_path / 'x.db'}")

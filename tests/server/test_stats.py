@@ -30,7 +30,7 @@ POOL = {
 @on_postgresql
 @pytest.mark.gen_test
 async def test_a_server_at_rest(seen: Seen):
-    """Who it is, its pools and slots, and that nothing is open."""
+    """Its pid, its pools and slots, and that nothing is open."""
     stats = await seen.stats()
 
     assert stats.pop("uptime_s") >= 0
@@ -91,7 +91,7 @@ async def test_an_open_unit_of_work_is_shown_with_its_request(seen: Seen, serve:
 @on_postgresql
 @pytest.mark.gen_test
 async def test_a_request_that_waits_for_a_lock_is_shown_with_its_route(seen: Seen, sql):
-    """As one finds out who holds everything up."""
+    """As an operator finds the unit that blocks the others."""
     created = (await seen.client.post("/shelves", {"name": "Store"})).json()
     with sql.connect() as connection, contextlib.closing(connection.cursor()) as cursor:
         cursor.execute("BEGIN; LOCK TABLE shelves IN EXCLUSIVE MODE")

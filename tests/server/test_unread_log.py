@@ -70,7 +70,7 @@ def ask_often(server: ServerProcess, times: int) -> None:
                 assert exchange(connection, "GET", "/livez").status == 200
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_log_that_is_not_read_stops_no_request_and_its_gap_is_told(
     start_server: StartServer, log_ends: tuple[int, int], processes: int, tmp_path: Any
 ):
@@ -112,6 +112,7 @@ def test_a_process_with_a_log_that_is_not_read_ends_in_time(start_server, log_en
     assert server.wait() == 0
 
 
+@pytest.mark.slow
 def test_processes_are_replaced_while_the_log_is_not_read(start_server, log_ends, tmp_path):
     """Their parent logs too, and has no other thread than the one that looks after them."""
     _, writing = log_ends

@@ -34,7 +34,7 @@ async def some(records: list[logging.LogRecord]) -> str:
 
 
 class TestLeaks:
-    """Units of work that nobody ends."""
+    """Units of work that are never ended."""
 
     @pytest.fixture
     def ops_settings(self) -> OpsSettings:

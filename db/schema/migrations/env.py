@@ -18,7 +18,7 @@ if context.is_offline_mode():
             context.execute(statement)
         context.run_migrations()
 else:
-    # The transaction is the caller's, who began it with the guards and ends it.
+    # The transaction is the caller's, which began it with the guards and ends it.
     context.configure(connection=context.config.attributes["connection"], **options)
     make_tables_exact(context.get_context().dialect)
     context.run_migrations()

@@ -200,7 +200,7 @@ class StatusForbidden(Exception):
 
 
 def task_json(task: Any) -> dict[str, Any]:
-    """A task as it is told, for those who write their JSON by hand."""
+    """A task as it is told, for applications that write their JSON by hand."""
     return {
         "id": task.id,
         "task_status": task.task_status,

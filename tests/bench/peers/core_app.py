@@ -1,6 +1,6 @@
 """Tornado with SQLAlchemy Core on asyncpg, written by hand: no session, no ORM, statements built once.
 
-What SQLAlchemy can do where nothing but its Core is used; whoever has sessions comes after it.
+What SQLAlchemy can do where nothing but its Core is used; applications with sessions are slower.
 """
 
 from __future__ import annotations

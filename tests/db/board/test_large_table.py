@@ -136,8 +136,8 @@ def test_every_page_is_read_off_an_index_and_a_deep_one_costs_no_more_than_the_f
     faults: list[tuple[str, str, list[Cost]]] = []
     with large.session_scope(read_only=True) as session:
         for name, where in (ONE | RANGES | SEVERAL).items():
-            limiter = [None, *(place(session, where, part) for part in (0.5, 0.9))]
-            costs = [cost_of(session, where, after) for after in limiter]
+            positions = [None, *(place(session, where, part) for part in (0.5, 0.9))]
+            costs = [cost_of(session, where, after) for after in positions]
             indices = sorted({index for cost in costs for index in cost.indices})
             print(f"{name:24} {[cost.blocks for cost in costs]} {indices}")
             faults += [(name, fault, costs) for fault in faults_of(costs, one=name in ONE)]

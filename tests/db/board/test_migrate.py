@@ -186,7 +186,7 @@ def test_a_migration_that_would_queue_behind_a_long_transaction_gives_up(
     add_revision: AddRevision,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """Everybody else would queue behind it: with an ALTER TABLE that waits, reads wait too."""
+    """All statements would queue behind it: with an ALTER TABLE that waits, reads wait too."""
     monkeypatch.setattr(migration, "LOCK_TIMEOUT_S", 0.2)
     before = migrate.head()
     add_revision("op.add_column('tasks', sa.Column('more', sa.Integer))")
@@ -201,7 +201,7 @@ def test_a_migration_that_would_queue_behind_a_long_transaction_gives_up(
 
 def test_the_sql_is_written_without_a_database():
     """Nothing listens there."""
-    text = migrate.sql(DatabaseSettings(url="postgresql://nobody@127.0.0.1:1/nothing"), "0001")
+    text = migrate.sql(DatabaseSettings(url="postgresql://app@127.0.0.1:1/nothing"), "0001")
 
     assert "CREATE TABLE tasks" in text
 

@@ -222,7 +222,7 @@ def test_update_time_never_goes_back(database: Database, sql: RawSql):
 def test_a_change_builds_on_what_others_have_committed_not_on_what_this_session_read_before(
     database: Database, sql: RawSql
 ):
-    """A row is read again, under its lock. On SQLite nobody else writes while a writer has begun."""
+    """A row is read again, under its lock. On SQLite there is no other writer once one has begun."""
     task_id = add_task(database)
     with database.session_scope() as session:
         read = tasks.get_task(session, task_id=task_id)
@@ -250,7 +250,7 @@ def test_two_changes_at_once_are_both_kept(database: Database):
     assert (task.bundle, task.change_id, task.version) == ("other", 9, 3)
 
 
-def test_of_two_who_take_a_queued_task_at_once_one_is_refused(database: Database):
+def test_of_two_changes_of_a_queued_task_at_once_one_is_refused(database: Database):
     task_id = add_task(database)
 
     with pytest.raises(Conflict, match="cannot go from status 99 to 102"):
@@ -261,7 +261,7 @@ def test_of_two_who_take_a_queued_task_at_once_one_is_refused(database: Database
         )
 
 
-def test_a_task_that_is_deleted_while_somebody_waits_to_change_it_is_not_found(database: Database):
+def test_a_task_that_is_deleted_while_a_change_waits_for_it_is_not_found(database: Database):
     task_id = add_task(database)
 
     with pytest.raises(NotFound):
@@ -273,7 +273,7 @@ def test_a_task_that_is_deleted_while_somebody_waits_to_change_it_is_not_found(d
 
 
 def test_the_database_itself_refuses_what_is_out_of_range(database: Database, sql: RawSql):
-    """Whoever comes past the checks of bodies meets the constraints, and is told in words."""
+    """A row that was not checked as a body violates a constraint, whose error is a sentence."""
     faulty: list[dict[str, Any]] = [
         {"id": "F" * 32},
         {"id": "f" * 31},
@@ -295,8 +295,8 @@ def test_the_database_itself_refuses_what_is_out_of_range(database: Database, sq
 START = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-def add_board(database: Database, sql: RawSql) -> list[Task]:
-    """60 tasks that differ in everything that can be filtered by, four to a moment; newest first."""
+def add_board(database: Database, sql: RawSql, *, size: int = 60) -> list[Task]:
+    """Tasks that differ in everything that can be filtered by, four to a moment; newest first."""
     team_id = add_team(database, "a")
     with database.session_scope() as session:
         rows = [
@@ -310,7 +310,7 @@ def add_board(database: Database, sql: RawSql) -> list[Task]:
                 ),
                 create_time=START + timedelta(microseconds=number // 4),
             )
-            for number in range(60)
+            for number in range(size)
         ]
         session.add_all(rows)
     return sorted(rows, key=lambda task: (task.create_time, task.id), reverse=True)
@@ -392,7 +392,7 @@ def test_a_page_ends_with_the_task_that_fills_it_and_one_row_behind_it_is_read(
     database: Database, sql: RawSql, limit: int, filling: str
 ):
     """Characters are counted, by the database as here; also of a text that another program has written."""
-    board = add_board(database, sql)
+    board = add_board(database, sql, size=12)  # megabytes each
     text = json.dumps({"a": filling * (PAGE_CHARS_MAX // 4)}, ensure_ascii=False)
     sql("UPDATE tasks SET s3_keys = :text", text=text)
 
@@ -407,7 +407,7 @@ def test_a_page_ends_with_the_task_that_fills_it_and_one_row_behind_it_is_read(
 
 @pytest.mark.parametrize("limit", [10, 1000])
 def test_a_page_has_one_task_however_large(database: Database, sql: RawSql, limit: int):
-    board = add_board(database, sql)
+    board = add_board(database, sql, size=12)  # megabytes each
     sql("UPDATE tasks SET s3_keys = :text", text=json.dumps({"a": "x" * PAGE_CHARS_MAX}))
 
     with database.session_scope(read_only=True) as session:

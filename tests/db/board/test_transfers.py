@@ -142,7 +142,7 @@ def test_of_two_transfers_at_once_the_second_finds_the_task_gone(database: Datab
 
 
 def test_a_change_beside_a_transfer_loses_neither(database: Database, board: Board):
-    """Two changes are two versions, whoever comes first."""
+    """Two changes are two versions, in either order."""
     overlapped(
         database,
         lambda session: transfers.transfer_task(

@@ -78,7 +78,7 @@ async def test_a_read_whose_client_leaves_is_cancelled_at_the_server(
 async def test_half_a_body_is_no_request(
     five_questions: FiveQuestions, service: Client, ledger: Ledger, service_database: Database
 ):
-    """The client breaks off inside of its body: nothing is written, and no place was taken for it."""
+    """The client breaks off inside of its body: nothing is written, and no slot was taken for it."""
     await five_questions.remember()
     _, body = new_task(ledger)  # which the ledger expects to be absent
     async with Wire(service.port) as wire:
@@ -109,7 +109,7 @@ async def test_a_body_that_comes_slowly_holds_no_connection(
     await five_questions.ask()
 
 
-async def test_an_answer_that_nobody_reads_holds_no_connection(
+async def test_an_answer_that_is_not_read_holds_no_connection(
     five_questions: FiveQuestions, service: Client, service_database: Database, sql: RawSql
 ):
     """The answer waits in memory; the session has ended. Past the idle limit the client is let go."""

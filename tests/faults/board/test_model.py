@@ -105,7 +105,7 @@ class World:
             "SELECT 1 AS x FROM pg_stat_activity WHERE datname = current_database()"
             " AND backend_type = 'client backend' AND application_name <> 'test' AND state <> 'idle'"
         )
-        assert wait_until(lambda: not self.sql(busy)), "a transaction is open, and nobody works in it"
+        assert wait_until(lambda: not self.sql(busy)), "a transaction is open, and no statement runs in it"
 
 
 def void(value: object) -> None:

@@ -61,7 +61,7 @@ def refused(answer: Answer) -> bool:
 
 @contextlib.contextmanager
 def locked(sql: RawSql) -> Iterator[Callable[[], None]]:
-    """Nobody else can write tasks in the block, or until the function is called that it gives."""
+    """No other transaction can write tasks in the block, or until the function that it yields is called."""
     with sql.connect() as connection, connection.cursor() as cursor:
         cursor.execute("BEGIN")
         cursor.execute("LOCK TABLE tasks IN EXCLUSIVE MODE")
@@ -118,7 +118,7 @@ async def test_a_backend_ended_in_a_statement_is_not_noticed(
 async def test_a_backend_ended_in_commit_is_asked_about_and_the_work_done_again(
     five_questions: FiveQuestions, asker: Asker, sql: RawSql, expect_log: ExpectLog
 ):
-    """57P01 as the answer to COMMIT leaves open whether it was applied; the witness says that it was not."""
+    """57P01 as the answer to COMMIT leaves its outcome open; the commit marker shows: not applied."""
     await five_questions.remember()
     at_commit(sql, "PERFORM pg_sleep(0.5); RETURN NULL;")
 
@@ -162,7 +162,7 @@ async def test_a_trigger_that_raises_at_commit_leaves_nothing(
 async def test_a_black_hole_at_connect_is_answered_by_the_deadline(
     five_questions: FiveQuestions, asker: Asker, sql: RawSql, proxy: Proxy
 ):
-    """No connection is left, and who wants one is let in and never answered."""
+    """No connection is left; new ones are accepted and never answered."""
     await five_questions.remember()
     proxy.freeze()
     sql(TERMINATE)
@@ -237,7 +237,7 @@ async def test_a_server_that_is_gone_is_a_503_at_once(
 async def test_a_server_that_shuts_down_is_a_503(
     five_questions: FiveQuestions, asker: Asker, service: Client, sql: RawSql, cluster: PostgresCluster
 ):
-    """It waits for somebody's session, and lets nobody else in: 57P03."""
+    """It waits for an open session, and lets no other in: 57P03."""
     await five_questions.remember()
     with sql.connect() as lingering, lingering.cursor() as cursor:
         psutil.Process(cluster.pid).send_signal(signal.SIGTERM)
@@ -253,7 +253,7 @@ async def test_a_server_that_shuts_down_is_a_503(
 
 
 def turned_away(sql: RawSql) -> bool:
-    """Whether the server lets nobody in."""
+    """Whether the server refuses connections."""
     try:
         with sql.connect():
             return False
@@ -312,7 +312,7 @@ async def test_a_lock_from_outside_is_a_504_and_cancelled_at_the_server(
 async def test_a_full_pool_is_a_503_for_those_beyond_it(
     five_questions: FiveQuestions, ledger: Ledger, service: Client, service_database: Database, sql: RawSql
 ):
-    """Who has no place in time is told so; who has one is answered when the lock is gone."""
+    """Requests without a slot in time are refused; those with one are answered when the lock is gone."""
     service_database.settings = service_database.settings.model_copy(update={"pool_timeout_s": 0.2})
     await five_questions.remember()
     with locked(sql) as unlock:

@@ -79,6 +79,9 @@ def attack(
     assert " ERROR " not in server.err
 
 
+@pytest.mark.parametrize(
+    "backend", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 def test_a_while(backend: str, database_url: str, start_server: StartServer, tmp_path: Path):
     """Every call with what its schema takes and with what it does not."""
     attack(database_url, start_server, tmp_path, (*SHORT[backend], *QUICK), timeout_s=300)

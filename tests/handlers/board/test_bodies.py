@@ -51,7 +51,7 @@ def test_a_task_is_read_as_python_values():
     assert check(TaskNew, body).new() == body | {"target_date": date(2020, 4, 1)}
 
 
-def test_what_was_left_out_is_left_to_whoever_makes_the_row():
+def test_what_was_left_out_is_left_to_the_model_function():
     assert set(check(TaskNew, TASK).new()) == set(TASK)
     assert check(TaskChange, {}).change() == {}
     assert check(TeamChange, {}).given() == {}
@@ -316,7 +316,7 @@ def test_the_models_and_the_tables_say_the_same():
 
 
 def handler(body: bytes, **headers: str) -> RequestHandler:
-    """A handler of a request that nobody sent."""
+    """A handler of a request that was not sent."""
     named = HTTPHeaders({"Host": "here"} | {name.replace("_", "-"): value for name, value in headers.items()})
 
     class Connection:

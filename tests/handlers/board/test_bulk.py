@@ -91,7 +91,7 @@ async def test_none_and_too_many_are_refused(client: Client, items: list[object]
 
 
 async def test_others_are_served_while_a_bulk_is_read_and_written(client: Client):
-    """Nobody waits for ten thousand tasks: a bound on the longest of many, wide enough for a busy machine."""
+    """None waits for ten thousand tasks: a bound on the longest of many, wide enough for a busy machine."""
     body = {"items": [TASK | {"s3_keys": {"path": "x" * 100}}] * 10_000}
     bulk = asyncio.ensure_future(client.post("/tasks/bulk", body))
     longest_s, count = 0.0, 0

@@ -75,8 +75,8 @@ async def test_what_is_asked_for_is_checked(client: Client, body: dict[str, obje
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-async def test_a_task_that_somebody_works_at_is_passed_over(client: Client, sql: RawSql):
-    """Nobody waits for a lock: the next in the queue is given."""
+async def test_a_task_that_is_locked_is_passed_over(client: Client, sql: RawSql):
+    """The request does not wait for the lock: the next in the queue is given."""
     first, second = [(await client.post("/tasks", TASK)).json()["id"] for _ in range(2)]
     with sql.connect() as other, other.cursor() as cursor:
         cursor.execute("BEGIN")

@@ -68,7 +68,7 @@ async def test_an_export_of_nothing_is_empty(client: Client):
 
 
 async def test_the_head_of_an_export_says_nothing_of_its_length(client: Client, database: Database):
-    """Nobody knows it yet; and 0 would be wrong."""
+    """It is not known yet; and 0 would be wrong."""
     await fill(client, 3)
 
     response = await client.head("/tasks/export")

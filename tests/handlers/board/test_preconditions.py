@@ -85,7 +85,7 @@ async def test_the_tag_of_an_id_used_again_is_another(client: Client, path: str)
 
 @pytest.mark.parametrize("form", ["3", "", ",", '"x', '{} "x"', "{}, *", "*, {}", "W/ {}"])
 async def test_a_header_that_holds_no_tags_is_refused(client: Client, path: str, sql: RawSql, form: str):
-    """An empty one too: who sends it means to be careful, and is not taken for one who does not."""
+    """An empty one too: it is a precondition, and is not ignored."""
     tag = await created(client, path)
 
     response = await client.patch(path, {"change_id": 9}, headers={"If-Match": form.format(tag)})
@@ -96,7 +96,7 @@ async def test_a_header_that_holds_no_tags_is_refused(client: Client, path: str,
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 async def test_a_task_may_be_kept_and_asked_for_again(client: Client):
-    """Under no-store a browser would never send If-None-Match; nobody in between keeps it either way."""
+    """Under no-store a browser would never send If-None-Match; no cache in between keeps it either way."""
     made = await client.post("/tasks", TASK)
     path = made.headers["Location"]
 

@@ -72,7 +72,7 @@ async def test_what_is_refused_is_undone_under_a_scope_too(
 async def test_a_thread_local_task_is_acknowledged_and_lost(
     client: Client, app: Application, sql: RawSql, database: Database
 ):
-    """The control: the work went to a session of the pool's thread, which nobody commits or closes."""
+    """The control: the work went to a session of the pool's thread, which is never committed or closed."""
     made = await client.post("/threadlocal/tasks", TASK)
 
     assert made.code == 201

@@ -1,4 +1,4 @@
-"""A bulk of ten thousand on PostgreSQL while others work: how long somebody else waits for an answer."""
+"""A bulk of ten thousand on PostgreSQL while others work: how long another request waits for its answer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def kept_waiting_s(task: str) -> float:
 
 
 def work(server: ServerProcess, done: threading.Event, failed: list[object]) -> None:
-    """Somebody who writes a task and reads some, again and again."""
+    """Write a task and read some, again and again."""
     with closing(server.connect()) as connection:
         while not done.wait(0.01):
             made = exchange(connection, "POST", "/tasks", TASK)
@@ -48,7 +48,7 @@ def work(server: ServerProcess, done: threading.Event, failed: list[object]) -> 
 
 
 def send_bulks(server: ServerProcess, done: threading.Event, statuses: list[int]) -> None:
-    """One bulk after the other; at the end everybody else may go home."""
+    """One bulk after the other; at the end the other clients stop."""
     body = json.dumps({"items": [TASK] * 10_000}).encode()
     headers = {"Content-Type": "application/json"}
     try:
@@ -62,7 +62,7 @@ def send_bulks(server: ServerProcess, done: threading.Event, statuses: list[int]
         done.set()
 
 
-def test_who_asks_whether_it_lives_is_answered_soon(database_url: str, start_server: StartServer):
+def test_the_liveness_probe_is_answered_soon(database_url: str, start_server: StartServer):
     server = start_server(url=database_url)
     loop, client = f"{server.pid}/task/{server.pid}", "thread-self"
     done = threading.Event()

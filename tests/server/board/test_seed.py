@@ -101,6 +101,7 @@ def test_run_twice_it_adds_nothing_and_changes_nothing(database_url: str, sql: R
     assert sql("SELECT bundle FROM tasks WHERE id = :id", id=ID) == [{"bundle": "mine"}]
 
 
+@pytest.mark.slow
 def test_a_larger_sample_goes_on_where_the_smaller_ended(database_url: str, sql: RawSql):
     seed(database_url, "--tasks", "1500")
     first = {row["id"] for row in sql("SELECT id FROM tasks")}
@@ -127,6 +128,7 @@ def test_the_same_number_makes_the_same_rows_and_another_others(database_url: st
     assert [row["id"] for row in other if row in first] == [ID]
 
 
+@pytest.mark.slow
 def test_two_at_once_add_everything_once(database_url: str, sql: RawSql):
     with ThreadPoolExecutor(2) as threads:
         both = [threads.submit(seed, database_url, "--tasks", "2000") for _ in range(2)]
@@ -141,6 +143,7 @@ def test_two_at_once_add_everything_once(database_url: str, sql: RawSql):
     assert counts(sql) == (teams, tasks, transfers)
 
 
+@pytest.mark.slow
 def test_interrupted_it_keeps_what_it_has_added_and_goes_on_later(database_url: str, sql: RawSql):
     with start("seed", "--tasks", "200_000", DATABASE_URL=database_url) as process:
         deadline = time.monotonic() + 60
@@ -155,6 +158,7 @@ def test_interrupted_it_keeps_what_it_has_added_and_goes_on_later(database_url: 
     assert re.search(r"interrupted: ([\d,]+) tasks were added; run it again to go on\n", err)
 
 
+@pytest.mark.slow
 @pytest.mark.gen_test
 async def test_a_server_beside_it_goes_on_reading_and_writing(client: Client, database_url: str):
     """Its writers get their turn on SQLite too, where there is one writer at a time."""
@@ -172,6 +176,7 @@ async def test_a_server_beside_it_goes_on_reading_and_writing(client: Client, da
     assert len(statuses) > 20
 
 
+@pytest.mark.slow
 def test_piped_it_is_quiet(database_url: str):
     done = seed(database_url, "--tasks", "6000")
 
@@ -179,6 +184,7 @@ def test_piped_it_is_quiet(database_url: str):
     assert len(done.out.splitlines()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_large_sample_shows_its_progress_on_a_terminal_of_80_columns(database_url: str):
     screen = on_a_terminal("seed", "--tasks", "12000", DATABASE_URL=database_url)
@@ -211,7 +217,7 @@ class TestRefusals:
         assert done.status == 2
         assert "database.url: in memory, it ends with this command: give a file" in done.err
 
-    def test_a_database_that_nobody_answers_for(self, unused_port: int):
+    def test_a_database_that_does_not_answer(self, unused_port: int):
         done = run("seed", DATABASE_URL=f"postgresql://me:geheim@127.0.0.1:{unused_port}/x")
 
         assert done.status == 1

@@ -41,7 +41,7 @@ def test_in_memory_sqlite_serves_and_ends(start_server):
 
 
 def test_a_file_that_is_new_gets_its_schema_once(start_server, tmp_path):
-    """The parent brings it up to date, before there is anybody to come in its way."""
+    """The parent brings it up to date, before there is a child that could interfere."""
     url = f"sqlite:///{tmp_path / 'new.db'}"
     server = start_server("--processes", "2", "--grace-s", "0", url=url)
 

@@ -1,7 +1,8 @@
 """An application of one's own in the board's place: the kernel's tests pass, and so do the application's.
 
 A copy of this tree loses every folder named ``board``, and is given two tables, their migration, their
-handlers and their tests. Nothing else is changed in it but the line that names the routes.
+handlers, their command and their tests. Nothing else is changed in it but the line that names the routes,
+and the names in the contracts of import-linter.
 """
 
 from __future__ import annotations
@@ -16,12 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_rooms import ALLOWED
+ROOT = Path(__file__).resolve().parent.parent.parent
 
-ROOT = Path(__file__).resolve().parent.parent
-
-OF_THE_BOARD = ("server/commands/seed.py", *ALLOWED)
-"""What belongs to the board and lies elsewhere."""
+BENCH = Path("tests/bench")
+"""Measures the board, and goes with it."""
 
 APPLICATION = {
     "db/shop/__init__.py": '"""Buyers and their orders."""\n',
@@ -149,6 +148,33 @@ class OrdersHandler(IdempotentHandler, ApiHandler):
 def routes() -> list[URLSpec]:
     return [URLSpec("/orders", OrdersHandler, name="orders")]
 ''',
+    "server/commands/shop/__init__.py": '"""The commands of the shop."""\n',
+    "server/commands/shop/orders.py": '''
+"""The command that prints what is ordered."""
+
+import argparse
+
+from conf import Settings
+
+SUMMARY = "print what is ordered"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """It has none."""
+
+
+def run(settings: Settings, arguments: argparse.Namespace) -> int:
+    from db import Database
+    from db.shop.orders import list_items
+
+    database = Database(settings.database)
+    try:
+        with database.session_scope(read_only=True) as session:
+            print(*list_items(session), sep="\\n")
+    finally:
+        database.dispose()
+    return 0
+''',
     "tests/db/shop/__init__.py": "",
     "tests/db/shop/test_orders.py": '''
 """Orders, on both databases."""
@@ -170,6 +196,8 @@ def test_an_order_is_kept(database, sql):
 
 import pytest
 
+from tests.server.test_cli import run
+
 ORDER = {"buyer": "Ada", "item": "a lamp"}
 
 
@@ -188,14 +216,13 @@ def test_an_order_is_taken_once_under_its_key(database_url, start_server, sql):
     assert (first.status, refused.status, listed.body) == (201, 422, {"items": ["a lamp"]})
     assert sql("SELECT item FROM orders") == [{"item": "a lamp"}]
     assert server.request("GET", "/readyz").status == 200
+    assert run("orders", DATABASE_URL=database_url).out == "a lamp\\n"
 ''',
 }
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of this tree, without the board and with the shop."""
-    folder = tmp_path_factory.mktemp("clone")
+def make_clone(folder: Path) -> None:
+    """Copy the files of this tree, without the board and with the shop."""
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -203,17 +230,25 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
         text=True,
     ).stdout.splitlines()
-    for name in tracked:
-        if (ROOT / name).is_file() and "board" not in Path(name).parts[:-1] and name not in OF_THE_BOARD:
+    for name in map(Path, tracked):
+        if (ROOT / name).is_file() and "board" not in name.parts[:-1] and not name.is_relative_to(BENCH):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
-    for name, text in APPLICATION.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text.lstrip())
-    app = folder / "server" / "app.py"
+            shutil.copy(ROOT / name, folder / name)
+    for file, text in APPLICATION.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(text.lstrip())
+    app, setup = folder / "server" / "app.py", folder / "setup.cfg"
     source, changed = re.subn(r"\bhandlers\.board\.routes\b", "handlers.shop.routes", app.read_text())
     assert changed == 1, "one line names the routes"
     app.write_text(source)
+    setup.write_text(re.sub(r"\bboard\b", "shop", setup.read_text()))
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree with the shop in the board's place."""
+    folder = tmp_path_factory.mktemp("clone")
+    make_clone(folder)
     return folder
 
 
@@ -248,7 +283,7 @@ def test_one_migrate_makes_the_kernels_tables_and_the_applications(clone: Path, 
 
 def test_the_kernels_tests_are_collected_without_the_board(clone: Path):
     """No module of theirs imports what is gone."""
-    told = pytest_in(clone, "--collect-only", "tests", "--ignore", "tests/bench")
+    told = pytest_in(clone, "--collect-only", "tests")
 
     assert re.search(r"^\d{4,} tests collected|^\d{4,}/\d+ tests collected", told, re.MULTILINE), told[-500:]
 
@@ -258,15 +293,13 @@ def test_the_applications_own_tests_pass(clone: Path):
     pytest_in(clone, "tests/db/shop", "tests/server/shop")
 
 
+def test_a_part_of_the_kernels_tests_passes_without_the_board(clone: Path):
+    """Those of the tree itself, of the command line, and of the way of a request."""
+    part = ["test_layers.py", "test_rooms.py", "server/test_cli.py", "handlers/test_outcome.py"]
+    pytest_in(clone, *(f"tests/{each}" for each in part), "--backend", "sqlite")
+
+
 @pytest.mark.slow
 def test_the_kernels_tests_pass_without_the_board(clone: Path):
-    """Those of `db` and `handlers`, as far as they take no minutes; on SQLite, where they can choose."""
-    pytest_in(
-        clone,
-        "tests/db",
-        "tests/handlers",
-        "--backend",
-        "sqlite",
-        "-m",
-        "not slow and not long and not debian",
-    )
+    """All that take no minutes; on SQLite, where they can choose."""
+    pytest_in(clone, "tests", "--backend", "sqlite", "-n", "2")
