@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Generator
-from functools import partial
 from typing import Any, ClassVar, Protocol
 
 from tornado.httputil import HTTPServerRequest
@@ -14,6 +13,7 @@ from tornado.web import Application
 
 from db import Database, Outcome
 from db.errors import ClientDisconnected, Unavailable, UsageError
+from db.retry import RetryPolicy
 from handlers.lifecycle._tornado import has_stream_request_body
 from handlers.lifecycle.attempts import RequestAttempts
 from handlers.lifecycle.errors import leaves_unknown, status_of
@@ -22,6 +22,7 @@ from handlers.lifecycle.instrumentation import Instrumentation, Traced
 from handlers.lifecycle.overrides import forgotten
 from handlers.lifecycle.request_transaction import RequestTransaction
 from handlers.lifecycle.retry import policy_of
+from handlers.request_id import request_id_of
 
 log = logging.getLogger("onfinish.handlers")
 
@@ -116,14 +117,13 @@ class HttpTransaction(RequestTransaction):
         )
         super().__init__(
             unit,
-            summary=handler.summary,
-            policy=partial(policy_of, database.retry_policy, handler.settings, handler.retry_on),
             attempt=attempts.attempt,
             may_retry=may_retry and attempts.error is None,
         )
         self.attempts = attempts
         self.client_gone = False
         self._streams = handler.streams
+        self._retry_on = handler.retry_on
         self._handler = handler
         self._database = database
         self._timer: asyncio.TimerHandle | None = None
@@ -133,6 +133,17 @@ class HttpTransaction(RequestTransaction):
         if attempts.deadline_at is not None:
             left_s = attempts.deadline_at - time.monotonic()
             self._timer = asyncio.get_running_loop().call_later(left_s, self.deadline_passed)
+
+    @property
+    def summary(self) -> str:
+        """How messages and log lines name it."""
+        return f"{self.unit.label} [{request_id_of(self.attempts.request)}]"
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """The database's, with the errors that the application and the handler add."""
+        settings = self.attempts.application.settings
+        return policy_of(self._database.retry_policy, settings, self._retry_on)
 
     @property
     def status(self) -> int:

@@ -13,6 +13,7 @@ from tornado.websocket import WebSocketClosedError
 
 from db import AsyncUnitOfWork
 from db.errors import Cancelled, DeadlinePassed, UsageError
+from db.retry import RetryPolicy
 from handlers.lifecycle.errors import leaves_unknown, meant
 from handlers.lifecycle.hooks import is_being_cancelled
 from handlers.lifecycle.request_transaction import RequestTransaction
@@ -24,11 +25,22 @@ class MessageTransaction(RequestTransaction):
     Replies that are written meanwhile in its context, to its own socket or to others, are held until then.
     """
 
-    def __init__(self, unit: AsyncUnitOfWork, **options: Any) -> None:
+    summary = ""
+
+    def __init__(
+        self, unit: AsyncUnitOfWork, *, summary: str, policy: Callable[[], RetryPolicy], **options: Any
+    ) -> None:
         super().__init__(unit, **options)
+        self.summary = summary
+        self._policy = policy
         self.holds = True
         self._replies: list[Callable[[], object]] = []
         self._closes: list[Callable[[], object]] = []
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """The database's, with the errors that the application and the handler add."""
+        return self._policy()
 
     def hold(self, reply: Callable[[], object]) -> None:
         """Hold a reply."""

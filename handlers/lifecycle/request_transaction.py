@@ -34,26 +34,19 @@ class RequestTransaction:
 
     Args:
         unit: its unit of work.
-        summary: how messages and log lines name it.
-        policy: makes the retry policy; called when something has failed.
         attempt: the number of the attempt, from 1.
         may_retry: whether another attempt can be made at all.
     """
 
-    def __init__(
-        self,
-        unit: AsyncUnitOfWork,
-        *,
-        summary: str,
-        policy: Callable[[], RetryPolicy],
-        attempt: int,
-        may_retry: bool,
-    ) -> None:
+    hooks = CommitHooks()
+    """What is to be called round the end; the class's own is empty, and stays so."""
+
+    explicit = ExplicitCommit()
+    """The handler's own call of `commit`; the class's own is that of a handler that has not called it."""
+
+    def __init__(self, unit: AsyncUnitOfWork, *, attempt: int, may_retry: bool) -> None:
         self.unit = unit
-        self.summary = summary
         self.attempt = attempt
-        self.hooks = CommitHooks()
-        self.explicit = ExplicitCommit()
         self.stopped: Cancelled | None = None
         """Why it was stopped from outside: that is answered, whatever its handler raises then."""
         self.raised: BaseException | None = None
@@ -62,15 +55,26 @@ class RequestTransaction:
         """Whether the answer is complete, so that nothing can be registered any more."""
         self.conflict: BaseException | None = None
         """The error for which it is retried."""
-        self._policy = policy
         self._may_retry = may_retry
+
+    @property
+    def summary(self) -> str:
+        """How messages and log lines name it."""
+        raise NotImplementedError
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """Which errors are retried, and how often; asked for when something has failed."""
+        raise NotImplementedError
 
     # -- what handlers call, see `TransactionMethods`
 
     async def commit(self) -> None:
         """Commit before the end."""
+        if "explicit" not in self.__dict__:
+            self.explicit = ExplicitCommit()
         await self.explicit.make(self.unit, self.hooks.last_work)
-        await self.hooks.on_commit.call(self.summary)
+        await self.call_on_commit()
 
     def before_commit(self, function: Callable[..., object], args: Any, kwargs: Any) -> None:
         """Register a function for the last work before COMMIT."""
@@ -80,18 +84,23 @@ class RequestTransaction:
                 f"{self.summary}: before_commit() was called after commit(), and would never be run: "
                 "register the function first"
             )
-        self.hooks.before_commit(function, args, kwargs)
+        self._own_hooks().before_commit(function, args, kwargs)
 
     def on_commit(self, call: Callable[[], object]) -> None:
         """Register a function for the time after COMMIT."""
         if not self.hooks.on_commit.under_way:
             self._check_undecided("on_commit")
-        self.hooks.on_commit.add(call)
+        self._own_hooks().on_commit.add(call)
 
     def in_new_transaction(self, function: Callable[..., object], args: Any, kwargs: Any) -> None:
         """Register a function for a unit of work that follows."""
         self._check_undecided("in_new_transaction")
-        self.hooks.follow_up(function, args, kwargs)
+        self._own_hooks().follow_up(function, args, kwargs)
+
+    def _own_hooks(self) -> CommitHooks:
+        if "hooks" not in self.__dict__:
+            self.hooks = CommitHooks()
+        return self.hooks
 
     # -- what decides
 
@@ -119,8 +128,7 @@ class RequestTransaction:
         """Whether another attempt follows this error."""
         if error is None or not self._may_retry or self.explicit.under_way or self.explicit.done:
             return False
-        policy = self._policy()
-        deadline_at = self.unit.deadline_at
+        policy, deadline_at = self.policy, self.unit.deadline_at
         return (
             policy.retries(meant(error))
             and self.attempt < policy.attempts_max
@@ -129,7 +137,7 @@ class RequestTransaction:
 
     async def pause(self) -> None:
         """Wait before the next attempt."""
-        await asyncio.sleep(self._policy().pause_s(self.attempt))
+        await asyncio.sleep(self.policy.pause_s(self.attempt))
 
     # -- the end
 
@@ -165,7 +173,8 @@ class RequestTransaction:
 
     async def call_on_commit(self) -> None:
         """Call what was registered for the time after COMMIT."""
-        await self.hooks.on_commit.call(self.summary)
+        if self.hooks.on_commit:
+            await self.hooks.on_commit.call(self.summary)
 
     async def _await_commit(self) -> Exception | None:
         """Wait for a `commit` whose caller is gone. Returns the error to be answered instead, if any.
@@ -174,7 +183,7 @@ class RequestTransaction:
         """
         error, raised = await self.explicit.end(), self.raised
         if error is not None:
-            if raised is not None and self.stopped is None and not self._policy().retries(meant(raised)):
+            if raised is not None and self.stopped is None and not self.policy.retries(meant(raised)):
                 self.log_raised(raised)
             return error
         if self.stopped is not None:
