@@ -9,7 +9,8 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from types import TracebackType
+from typing import Any, NoReturn, Self, TypeVar
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
@@ -195,6 +196,17 @@ class UnitOfWork:
             self._resolve(doubt)
         elif self.guard.ended:
             raise self.guard.ended_error()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Settle: keep the work, or undo it where the block raised. A driver's error is raised translated."""
+        self.settle(keep=kind is None)
+        if isinstance(error, DBAPIError):
+            raise self.translated(error) from error
 
     def settle_at_once(self, *, keep: bool) -> None:
         """As `settle`, on the event loop, where `settles_at_once` means that nothing is sent."""
