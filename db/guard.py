@@ -260,6 +260,15 @@ class StatementGuard:
         with self._lock:
             self._connection = connection
 
+    def connecting(self, connection: Any) -> None:
+        """A connection is asked something before it is checked out: the session's, unless that has one.
+
+        Else it is one that a function opens beside its session's, which is none of the unit's.
+        """
+        with self._lock:
+            if self._connection is None:
+                self._connection = connection
+
     def checked_in(self, connection: Any) -> None:
         """The connection goes back to the pool, or is closed: from now on no cancel reaches it."""
         with self._lock:

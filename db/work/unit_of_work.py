@@ -228,13 +228,17 @@ class UnitOfWork:
             raise self.guard.ended_error()
 
     def __enter__(self) -> Self:
+        self._entered = self.guard.enter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Settle: keep the work, or undo it where the block raised. A driver's error is raised translated."""
-        self.settle(keep=kind is None)
+        try:
+            self.settle(keep=kind is None)
+        finally:
+            self.guard.leave(self._entered)
         if isinstance(error, DBAPIError):
             raise self.translated(error) from error
 
