@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import sys
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
@@ -30,6 +30,7 @@ from db.retry import RetryPolicy, reason_of
 from db.schema.state import Schema
 from db.work.async_unit_of_work import AsyncUnitOfWork
 from db.work.commit_marker import CommitMarkers
+from db.work.deadline import enforced_deadline
 from db.work.unit_of_work import UnitOfWork, call_plain, name_of
 
 log = logging.getLogger("onfinish.db")
@@ -66,6 +67,9 @@ class Database:
         self.observer = observer or Observer()
         self.retry_policy = RetryPolicy(settings.attempts_max)
         self._stoppers = Threads(_STOPPERS, name="onfinish-stopper")
+        self._deadlines = Threads(
+            sys.maxsize, name="onfinish-deadline"
+        )  # one for each scope with a time limit
         self.writer = self._endpoint("writer", settings, backend_for(make_url(settings), settings.pooler))
         self.backend = backend = self.writer.backend
         if backend.shares_one_connection:
@@ -172,10 +176,13 @@ class Database:
             label: how messages name it.
             read_only: on the reader.
             isolation: as of `unit_of_work`.
-            timeout_s: how long it may take in all, the wait for a slot among it.
+            timeout_s: how long it may take in all, the wait for a slot among it. Then its running statement
+                is cancelled, and its work rolled back.
 
         Raises:
             PoolTimeout: all slots stayed taken for ``database.pool_timeout_s``, or until the time limit.
+            Unavailable: ``timeout_s`` was given, and the server has no thread to wait for that.
+            DeadlinePassed: the time limit has passed; nothing is committed.
             OutsideRun: called on an event loop, which it would stop; `unit_of_work` is for there.
             NestedUnitOfWork: the caller holds a unit of work open already.
             DatabaseError: a driver's error, translated; nothing is committed then, or `OutcomeUnknown`.
@@ -198,15 +205,8 @@ class Database:
             )
             self.registry.scope_opened(unit)
             try:
-                yield unit.session
-            except DBAPIError as error:
-                unit.settle(keep=False)
-                raise unit.translated(error) from error
-            except BaseException:
-                unit.settle(keep=False)
-                raise
-            else:
-                unit.settle(keep=True)
+                with enforced_deadline(unit, self._deadlines), unit:
+                    yield unit.session
             finally:
                 self.registry.scope_ended(unit)
 
@@ -291,6 +291,7 @@ class Database:
         for endpoint in {self.writer, self.reader}:
             endpoint.close()
         self._stoppers.close(wait=not self.units)
+        self._deadlines.close(wait=not self.open_units)
         if self.commit_markers is not None:
             self.commit_markers.close()
 

@@ -21,6 +21,7 @@ from db.errors import (
     TransactionEnded,
     UsageError,
 )
+from db.state import SETTLED, TRANSITIONS, UNSETTLED, UnitState
 
 OPTION = "onfinish_watch"
 """The execution option under which a session hands its guard to the hooks of its engine."""
@@ -34,10 +35,15 @@ ENDS_TRANSACTION = 1
 CHANGES_SESSION = 2
 """What a statement does that the connection's next user would meet: SET, a temporary table, a lock."""
 
+_OPEN, _COMMITTING, _COMMITTED = UnitState.OPEN, UnitState.COMMITTING, UnitState.COMMITTED
+
 _ANY_WORKER = object()
 
 _at_work: dict[object, StatementGuard] = {}
 """The guards of the units that are at work, by thread or greenlet."""
+
+Outer = tuple[object, "StatementGuard | None"]
+"""A thread or greenlet, and the guard that was at work there before."""
 
 
 class StatementGuard:
@@ -45,6 +51,7 @@ class StatementGuard:
 
     Made with its unit, and of no use after it. It reaches the hooks as an execution option of the
     session; only the pool's own hooks, which know of no session, ask for the guard at work.
+    It has the unit's state, which a cancel from another thread changes, or must not change any more.
     Its lock stands between the thread that runs a statement and the one that wants it stopped: a
     cancel never reaches a connection that has been closed or gone back to the pool, and never a COMMIT.
 
@@ -54,25 +61,25 @@ class StatementGuard:
             when a unit that stood in the queue has waited long enough for its transaction to begin.
         confined: statements are allowed between `enter` and `leave` only (a request's unit), or
             from anywhere (a script's).
+        isolation_level: the one that the unit is made with, None for the engine's.
+        retries: the work is retried where its connection turns out to be gone. Any other connection is
+            pinged before it is used, however short it was idle.
 
-    ``began``: the transaction is there, as far as the driver knows; never for a reader. ``ended``: what
-    has ended it, where that was another than the unit of work. ``marked``: how to tell the transaction
-    from another, once the program has had the driver's connection. ``changed_session``: its connection is
-    closed, not checked in. ``may_commit``: the unit of work itself is at its COMMIT.
-    ``isolation_level``: the one that the unit was made with, None for the engine's.
-
-    ``retries``: the work is retried where its connection turns out to be gone. Any other connection is
-    pinged before it is used, however short it was idle.
+    ``state`` is changed by `move` alone. ``reason``: the error of a unit that was stopped, raised in place of
+    what it would do next. ``abandoned``: see `abandon`. ``began``: the transaction is there, as far as the
+    driver knows; never for a reader. ``ended``: what has ended it, where that was another than the unit of
+    work. ``marked``: how to tell the transaction from another, once the program has had the driver's
+    connection. ``changed_session``: its connection is closed, not checked in. ``may_commit``: the unit of
+    work itself is at its COMMIT.
     """
 
     __slots__ = (
         "label",
         "deadline_at",
         "begin_by",
+        "state",
         "reason",
-        "committing",
-        "committed",
-        "closing",
+        "abandoned",
         "may_commit",
         "was_rolled_back",
         "cancelled",
@@ -89,17 +96,24 @@ class StatementGuard:
         "_backend",
         "_connection",
         "_lock",
-        "_outer",
     )
 
-    def __init__(self, label: str, backend: Backend, *, deadline_at: float | None, confined: bool) -> None:
+    def __init__(
+        self,
+        label: str,
+        backend: Backend,
+        *,
+        deadline_at: float | None,
+        confined: bool,
+        isolation_level: str | None,
+        retries: bool,
+    ) -> None:
         self.label = label
         self.deadline_at = deadline_at
         self.begin_by: float | None = None
+        self.state = _OPEN
         self.reason: Cancelled | None = None
-        self.committing = False
-        self.committed = False
-        self.closing = False
+        self.abandoned = False
         self.may_commit = False
         self.was_rolled_back = False
         self.cancelled = False
@@ -108,15 +122,14 @@ class StatementGuard:
         self.ended = ""
         self.marked: object = None
         self.changed_session = False
-        self.isolation_level: str | None = None
+        self.isolation_level = isolation_level
         self.statement: str | None = None
-        self.retries = False
+        self.retries = retries
         self._confined = confined
         self._worker: object = None if confined else _ANY_WORKER
         self._backend = backend
         self._connection: Any = None
         self._lock = threading.Lock()
-        self._outer: StatementGuard | None = None
 
     @property
     def has_connection(self) -> bool:
@@ -127,28 +140,54 @@ class StatementGuard:
         """Time until the deadline, 0 when it has passed, None without one."""
         return None if self.deadline_at is None else max(0.0, self.deadline_at - time.monotonic())
 
+    def move(self, to: UnitState) -> None:
+        """Enter a state.
+
+        Raises:
+            RuntimeError: it is none that may follow; nothing has changed.
+        """
+        with self._lock:
+            self._move(to)
+
+    def _move(self, to: UnitState) -> None:
+        """As `move`, of a caller that holds the lock."""
+        if to not in TRANSITIONS[self.state]:
+            raise RuntimeError(f"{self.label}: a unit of work that is {self.state.name} cannot be {to.name}")
+        self.state = to
+
     def request_cancel(self, reason: Cancelled) -> None:
         """From now on no statement starts, and no COMMIT is sent. The first reason stays."""
         if self.reason is None:  # else a cancel may be on its way, which has the lock while it lasts
             with self._lock:
                 if self.reason is None:
                     self.reason = reason
+                    if self.state is _OPEN:
+                        self._move(UnitState.CANCELLED)
 
-    def enter(self) -> None:
-        """The calling thread or greenlet may send statements until `leave`."""
+    def abandon(self) -> None:
+        """Note that the unit has no waiter any more, and its pool may be gone.
+
+        Its connection is closed, not checked in. Nothing is kept but by a COMMIT that is on its way.
+        """
+        self.abandoned = True
+        self.request_cancel(Cancelled(f"{self.label}: was abandoned; nothing is kept"))
+
+    def enter(self) -> Outer:
+        """The calling thread or greenlet may send statements until `leave`, which is given the result."""
         # Model code of one database may open a `session_scope` of another: that one's guard is the inner.
         worker = self._backend.worker()
-        self._outer, _at_work[worker] = _at_work.get(worker), self
+        outer, _at_work[worker] = _at_work.get(worker), self
         if self._confined:
             self._worker = worker
+        return worker, outer
 
-    def leave(self) -> None:
+    def leave(self, entered: Outer) -> None:
         """Forbid further statements; waits for a cancel under way, so that it hits nothing else."""
-        worker = self._backend.worker()
-        if self._outer is None:
+        worker, outer = entered
+        if outer is None:
             _at_work.pop(worker, None)
         else:
-            _at_work[worker], self._outer = self._outer, None
+            _at_work[worker] = outer
         with self._lock:
             if self._confined:
                 self._worker = None
@@ -168,7 +207,7 @@ class StatementGuard:
                 "write `await self.run(function, self.session, …)`, and load inside that function what the "
                 "answer needs (an attribute that loads lazily sends SQL too)"
             )
-        if self.committing:
+        if self.state is _COMMITTING or self.state is _COMMITTED:
             raise SessionSettled(
                 f"{self.label}: SQL was sent after COMMIT; `self.in_new_transaction(…)` is for that"
             )
@@ -221,6 +260,15 @@ class StatementGuard:
         with self._lock:
             self._connection = connection
 
+    def connecting(self, connection: Any) -> None:
+        """A connection is asked something before it is checked out: the session's, unless that has one.
+
+        Else it is one that a function opens beside its session's, which is none of the unit's.
+        """
+        with self._lock:
+            if self._connection is None:
+                self._connection = connection
+
     def checked_in(self, connection: Any) -> None:
         """The connection goes back to the pool, or is closed: from now on no cancel reaches it."""
         with self._lock:
@@ -247,16 +295,16 @@ class StatementGuard:
         with self._lock:
             if self.reason is not None:
                 raise self.reason
-            self.committing = True
+            self._move(_COMMITTING)
 
     def commit_ended(self) -> None:
         """COMMIT was sent, and has succeeded."""
-        self.committed = True
+        self.move(_COMMITTED)
 
     def check_transaction(self) -> None:
         """Raise where the transaction must not, or cannot, be committed; as `commit_begins` does."""
         if self.reason is None and self.seconds_left() == 0:
-            self.reason = DeadlinePassed()
+            self.request_cancel(DeadlinePassed())
         if self.reason is not None:
             raise self.reason
         self._look_back()
@@ -300,15 +348,24 @@ class StatementGuard:
 
     def rolled_back(self) -> None:
         """The transaction was rolled back: by its unit of work, or there is nothing left to keep."""
-        if not self.closing:
+        if self.state not in SETTLED:
             self._look_back()
             self.was_rolled_back = True
 
-    def release_begins(self) -> None:
-        """The connection is about to be rolled back: there is nothing left to cancel."""
+    def release_begins(self, decision: UnitState) -> None:
+        """The connection is about to be rolled back: there is nothing left to cancel.
+
+        Args:
+            decision: what the unit is from now on, if it was neither cancelled nor at its COMMIT.
+        """
         self._look_back()
         with self._lock:
-            self.closing = True
+            if self.state not in SETTLED:
+                if self.ended or self.state is _COMMITTING:
+                    decision = UnitState.IN_DOUBT
+                elif self.state is UnitState.CANCELLED:
+                    decision = UnitState.ROLLED_BACK
+                self._move(decision)
 
     def hand_over(self, connection: Connection) -> None:
         """The program takes the driver's connection, where what it does is not seen: mark the transaction.
@@ -325,8 +382,10 @@ class StatementGuard:
     @property
     def _knows_its_transaction(self) -> bool:
         # After a rollback or an interrupt the database may have ended it, and has undone all of it.
-        return self._connection is not None and not (
-            self.was_rolled_back or self.cancelled or self.committing or self.closing
+        return (
+            self._connection is not None
+            and self.state in UNSETTLED
+            and not (self.was_rolled_back or self.cancelled)
         )
 
     def _has_ended(self) -> bool:
@@ -361,7 +420,7 @@ class StatementGuard:
             asyncio driver reports it later, or never: then it cancels what its cancelled task runs.
         """
         with self._lock:
-            if self._connection is None or self._worker is None or self.committing or self.closing:
+            if self._connection is None or self._worker is None or self.state not in UNSETTLED:
                 return True
             self._has_ended()  # afterwards there is no telling: SQLite rolls back what it interrupts
             self.cancelled = True

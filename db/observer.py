@@ -10,14 +10,16 @@ from db.outcome import Outcome
 class ObservedUnit(Protocol):
     """A unit of work, as far as an observer reads it."""
 
-    label: str
-    """How messages name it: "POST TaskHandler"."""
-
-    opened_at: float
-    """On the clock of `time.monotonic`."""
-
     observed: object
     """The observer's own note."""
+
+    @property
+    def label(self) -> str:
+        """How messages name it: "POST TaskHandler"."""
+
+    @property
+    def opened_at(self) -> float:
+        """When it was made, on the clock of `time.monotonic`."""
 
     @property
     def outcome(self) -> Outcome:

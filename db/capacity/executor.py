@@ -16,6 +16,7 @@ from sqlalchemy.util.concurrency import greenlet_spawn
 from db.capacity.threads import Threads
 from db.errors import DeadlinePassed, Unavailable
 from db.guard import StatementGuard
+from db.state import UnitState
 
 if TYPE_CHECKING:
     from db.capacity.greenlets import Workers
@@ -269,7 +270,7 @@ class GreenletCall(Call):
 
     def _shutdown_socket(self, guard: StatementGuard) -> bool:
         severed = guard.shutdown_socket()
-        if not guard.committing:  # how a COMMIT ended is found out behind it
+        if guard.state is not UnitState.COMMITTING:  # how a COMMIT ended is found out behind it
             self._cancel()
         return severed
 

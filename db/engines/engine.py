@@ -155,7 +155,7 @@ def _install_guard(engine: Engine, backend: Backend, role: Role) -> None:
         # What a new connection is asked before its first transaction can hang like any other statement.
         guard = guard_at_work(backend)
         if guard is not None:
-            guard.checked_out(connection)
+            guard.connecting(connection)
         return connection
 
     if role == "writer":

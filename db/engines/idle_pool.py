@@ -99,7 +99,7 @@ def ping_after_idle(engine: Engine, settings: DatabaseSettings, backend: Backend
         if retries and time.monotonic() - since < settings.pool_ping_after_s:
             return
         if guard is not None:
-            guard.checked_out(connection)
+            guard.connecting(connection)
         try:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:

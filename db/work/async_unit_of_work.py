@@ -31,6 +31,7 @@ from db.errors import (
     UsageError,
 )
 from db.outcome import Outcome
+from db.state import UnitState
 from db.work.commit_marker import CommitMarkers
 from db.work.unit_of_work import UnitOfWork, name_of
 
@@ -88,6 +89,9 @@ class AsyncUnitOfWork:
         ResourceWarning: dropped without `settle`; what it held was released, and its work is rolled back.
     """
 
+    observed: object = None
+    """The observer's own note."""
+
     def __init__(
         self,
         endpoint: Endpoint,
@@ -104,13 +108,8 @@ class AsyncUnitOfWork:
         origin: object,
         retries: bool,
     ) -> None:
-        self.label = label
         self.origin = origin
-        self.observed: object = None
-        self.deadline_at = deadline_at
-        self.opened_at = time.monotonic()
         self.db_s = 0.0
-        self.reason: Cancelled | None = None
         self._endpoint = endpoint
         self._registry = registry
         self._pool_timeout_s = pool_timeout_s
@@ -126,8 +125,9 @@ class AsyncUnitOfWork:
             confined=True,
             commit_markers=commit_markers,
             schema_fault=schema_fault,
+            retries=retries,
         )
-        self._unit.guard.retries = retries
+        self._guard = self._unit.guard
         self.session: Session = self._unit.session
         self.exempt_from_max_waiting = False
         """Whether it waits for its slot however many wait already, until its time limit."""
@@ -143,19 +143,35 @@ class AsyncUnitOfWork:
         self._stopping: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._settling = False
-        self._abandoned = self._ended = False
+        self._ended = False
         self._settled: asyncio.Future[None] | None = None
         self._callbacks: tuple[Callable[[], object], ...] = ()
         registry.opened(self)
 
     @property
+    def label(self) -> str:
+        """How messages name it."""
+        return self._guard.label
+
+    @property
+    def opened_at(self) -> float:
+        """When it was made, on the clock of `time.monotonic`."""
+        return self._unit.opened_at
+
+    @property
+    def deadline_at(self) -> float | None:
+        """When it is stopped, on that clock; None for never."""
+        return self._guard.deadline_at
+
+    @property
+    def reason(self) -> Cancelled | None:
+        """Why it was stopped, if it was."""
+        return self._guard.reason
+
+    @property
     def outcome(self) -> Outcome:
         """What has become of the work."""
-        unit = self._unit
-        if self._abandoned and not unit.guard.committed:
-            # It cannot be committed any more, but where COMMIT itself hangs, or was another's.
-            return Outcome.UNKNOWN if unit.guard.committing or unit.guard.ended else Outcome.ROLLED_BACK
-        return unit.outcome
+        return self._unit.outcome
 
     @property
     def commit_s(self) -> float:
@@ -175,12 +191,12 @@ class AsyncUnitOfWork:
     @property
     def has_connection(self) -> bool:
         """Whether it holds a connection at this moment."""
-        return self._unit.guard.has_connection
+        return self._guard.has_connection
 
     @property
     def statement(self) -> str | None:
         """The SQL that it sent last, without parameters."""
-        return self._unit.guard.statement
+        return self._guard.statement
 
     @property
     def has_slot(self) -> bool:
@@ -259,8 +275,8 @@ class AsyncUnitOfWork:
                 await self._settle(keep and fault is None, last)
             else:
                 await self._settled_by_another()
-            if self._unit.guard.ended:
-                raise self._unit.guard.ended_error()
+            if self._guard.ended:
+                raise self._guard.ended_error()
         except Exception as error:
             fault = fault or error
             raise
@@ -280,10 +296,10 @@ class AsyncUnitOfWork:
         """Settle without a call, where that sends nothing to the database. Returns whether it was so."""
         if self._settling or self._running or self._call is not None or not self._unit.settles_at_once:
             return False
-        if keep and (self._not_begun or self.reason is not None):
+        if keep and (self._not_begun or self._guard.reason is not None):
             return False
         self._settling = True
-        self._unit.settle_at_once(keep=keep and self.reason is None)
+        self._unit.settle_at_once(keep=keep and self._guard.reason is None)
         self._end()
         return True
 
@@ -301,23 +317,16 @@ class AsyncUnitOfWork:
         has been sent is not cancelled; only at the deadline is its connection abandoned. Must be called
         on the event loop. Later calls change nothing, except that a deadline also ends a COMMIT.
         """
-        late = self._settling
-        if self._unit.outcome is not Outcome.OPEN and not late:
+        if self._settling and not isinstance(reason, DeadlinePassed):
             return
-        if late and not isinstance(reason, DeadlinePassed):
-            return
-        self.reason = self.reason or reason
-        self._unit.guard.request_cancel(self.reason)
+        self._guard.request_cancel(reason)
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._stop())
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._timer = (
-            None
-            if self.deadline_at is None
-            else loop.call_later(self.deadline_at - time.monotonic(), self.cancel, DeadlinePassed())
-        )
+        left_s = self._guard.seconds_left()
+        self._timer = None if left_s is None else loop.call_later(left_s, self.cancel, DeadlinePassed())
         return self
 
     async def __aexit__(
@@ -334,8 +343,8 @@ class AsyncUnitOfWork:
     # -- calls
 
     def _check_usable(self) -> None:
-        if self.reason is not None:
-            raise self.reason
+        if self._guard.reason is not None:
+            raise self._guard.reason
         if self._settling:
             raise self._over()
         if self._running or self._call is not None:
@@ -390,20 +399,21 @@ class AsyncUnitOfWork:
         queued_at = time.monotonic()
         slot = await self._new_slot()
         if time.monotonic() - queued_at > QUEUED_S:
-            self._unit.guard.begin_by = queued_at + self._pool_timeout_s
+            self._guard.begin_by = queued_at + self._pool_timeout_s
         if self._settling:  # its owner went on without it while it was queued
             slot.release()
-            raise self.reason or self._over()
+            raise self._guard.reason or self._over()
         self._slot = slot
-        if self.reason is not None:
-            raise self.reason
+        if self._guard.reason is not None:
+            raise self._guard.reason
 
     async def _new_slot(self) -> Slot:
-        timeout_s = self._pool_timeout_s
-        if self.deadline_at is not None:
-            timeout_s = min(timeout_s, max(0.0, self.deadline_at - time.monotonic()))
+        timeout_s, left_s = self._pool_timeout_s, self._guard.seconds_left()
         slot = await self._registry.acquire(
-            self._endpoint.limiter, self.label, timeout_s, exempt=self.exempt_from_max_waiting
+            self._endpoint.limiter,
+            self._guard.label,
+            timeout_s if left_s is None else min(timeout_s, left_s),
+            exempt=self.exempt_from_max_waiting,
         )
         self._was_admitted = True
         return slot
@@ -412,21 +422,23 @@ class AsyncUnitOfWork:
         """Start a call. Returns its answer: a waiter that is cancelled cancels that, and the call runs on."""
 
         def work() -> Any:
-            worker = self._registry.work_begins(self._endpoint.backend, self.label)
+            worker = self._registry.work_begins(self._endpoint.backend, self._guard.label)
             try:
                 return function(*args, **kwargs)
             finally:
                 self._registry.work_ended(worker)
 
         call = self._call = self._endpoint.executor.start(work, self._call_ended)
-        if self.reason is not None:  # only the end of a stopped unit is still to come, and may hang as well
+        if (
+            self._guard.reason is not None
+        ):  # only the end of a stopped unit follows, and may hang too
             self._ending = asyncio.get_running_loop().create_task(self._end_call(call))
         return call.answer
 
     def _call_ended(self, call: Call) -> None:
         self.db_s += call.took_s
         self._call = None
-        if self._abandoned:  # what it held is released now
+        if self._guard.abandoned:  # what it held is released now
             self._endpoint.executor.detach(self._clean_up)
 
     # -- the end
@@ -434,9 +446,9 @@ class AsyncUnitOfWork:
     async def _settle(self, keep: bool, last: Work | None) -> None:
         if self._call is not None and not await self._call.over():
             if keep:
-                raise self.reason or Unavailable("the database did not answer in time")
+                raise self._guard.reason or Unavailable("the database did not answer in time")
         elif (self._unit.settles_at_once and not (last and keep)) or not (keep or self.has_slot):
-            self._unit.settle(keep=keep and self.reason is None)
+            self._unit.settle(keep=keep and self._guard.reason is None)
         else:
             if not self.has_slot:  # rows were added to the session, and no `run` has acquired a slot yet
                 try:
@@ -449,10 +461,10 @@ class AsyncUnitOfWork:
             except asyncio.CancelledError:
                 # The call has no waiter any more, and runs on: where COMMIT is not sent yet, it never is.
                 reason = Cancelled(f"{self.label}: its task was cancelled; nothing is kept")
-                self._unit.guard.request_cancel(reason)
+                self._guard.request_cancel(reason)
                 raise
             except DatabaseError:
-                if keep and not self._unit.guard.committed:
+                if keep and self._unit.state is not UnitState.COMMITTED:
                     raise  # else it was abandoned, and the database rolls it back
 
     async def _stop(self) -> None:
@@ -464,9 +476,10 @@ class AsyncUnitOfWork:
                 await self.settle(keep=False)
 
     async def _end_call(self, call: Call) -> None:
-        guard = self._unit.guard
+        guard = self._guard
         if not await call.end(guard):
-            call.give_up(OutcomeUnknown() if guard.committing else (self.reason or DeadlinePassed()))
+            in_doubt = guard.state in (UnitState.COMMITTING, UnitState.IN_DOUBT)
+            call.give_up(OutcomeUnknown() if in_doubt else (guard.reason or DeadlinePassed()))
 
     async def _settled_by_another(self) -> None:
         if not self._ended:
@@ -482,7 +495,7 @@ class AsyncUnitOfWork:
         for function in functions:
             unit = self._new_follow_up(f"{self.label} afterwards", give_up_at)
             unit.exempt_from_max_waiting = self._was_admitted  # newcomers take no audit row from it
-            is_whole = self._call is None and self._unit.settled and not self._abandoned
+            is_whole = self._call is None and self._unit.settled and not self._guard.abandoned
             if self.has_slot and is_whole and self._endpoint is unit._endpoint:
                 unit._slot, unit._slot_is_lent = self._slot, True
             else:
@@ -492,14 +505,15 @@ class AsyncUnitOfWork:
                     await unit.run(function, unit.session)
             except Exception:
                 log.exception("%s: failed", unit.label)
-            if unit._slot_is_lent and unit._abandoned:  # it is released when the work that hangs in it ends
+            if unit._slot_is_lent and unit._guard.abandoned:  # released when the work that hangs in it ends
                 self._slot = None
 
     def _end(self) -> None:
         first, self._ended = not self._ended, True
-        if self.reason is not None:  # it holds the frames that it came through, and with them a cursor
-            self.reason.__traceback__ = self.reason.__cause__ = self.reason.__context__ = None
-        if self._abandoned:
+        guard = self._guard
+        if (reason := guard.reason) is not None:  # it holds the frames that it came through, and a cursor
+            reason.__traceback__ = reason.__cause__ = reason.__context__ = None
+        if guard.abandoned:
             pass
         elif self._call is None and (self._unit.settled or not self.has_connection):
             if not self._unit.settled:  # no thread began its end, which sends nothing
@@ -507,7 +521,7 @@ class AsyncUnitOfWork:
             if self._slot is not None and not self._slot_is_lent:
                 self._slot.release()
         else:  # abandoned, or not begun by any thread: its owner may go on meanwhile
-            self._abandoned = self._unit.abandoned = True
+            guard.abandon()
             if self._slot is not None:
                 self._slot.abandon()
             if self._call is None:

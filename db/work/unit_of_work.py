@@ -9,7 +9,8 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from types import TracebackType
+from typing import Any, NoReturn, Self, TypeVar
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
@@ -34,6 +35,7 @@ from db.errors import (
 )
 from db.guard import OPTION, StatementGuard
 from db.outcome import Outcome
+from db.state import OUTCOMES, SETTLED, UnitState
 from db.work.commit_marker import CommitMarker, CommitMarkers
 
 log = logging.getLogger("onfinish.db")
@@ -44,8 +46,8 @@ R = TypeVar("R")
 class UnitOfWork:
     """One session and the decision about its work, made exactly once.
 
-    Lives as long as one request or one job; its maker settles it. Rolled back unless
-    ``settle(keep=True)`` is reached and succeeds. Not for two threads or tasks at once.
+    Lives as long as one request or one job; its maker settles it, or leaves it as a context manager. Rolled
+    back unless ``settle(keep=True)`` is reached and succeeds. Not for two threads or tasks at once.
 
     Args:
         engine: the writer or the reader.
@@ -60,6 +62,7 @@ class UnitOfWork:
         commit_markers: asked whether a COMMIT without an answer was applied.
         schema_fault: returns what is wrong with the schema, None where nothing is; may block. Called where a
             statement names a table or a column that is not there.
+        retries: as of `StatementGuard`.
 
     Raises:
         UsageError: there is no such isolation level on this database, or not with ``snapshot``.
@@ -67,6 +70,9 @@ class UnitOfWork:
     Warns:
         ResourceWarning: dropped without `settle`; its connection was checked in, rolled back.
     """
+
+    observed: object = None
+    """The observer's own note."""
 
     def __init__(
         self,
@@ -81,13 +87,10 @@ class UnitOfWork:
         confined: bool = False,
         commit_markers: CommitMarkers | None = None,
         schema_fault: Callable[[], str | None] | None = None,
+        retries: bool = False,
     ) -> None:
-        self.label = label
         self.read_only = read_only
         self.opened_at = time.monotonic()
-        self.observed: object = None
-        self.outcome = Outcome.OPEN
-        self.guard = StatementGuard(label, backend, deadline_at=deadline_at, confined=confined)
         self.commit_s = 0.0
         self._backend = backend
         options = backend.transaction_options(label, isolation=isolation, snapshot=snapshot)
@@ -95,15 +98,43 @@ class UnitOfWork:
         self._commit_markers = None if read_only else commit_markers
         self._schema_fault = schema_fault
         self._marker: CommitMarker | None = None
-        self.settled = False
-        self.abandoned = False
-        """It has no waiter, and its pool may be gone: its connection is closed, not checked in."""
+        self.guard = StatementGuard(
+            label,
+            backend,
+            deadline_at=deadline_at,
+            confined=confined,
+            isolation_level=options.get("isolation_level"),
+            retries=retries,
+        )
         self.session: Session = OwnedSession(engine, self.guard, options)
 
     def __del__(self) -> None:
-        if not getattr(self, "settled", True):
+        if hasattr(self, "guard") and not self.settled:
             message = f"{self.label}: a unit of work was dropped unsettled"
             warnings.warn(message, ResourceWarning, stacklevel=1, source=self)
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return self.guard.label
+
+    @property
+    def state(self) -> UnitState:
+        """Where it is; see `db.state` for what may follow."""
+        return self.guard.state
+
+    @property
+    def settled(self) -> bool:
+        """Whether the decision is made."""
+        return self.guard.state in SETTLED
+
+    @property
+    def outcome(self) -> Outcome:
+        """What has become of the work."""
+        guard = self.guard
+        if guard.ended and guard.state is UnitState.CANCELLED:
+            return Outcome.UNKNOWN  # it was abandoned, and other code had ended its transaction before
+        return OUTCOMES[guard.state]
 
     @property
     def pool(self) -> str:
@@ -152,15 +183,16 @@ class UnitOfWork:
             UsageError: it was an async function.
             BaseException: whatever else the function raises.
         """
-        self.guard.enter()
+        guard = self.guard
+        entered = guard.enter()
         try:
-            return call_plain(self.label, function, *args, **kwargs)
+            return call_plain(guard.label, function, *args, **kwargs)
         except DBAPIError as error:
             raise self.translated(error) from error
         except asyncio.CancelledError as error:  # how asyncio drivers end a statement
             raise self._cancelled() from error
         finally:
-            self.guard.leave()
+            guard.leave(entered)
 
     def _cancelled(self) -> Cancelled:
         return self.guard.reason or Cancelled(f"{self.label}: was cancelled; nothing is kept")
@@ -182,67 +214,79 @@ class UnitOfWork:
         """
         if self.settled:
             raise SessionSettled(f"{self.label}: the unit of work is settled already ({self.outcome.value})")
-        self.settled = True
         doubt: OutcomeUnknown | None = None
-        self.guard.enter()
+        entered = self.guard.enter()
         try:
             self._decide(keep, last)
         except OutcomeUnknown as error:
             doubt = error
         finally:
-            self.guard.leave()
+            self.guard.leave(entered)
         if doubt is not None:
             self._resolve(doubt)
         elif self.guard.ended:
             raise self.guard.ended_error()
 
+    def __enter__(self) -> Self:
+        self._entered = self.guard.enter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Settle: keep the work, or undo it where the block raised. A driver's error is raised translated."""
+        try:
+            self.settle(keep=kind is None)
+        finally:
+            self.guard.leave(self._entered)
+        if isinstance(error, DBAPIError):
+            raise self.translated(error) from error
+
     def settle_at_once(self, *, keep: bool) -> None:
         """As `settle`, on the event loop, where `settles_at_once` means that nothing is sent."""
-        self.settled = True
         self._decide(keep, None)
 
     def _decide(self, keep: bool, last: Callable[[Session], object] | None) -> None:
+        decision = UnitState.ROLLED_BACK
         try:
-            self.outcome = Outcome.ROLLED_BACK  # what is true if the next line raises
             if keep:
                 self._keep(last)
+                decision = UnitState.READ if self.read_only else UnitState.COMMITTED
         finally:
-            self._release()
-            if self.guard.ended:
-                self.outcome = Outcome.UNKNOWN
+            self._release(decision)
 
     def _keep(self, last: Callable[[Session], object] | None) -> None:
-        session = self.session
+        session, guard = self.session, self.guard
         try:
             if last is not None:
-                call_plain(self.label, last, session)
+                call_plain(guard.label, last, session)
             session.flush()
-            if self.guard.reason is not None:
-                raise self.guard.reason
-            if self.guard.was_rolled_back and not self.read_only:
-                raise self.guard.lost()
+            if guard.reason is not None:
+                raise guard.reason
+            if guard.was_rolled_back and not self.read_only:
+                raise guard.lost()
             if not self.read_only and session.in_transaction():
                 if self._commit_markers is not None:
-                    self.guard.check_transaction()
+                    guard.check_transaction()
                     self._marker = self._commit_markers.write(session, self._backend)
                 began = time.perf_counter()
                 try:
                     self._commit()
                 finally:
                     self.commit_s = time.perf_counter() - began
-            self.outcome = Outcome.READ if self.read_only else Outcome.COMMITTED
         except asyncio.CancelledError as error:
-            if self.guard.committing:
+            if guard.state is UnitState.COMMITTING:
                 raise OutcomeUnknown from error
             raise self._cancelled() from error
         except PendingRollbackError as error:  # a flush failed, and the program went on
-            raise self.guard.lost() from error
+            raise guard.lost() from error
         except DBAPIError as error:
-            if self.guard.committing and self._backend.commit_may_have_been_applied(error):
-                raise OutcomeUnknown from error
-            self.outcome = Outcome.ROLLED_BACK
+            if guard.state is UnitState.COMMITTING:
+                if self._backend.commit_may_have_been_applied(error):
+                    raise OutcomeUnknown from error
+                guard.move(UnitState.ROLLED_BACK)  # the database refused it
             if self._backend.says_transaction_is_lost(error):
-                raise self.guard.lost() from error
+                raise guard.lost() from error
             raise self.translated(error) from error
 
     def _commit(self) -> None:
@@ -254,17 +298,16 @@ class UnitOfWork:
         try:
             Session.commit(self.session)
         except BaseException as error:
-            if not self.guard.committed:
-                if self.guard.committing:
-                    self.outcome = Outcome.UNKNOWN
-                    if isinstance(error, Exception) and not isinstance(error, DBAPIError):
-                        raise OutcomeUnknown from error
-                raise
-            # It comes from a hook of the session behind COMMIT, too late to undo anything.
-            log.exception("%s: a hook after the commit failed; the work is kept", self.label)
-            if isinstance(error, SystemExit | KeyboardInterrupt):  # in a script they are the caller's
-                self.outcome = Outcome.COMMITTED
-                raise
+            if self.guard.state is UnitState.COMMITTED:
+                # It comes from a hook of the session behind COMMIT, too late to undo anything.
+                log.exception("%s: a hook after the commit failed; the work is kept", self.label)
+                if isinstance(error, SystemExit | KeyboardInterrupt):  # in a script they are the caller's
+                    raise
+                return
+            is_drivers = isinstance(error, DBAPIError) or not isinstance(error, Exception)
+            if self.guard.state is UnitState.COMMITTING and not is_drivers:
+                raise OutcomeUnknown from error
+            raise
 
     def _hooks_are_past(self, session: Session) -> None:
         self.guard.may_commit = True
@@ -284,14 +327,14 @@ class UnitOfWork:
             self.label,
             "applied, as its commit marker shows" if committed else "not applied",
         )
-        self.outcome = Outcome.COMMITTED if committed else Outcome.ROLLED_BACK
+        self.guard.move(UnitState.COMMITTED if committed else UnitState.ROLLED_BACK)
         if not committed:
             raise ConnectionLost from doubt
 
-    def _release(self) -> None:
+    def _release(self, decision: UnitState) -> None:
         """Release the connection, rolled back; or discard it where that cannot be done."""
         session = self.session
-        self.guard.release_begins()
+        self.guard.release_begins(decision)
         try:
             if not self._is_discarded and not self._autocommits:
                 Session.rollback(session)
@@ -313,7 +356,7 @@ class UnitOfWork:
 
     @property
     def _is_discarded(self) -> bool:
-        return self.abandoned or (self.guard.cancelled and self._backend.discard_after_interrupt)
+        return self.guard.abandoned or (self.guard.cancelled and self._backend.discard_after_interrupt)
 
     def translated(self, error: DBAPIError) -> DatabaseError:
         """What a driver's error means for this unit of work."""
@@ -350,7 +393,6 @@ class OwnedSession(Session):
             execution_options={OPTION: guard, **options},
         )
         self._guard = guard
-        guard.isolation_level = options.get("isolation_level")
 
     def commit(self) -> NoReturn:
         """Not here."""

@@ -10,9 +10,11 @@ from conf import DatabaseSettings
 from db import Database
 from db.errors import SessionNotOwned, UsageError
 from tests.db.counters import add, create_counters, read, value
+from tests.fixtures.backends import ASYNC
 from tests.fixtures.databases import RawSql
 
 ON_POSTGRESQL = ["postgresql"]
+THROUGH_EACH_DRIVER = ["postgresql", *ASYNC[:2]]
 ON_SQLITE = ["sqlite"]
 
 
@@ -30,7 +32,7 @@ def level_of(session: Session) -> tuple[str, int]:
     return level, pid
 
 
-@pytest.mark.parametrize("backend", ON_POSTGRESQL, indirect=True)
+@pytest.mark.parametrize("backend", THROUGH_EACH_DRIVER, indirect=True)
 @pytest.mark.parametrize("read_only", [False, True], ids=["writer", "reader"])
 @pytest.mark.parametrize("level", ["SERIALIZABLE", "REPEATABLE READ", "READ COMMITTED"])
 @pytest.mark.gen_test
@@ -66,7 +68,7 @@ def test_so_has_a_scope(database: Database, sql: RawSql, fails: bool):
     assert following == ("read committed", pid)
 
 
-@pytest.mark.parametrize("backend", ON_POSTGRESQL, indirect=True)
+@pytest.mark.parametrize("backend", THROUGH_EACH_DRIVER, indirect=True)
 @pytest.mark.parametrize("level", ["SERIALIZABLE", "REPEATABLE READ"])
 @pytest.mark.gen_test
 async def test_a_reader_with_a_level_sees_one_state_and_cannot_write(

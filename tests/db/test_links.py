@@ -403,6 +403,30 @@ async def test_a_hop_that_sleeps_in_python_is_given_up_and_its_place_comes_back_
     assert value(sql) == 1
 
 
+async def test_the_time_limit_of_a_scope_holds_for_the_ping_of_its_connection(
+    database: Database, proxy: Proxy, sql: RawSql, expect_log: ExpectLog
+):
+    """In a thread of its own; a ping hangs like any other statement. The pool connects once more then."""
+    create_counters(sql)
+
+    def scope(timeout_s: float | None) -> None:
+        with database.session_scope(label="POST Some", timeout_s=timeout_s) as session:
+            add(session)
+
+    await asyncio.to_thread(scope, None)
+    proxy.freeze()
+    began = own_time()
+    with expect_log("onfinish.db", rf"^POST Some: .*{CUT}"), pytest.raises(DeadlinePassed):
+        await asyncio.to_thread(scope, DEADLINE_S)
+    took_s = own_time() - began
+
+    assert database.settings.connect_timeout_s is not None
+    assert took_s < DEADLINE_S + SHUTDOWN_AFTER_S + database.settings.connect_timeout_s + MARGIN_S
+    proxy.thaw()
+    assert value(sql) == 1
+    await whole_again(database, sql)
+
+
 async def test_a_deadline_between_two_statements_undoes_the_unit_at_once(database: Database, sql: RawSql):
     """Nothing runs that would have to be cancelled; no link is cut for it."""
     create_counters(sql)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import threading
 import time
@@ -15,12 +16,23 @@ from tornado.ioloop import IOLoop
 
 from conf import DatabaseSettings
 from db import Database
-from db.errors import Conflict, DeadlinePassed, NestedUnitOfWork, OutsideRun, PoolTimeout, SessionSettled
-from tests.db.counters import add, create_counters, create_families, orphan, read, value
+from db.errors import (
+    Conflict,
+    DeadlinePassed,
+    NestedUnitOfWork,
+    OutcomeUnknown,
+    OutsideRun,
+    PoolTimeout,
+    SessionSettled,
+)
+from tests.db.counters import add, create_counters, create_families, orphan, read, sleep, value
 from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
+from tests.fixtures.logs import ExpectLog
 from tests.fixtures.slots import all_slots
 from tests.fixtures.waiting import wait_until
+
+every_driver = pytest.mark.every_driver
 
 
 @pytest.fixture
@@ -123,6 +135,103 @@ def test_a_time_limit_undoes_what_comes_too_late(database: Database, sql: RawSql
 
     assert value(sql) == 0
     assert is_whole(database)
+
+
+@every_driver
+@pytest.mark.parametrize("read_only", [False, True], ids=["writer", "reader"])
+def test_a_statement_that_runs_at_its_time_limit_is_cancelled(
+    database: Database, sql: RawSql, read_only: bool
+):
+    """As at a request's deadline; and the next scope has a connection that works."""
+    create_counters(sql)
+
+    began = time.monotonic()
+    with (
+        pytest.raises(DeadlinePassed),
+        database.session_scope(read_only=read_only, timeout_s=0.3) as session,
+    ):
+        if not read_only:
+            add(session)
+        sleep(session, 60)
+    took_s = time.monotonic() - began
+
+    assert 0.3 <= took_s < 10
+    assert value(sql) == 0
+    assert is_whole(database)
+    with database.session_scope() as session:
+        add(session)
+    with database.session_scope(read_only=True) as session:
+        assert read(session) == 1
+
+
+@pytest.mark.parametrize("backend", ["postgresql", "postgresql+asyncpg"], indirect=True)
+def test_the_database_itself_ends_the_statement_at_the_time_limit(database: Database, sql: RawSql):
+    """It goes on nowhere, and holds no lock."""
+    create_counters(sql)
+
+    with pytest.raises(DeadlinePassed), database.session_scope(timeout_s=0.2) as session:
+        add(session)
+        sleep(session, 60)
+
+    running = sql(
+        "SELECT query FROM pg_stat_activity"
+        " WHERE state <> 'idle' AND datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    assert running == []
+    sql("UPDATE counters SET n = 5")
+    assert value(sql) == 5
+
+
+def test_a_program_that_swallows_the_cancel_keeps_nothing(database: Database, sql: RawSql):
+    create_counters(sql)
+
+    with pytest.raises(DeadlinePassed), database.session_scope(timeout_s=0.2) as session:
+        add(session)
+        with contextlib.suppress(Exception):
+            sleep(session, 60)
+
+    assert value(sql) == 0
+    assert is_whole(database)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_commit_that_is_still_running_at_the_time_limit_is_cut(
+    database: Database, sql: RawSql, expect_log: ExpectLog
+):
+    """A deferred trigger sleeps in COMMIT, which is never cancelled; what became of it cannot be told yet."""
+    create_counters(sql)
+    sql(
+        "CREATE FUNCTION linger() RETURNS trigger AS $$ BEGIN PERFORM pg_sleep(3); RETURN NULL; END $$"
+        " LANGUAGE plpgsql"
+    )
+    sql(
+        "CREATE CONSTRAINT TRIGGER lingers AFTER UPDATE ON counters DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION linger()"
+    )
+
+    began = time.monotonic()
+    with (
+        expect_log("onfinish.db", "nightly job: it did not end in time; its connection is cut"),
+        pytest.raises(OutcomeUnknown),
+        database.session_scope(label="nightly job", timeout_s=0.3) as session,
+    ):
+        add(session)
+
+    assert time.monotonic() - began < 2.5
+    assert is_whole(database)
+
+
+def test_scopes_one_after_the_other_share_the_thread_that_waits_for_their_time_limits(
+    database: Database, sql: RawSql
+):
+    create_counters(sql)
+
+    for _ in range(20):
+        with database.session_scope(timeout_s=30) as session:
+            add(session)
+
+    assert value(sql) == 20
+    assert sum(thread.name.startswith("onfinish-deadline") for thread in threading.enumerate()) <= 10
 
 
 def test_a_second_one_inside_of_it_is_refused(database: Database, sql: RawSql):

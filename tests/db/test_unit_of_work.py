@@ -400,3 +400,29 @@ def test_an_error_that_is_no_drivers_travels_as_it_is(unit_of: MakeUnit):
     with pytest.raises(KeyError, match="mine"):
         unit.call(fail, unit.session)
     unit.settle(keep=False)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("first", ["session", "beside"])
+def test_a_connection_that_is_opened_beside_the_sessions_changes_nothing(
+    unit_of: MakeUnit, database: Database, sql: RawSql, first: str
+):
+    """A new one, and one that is pinged: neither is taken for the session's."""
+    create_counters(sql)
+
+    def work(session: Session) -> None:
+        if first == "session":
+            add(session)
+        for _ in range(2):
+            with database.writer.engine.connect() as beside:
+                beside.execute(text("SELECT 1"))
+        if first == "beside":
+            add(session)
+
+    unit = unit_of()
+    unit.call(work, unit.session)
+    unit.settle(keep=True)
+
+    assert unit.outcome is Outcome.COMMITTED
+    assert value(sql) == 1
+    assert checked_out(database) == 0

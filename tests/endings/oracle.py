@@ -2,7 +2,7 @@
 
 Each promise is a function that takes a `Case`, and yields what is wrong; its docstring is the promise. They
 go by what the handler saw, what the client read, what the log and the metric say, and what is in the
-database; how the service works is not known here.
+database; how the service works is not known here, but for the states of its units of work.
 """
 
 from __future__ import annotations
@@ -178,6 +178,11 @@ def everything_is_given_back(case: Case) -> Complaints:
     """Places, connections, units of work and tasks come back, however a request ends."""
     if case.record.lent:
         yield f"{case.record.lent}"
+
+
+def the_states_follow_the_table(case: Case) -> Complaints:
+    """Each unit of work goes through states as the table of transitions has them, and ends settled."""
+    yield from case.record.wrong_states
 
 
 def at_most_once(case: Case) -> Complaints:
@@ -368,6 +373,7 @@ def faults_are_logged(case: Case) -> Complaints:
 PROMISES: tuple[Promise, ...] = (
     answered_once,
     everything_is_given_back,
+    the_states_follow_the_table,
     at_most_once,
     all_or_nothing,
     success_means_committed,

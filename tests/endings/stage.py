@@ -186,6 +186,8 @@ class Record:
     log: list[logging.LogRecord] = field(default_factory=list)
     lent: dict[str, int] = field(default_factory=dict)
     """What did not come back."""
+    wrong_states: list[str] = field(default_factory=list)
+    """The sequences of states of units of work that the table does not have."""
     process_ended: BaseException | None = None
     """What came out of the event loop."""
     program_tasks: set[asyncio.Task[None]] = field(default_factory=set)

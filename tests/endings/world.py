@@ -29,6 +29,7 @@ from tests.endings.stage import DDL, Answer, Record, Row, Stage
 from tests.fixtures.backends import Backend
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import Ear
+from tests.fixtures.states import States
 from tests.handlers import custody
 
 REQUEST_TIMEOUT_S = 5.0
@@ -88,6 +89,7 @@ class World:
         self._raw = raw
         self._number = 0
         self._record: Record | None = None
+        self._states = States()
         with contextlib.ExitStack() as stack:
             self._log = stack.enter_context(ear.expect("", "", required=False))
             self._access = stack.enter_context(
@@ -112,6 +114,7 @@ class World:
                 record.process_ended = error
         record.log = self._log[logged:]
         record.access = self._access_lines(record)
+        record.wrong_states = self._states.wrong(settled=not record.lent)
         record.counted = self._metrics.counted[counted:]
         if record.lent or record.process_ended is not None:
             self._close()
@@ -124,6 +127,7 @@ class World:
     def close(self) -> None:
         """Close all of it."""
         self._close()
+        self._states.close()
         self._record = None
         self._log.clear()  # a record holds a traceback, and with it all that was at work
         with warnings.catch_warnings():
