@@ -102,9 +102,10 @@ class RequestAttempts:
         headers = {"Server-Timing": f"db;dur={db_ms:.1f}, commit;dur={commit_ms:.1f}"}
         if response.headers is not None and REQUEST_ID not in response.headers:
             headers[REQUEST_ID] = request_id_of(self.request)
-        if response.status >= 400 and not response.is_problem:
-            headers[OUTCOME] = told(self.work)
+        if response.status >= 400:
             headers.update(self.error_headers)
+            if not response.is_problem:
+                headers[OUTCOME] = told(self.work)
         return headers
 
     def retry(self, error: BaseException, *, summary: str) -> None:

@@ -140,6 +140,14 @@ class InstrumentedHandler(RequestHandler):
         super().log_exception(type(told), told, told.__traceback__ or tb)
         self._trace_exception(told)
 
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """As Tornado's; the traceback of ``serve_traceback`` has no data of the database's messages."""
+        shows_all = self.settings.get("database_messages")
+        if "exc_info" in kwargs and self.settings.get("serve_traceback") and not shows_all:
+            error = redacted(kwargs["exc_info"][1])
+            kwargs["exc_info"] = (type(error), error, error.__traceback__)
+        super().write_error(status_code, **kwargs)
+
     def write_access_line(self) -> None:
         """Write the access line, and end the trace with the status that was sent to the client."""
         try:

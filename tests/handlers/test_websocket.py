@@ -17,7 +17,7 @@ from tornado.web import Application
 from tornado.websocket import WebSocketClientConnection, WebSocketHandler, websocket_connect
 
 from db import Database
-from db.errors import UsageError
+from db.errors import Conflict, UsageError
 from handlers import SessionWebSocketHandler, log_request
 from tests.fixtures.process import StartServer, receive, send
 from tests.fixtures.waiting import wait_until
@@ -573,3 +573,89 @@ async def test_a_server_that_stops_waits_for_what_follows_a_commit(
 
     assert await asyncio.to_thread(server.wait) == status
     assert (tmp_path / "later").exists() is (status == 0)
+
+
+# -- a message's transaction has the methods of a request's
+
+
+async def test_a_message_that_commits_early_is_applied_whatever_follows(port_of, words):
+    """Its connection is back while it goes on, and its error says what is kept."""
+
+    class Early(SessionWebSocketHandler):
+        async def handle_message(self, message: str | bytes) -> None:
+            await self.run(insert, self.session, str(message))
+            await self.commit()
+            assert words() == ["one"]
+            raise Conflict("too late")
+
+    async with connected(port_of(Early)) as socket:
+        problem = await ask(socket, "one")
+
+    assert (problem["status"], problem["outcome"]) == (409, "applied")
+    assert words() == ["one"]
+
+
+async def test_a_function_before_a_messages_commit_is_its_last_work(port_of, words):
+    """What it does is committed with the message, and what it refuses undoes both."""
+
+    def last(session: Any, word: str) -> None:
+        insert(session, f"last {word}")
+        if word == "refused":
+            raise Conflict("not like this")
+
+    class Last(SessionWebSocketHandler):
+        async def handle_message(self, message: str | bytes) -> None:
+            self.before_commit(last, word=str(message))
+            await self.run(insert, self.session, str(message))
+            self.write_message({"done": message})
+
+    async with connected(port_of(Last)) as socket:
+        assert await ask(socket, "one") == {"done": "one"}
+        problem = await ask(socket, "refused")
+
+    assert (problem["status"], problem["outcome"]) == (409, "not_applied")
+    assert words() == ["last one", "one"]
+
+
+async def test_work_in_a_new_transaction_survives_the_rollback_of_its_message(port_of, words):
+    """And is committed before the message is answered."""
+
+    class Audited(SessionWebSocketHandler):
+        async def handle_message(self, message: str | bytes) -> None:
+            self.in_new_transaction(insert, word=f"audit of {message!s}")
+            await self.run(insert, self.session, str(message))
+            if message == "refused":
+                raise Conflict("not like this")
+            self.write_message({"done": message})
+
+    async with connected(port_of(Audited)) as socket:
+        assert await ask(socket, "one") == {"done": "one"}
+        assert words() == ["audit of one", "one"]
+        assert (await ask(socket, "refused"))["outcome"] == "not_applied"
+        assert words() == ["audit of one", "audit of refused", "one"]
+
+
+async def test_nothing_is_registered_once_a_message_is_decided(port_of, words):
+    """A task that outlives its message gets an error, not silence."""
+    late: list[Any] = []
+
+    class Late(SessionWebSocketHandler):
+        async def handle_message(self, message: str | bytes) -> None:
+            self.on_commit(self.register)
+            self.write_message({"done": message})
+
+        def register(self) -> None:
+            for register in (self.before_commit, self.in_new_transaction):
+                try:
+                    register(insert, word="late")
+                except UsageError as error:
+                    late.append(error)
+            answered.set()
+
+    answered = asyncio.Event()
+    async with connected(port_of(Late)) as socket:
+        assert await ask(socket, "one") == {"done": "one"}
+        await asyncio.wait_for(answered.wait(), PATIENCE_S)
+
+    assert len(late) == 2
+    assert words() == []

@@ -1,0 +1,1 @@
+"""Tornado's own tests, with `SessionHandler` in the place of `RequestHandler`."""
