@@ -92,7 +92,7 @@ async def test_a_commit_that_never_arrived_is_done_again(
 
 
 @pytest.mark.parametrize(("delivered", "told"), [(True, "was applied"), (False, "was not applied")])
-async def test_an_idempotency_keys_row_is_the_witness_of_its_request(
+async def test_an_idempotency_keys_row_is_the_commit_marker_of_its_request(
     app: Application,
     serve: Serve,
     proxy: Proxy,
@@ -269,7 +269,7 @@ async def test_a_connection_has_one_testimony_that_it_writes_over(
 
 
 @pytest.mark.usefixtures("shelves")
-async def test_without_a_witness_a_lost_answer_stays_unknown(
+async def test_without_commit_markers_a_lost_answer_stays_unknown(
     database_settings: DatabaseSettings, proxy: Proxy, io_loop: IOLoop, sql: RawSql
 ):
     """`database.commit_witness = false` saves a round trip a write, and costs this."""

@@ -166,7 +166,7 @@ async def test_a_connection_that_is_lost_in_use_is_not_counted_for_ever(seen: Se
 
 @on_postgresql
 @pytest.mark.gen_test
-async def test_waits_for_a_place_are_counted_and_those_in_vain(seen: Seen, expect_log):
+async def test_waits_for_a_slot_are_counted_and_those_in_vain(seen: Seen, expect_log):
     """Pending while a unit waits; a time-out where none came free, and a wait where one did."""
     pending = ("db_client_connection_pending_requests", "writer")
     limiter = seen.database.writer.limiter
