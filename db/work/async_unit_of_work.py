@@ -429,9 +429,7 @@ class AsyncUnitOfWork:
                 self._registry.work_ended(worker)
 
         call = self._call = self._endpoint.executor.start(work, self._call_ended)
-        if (
-            self._guard.reason is not None
-        ):  # only the end of a stopped unit follows, and may hang too
+        if self._guard.reason is not None:  # only the end of a stopped unit follows, and may hang too
             self._ending = asyncio.get_running_loop().create_task(self._end_call(call))
         return call.answer
 

@@ -84,11 +84,11 @@ async def measure_parts(url: str, *, driver: str, rounds: int) -> dict[str, Spre
         async with database.unit_of_work(read_only=True):
             pass
 
-    async def unit_with_a_hop() -> None:
+    async def unit_with_a_call() -> None:
         async with database.unit_of_work(read_only=True) as unit:
             await unit.run(_nothing)
 
-    async def unit_with_two_hops() -> None:
+    async def unit_with_two_calls() -> None:
         async with database.unit_of_work(read_only=True) as unit:
             await unit.run(_nothing)
             await unit.run(_nothing)
@@ -108,8 +108,8 @@ async def measure_parts(url: str, *, driver: str, rounds: int) -> dict[str, Spre
     parts: dict[str, Callable[[], Awaitable[None]]] = {
         "a task of asyncio": _task,
         "empty unit of work": empty_unit,
-        "unit of work with a call": unit_with_a_hop,
-        "unit of work with two calls": unit_with_two_hops,
+        "unit of work with a call": unit_with_a_call,
+        "unit of work with two calls": unit_with_two_calls,
         "slot acquired and released": slot,
         "the headers of an answer": headers,
         "held response, with such headers": held_response,

@@ -161,22 +161,20 @@ def test_a_profile_tells_whose_the_time_is(postgres_cluster: PostgresCluster, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", subjects.PEERS)
-def test_a_peer_answers_as_the_service_does(postgres_cluster: PostgresCluster, name: str):
-    """All calls and all mistakes; makes its environment the first time."""
-    url = ["--database-url", postgres_cluster.url_for("postgres")]
-
-    assert bench.main(["calls", *SMALL, *url, "--peers", name, "--drivers", "psycopg2"]) == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("driver", subjects.installed_drivers())
-def test_the_service_and_the_bare_handler_answer_alike_on_each_driver(
-    postgres_cluster: PostgresCluster, driver: str
+@pytest.mark.parametrize(
+    ("peer", "driver"),
+    [
+        *((peer, "psycopg2") for peer in subjects.PEERS),
+        *(("bare", name) for name in subjects.installed_drivers()),
+    ],
+)
+def test_a_peer_and_the_bare_handler_answer_as_the_service_does(
+    postgres_cluster: PostgresCluster, peer: str, driver: str
 ):
+    """All calls and all mistakes; makes a peer's environment the first time."""
     url = ["--database-url", postgres_cluster.url_for("postgres")]
 
-    assert bench.main(["calls", *SMALL, *url, "--peers", "bare", "--drivers", driver]) == 0
+    assert bench.main(["calls", *SMALL, *url, "--peers", peer, "--drivers", driver]) == 0
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def test_a_database_that_is_not_used_has_opened_nothing(tmp_path: Path):
     assert not path.exists()
 
 
-def test_there_are_as_many_places_as_connections(database_url: str):
+def test_there_are_as_many_slots_as_connections(database_url: str):
     database = Database(DatabaseSettings(url=database_url, pool_size=3, max_overflow=2, reader_pool_size=4))
     try:
         writers = 1 if database_url.startswith("sqlite") else 5

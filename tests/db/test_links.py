@@ -355,7 +355,7 @@ async def test_a_link_that_is_reset_in_a_transaction_is_unreachable(
     await whole_again(database, sql)
 
 
-async def test_a_connection_that_broke_in_a_hop_that_goes_on_is_stopped_all_the_same(
+async def test_a_connection_that_broke_in_a_call_that_goes_on_is_stopped_all_the_same(
     database: Database, proxy: Proxy, sql: RawSql, expect_log: ExpectLog
 ):
     """There is nothing to cut any more, and nothing to trip over."""
@@ -376,7 +376,7 @@ async def test_a_connection_that_broke_in_a_hop_that_goes_on_is_stopped_all_the_
     await whole_again(database, sql)
 
 
-async def test_a_hop_that_sleeps_in_python_is_given_up_and_its_place_comes_back_with_it(
+async def test_a_call_that_sleeps_in_python_is_given_up_and_its_slot_comes_back_with_it(
     database: Database, sql: RawSql, expect_log: ExpectLog, impatient: float
 ):
     """A thread cannot be stopped. The answer leaves; its slot and connection stay taken until it ends."""
@@ -492,7 +492,7 @@ async def test_a_dead_link_under_a_statement_that_is_not_sent_any_more(
     await whole_again(database, sql)
 
 
-async def test_a_deadline_in_the_queue_for_a_place(database: Database, sql: RawSql):
+async def test_a_deadline_in_the_queue_for_a_slot(database: Database, sql: RawSql):
     create_counters(sql)
 
     async with database.unit_of_work() as holder:

@@ -323,7 +323,7 @@ def proxy(bouncer: Bouncer, make_proxy: MakeProxy) -> Proxy:
 
 
 @pytest.mark.parametrize("delivered", [True, False], ids=["answer lost", "never arrived"])
-async def test_the_witness_tells_what_became_of_a_commit(
+async def test_the_commit_marker_tells_what_became_of_a_commit(
     database_url: str, bouncer: Bouncer, proxy: Proxy, sql: RawSql, expect_log: ExpectLog, delivered: bool
 ):
     through = bouncer.url_of(database_url).replace(f":{bouncer.port}/", f":{proxy.port}/")
@@ -345,7 +345,7 @@ async def test_the_witness_tells_what_became_of_a_commit(
     await database.close()
 
 
-async def test_connections_of_ours_have_a_witness_each_however_few_the_server_has(
+async def test_connections_of_ours_have_a_commit_marker_each_however_few_the_server_has(
     database_url: str, make_bouncer: MakeBouncer, sql: RawSql
 ):
     """Two that share one connection to the server write two rows: an outcome is that of one of ours."""

@@ -77,7 +77,7 @@ def add_key(session: Session) -> None:
 
 
 @pytest.mark.parametrize("breaks", [False, True])
-async def test_the_witness_connects_with_the_credentials_that_the_writer_has_now(
+async def test_commit_markers_connect_with_the_credentials_that_the_writer_has_now(
     database_url: str,
     web: str,
     sql: RawSql,

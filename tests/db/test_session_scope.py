@@ -275,7 +275,7 @@ def test_in_a_thread_beside_the_loop_it_is_welcome(database: Database, sql: RawS
     assert value(sql) == 1
 
 
-def test_the_wait_for_a_place_has_a_limit(database: Database):
+def test_the_wait_for_a_slot_has_a_limit(database: Database):
     with ThreadPoolExecutor(1) as threads, database.session_scope():
 
         def job() -> tuple[float, float]:

@@ -421,7 +421,7 @@ def test_a_connection_that_was_read_from_in_part_closes_its_file(io_loop: IOLoop
     assert not any(name.startswith(file) for name in open_files)
 
 
-def test_an_in_memory_database_is_one_connection_and_one_place(memory: Database):
+def test_an_in_memory_database_is_one_connection_and_one_slot(memory: Database):
     """Two units of work on one connection would commit and roll back each other's rows."""
     assert memory.reader.limiter is memory.writer.limiter
     assert memory.writer.limiter.size == 1
@@ -476,5 +476,5 @@ def test_every_way_to_write_in_memory_is_known(url: str):
         database.dispose()
 
 
-def test_a_file_has_one_place_for_writers_and_many_for_readers(database: Database, tmp_path: Path):
+def test_a_file_has_one_slot_for_writers_and_many_for_readers(database: Database, tmp_path: Path):
     assert (database.writer.limiter.size, database.reader.limiter.size) == (1, 10)

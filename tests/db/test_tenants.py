@@ -159,7 +159,7 @@ async def test_a_schema_whose_name_is_no_plain_word_is_written_all_the_same(
     await database.close()
 
 
-async def test_a_role_that_was_not_granted_the_witness_is_told_of_by_name(
+async def test_a_role_without_a_grant_on_the_commit_markers_is_told_of_by_name(
     database: Database, sql: RawSql, expect_log: ExpectLog
 ):
     """Nothing is kept, and the log says what to grant."""

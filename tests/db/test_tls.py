@@ -69,33 +69,19 @@ def test_production_connects_encrypted(
     database.dispose()
 
 
-def test_a_server_of_another_authority_is_refused(start: Start, tmp_path: Path) -> None:
-    """Its certificate proves nothing."""
-    database = Database(production(start("localhost"), trustme.CA(), tmp_path))
-
-    with pytest.raises(Unreachable), database.session_scope() as session:
-        session.scalars(IS_ENCRYPTED).one()
-
-    database.dispose()
-
-
-def test_a_certificate_for_another_host_is_refused(
-    start: Start, authority: trustme.CA, tmp_path: Path
+@pytest.mark.parametrize("fault", ["another authority", "another host", "no TLS"])
+def test_a_server_that_cannot_be_verified_is_refused(
+    start: Start,
+    own_postgres_cluster: Callable[..., PostgresCluster],
+    authority: trustme.CA,
+    tmp_path: Path,
+    fault: str,
 ) -> None:
-    """Signed by the right authority, but not for the name that was asked for."""
-    database = Database(production(start("other.example"), authority, tmp_path))
-
-    with pytest.raises(Unreachable), database.session_scope() as session:
-        session.scalars(IS_ENCRYPTED).one()
-
-    database.dispose()
-
-
-def test_a_server_without_tls_is_refused(
-    own_postgres_cluster: Start, authority: trustme.CA, tmp_path: Path
-) -> None:
-    """Rather no connection than one that can be read on the way."""
-    database = Database(production(own_postgres_cluster(), authority, tmp_path))
+    """Its certificate proves nothing, or is for another name, or what is sent could be read on the way."""
+    host = "other.example" if fault == "another host" else "localhost"
+    cluster = own_postgres_cluster() if fault == "no TLS" else start(host)
+    trusted = trustme.CA() if fault == "another authority" else authority
+    database = Database(production(cluster, trusted, tmp_path))
 
     with pytest.raises(Unreachable), database.session_scope() as session:
         session.scalars(IS_ENCRYPTED).one()

@@ -91,8 +91,8 @@ async def cut_at_commit(world: World) -> None:
         await asyncio.sleep(0.08)
 
 
-async def cut_at_the_witness(world: World) -> None:
-    """One connection breaks when its testimony is written, which is not a COMMIT yet."""
+async def cut_at_the_commit_marker(world: World) -> None:
+    """One connection breaks when its commit marker is written, which is not a COMMIT yet."""
     for delivered in (True, False) * 3:
         world.proxy.cut_at(b"INTO commit_witness", delivered=delivered)
         await asyncio.sleep(0.08)
@@ -189,7 +189,7 @@ async def locked(world: World) -> None:
 
 QUICK: list[Fault] = [terminated, cut_at_commit]
 SLOW: list[Fault] = [
-    cut, held, cut_at_the_witness, black_hole, black_hole_at_commit, black_hole_after_commit, read_only,
+    cut, held, cut_at_the_commit_marker, black_hole, black_hole_at_commit, black_hole_after_commit, read_only,
     commit_that_arrives_late, forgetful_firewall, stopped_fast, stopped_immediately, killed, hanging, crowded,
     locked,
 ]  # fmt: skip

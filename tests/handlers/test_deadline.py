@@ -250,7 +250,7 @@ async def test_a_lock_held_outside_does_not_hold_a_request_longer(
     assert notes() == []
 
 
-async def test_a_place_is_not_waited_for_past_the_deadline(
+async def test_a_slot_is_not_waited_for_past_the_deadline(
     mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
     """The only slot is taken: a waiter has an answer at its deadline, 503 or 504, and nothing kept."""

@@ -402,43 +402,20 @@ def _opaque(hook: Any) -> Any:
     return Opaque()
 
 
-async def test_a_prepare_that_was_not_seen_through_is_noticed_by_the_first_request(
-    mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
+@pytest.mark.parametrize("hook", ["prepare", "on_finish"])
+async def test_a_hook_that_was_not_seen_through_is_noticed_by_the_first_request(
+    hook: str, mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
-    """No session was made: the first use of it is a 500 whose log line says what to add."""
+    """No session was made, or it was not settled: nothing is kept; a 500 whose log line says what to add."""
 
     class Handler(ApiHandler):
-        prepare = _opaque(lambda self: None)
-
         async def post(self) -> None:
             await self.run(add_note, self.session, text="written")
 
+    setattr(Handler, hook, _opaque(lambda self: None))
     client = mount(Handler)
     with (
-        expect_log("onfinish.handlers", r"Handler\.prepare\(\)(.|\n)*super\(\)\.prepare\(\)"),
-        expect_log("tornado.access", r"^500 POST"),
-    ):
-        answer = await client.post("/")
-
-    assert answer.code == 500
-    assert lent(database) == {}
-    assert notes() == []
-
-
-async def test_an_on_finish_that_was_not_seen_through_is_noticed_by_the_first_request(
-    mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
-):
-    """The session was not settled: undone when the task ends; a 500 whose log line says what to add."""
-
-    class Handler(ApiHandler):
-        on_finish = _opaque(lambda self: None)
-
-        async def post(self) -> None:
-            await self.run(add_note, self.session, text="written")
-
-    client = mount(Handler)
-    with (
-        expect_log("onfinish.handlers", r"Handler\.on_finish\(\)(.|\n)*super\(\)\.on_finish\(\)"),
+        expect_log("onfinish.handlers", rf"Handler\.{hook}\(\)(.|\n)*super\(\)\.{hook}\(\)"),
         expect_log("tornado.access", r"^500 POST"),
     ):
         answer = await client.post("/", request_timeout=5)

@@ -344,7 +344,7 @@ async def hold_all_writers(database: Database, taken: asyncio.Event, hold: async
     await asyncio.gather(*(hold_one() for _ in range(database.writer.limiter.size)))
 
 
-async def test_a_run_that_is_left_behind_in_the_queue_takes_no_place_and_fails_the_request(
+async def test_a_run_that_is_left_behind_in_the_queue_takes_no_slot_and_fails_the_request(
     mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
     """A task that was not awaited waits for a slot when its request ends: it must not get one.
@@ -467,7 +467,7 @@ async def test_a_run_that_was_cancelled_before_its_first_step_was_not_forgotten(
 
 
 @pytest.mark.parametrize("raises", [True, False])
-async def test_rows_that_were_only_added_are_let_go_when_there_is_no_place(
+async def test_rows_that_were_only_added_are_let_go_when_there_is_no_slot(
     raises: bool, mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
     """Added without a `run`, the pool full: 503 where they were to be kept, at once where they were not.

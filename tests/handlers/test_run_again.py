@@ -413,7 +413,7 @@ async def test_the_deadline_is_one_for_all_attempts(
     assert notes() == []
 
 
-async def test_each_attempt_gives_its_place_back_first(
+async def test_each_attempt_gives_its_slot_back_first(
     mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
     """With a conflict under way nothing is held between the attempts, so others get their turn."""

@@ -86,7 +86,7 @@ def is_queued(database: Database, waiters: int) -> bool:
     return sum(len(queue) - 1 for queue in database.turns._queues.values()) == waiters
 
 
-async def test_twins_leave_the_places_to_others(mount: Mount, notes: Notes, database: Database, gate: Gate):
+async def test_twins_leave_the_slots_to_others(mount: Mount, notes: Notes, database: Database, gate: Gate):
     """One slot is taken for all of them, and they get the first one's answer, one after another."""
     client = mount(gate.handler)
     twins = [ask(client)]
@@ -211,7 +211,7 @@ async def test_a_write_whose_client_leaves_behind_its_turn_runs_to_its_end(
     assert (again.code, again.headers["Idempotency-Replayed"]) == (201, "true")
 
 
-async def test_a_check_in_the_requests_own_session_takes_no_place_beside_a_twin(
+async def test_a_check_in_the_requests_own_session_takes_no_slot_beside_a_twin(
     mount: Mount, notes: Notes, database: Database, gate: Gate
 ):
     """The turn comes before the first `run`, wherever that is; whatever cookie changes between retries."""
@@ -351,7 +351,7 @@ async def test_a_request_that_runs_again_and_its_twin_are_done_once(
     assert not database.turns
 
 
-async def test_a_request_that_waits_for_a_place_has_no_twin(
+async def test_a_request_that_waits_for_a_slot_has_no_twin(
     mount: Mount, notes: Notes, database: Database, expect_log: ExpectLog
 ):
     """504 as without a key: that "is still under way" was said of one that had never been sent."""

@@ -78,7 +78,7 @@ async def test_expired_keys_are_deleted_to_the_last(database: Database, sql):
 @pytest.mark.usefixtures("shelves")
 @on_postgresql
 @pytest.mark.gen_test
-async def test_witnesses_of_connections_that_are_gone_are_deleted(database: Database, sql):
+async def test_commit_markers_of_connections_that_are_gone_are_deleted(database: Database, sql):
     """After a day; one that is deleted under a connection that lives is written anew at its next commit."""
     async with database.unit_of_work() as unit:
         await unit.run(_insert_shelf, unit.session, "Store")
