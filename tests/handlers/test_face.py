@@ -20,7 +20,7 @@ from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Answer
 from tests.fixtures.waiting import wait_until
 from tests.handlers.conftest import Mount, Notes
-from tests.handlers.notes import NOBODY, add_note, take_long
+from tests.handlers.notes import NO_NOTE, add_note, take_long
 
 pytestmark = pytest.mark.gen_test
 
@@ -128,7 +128,7 @@ def add_twice(session: Session) -> None:
 
 
 def add_orphan(session: Session) -> None:
-    add_note(session, text="undone", parent_id=NOBODY)
+    add_note(session, text="undone", parent_id=NO_NOTE)
 
 
 @faces

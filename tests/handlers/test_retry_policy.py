@@ -15,7 +15,7 @@ from db.errors import Conflict
 from handlers import SessionHandler, SessionWebSocketHandler
 from handlers.lifecycle.methods import TransactionMethods
 from tests.handlers.conftest import Mount, Notes
-from tests.handlers.notes import NOBODY, Note, add_note, count_notes
+from tests.handlers.notes import NO_NOTE, Note, add_note, count_notes
 from tests.handlers.test_websocket import ask, connected
 
 pytestmark = [
@@ -160,7 +160,7 @@ async def test_an_error_that_is_named_is_retried_at_commit_too_and_answered_in_t
 
         async def post(self) -> None:
             attempts.append(len(attempts) + 1)
-            await self.run(add_note, self.session, text="undone", parent_id=NOBODY)
+            await self.run(add_note, self.session, text="undone", parent_id=NO_NOTE)
 
     answer = await mount(Handler).post("/")
 

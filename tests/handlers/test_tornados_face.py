@@ -18,7 +18,7 @@ from handlers import SessionHandler, log_request
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Serve
 from tests.handlers.conftest import Mount, Notes
-from tests.handlers.notes import NOBODY, add_note
+from tests.handlers.notes import NO_NOTE, add_note
 
 pytestmark = pytest.mark.gen_test
 
@@ -218,7 +218,7 @@ async def test_the_answer_of_an_error_page_is_found_too(mount: Mount, notes: Not
 
     class Handler(SessionHandler):
         async def post(self) -> None:
-            await self.run(add_note, self.session, text="undone", parent_id=NOBODY)
+            await self.run(add_note, self.session, text="undone", parent_id=NO_NOTE)
             self.write("done")
 
         def on_finish(self) -> None:
