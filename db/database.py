@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from typing import Any, TypeVar
 
+from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
@@ -31,6 +32,7 @@ from db.schema.state import Schema
 from db.work.async_unit_of_work import AsyncUnitOfWork
 from db.work.commit_marker import CommitMarkers
 from db.work.deadline import enforced_deadline
+from db.work.session import SessionMaker
 from db.work.unit_of_work import UnitOfWork, call_plain, name_of
 
 log = logging.getLogger("onfinish.db")
@@ -57,13 +59,26 @@ class Database:
     Args:
         settings: ``DatabaseSettings(url="sqlite:///x.db")`` is enough.
         observer: called at what happens, for metrics.
+        session_class: an application's own subclass of `Session`, SQLModel's for one.
+        session_options: further arguments of that class, such as ``autoflush=False``.
+
+    Raises:
+        UsageError: an option that the unit of work decides, such as ``expire_on_commit``.
 
     ``retry_policy``: which errors are retried, of requests, of messages and by `run_in_transaction`. An
     application may set another one, before it serves.
     """
 
-    def __init__(self, settings: DatabaseSettings, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        settings: DatabaseSettings,
+        observer: Observer | None = None,
+        *,
+        session_class: type[Session] = Session,
+        **session_options: Any,
+    ) -> None:
         self.settings = settings
+        self._sessions = SessionMaker(session_class, session_options)
         self.observer = observer or Observer()
         self.retry_policy = RetryPolicy(settings.attempts_max)
         self._stoppers = Threads(_STOPPERS, name="onfinish-stopper")
@@ -156,6 +171,7 @@ class Database:
             follow_up=self._follow_up,
             origin=origin,
             retries=retries,
+            sessions=self._sessions,
         )
 
     @contextlib.contextmanager
@@ -202,6 +218,7 @@ class Database:
                 deadline_at=deadline_at,
                 commit_markers=self.commit_markers,
                 schema_fault=self._schema_fault,
+                sessions=self._sessions,
             )
             self.registry.scope_opened(unit)
             try:
@@ -273,6 +290,27 @@ class Database:
             log.info("%s: retrying (%s), attempt %d", label, reason, attempt)
             self.observer.retries(reason)
             time.sleep(pause_s)
+
+    def create_all(self, metadata: MetaData) -> None:
+        """Create the tables of an application that are not there yet, and the kernel's, with their revision.
+
+        For examples, tests and first steps: it alters no table. Blocks, through an asyncio driver's URL too;
+        on an event loop ``await asyncio.to_thread(database.create_all, …)``.
+
+        Raises:
+            SchemaError: the database is at revisions that this code does not know; nothing was changed.
+            DBAPIError: the database cannot be reached, or refuses it.
+        """
+        from db.schema import migrate  # Alembic takes a while to load, and a server need not have it
+
+        with self.writer.scopes.begin() as connection:
+            migrate.upgrade_on(connection, "kernel", version_table=self.settings.version_table)
+            metadata.create_all(connection)
+
+    def drop_all(self, metadata: MetaData) -> None:
+        """Drop the tables of an application that are there, with all rows; the kernel's stay. Blocks."""
+        with self.writer.scopes.begin() as connection:
+            metadata.drop_all(connection)
 
     async def close(self, *, grace_s: float = 5.0) -> None:
         """Stop what is still open, and close all connections. Call it on the event loop that used them.

@@ -33,6 +33,7 @@ from db.errors import (
 from db.outcome import Outcome
 from db.state import UnitState
 from db.work.commit_marker import CommitMarkers
+from db.work.session import SessionMaker
 from db.work.unit_of_work import UnitOfWork, name_of
 
 log = logging.getLogger("onfinish.db")
@@ -84,6 +85,7 @@ class AsyncUnitOfWork:
         follow_up: makes a unit of the writer's, of a label and a deadline, for what follows this one.
         origin: what it is done for, a request for example; for observers.
         retries: its work is retried where its connection turns out to be gone.
+        sessions: makes its session.
 
     Warns:
         ResourceWarning: dropped without `settle`; what it held was released, and its work is rolled back.
@@ -107,6 +109,7 @@ class AsyncUnitOfWork:
         follow_up: Callable[[str, float | None], AsyncUnitOfWork],
         origin: object,
         retries: bool,
+        sessions: SessionMaker,
     ) -> None:
         self.origin = origin
         self.db_s = 0.0
@@ -125,6 +128,7 @@ class AsyncUnitOfWork:
             confined=True,
             commit_markers=commit_markers,
             schema_fault=schema_fault,
+            sessions=sessions,
             retries=retries,
         )
         self._guard = self._unit.guard

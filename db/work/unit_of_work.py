@@ -8,13 +8,14 @@ import inspect
 import logging
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.util import EMPTY_DICT
 
 from conf.redaction import code_of
@@ -22,21 +23,22 @@ from db.backend import Backend
 from db.blocking import off_loop
 from db.errors import (
     Cancelled,
+    Conflict,
     ConnectionLost,
     DatabaseError,
     NotInSchema,
     NotMigrated,
     OutcomeUnknown,
     ReadOnlyViolation,
-    SessionNotOwned,
     SessionSettled,
     Unavailable,
     UsageError,
 )
-from db.guard import OPTION, StatementGuard
+from db.guard import StatementGuard
 from db.outcome import Outcome
 from db.state import OUTCOMES, SETTLED, UnitState
 from db.work.commit_marker import CommitMarker, CommitMarkers
+from db.work.session import PLAIN, SessionMaker, SettledSession
 
 log = logging.getLogger("onfinish.db")
 
@@ -63,6 +65,7 @@ class UnitOfWork:
         schema_fault: returns what is wrong with the schema, None where nothing is; may block. Called where a
             statement names a table or a column that is not there.
         retries: as of `StatementGuard`.
+        sessions: makes its session.
 
     Raises:
         UsageError: there is no such isolation level on this database, or not with ``snapshot``.
@@ -88,6 +91,7 @@ class UnitOfWork:
         commit_markers: CommitMarkers | None = None,
         schema_fault: Callable[[], str | None] | None = None,
         retries: bool = False,
+        sessions: SessionMaker = PLAIN,
     ) -> None:
         self.read_only = read_only
         self.opened_at = time.monotonic()
@@ -106,7 +110,7 @@ class UnitOfWork:
             isolation_level=options.get("isolation_level"),
             retries=retries,
         )
-        self.session: Session = OwnedSession(engine, self.guard, options)
+        self.session: Session = sessions.make(engine, self.guard, options)
 
     def __del__(self) -> None:
         if hasattr(self, "guard") and not self.settled:
@@ -187,7 +191,7 @@ class UnitOfWork:
         entered = guard.enter()
         try:
             return call_plain(guard.label, function, *args, **kwargs)
-        except DBAPIError as error:
+        except (DBAPIError, StaleDataError) as error:
             raise self.translated(error) from error
         except asyncio.CancelledError as error:  # how asyncio drivers end a statement
             raise self._cancelled() from error
@@ -239,7 +243,7 @@ class UnitOfWork:
             self.settle(keep=kind is None)
         finally:
             self.guard.leave(self._entered)
-        if isinstance(error, DBAPIError):
+        if isinstance(error, DBAPIError | StaleDataError):
             raise self.translated(error) from error
 
     def settle_at_once(self, *, keep: bool) -> None:
@@ -280,6 +284,8 @@ class UnitOfWork:
             raise self._cancelled() from error
         except PendingRollbackError as error:  # a flush failed, and the program went on
             raise guard.lost() from error
+        except StaleDataError as error:
+            raise self.translated(error) from error
         except DBAPIError as error:
             if guard.state is UnitState.COMMITTING:
                 if self._backend.commit_may_have_been_applied(error):
@@ -358,8 +364,10 @@ class UnitOfWork:
     def _is_discarded(self) -> bool:
         return self.guard.abandoned or (self.guard.cancelled and self._backend.discard_after_interrupt)
 
-    def translated(self, error: DBAPIError) -> DatabaseError:
-        """What a driver's error means for this unit of work."""
+    def translated(self, error: DBAPIError | StaleDataError) -> DatabaseError:
+        """What an error of the driver's means for this unit of work, or of the mapper's that counts rows."""
+        if isinstance(error, StaleDataError):
+            return Conflict("the row has been changed or deleted since it was read")
         reason = self.guard.reason
         if reason is not None and self.guard.cancelled:
             return reason
@@ -375,100 +383,6 @@ class UnitOfWork:
             if fault is not None:
                 return NotMigrated(fault)
         return told
-
-
-class OwnedSession(Session):
-    """A session that only its unit of work ends. Lives as long as that unit.
-
-    Model code may flush it and open savepoints in it. A commit or rollback in the middle of a
-    request would keep half of it, or silently drop what came before.
-    """
-
-    def __init__(self, engine: Engine, guard: StatementGuard, options: Mapping[str, Any]) -> None:
-        super().__init__(
-            engine,
-            # Rows end with the unit of work, so nothing may happen between COMMIT and their use.
-            expire_on_commit=False,
-            close_resets_only=False,
-            execution_options={OPTION: guard, **options},
-        )
-        self._guard = guard
-
-    def commit(self) -> NoReturn:
-        """Not here."""
-        raise self._not_yours(
-            "commit", "its unit of work commits it; `await self.commit()` in a handler settles early"
-        )
-
-    def rollback(self) -> NoReturn:
-        """Not here."""
-        raise self._not_yours(
-            "rollback", "raise an error to undo the request, or guard a part with `begin_nested()`"
-        )
-
-    def close(self) -> NoReturn:
-        """Not here."""
-        raise self._not_yours("close", "its unit of work closes it")
-
-    def reset(self) -> NoReturn:
-        """Not here."""
-        raise self._not_yours("reset", "raise an error to undo the request")
-
-    def invalidate(self) -> NoReturn:
-        """Not here."""
-        raise self._not_yours("invalidate", "raise an error to undo the request")
-
-    def begin(self, nested: bool = False) -> SessionTransaction:
-        """A savepoint; the transaction itself has begun already."""
-        if not nested:
-            raise self._not_yours(
-                "begin", "the unit of work is the transaction; a savepoint is `begin_nested()`"
-            )
-        return super().begin(nested=True)
-
-    def get_bind(self, *args: Any, **kwargs: Any) -> Engine | Connection:
-        """As `Session.get_bind`; refuses where no SQL may be sent, before a connection is waited for.
-
-        Refuses any other engine: what is done there would not be the unit's to undo.
-        """
-        self._guard.check()
-        bind = super().get_bind(*args, **kwargs)
-        if bind.engine is not self.bind.engine:  # type: ignore[union-attr]
-            raise SessionNotOwned(
-                f"{self._guard.label}: a statement names an engine of its own, and its unit of work has one; "
-                "another database has units of work of its own, `database.unit_of_work()`"
-            )
-        return bind
-
-    def _not_yours(self, method: str, way_out: str) -> SessionNotOwned:
-        label = self._guard.label
-        return SessionNotOwned(
-            f"{label}: `session.{method}()` was called on a session that is not the caller's: {way_out}"
-        )
-
-
-class SettledSession(Session):
-    """What an owned session becomes once it is settled: every use raises, and names its unit.
-
-    But for `close`: it is closed, so that is done already, as with a file. SQLAlchemy's own
-    `close_all_sessions()` closes every session that still exists, these among them.
-    """
-
-    def close(self) -> None:
-        """Nothing is left to be closed."""
-
-    def __getattribute__(self, attribute: str) -> Any:
-        if attribute == "close" or (attribute.startswith("__") and attribute.endswith("__")):
-            return object.__getattribute__(self, attribute)
-        label = object.__getattribute__(self, "__dict__").get("label", "a unit of work")
-        raise SessionSettled(
-            f"{label}: its session was used after it had been settled (`session.{attribute}`); load what you "
-            "need before `finish()`, or give later work a unit of its own: `self.in_new_transaction(…)`, "
-            "`database.unit_of_work()`"
-        )
-
-    def __setattr__(self, attribute: str, value: object) -> None:
-        getattr(self, attribute)
 
 
 def call_plain(label: str, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:

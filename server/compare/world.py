@@ -21,7 +21,7 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 from conf import DatabaseSettings
 from db import Database
 from db.scope import SCOPES, Scope
-from db.work.unit_of_work import SettledSession
+from db.work.session import SettledSession
 from handlers.json_api.api import ApiHandler
 from handlers.scoped import ScopedHandler
 from server.compare.handlers import application, registered

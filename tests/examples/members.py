@@ -13,7 +13,6 @@ from tornado.web import Application, RequestHandler
 
 from conf import DatabaseSettings
 from db import Database
-from db.schema import migrate
 from handlers import ApiHandler
 
 
@@ -99,10 +98,8 @@ ROUTES: list[tuple[str, type[RequestHandler]]] = [("/book", BookHandler), ("/log
 
 
 async def serve(url: str = "sqlite:///members.db", port: str = "8888") -> None:
-    settings = DatabaseSettings(url=url)
-    migrate.upgrade(settings, "kernel")
-    database = Database(settings)
-    Base.metadata.create_all(database.writer.engine)
+    database = Database(DatabaseSettings(url=url))
+    database.create_all(Base.metadata)
     Application(ROUTES, database=database).listen(int(port), "127.0.0.1")
     try:
         await asyncio.Event().wait()

@@ -13,7 +13,6 @@ from tornado.web import Application
 
 from conf import DatabaseSettings
 from db import Database
-from db.schema import migrate
 from handlers import ApiHandler
 
 
@@ -47,10 +46,8 @@ class NotesHandler(ApiHandler):
 
 
 async def serve(url: str = "sqlite:///notes.db", port: str = "8888") -> None:
-    settings = DatabaseSettings(url=url)
-    migrate.upgrade(settings, "kernel")  # onfinish's own two tables: commit markers, idempotency keys
-    database = Database(settings)
-    Base.metadata.create_all(database.writer.engine)
+    database = Database(DatabaseSettings(url=url))
+    database.create_all(Base.metadata)  # and onfinish's own two tables: commit markers, idempotency keys
     Application([("/notes", NotesHandler)], database=database).listen(int(port), "127.0.0.1")
     try:
         await asyncio.Event().wait()
