@@ -13,7 +13,7 @@ from tests.endings.programs import Program, programs
 from tests.endings.world import World
 
 pytestmark = [
-    pytest.mark.every_driver,
+    pytest.mark.every_driver("postgresql+asyncpg"),
     # Of a `run` that a program does not await, when the collector comes by.
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
 ]

@@ -24,8 +24,7 @@ Mount = Callable[..., Client]
 @pytest.fixture
 def notes(backend: str, sql: RawSql) -> Notes:
     """Makes the table ``notes``; called, gives the texts that are in the database, past everything tested."""
-    for statement in DDL[backend]:
-        sql(statement)
+    sql.run_each(DDL[backend])
     return lambda: [row["text"] for row in sql("SELECT text FROM notes ORDER BY id")]
 
 

@@ -17,7 +17,7 @@ from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import lent
 from tests.handlers.notes import NO_NOTE, add_note, list_texts
 
-pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver]
+pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver("postgresql+asyncpg")]
 
 End = Callable[[ApiHandler], object]
 

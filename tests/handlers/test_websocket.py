@@ -559,7 +559,7 @@ async def test_a_server_that_stops_closes_its_sockets(
 
 
 @on_sqlite
-@pytest.mark.parametrize(("takes_s", "status"), [(0.7, 0), (60, 1)])
+@pytest.mark.parametrize(("takes_s", "status"), [(0.7, 0), pytest.param(60, 1, marks=pytest.mark.slow)])
 async def test_a_server_that_stops_waits_for_what_follows_a_commit(
     takes_s, status, database_url, start_server: StartServer, tmp_path
 ):

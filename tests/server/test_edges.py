@@ -77,16 +77,17 @@ MALFORMED = {
 
 
 @gen_test
-@pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
-async def test_a_malformed_request_is_answered_with_a_problem(edge: Edge, data: bytes):
+async def test_a_malformed_request_is_answered_with_a_problem(edge: Edge, subtests: pytest.Subtests):
     """400, all of it, then the connection ends; the next one is served."""
-    answer = await edge.ask(data)
+    for name, data in MALFORMED.items():
+        with subtests.test(name):
+            answer = await edge.ask(data)
 
-    assert "malformed" in problem_in(answer, 400)["detail"]
-    assert answer.headers["Connection"] == "close"
-    last_words = await edge.last_words(data)
-    assert last_words.count(b"HTTP/1.1 ") == 1
-    assert await edge.is_well()
+            assert "malformed" in problem_in(answer, 400)["detail"]
+            assert answer.headers["Connection"] == "close"
+            last_words = await edge.last_words(data)
+            assert last_words.count(b"HTTP/1.1 ") == 1
+            assert await edge.is_well()
 
 
 @gen_test
@@ -142,49 +143,50 @@ async def test_a_target_with_a_host_is_taken(edge: Edge, target: str):
     assert (await edge.ask(request(target))).code == 200
 
 
-@gen_test
-@pytest.mark.parametrize(
-    ("target", "status"),
-    [
-        ("http://a b/livez", 400),
-        ("http://a^b/livez", 400),
-        ("http://x", 404),
-        ("x:443", 404),
-        ("*", 404),
-        ("/" + "x" * 30_000, 404),
-        ("/%", 404),
-        ("/%zz", 404),
-        ("/%00", 404),
-        ("/%ff%fe", 404),
-        ("/\xff", 404),
-        ("/books/%00", 404),
-        (f"/books/{BOOK_ID}%00", 404),
-        (f"/books/{BOOK_ID}%0a", 404),
-        ("/books/../shelves", 404),
-        ("//shelves", 404),
-        ("/shelves/", 404),
-        ("/shelves/0", 404),
-        ("/shelves/-1", 404),
-        ("/shelves/99999999999999999999", 404),
-        ("/shelves/999999999999999999", 404),
-        ("/shelves?unknown=1", 400),
-        ("/shelves?limit=1&limit=2", 400),
-        ("/shelves?limit=%ff", 400),
-        ("/shelves?name=%ff", 400),
-        ("/shelves?%ff=1", 400),
-        ("/shelves?\xff=1", 400),
-        ("/shelves?=1", 400),
-        ("/shelves?limit", 400),
-        ("/shelves?limit=", 400),
-        ("/shelves?limit=" + "9" * 5000, 400),
-        ("/shelves?unknown=" + "x" * 20_000, 400),
-    ],
-)
-async def test_an_odd_target_is_refused(edge: Edge, target: str, status: int):
-    answer = await edge.ask(request(target))
+ODD_TARGETS = [
+    ("http://a b/livez", 400),
+    ("http://a^b/livez", 400),
+    ("http://x", 404),
+    ("x:443", 404),
+    ("*", 404),
+    ("/" + "x" * 30_000, 404),
+    ("/%", 404),
+    ("/%zz", 404),
+    ("/%00", 404),
+    ("/%ff%fe", 404),
+    ("/\xff", 404),
+    ("/books/%00", 404),
+    (f"/books/{BOOK_ID}%00", 404),
+    (f"/books/{BOOK_ID}%0a", 404),
+    ("/books/../shelves", 404),
+    ("//shelves", 404),
+    ("/shelves/", 404),
+    ("/shelves/0", 404),
+    ("/shelves/-1", 404),
+    ("/shelves/99999999999999999999", 404),
+    ("/shelves/999999999999999999", 404),
+    ("/shelves?unknown=1", 400),
+    ("/shelves?limit=1&limit=2", 400),
+    ("/shelves?limit=%ff", 400),
+    ("/shelves?name=%ff", 400),
+    ("/shelves?%ff=1", 400),
+    ("/shelves?\xff=1", 400),
+    ("/shelves?=1", 400),
+    ("/shelves?limit", 400),
+    ("/shelves?limit=", 400),
+    ("/shelves?limit=" + "9" * 5000, 400),
+    ("/shelves?unknown=" + "x" * 20_000, 400),
+]
 
-    instance = problem_in(answer, status)["instance"]
-    assert re.fullmatch(r"[!-~]*", instance)  # a URI reference has nothing else
+
+@gen_test
+async def test_an_odd_target_is_refused(edge: Edge, subtests: pytest.Subtests):
+    for target, status in ODD_TARGETS:
+        with subtests.test(target[:40]):
+            answer = await edge.ask(request(target))
+
+            instance = problem_in(answer, status)["instance"]
+            assert re.fullmatch(r"[!-~]*", instance)  # a URI reference has nothing else
 
 
 @gen_test
