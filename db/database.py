@@ -306,6 +306,8 @@ class Database:
         with self.writer.scopes.begin() as connection:
             migrate.upgrade_on(connection, "kernel", version_table=self.settings.version_table)
             metadata.create_all(connection)
+        if not self.backend.shares_one_connection:
+            self.writer.scopes.dispose()  # a connection looks for the kernel's tables when it is made
 
     def drop_all(self, metadata: MetaData) -> None:
         """Drop the tables of an application that are there, with all rows; the kernel's stay. Blocks."""
