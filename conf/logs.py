@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any, TextIO
 
 from conf.masks import mask_text
@@ -164,12 +165,20 @@ class JsonFormatter(RedactingFormatter):
     def format(self, record: logging.LogRecord) -> str:
         if self._redacts:
             redact(record)
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        level, message, process = record.levelname.lower(), record.getMessage(), record.process
+        if not (record.exc_info or record.stack_info) and vars(record).keys() <= _STANDARD:
+            # An access line, and most others: the encoder itself takes thrice as long.
+            return (
+                f'{{"time": "{time}", "level": {_quoted(level)}, "logger": {_quoted(record.name)}, '
+                f'"message": {_quoted(message)}, "process": {"null" if process is None else process}}}'
+            )
         entry: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
+            "time": time,
+            "level": level,
             "logger": record.name,
-            "message": record.getMessage(),
-            "process": record.process,
+            "message": message,
+            "process": process,
         }
         entry |= {
             key: value for key, value in vars(record).items() if key not in _STANDARD and key not in entry

@@ -11,6 +11,7 @@ from handlers.request_id import request_id_of
 
 access_log = logging.getLogger("tornado.access")
 
+_LINE = "%d %s %s (%s) %.2fms %s %s"
 _METHOD_CHARS_MAX = 32
 _PATH_CHARS_MAX = 500
 """Enough to recognise a path; it may have 30 KB."""
@@ -42,14 +43,14 @@ def log_answer(
     Args:
         path: as the client sent it, however long.
     """
-    access_log.log(
-        logging.WARNING if status >= 500 else logging.INFO,
-        "%d %s %s (%s) %.2fms %s %s",
-        status,
-        method[:_METHOD_CHARS_MAX],
-        path if len(path) <= _PATH_CHARS_MAX else f"{path[:_PATH_CHARS_MAX]}…",
-        remote_ip,
-        took_s * 1000,
-        work,
-        request_id,
-    )
+    level = logging.WARNING if status >= 500 else logging.INFO
+    if not access_log.isEnabledFor(level):
+        return
+    shown = path if len(path) <= _PATH_CHARS_MAX else f"{path[:_PATH_CHARS_MAX]}…"
+    args = (status, method[:_METHOD_CHARS_MAX], shown, remote_ip, took_s * 1000, work, request_id)
+    # Logger.log would search the stack for the calling line, which is this one.
+    access_log.handle(access_log.makeRecord(access_log.name, level, *_HERE, _LINE, args, None, "log_answer"))
+
+
+_HERE = log_answer.__code__.co_filename, log_answer.__code__.co_firstlineno
+"""The file and the line that an access line's record names."""

@@ -76,7 +76,7 @@ def task_json(task: tasks.Task | tasks.TaskRow | Row[Any]) -> dict[str, Any]:
 
 def listed_json(row: Row[Any]) -> dict[str, Any]:
     """The JSON of a task from a row that has `s3_keys` as text."""
-    task = task_json(row)
+    task = dict(zip(_TASK, row, strict=True))
     task["s3_keys"] = tasks.s3_keys_of(row)
     return task
 

@@ -97,6 +97,10 @@ FAMILIES = (
     STARTS,
 )
 
+# Where a series of theirs has its sum, behind its buckets: asked for with each request.
+_REQUESTS_SUM = len(_REQUEST_S) + 1
+_CONNECTIONS_SUM = len(_CONNECTION_S) + 1
+
 GAUGES = frozenset(family.name for family in FAMILIES if family.kind in ("gauge", "untyped"))
 
 
@@ -162,8 +166,9 @@ class Metrics(Observer):
             at = self._slot.offset_of(REQUESTS.name, (method_, route, str(status)), REQUESTS.size)
             if method_ == method:
                 self._requests[method, route, status] = at
-        self._numbers[at + bisect_left(_REQUEST_S, took_s)] += 1.0
-        self._numbers[at + REQUESTS.size - 1] += took_s
+        numbers = self._numbers
+        numbers[at + bisect_left(_REQUEST_S, took_s)] += 1.0
+        numbers[at + _REQUESTS_SUM] += took_s
 
     def allow(self, pool: str, connections: int) -> None:
         """Set how many connections a pool may have."""
@@ -184,7 +189,7 @@ class Metrics(Observer):
 
     def waited(self, pool: str, waited_s: float, *, queued: bool, in_vain: bool = False) -> None:
         """See `Observer`."""
-        at, numbers = self._pool(pool), self._numbers
+        at, numbers = self._pools.get(pool) or self._pool(pool), self._numbers
         with self._lock:
             if queued:
                 numbers[at.pending] -= 1.0
@@ -192,7 +197,7 @@ class Metrics(Observer):
                 numbers[at.timeouts] += 1.0
             else:
                 numbers[at.wait + bisect_left(_CONNECTION_S, waited_s)] += 1.0
-                numbers[at.wait + WAIT.size - 1] += waited_s
+                numbers[at.wait + _CONNECTIONS_SUM] += waited_s
 
     def connected(self, pool: str) -> None:
         """See `Observer`."""
@@ -204,19 +209,19 @@ class Metrics(Observer):
 
     def checked_out(self, pool: str) -> None:
         """See `Observer`."""
-        at, numbers = self._pool(pool), self._numbers
+        at, numbers = self._pools.get(pool) or self._pool(pool), self._numbers
         with self._lock:
             numbers[at.idle] -= 1.0
             numbers[at.used] += 1.0
 
     def checked_in(self, pool: str, used_s: float) -> None:
         """See `Observer`."""
-        at, numbers = self._pool(pool), self._numbers
+        at, numbers = self._pools.get(pool) or self._pool(pool), self._numbers
         with self._lock:
             numbers[at.used] -= 1.0
             numbers[at.idle] += 1.0
             numbers[at.use + bisect_left(_CONNECTION_S, used_s)] += 1.0
-            numbers[at.use + USE.size - 1] += used_s
+            numbers[at.use + _CONNECTIONS_SUM] += used_s
 
     def opened(self, unit: ObservedUnit) -> None:
         """See `Observer`."""
@@ -225,7 +230,8 @@ class Metrics(Observer):
 
     def ended(self, unit: ObservedUnit) -> None:
         """See `Observer`."""
-        self._add(UNITS, unit.pool, unit.outcome.value)
+        # Not `.value`, which Python 3.11 looks up by two calls of its own.
+        self._add(UNITS, unit.pool, unit.outcome._value_)
 
     def retries(self, reason: str) -> None:
         """See `Observer`."""

@@ -112,6 +112,17 @@ def test_json_is_one_line_of_json_whatever_is_logged(message: str, value: Any) -
     assert json.loads(line, parse_constant=pytest.fail)["message"] == message
 
 
+@given(message=st.text(), name=st.text(min_size=1), process=st.none() | st.integers(1))
+def test_json_without_extras_is_what_the_encoder_makes_of_it(
+    message: str, name: str, process: int | None
+) -> None:
+    plain = record("%s", args=(message,), name=name, process=process, created=0.0)
+    line = JsonFormatter().format(plain)
+
+    expected = {"time": "1970-01-01T00:00:00.000+00:00", "level": "info", "logger": name, "message": message}
+    assert line == json.dumps({**expected, "process": process})
+
+
 def test_json_has_the_extras_and_no_extra_displaces_what_every_line_has() -> None:
     entry = json.loads(
         JsonFormatter().format(record(created=0.0, request_id="abc", duration_ms=1.5, level="forged"))

@@ -8,6 +8,8 @@ import logging
 import signal
 import threading
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -204,3 +206,17 @@ def test_an_observer_that_does_nothing_may_be_asked_for_everything():
     observer.queued("writer")
     observer.waited("writer", 0.1, queued=True, in_vain=True)
     observer.retries("busy")
+
+
+def test_a_line_of_a_stack_is_read_once(tmp_path: Path):
+    """A loop that is late for want of CPU is late again and again, at much the same lines."""
+    path = tmp_path / "module.py"
+    path.write_text("def here(origin_here):\n    return origin_here(skip=0)\n")
+    names: dict[str, Any] = {}
+    exec(compile(path.read_text(), str(path), "exec"), names)  # a file that can be removed
+    origin = names["here"](origin_here)
+    first = origin.stack()
+    path.unlink()
+
+    assert "return origin_here(skip=0)" in first
+    assert origin.stack() == first
