@@ -133,14 +133,14 @@ class Backend:
 
         Args:
             label: how messages name the unit of work.
-            isolation: the transaction's isolation level; None for the engine's.
+            isolation: the transaction's isolation level; None for that of a snapshot.
             snapshot: all reads of the transaction see one state of the database.
 
         Raises:
             UsageError: there is no such level here, or it does not give the snapshot that is asked for.
         """
         if isolation is None:
-            return self.snapshot_options if snapshot else {}
+            return self.snapshot_options
         if isolation not in self.isolation_levels:
             raise UsageError(
                 f"{label}: isolation = {isolation!r} is no level that a unit of work can have on this "

@@ -158,20 +158,27 @@ class Database:
             UsageError: there is no such isolation level on this database, or not with ``snapshot``.
         """
         endpoint = self.reader if read_only else self.writer
-        return AsyncUnitOfWork(
-            endpoint,
-            self.registry,
+        unit = UnitOfWork(
+            endpoint.engine,
+            endpoint.backend,
             label=label,
+            read_only=read_only,
             snapshot=snapshot,
             isolation=isolation,
             deadline_at=deadline_at,
-            pool_timeout_s=self.settings.pool_timeout_s,
+            confined=True,
             commit_markers=self.commit_markers,
             schema_fault=self._schema_fault,
-            follow_up=self._follow_up,
-            origin=origin,
             retries=retries,
             sessions=self._sessions,
+        )
+        return AsyncUnitOfWork(
+            unit,
+            endpoint,
+            self.registry,
+            pool_timeout_s=self.settings.pool_timeout_s,
+            follow_up=self._follow_up,
+            origin=origin,
         )
 
     @contextlib.contextmanager

@@ -32,8 +32,6 @@ from db.errors import (
 )
 from db.outcome import Outcome
 from db.state import UnitState
-from db.work.commit_marker import CommitMarkers
-from db.work.session import SessionMaker
 from db.work.unit_of_work import UnitOfWork, name_of
 
 log = logging.getLogger("onfinish.db")
@@ -73,19 +71,12 @@ class AsyncUnitOfWork:
     owner, or a cancel.
 
     Args:
+        unit: of that endpoint's engine, confined; past its deadline it is stopped and rolled back.
         endpoint: where it works.
         registry: of the units that are open.
-        label: how messages name it.
-        snapshot: all its reads see the database as it was at the first of them.
-        isolation: as of `UnitOfWork`.
-        deadline_at: on the clock of `time.monotonic`; past it the unit is stopped and rolled back.
         pool_timeout_s: longest wait for a slot.
-        commit_markers: asked whether a COMMIT without an answer was applied.
-        schema_fault: as of `UnitOfWork`.
         follow_up: makes a unit of the writer's, of a label and a deadline, for what follows this one.
         origin: what it is done for, a request for example; for observers.
-        retries: its work is retried where its connection turns out to be gone.
-        sessions: makes its session.
 
     Warns:
         ResourceWarning: dropped without `settle`; what it held was released, and its work is rolled back.
@@ -96,20 +87,13 @@ class AsyncUnitOfWork:
 
     def __init__(
         self,
+        unit: UnitOfWork,
         endpoint: Endpoint,
         registry: UnitRegistry,
         *,
-        label: str,
-        snapshot: bool,
-        isolation: str | None,
-        deadline_at: float | None,
         pool_timeout_s: float,
-        commit_markers: CommitMarkers | None,
-        schema_fault: Callable[[], str | None] | None,
         follow_up: Callable[[str, float | None], AsyncUnitOfWork],
         origin: object,
-        retries: bool,
-        sessions: SessionMaker,
     ) -> None:
         self.origin = origin
         self.db_s = 0.0
@@ -117,22 +101,9 @@ class AsyncUnitOfWork:
         self._registry = registry
         self._pool_timeout_s = pool_timeout_s
         self._new_follow_up = follow_up
-        self._unit = UnitOfWork(
-            endpoint.engine,
-            endpoint.backend,
-            label=label,
-            read_only=endpoint.read_only,
-            snapshot=snapshot,
-            isolation=isolation,
-            deadline_at=deadline_at,
-            confined=True,
-            commit_markers=commit_markers,
-            schema_fault=schema_fault,
-            sessions=sessions,
-            retries=retries,
-        )
-        self._guard = self._unit.guard
-        self.session: Session = self._unit.session
+        self._unit = unit
+        self._guard = unit.guard
+        self.session: Session = unit.session
         self.exempt_from_max_waiting = False
         """Whether it waits for its slot however many wait already, until its time limit."""
 

@@ -97,7 +97,9 @@ class UnitOfWork:
         self.opened_at = time.monotonic()
         self.commit_s = 0.0
         self._backend = backend
-        options = backend.transaction_options(label, isolation=isolation, snapshot=snapshot)
+        options: Mapping[str, Any] = EMPTY_DICT
+        if snapshot or isolation is not None:
+            options = backend.transaction_options(label, isolation=isolation, snapshot=snapshot)
         self._autocommits = read_only and backend.reader_autocommits and not options
         self._commit_markers = None if read_only else commit_markers
         self._schema_fault = schema_fault
@@ -113,7 +115,8 @@ class UnitOfWork:
         self.session: Session = sessions.make(engine, self.guard, options)
 
     def __del__(self) -> None:
-        if hasattr(self, "guard") and not self.settled:
+        guard = getattr(self, "guard", None)
+        if guard is not None and guard.state not in SETTLED:
             message = f"{self.label}: a unit of work was dropped unsettled"
             warnings.warn(message, ResourceWarning, stacklevel=1, source=self)
 
