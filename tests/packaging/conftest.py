@@ -18,7 +18,15 @@ from pyproject_hooks import BuildBackendHookCaller, quiet_subprocess_runner
 from setup import PACKAGES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-BUILD_FILES = ("setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE")
+BUILD_FILES = (
+    "setup.cfg",
+    "setup.py",
+    "pyproject.toml",
+    "MANIFEST.in",
+    "README.md",
+    "CHANGELOG.md",
+    "LICENSE",
+)
 
 Hooks = Callable[[Path], BuildBackendHookCaller]
 
@@ -92,9 +100,7 @@ def hooks() -> Hooks:
 
 
 @pytest.fixture(scope="session")
-def wheel(
-    tmp_path_factory: pytest.TempPathFactory, tracked: list[PurePosixPath], hooks: Hooks
-) -> Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory, tracked: list[PurePosixPath], hooks: Hooks) -> Path:
     """The wheel of this tree."""
     folder = tmp_path_factory.mktemp("wheel")
     return folder / hooks(_copy(folder / "tree", tracked)).build_wheel(str(folder))
@@ -102,7 +108,7 @@ def wheel(
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Environment:
-    """A fresh environment with the wheel. The dependencies are those of this environment, not the clone in it."""
+    """A fresh environment with the wheel, which shares the dependencies of this one, but not its clone."""
     folder = tmp_path_factory.mktemp("environment") / "venv"
     venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
     made = Environment(folder, frozenset())

@@ -49,7 +49,7 @@ def _metadata_in(folder: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_the_wheel_holds_every_file_of_the_four_packages_and_no_other(opened, tracked):
-    """Below `onfinish`. Settings files, type markers and migrations included; tests, scripts and the like not."""
+    """Below `onfinish`. Settings files, type markers and migrations included; tests and scripts not."""
     installed = {PurePosixPath(name) for name in opened.namelist() if ".dist-info/" not in name}
 
     assert installed == {PurePosixPath("onfinish", path) for path in tracked} | MADE

@@ -40,10 +40,16 @@ def test_an_import_points_at_the_package_below_onfinish(source: str, expected: s
     [
         ("import db", "import onfinish.db; from onfinish import db"),
         ("import db.errors", "import onfinish.db.errors; from onfinish import db"),
-        ("import db.errors  # noqa: F401", "import onfinish.db.errors; from onfinish import db  # noqa: F401"),
+        (
+            "import db.errors  # noqa: F401",
+            "import onfinish.db.errors; from onfinish import db  # noqa: F401",
+        ),
         ("import os, db.a, db.b", "import os, onfinish.db.a, onfinish.db.b; from onfinish import db"),
         ("import db.a as a, conf.b", "import onfinish.db.a as a, onfinish.conf.b; from onfinish import conf"),
-        ("import db.a, \\\n    conf", "import onfinish.db.a, \\\n    onfinish.conf; from onfinish import db, conf"),
+        (
+            "import db.a, \\\n    conf",
+            "import onfinish.db.a, \\\n    onfinish.conf; from onfinish import db, conf",
+        ),
         ("if x: import db.a", "if x: import onfinish.db.a; from onfinish import db"),
     ],
 )
@@ -131,7 +137,8 @@ def test_what_is_moved_runs_as_before(tmp_path):
         "db/__init__.py": "from db.errors import Gone\n",
         "db/errors.py": "class Gone(Exception):\n    pass\n",
         "conf/__init__.py": "",
-        "conf/names.py": "import db.errors\nKIND = db.errors.Gone\ndef name():\n    import db\n    return db.Gone\n",
+        "conf/names.py": "import db.errors\nKIND = db.errors.Gone\n"
+        "def name():\n    import db\n    return db.Gone\n",
     }
     for name, source in tree.items():
         path = tmp_path / "onfinish" / name
