@@ -51,7 +51,9 @@ class Environment:
         """An environment of its commands: nothing of the one that runs the tests."""
         return {"PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}", **more}
 
-    def run(self, *command: str | Path, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str | Path, cwd: Path, timeout_s: float = 180, **more: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command; the first word is a program of this environment."""
         program, *arguments = command
         return subprocess.run(
@@ -61,7 +63,7 @@ class Environment:
             check=False,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=timeout_s,
         )
 
 

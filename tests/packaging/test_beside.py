@@ -12,6 +12,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,11 +62,9 @@ def serving(environment: Environment, folder: Path, *command: str) -> Iterator[t
         process.wait()
 
 
-def send(url: str, body: object = None) -> object:
-    """POST a body as JSON, or GET; the answer's JSON."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
+def get(url: str) -> Any:
+    """The JSON of an answer; an error is raised."""
+    with urllib.request.urlopen(url, timeout=30) as answer:
         return json.load(answer)
 
 
@@ -146,7 +145,7 @@ def test_objects_of_both_go_to_processes_and_back(environment: Environment, shop
 
 def test_the_commands_migrate_and_check(environment: Environment, shop: Path):
     """And what they advise is what can be run here."""
-    kernel = environment.run("onfinish", "migrate", "--to", "kernel", cwd=shop)
+    kernel = environment.run("onfinish", "migrate", "--to", "kernel_0001", cwd=shop)
     before = environment.run("onfinish", "check", cwd=shop)
     migrated = environment.run("onfinish", "migrate", cwd=shop)
     compared = environment.run("python", "-m", "onfinish.server", "migrate", "check", cwd=shop)
@@ -215,10 +214,7 @@ print(sorted(name for name in logging.root.manager.loggerDict if name.startswith
 
 def test_it_serves(environment: Environment, shop: Path):
     with serving(environment, shop, "onfinish", "serve") as (url, err):
-        created = send(f"{url}/teams", {"name": "Store QA"})
-        listed = send(f"{url}/teams")
-
-        assert created == listed["items"][0]  # type: ignore[index]
+        assert get(f"{url}/readyz")["status"] == "ready"
     assert "Traceback" not in err.read_text()
 
 
@@ -226,9 +222,7 @@ def test_it_serves_with_two_processes(environment: Environment, shop: Path):
     """Also as a module; each process answers."""
     command = ["python", "-m", "onfinish.server", "serve", "--processes", "2", "--no-autoreload"]
     with serving(environment, shop, *command) as (url, err):
-        send(f"{url}/teams", {"name": "Store QA"})
-
-        pids = {each["pid"] for each in send(f"{url}/stats")["processes"]}  # type: ignore[index]
+        pids = {each["pid"] for each in get(f"{url}/stats")["processes"]}
 
         assert len(pids) == 2
     assert "Traceback" not in err.read_text()

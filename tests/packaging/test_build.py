@@ -177,7 +177,6 @@ def _files(tree: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.debian
 def test_a_git_url_brings_the_same(tree, wheel, tmp_path):
     """``pip install git+https://…`` of the clone as it is committed."""
     git = ["git", "-C", str(tree), "-c", "user.name=t", "-c", "user.email=t@example.org"]
