@@ -12,6 +12,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -20,10 +21,8 @@ from conf import DatabaseSettings
 from db.schema import migrate
 from setup import PACKAGES
 from tests.fixtures.waiting import wait_until
-from tests.packaging.application import write_application
+from tests.packaging.application import FILES, write_application
 from tests.packaging.conftest import ROOT, Environment
-
-pytestmark = pytest.mark.slow
 
 START_S = 60.0
 
@@ -68,6 +67,18 @@ def get(url: str) -> Any:
         return json.load(answer)
 
 
+def test_the_pages_application_is_this_one():
+    """What docs/install.md shows runs below."""
+    blocks = re.findall(
+        r"^```python\n# (\S+)\n(.*?)^```", (ROOT / "docs" / "install.md").read_text(), re.M | re.S
+    )
+
+    assert [name for name, _ in blocks] == ["handlers/orders.py", "handlers/base.py", "server/app.py"]
+    for name, text in blocks:
+        assert text == dedent(FILES[name]).lstrip()
+
+
+@pytest.mark.slow
 def test_it_is_one_package_and_its_metadata(environment: Environment):
     """Nothing else is at the top level of site-packages."""
     there = {path.name for path in environment.site_packages.iterdir()} - environment.before - {"__pycache__"}
@@ -80,6 +91,7 @@ def test_it_is_one_package_and_its_metadata(environment: Environment):
     assert [name for name in record if name.startswith("..")] == ["../../../bin/onfinish"]
 
 
+@pytest.mark.slow
 def test_each_has_its_own_packages(environment: Environment, shop: Path):
     """All modules of onfinish together import none of the application's, and define all under their names."""
     program = """
@@ -105,6 +117,7 @@ print(conf.URL, db.errors.NoSuchOrder.__module__, handlers.base.SessionHandler._
     )
 
 
+@pytest.mark.slow
 def test_without_the_application_there_is_no_package_of_these_names(environment: Environment, tmp_path: Path):
     for package in (*PACKAGES, "tests", "setup"):
         done = environment.run("python", "-c", f"import {package}", cwd=tmp_path)
@@ -112,6 +125,7 @@ def test_without_the_application_there_is_no_package_of_these_names(environment:
         assert f"No module named '{package}'" in done.stderr, package
 
 
+@pytest.mark.slow
 def test_the_applications_tests_pass(environment: Environment, shop: Path):
     # Without the plugins of the project's tests, which are installed there too.
     alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
@@ -123,6 +137,7 @@ def test_the_applications_tests_pass(environment: Environment, shop: Path):
     assert re.search(r"\b2 passed\b", done.stdout), done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_applications_types_are_checked(environment: Environment, shop: Path):
     """mypy strict sees the types of onfinish: what is right passes, and a mistake is found."""
     check = ["python", "-m", "mypy", "--strict", "--cache-dir", str(shop.parent / "mypy"), "."]
@@ -137,12 +152,14 @@ def test_the_applications_types_are_checked(environment: Environment, shop: Path
     assert 'wrong.py:3: error: "Endpoint" has no attribute "engin"' in found.stdout
 
 
+@pytest.mark.slow
 def test_objects_of_both_go_to_processes_and_back(environment: Environment, shop: Path):
     done = environment.run("python", "-W", "error", "-m", "db.elsewhere", cwd=shop)
 
     assert done.stdout == "example.org Outcome.COMMITTED example.org Outcome.COMMITTED\n", done.stderr
 
 
+@pytest.mark.slow
 def test_the_commands_migrate_and_check(environment: Environment, shop: Path):
     """And what they advise is what can be run here."""
     kernel = environment.run("onfinish", "migrate", "--to", "kernel_0001", cwd=shop)
@@ -159,6 +176,7 @@ def test_the_commands_migrate_and_check(environment: Environment, shop: Path):
     assert (after.returncode, after.stdout.splitlines()[-1][:8]) == (0, "0 errors"), after.stdout
 
 
+@pytest.mark.slow
 def test_clone_and_wheel_share_a_database(environment: Environment, shop: Path):
     """One version table, with revisions of the same names."""
     migrate.upgrade(DatabaseSettings(url=f"sqlite:///{shop / 'onfinish.db'}"))
@@ -168,6 +186,7 @@ def test_clone_and_wheel_share_a_database(environment: Environment, shop: Path):
     assert there.stdout == f"schema is already at {migrate.head()}\n", there.stderr
 
 
+@pytest.mark.slow
 def test_usage_is_that_of_the_command_that_was_run(environment: Environment, shop: Path):
     script = environment.run("onfinish", "--help", cwd=shop)
     module = environment.run("python", "-m", "onfinish.server", "--help", cwd=shop)
@@ -179,6 +198,7 @@ def test_usage_is_that_of_the_command_that_was_run(environment: Environment, sho
     assert own.stdout == "the shop\n"
 
 
+@pytest.mark.slow
 def test_settings_are_found_and_named_where_they_are(environment: Environment, shop: Path):
     """The package's file, and not the folder `conf` of the application."""
     production = {"ENVIRONMENT": "production", "DATABASE_URL": "postgresql://user:password@example.org/shop"}
@@ -188,6 +208,7 @@ def test_settings_are_found_and_named_where_they_are(environment: Environment, s
     assert re.search(r"grace_s +5\.0 +onfinish/conf/production\.toml", shown.stdout), shown.stdout
 
 
+@pytest.mark.slow
 def test_loggers_have_the_names_that_the_clone_has(environment: Environment, shop: Path):
     """What an application configures, and what an operator filters, does not depend on the installation."""
     program = """
@@ -212,12 +233,14 @@ print(sorted(name for name in logging.root.manager.loggerDict if name.startswith
     assert "'onfinish.db'" in cloned.stdout
 
 
+@pytest.mark.slow
 def test_it_serves(environment: Environment, shop: Path):
     with serving(environment, shop, "onfinish", "serve") as (url, err):
         assert get(f"{url}/readyz")["status"] == "ready"
     assert "Traceback" not in err.read_text()
 
 
+@pytest.mark.slow
 def test_it_serves_with_two_processes(environment: Environment, shop: Path):
     """Also as a module; each process answers."""
     command = ["python", "-m", "onfinish.server", "serve", "--processes", "2", "--no-autoreload"]
@@ -228,6 +251,7 @@ def test_it_serves_with_two_processes(environment: Environment, shop: Path):
     assert "Traceback" not in err.read_text()
 
 
+@pytest.mark.slow
 def test_it_compares(environment: Environment, shop: Path):
     """In processes that it starts, with scenarios that it finds by their package."""
     done = environment.run("onfinish", "compare", "--quick", cwd=shop)
