@@ -8,7 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -47,19 +47,20 @@ class Environment:
     def site_packages(self) -> Path:
         return Path(sysconfig.get_path("purelib", vars={"base": str(self.folder)}))
 
-    def environ(self, **more: str) -> dict[str, str]:
-        """An environment of its commands: nothing of the one that runs the tests."""
-        return {"PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}", **more}
+    @property
+    def environ(self) -> dict[str, str]:
+        """The variables of its commands: nothing of those of the tests."""
+        return {"PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
 
     def run(
-        self, *command: str | Path, cwd: Path, timeout_s: float = 180, **more: str
+        self, *command: str, cwd: Path, environ: Mapping[str, str] | None = None, timeout_s: float = 180
     ) -> subprocess.CompletedProcess[str]:
         """Run a command; the first word is a program of this environment."""
         program, *arguments = command
         return subprocess.run(
             [self.folder / "bin" / program, *arguments],
             cwd=cwd,
-            env=self.environ(**more),
+            env=self.environ | dict(environ or {}),
             check=False,
             capture_output=True,
             text=True,

@@ -41,7 +41,7 @@ def serving(environment: Environment, folder: Path, *command: str) -> Iterator[t
         process = subprocess.Popen(
             [environment.folder / "bin" / command[0], *command[1:], "--port", "0"],
             cwd=folder,
-            env=environment.environ(),
+            env=environment.environ,
             stdin=subprocess.DEVNULL,
             stdout=out_file,
             stderr=err_file,
@@ -131,7 +131,7 @@ def test_the_applications_tests_pass(environment: Environment, shop: Path):
     alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
     done = environment.run(
-        "python", "-W", "error", "-m", "pytest", "-p", "no:cacheprovider", cwd=shop, **alone
+        "python", "-W", "error", "-m", "pytest", "-p", "no:cacheprovider", cwd=shop, environ=alone
     )
 
     assert re.search(r"\b2 passed\b", done.stdout), done.stdout + done.stderr
@@ -203,7 +203,7 @@ def test_settings_are_found_and_named_where_they_are(environment: Environment, s
     """The package's file, and not the folder `conf` of the application."""
     production = {"ENVIRONMENT": "production", "DATABASE_URL": "postgresql://user:password@example.org/shop"}
 
-    shown = environment.run("onfinish", "config", cwd=shop, **production)
+    shown = environment.run("onfinish", "config", cwd=shop, environ=production)
 
     assert re.search(r"grace_s +5\.0 +onfinish/conf/production\.toml", shown.stdout), shown.stdout
 

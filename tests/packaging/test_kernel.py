@@ -19,7 +19,7 @@ ROOMS = (
     "tests/db/test_scope.py",
     "tests/db/test_unit_of_work.py",
     "tests/examples",
-    "tests/handlers/test_own_transaction.py",
+    "tests/handlers/test_hooks.py",
     "tests/server/compare/test_forms.py",
     "tests/server/test_lifecycle.py",
 )
