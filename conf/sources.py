@@ -18,6 +18,8 @@ from conf.names import Name, names, near
 from conf.settings import Settings
 from conf.text import from_text
 
+_PACKAGE = __name__.rpartition(".")[0]
+
 # They choose the file, so the file cannot choose them.
 CHOOSERS = ("environment", "conf_dir")
 
@@ -96,7 +98,7 @@ def read_file(environment: str, conf_dir: Path | None, *, origins: Mapping[str, 
         origins: where those two came from, for the message when there is no such file.
     """
     source = Source()
-    folder: Traversable = files("conf") if conf_dir is None else conf_dir
+    folder: Traversable = files(_PACKAGE) if conf_dir is None else conf_dir
     shown = mask_text(str(conf_dir))
     try:
         choices = sorted(
@@ -114,7 +116,7 @@ def read_file(environment: str, conf_dir: Path | None, *, origins: Mapping[str, 
         source.faults.append(Fault("environment", origins.get("environment", ""), message))
         return source
 
-    origin = f"conf/{environment}.toml" if conf_dir is None else f"{shown}/{environment}.toml"
+    origin = f"{_PACKAGE.replace('.', '/') if conf_dir is None else shown}/{environment}.toml"
     try:
         tree = tomllib.loads((folder / f"{environment}.toml").read_text("utf-8"))
     except OSError as exc:

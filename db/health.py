@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
+from conf.program import COMMAND
 from db.backend import Backend
 from db.backends.refusals import drivers_words, way_in
 from db.database import Database
@@ -115,7 +116,7 @@ def _fault_of(error: DatabaseError, backend: Backend) -> Fault:
         return Fault(f"the database does not answer within {CHECK_TIMEOUT_S:g} s", fix=fix)
     words = drivers_words(error)
     if isinstance(error, StatementFailed):
-        fix = "may this user read the tables? `python -m server check` looks at it all"
+        fix = f"may this user read the tables? `{COMMAND} check` looks at it all"
         return Fault(f"the database does not tell its schema's revision: {error}", words, fix)
     return Fault(f"the database does not answer: {error}", words, way_in(words, backend))
 

@@ -19,18 +19,21 @@ from conf import Fault, Settings, SettingsError, load_settings
 from conf.logs import set_up_logs
 from conf.masks import mask_text, mask_value
 from conf.names import Name, names, near
+from conf.program import PREFIX
 from server import commands
 
 log = logging.getLogger("onfinish.cli")
 
 DEFAULT_COMMAND = "serve"
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+_PACKAGE = __name__.rpartition(".")[0]
+_OURS = {f"{PREFIX}{name}" for name in ("conf", "db", "handlers", "server")}
 _DEST = "setting "  # no command's own option can have this prefix
 
 _GENERAL = "What chooses the file, and what concerns everything."
-_EPILOG = """\
+_EPILOG = f"""\
 Brackets hold the environment variable and the default. A setting may also be
-in conf/<environment>.toml. Flags win over variables, variables over the file,
+in {"<conf-dir>" if PREFIX else "conf"}/<environment>.toml. Flags win over variables, variables over the file,
 the file over the defaults; the command 'config' shows which has won. Every user
 of the machine can read flags (ps): give passwords as variables.
 
@@ -141,7 +144,7 @@ def run_command(command: Command, settings: Settings, arguments: argparse.Namesp
         print(f"{prog}: {exc}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as exc:
-        if exc.name is None or exc.name.partition(".")[0] in ("conf", "db", "handlers", "server"):
+        if exc.name is None or any(f"{exc.name}.".startswith(f"{ours}.") for ours in _OURS):
             raise
         from db.backends.packages import way_to_install
 
@@ -197,7 +200,7 @@ def build_parser(found: dict[str, Command]) -> tuple[argparse.ArgumentParser, di
 
     The flags of the settings are accepted before the command and after it.
     """
-    prog = "onfinish" if Path(sys.argv[0]).stem.startswith("onfinish") else "python -m server"
+    prog = "onfinish" if Path(sys.argv[0]).stem.startswith("onfinish") else f"python -m {_PACKAGE}"
     parser = _Parser(
         prog=prog,
         usage="%(prog)s [COMMAND] [--SETTING VALUE ...]",

@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from conf import DatabaseSettings
+from conf.program import COMMAND
 from db.backend import Backend
 from db.doctor.findings import Finding, Plan, error, ok, warning
 
@@ -59,7 +60,7 @@ def examine(connection: Connection, settings: DatabaseSettings, plan: Plan) -> I
         fix = "put the file on a local disk that this user may write, and start again"
         yield error("journal", f"journal_mode is {mode}, not WAL: readers will stop the writer", fix)
     if plan.production:
-        fix = "DATABASE_URL=postgresql://…, then `python -m server migrate`"
+        fix = f"DATABASE_URL=postgresql://…, then `{COMMAND} migrate`"
         yield warning("file", "SQLite in production: one writer at a time, on one machine", fix)
     elif plan.processes > 1:
         fix = "set http.processes to 1, or use PostgreSQL"

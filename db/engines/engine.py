@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from conf import DatabaseSettings
+from db import backends
 from db.backend import Backend, Role
 from db.backends.choose import backend_for
 from db.backends.sqlite import READ_ONLY
@@ -30,7 +31,7 @@ from db.engines.idle_pool import IdleAsyncPool, IdlePool, ping_after_idle
 from db.guard import OPTION, OWN, StatementGuard, guard_at_work, guard_of
 from db.statement_hooks import hook_statements
 
-_INSIDE = ("sqlalchemy.", "db.backends.", "db.engines.engine")
+_INSIDE = ("sqlalchemy.", f"{backends.__name__}.", __name__)
 """The modules that may work with the driver's connection."""
 
 _DRIVERS = {"postgres": "postgresql+psycopg2", "postgresql": "postgresql+psycopg2"}

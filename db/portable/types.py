@@ -57,7 +57,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError(f"{value!r} has no time zone: use db.base.utc_now(), or datetime(…, tzinfo=UTC)")
+            raise ValueError(f"{value!r} has no time zone: use utc_now(), or datetime(…, tzinfo=UTC)")
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:

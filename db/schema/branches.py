@@ -23,7 +23,7 @@ from sqlalchemy import MetaData
 
 # For their tables.
 import db.idempotency
-import db.work.commit_marker  # noqa: F401
+import db.work.commit_marker
 from db.base import KernelBase
 
 KERNEL = "kernel"
@@ -45,7 +45,7 @@ class Branch:
         """Its tables, all of them: every module of its package is imported."""
         if self.label == KERNEL:
             return KernelBase.metadata
-        package = import_module(f"db.{self.label}")
+        package = import_module(f"{db.__name__}.{self.label}")
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             if not module.ispkg:
                 import_module(module.name)

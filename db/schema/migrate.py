@@ -211,7 +211,7 @@ def _connection(settings: DatabaseSettings, role: Role) -> Iterator[Connection]:
 def _config(**attributes: object) -> Config:
     """Alembic's configuration, made here: there is no alembic.ini to be found, or lost."""
     config = Config(attributes=attributes)
-    config.set_main_option("script_location", "db.schema:migrations")
+    config.set_main_option("script_location", f"{__name__.rpartition('.')[0]}:migrations")
     folders = "\n".join(str(branch.folder) for branch in branches().values())
     config.set_main_option("path_separator", "newline")
     config.set_main_option("version_locations", folders.replace("%", "%%"))

@@ -10,12 +10,13 @@ from sqlalchemy import Engine, Select, column, select, table
 from sqlalchemy.exc import DBAPIError
 
 from conf import DatabaseSettings
+from conf.program import COMMAND
 from db.backends.choose import backend_for
 from db.engines.beside import engine_beside
 from db.engines.engine import blocking, make_url
 from db.errors import NotInSchema
 
-WAY_OUT = "run `python -m server migrate`"
+WAY_OUT = f"run `{COMMAND} migrate`"
 
 _ASK_AGAIN_S = 1.0
 """Every request meets a schema that is missing; one of them in a second asks."""

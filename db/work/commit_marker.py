@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from conf import DatabaseSettings
+from conf.program import COMMAND
 from db.backend import Backend, MarkerRow
 from db.backends.choose import backend_for
 from db.base import KernelBase, UtcDateTime, now, utc_now
@@ -171,8 +172,9 @@ class CommitMarkers:
             self._is_told = True
             log.warning(
                 "the database has no table %s: a COMMIT whose answer is lost will be unknown: "
-                "run `python -m server migrate --to kernel`, or set database.commit_witness = false",
+                "run `%s migrate --to kernel`, or set database.commit_witness = false",
                 CommitMarkerRow.__tablename__,
+                COMMAND,
             )
 
     def _own_engine(self) -> Engine:

@@ -5,24 +5,25 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from conf.program import COMMAND
 from handlers.json_api.problem import ProblemHandler
 from server.compare import DEFAULT_OUT
 
 # The report loads nothing and runs nothing; its style is inline.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
-_NONE_YET = """<!DOCTYPE html>
+_NONE_YET = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>No comparison yet</title>
-<style>body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 40rem; padding: 0 1rem }
+<style>body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 40rem; padding: 0 1rem }}
 </style>
 </head>
 <body><h1>No comparison yet</h1>
-<p>Run <code>python -m server compare</code> in the folder in which the server was started (two minutes; with
+<p>Run <code>{COMMAND} compare</code> in the folder in which the server was started (two minutes; with
 <code>--quick</code> twenty seconds), and load this page again.</p></body></html>
 """
 

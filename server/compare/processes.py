@@ -33,7 +33,7 @@ def _context() -> ForkServerContext:
     # Forked from a process that has imported everything and opened nothing: up in milliseconds, and without
     # the threads and connections of the caller.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([f"server.compare.{name}" for name in _PRELOADED])
+    context.set_forkserver_preload([f"{__name__.rpartition('.')[0]}.{name}" for name in _PRELOADED])
     return context
 
 

@@ -16,11 +16,12 @@ log = logging.getLogger("onfinish.server")
 _LOOK_EVERY_S = 0.5
 _TRIAL_MAX_S = 60.0
 
+_SERVER = __name__.removesuffix(".processes.autoreload")
 _TRIAL = """\
 import sys
 sys.path[:] = {path!r}
-import server.processes.lifecycle, server.processes.supervisor
-from server.cli import find_commands
+import {server}.processes.lifecycle, {server}.processes.supervisor
+from {server}.cli import find_commands
 find_commands()
 """
 
@@ -84,7 +85,7 @@ def _folders() -> Iterator[str]:
 
 def _fault() -> str:
     """Python's message why the program's files cannot be loaded; empty where they can."""
-    command = [sys.executable, "-c", _TRIAL.format(path=sys.path)]
+    command = [sys.executable, "-c", _TRIAL.format(path=sys.path, server=_SERVER)]
     try:
         done = subprocess.run(
             command,

@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+import conf
 from conf import DatabaseSettings, Settings, SettingsError, load_settings
 from conf.names import names
+
+FOLDER = conf.__name__.replace(".", "/")
+"""Where the package's own files are, as messages name them."""
 
 ENVIRONMENTS = ["development", "testing", "production"]
 URL = "postgresql://me:geheim@db.example.org/board"
@@ -62,7 +66,7 @@ class TestOrder:
         plain = Settings(database=DatabaseSettings(drivername="postgresql", host="h"))
         special = {
             "environment": "testing",
-            "conf_dir": str(files("conf")),
+            "conf_dir": str(files(conf)),
             "database.drivername": "postgresql",
         }
         special |= {"database.host": "h", "database.query": "a=b", "database.connect_args": '{"a": 1}'}
@@ -113,7 +117,7 @@ class TestOrder:
         )
 
         assert settings.database.query == {"sslmode": "verify-full", "connect_timeout": "3"}
-        assert settings.origin_of("database.query.sslmode") == "conf/production.toml"
+        assert settings.origin_of("database.query.sslmode") == f"{FOLDER}/production.toml"
         assert settings.origin_of("database.query.connect_timeout") == "environment DATABASE_QUERY"
 
     def test_the_origin_of_what_is_no_setting_is_an_error(self) -> None:
@@ -142,7 +146,7 @@ class TestEnvironments:
         settings = load_settings({}, {})
 
         assert settings.database.shown_url == "sqlite:///onfinish.db"
-        assert settings.origin_of("database.url") == "conf/development.toml"
+        assert settings.origin_of("database.url") == f"{FOLDER}/development.toml"
         assert (settings.log.format, settings.production) == ("lines", False)
 
     def test_testing_is_sqlite_in_memory(self) -> None:
@@ -200,7 +204,7 @@ class TestEnvironments:
 
     def test_the_files_hold_a_reason_for_each_value(self) -> None:
         for environment in ENVIRONMENTS:
-            text = (files("conf") / f"{environment}.toml").read_text("utf-8")
+            text = (files(conf) / f"{environment}.toml").read_text("utf-8")
             values = [line for line in text.splitlines() if "=" in line.partition("#")[0]]
             assert [line for line in values if "#" not in line and 'format = "lines"' not in line] in (
                 [],
@@ -324,7 +328,7 @@ class TestFaults:
         )
 
         (fault,) = faults_of({"http.processes": 2})
-        assert fault.startswith("conf/development.toml: autoreload: not with 2 processes")
+        assert fault.startswith(f"{FOLDER}/development.toml: autoreload: not with 2 processes")
 
         (fault,) = faults_of({"ops.port": 8888})
         assert fault == "flag --ops-port: ops.port: http.port is 8888 too"

@@ -10,6 +10,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from conf import DatabaseSettings
+from conf.program import COMMAND
 from db import Database
 from db.health import CHECK_TIMEOUT_S, why_not_ready
 from db.schema import migrate
@@ -38,7 +39,7 @@ async def test_a_schema_that_is_behind_names_both_revisions_and_the_way_out(data
 
     reason = await why_not_ready(database, revision="0042")
 
-    assert reason == "the schema is at long_ago, the code expects 0042: run `python -m server migrate`"
+    assert reason == f"the schema is at long_ago, the code expects 0042: run `{COMMAND} migrate`"
 
 
 async def test_no_schema_at_all_is_said_so(database: Database, sql: RawSql):
@@ -46,7 +47,7 @@ async def test_no_schema_at_all_is_said_so(database: Database, sql: RawSql):
 
     reason = await why_not_ready(database, revision="0042")
 
-    assert reason == "there is no schema; the code expects 0042: run `python -m server migrate`"
+    assert reason == f"there is no schema; the code expects 0042: run `{COMMAND} migrate`"
 
 
 async def test_full_readers_are_a_reason(database: Database):

@@ -15,7 +15,9 @@ from contextlib import AbstractContextManager
 
 import pytest
 
+from conf.program import COMMAND
 from db.schema import migrate
+from server.processes import lifecycle
 from tests.fixtures.databases import RawSql
 from tests.fixtures.migrations import set_revision
 from tests.fixtures.postgres import PostgresCluster
@@ -152,7 +154,7 @@ def test_a_schema_that_is_not_there_is_told_with_the_way_out(start_server, postg
         reply = server.request("GET", "/readyz")
         assert reply.status == 503
         assert "there is no schema" in reply.body["reason"]
-        command = re.search(r"`python -m server (\w+)`", reply.body["reason"])
+        command = re.search(rf"`{COMMAND} (\w+)`", reply.body["reason"])
         assert command is not None
 
         migration = start_server(command[1], url=url, listens=False)
@@ -174,7 +176,7 @@ def test_a_schema_that_is_behind_is_told_with_both_revisions(database_url, start
 
     assert reply.status == 503
     assert reply.body["reason"] == (
-        f"the schema is at 0000, the code expects {migrate.head()}: run `python -m server migrate`"
+        f"the schema is at 0000, the code expects {migrate.head()}: run `{COMMAND} migrate`"
     )
 
 
@@ -451,11 +453,11 @@ def test_a_function_that_hangs_for_ever_does_not_keep_the_process(database_url, 
     """Python itself would wait for its thread, and systemd for the process: it ends, and says what hung."""
     (tmp_path / "sitecustomize.py").write_text(
         "import threading\n"
-        "import server.processes.lifecycle, tests.service.model\n"
+        f"import {lifecycle.__name__} as lifecycle, tests.service.model\n"
         "def hang(session, **options):\n"
         "    threading.Event().wait()\n"
         "tests.service.model.list_shelves = hang\n"
-        "server.processes.lifecycle.CLOSE_S = 5.0\n"
+        "lifecycle.CLOSE_S = 5.0\n"
     )
     server = start_server(
         *("--grace-s", "0", "--drain-s", "0.5"),

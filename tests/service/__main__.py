@@ -6,8 +6,9 @@ import sys
 from unittest import mock
 
 from server.cli import main
+from server.processes import lifecycle
 from tests.service.app import make_service
 
 if __name__ == "__main__":
-    with mock.patch("server.processes.lifecycle.make_app", make_service):
+    with mock.patch.object(lifecycle, "make_app", make_service):
         sys.exit(main())

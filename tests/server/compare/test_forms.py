@@ -10,6 +10,7 @@ from tornado.web import Application
 from db import Database
 from db.scope import SCOPES
 from handlers import log_request
+from server.compare import forms
 from server.compare.code import code
 from server.compare.model import Base
 from tests.fixtures.databases import RawSql
@@ -31,7 +32,7 @@ def database(database: Database) -> Database:
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_each_form_writes_and_counts(scope: str, serve: Serve, database: Database, sql: RawSql):
     """Two requests are numbered 1 and 2, and kept; under the thread-local they are acknowledged and lost."""
-    form = import_module(f"server.compare.forms.{scope}")
+    form = import_module(f"{forms.__name__}.{scope}")
     sessions = getattr(form, "sessions", None)
     if sessions is not None:
         sessions.configure(bind=database.writer.engine)
