@@ -21,8 +21,8 @@ from sqlalchemy import select
 from conf import DatabaseSettings
 from db import make_engine
 from server.compare.cost import START_S
-from server.compare.idioms import IDIOMS, LINGER_S, REFUSE_AT_COMMIT, REFUSED_AT_COMMIT, idioms
-from server.compare.model import Entry
+from server.compare.idioms import IDIOMS, LINGER_S, idioms
+from server.compare.model import REFUSED_AT_COMMIT, Entry
 from server.compare.processes import Worker, when_closed
 from server.compare.scratch import scratch_database
 from server.compare.subjects import serve
@@ -131,15 +131,7 @@ def _one(settings: DatabaseSettings, idiom: str, name: str, fault: str, amount: 
 
 
 def _prepared(settings: DatabaseSettings) -> DatabaseSettings:
-    settings = settings.model_copy(update=_LIMITS)
-    engine = make_engine(settings, "migration")
-    try:
-        with engine.begin() as connection:
-            for statement in REFUSE_AT_COMMIT[connection.dialect.name]:
-                connection.exec_driver_sql(statement)
-    finally:
-        engine.dispose()
-    return settings
+    return settings.model_copy(update=_LIMITS)
 
 
 def _rows(settings: DatabaseSettings) -> set[str]:

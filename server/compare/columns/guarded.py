@@ -1,0 +1,82 @@
+"""A scope of this service: its unit of work owns the session and decides about its work."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from conf import DatabaseSettings
+from db import Database
+from db.scope import SCOPES
+from handlers.json_api.api import ApiHandler
+from handlers.scoped import ScopedHandler
+from server.compare.columns.base import Column, Work
+
+
+class GuardedHandler(ScopedHandler, ApiHandler):
+    """A handler of this service, under a scope. Lives as long as one attempt at a request."""
+
+
+class Guarded(Column):
+    """The unit of work, the held response, the deadline, and a scope.
+
+    Args:
+        name: of the scope.
+    """
+
+    guarded = True
+    handler = GuardedHandler
+
+    def __init__(self, name: str, settings: DatabaseSettings) -> None:
+        self.name = name
+        self._settings = settings
+        self.database = Database(settings)
+        self.scope = SCOPES[name](self.database.writer.engine)
+        self._databases = [self.database]
+
+    def begin(self, label: str) -> Work:
+        unit = self.database.unit_of_work(label=label)
+        entered = self.scope.enter(unit.session)
+
+        def end() -> None:
+            self.scope.leave(entered)
+            unit.settle_at_once(keep=True)
+
+        return Work(unit.session, unit.run, end)
+
+    @contextlib.asynccontextmanager
+    async def job(self, label: str, *, elsewhere: bool = False, entered: bool = True) -> AsyncIterator[Work]:
+        async with self._database(elsewhere=elsewhere).unit_of_work(label=label) as unit:
+            with self.scope.entered(unit.session) if entered else contextlib.nullcontext():
+                yield Work(unit.session, unit.run, lambda: None)
+
+    @contextlib.contextmanager
+    def script(self) -> Iterator[Session]:
+        with self.database.session_scope() as session, self.scope.entered(session):
+            yield session
+
+    def app_settings(self, *, elsewhere: bool = False) -> dict[str, Any]:
+        return {"database": self._database(elsewhere=elsewhere)}
+
+    def engines(self) -> list[Engine]:
+        return [endpoint.engine for each in self._databases for endpoint in (each.writer, each.reader)]
+
+    async def idle(self, timeout_s: float) -> None:
+        for database in self._databases:
+            await database.idle(timeout_s)
+
+    async def close(self, grace_s: float) -> None:
+        self.scope.close()
+        for database in self._databases:
+            await database.close(grace_s=grace_s)
+
+    def _database(self, *, elsewhere: bool) -> Database:
+        if not elsewhere:
+            return self.database
+        if len(self._databases) == 1:
+            self._databases.append(Database(self._settings))
+        return self._databases[1]
