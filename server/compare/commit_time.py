@@ -68,6 +68,14 @@ class Amount:
 
     requests: int
     kills: int
+    leaves: bool = True
+    """Whether clients leave, too: what becomes of their requests is a matter of time."""
+
+    @property
+    def faults(self) -> list[str]:
+        """Those that are made at all."""
+        left_out = {"kill": not self.kills, "leave": not self.leaves}
+        return [fault for fault in FAULTS if not left_out.get(fault, False)]
 
 
 def commit_times(
@@ -94,7 +102,7 @@ def commit_times(
                 _one(databases[idiom], idiom, f"{idiom} {number}", fault, amount, counted)
             return asdict(counted)
 
-        for fault in FAULTS:
+        for fault in amount.faults:
             progress(FAULTS[fault])
             # Each on a database of its own, so that none waits for another's lock.
             counts = threads.map(functools.partial(count, fault=fault), IDIOMS)

@@ -77,8 +77,6 @@ def load(
     rounds: int,
     turn: Turn,
     progress: Callable[[str], None],
-    *,
-    quick: bool = False,
 ) -> dict[str, Any]:
     """Put a server under each scope under load, by turns.
 
@@ -88,16 +86,12 @@ def load(
         rounds: how many turns each has.
         turn: the requests of one turn.
         progress: called with what is being done.
-        quick: without a second server of explicit, which shows what is noise; and with a shorter wait for a
-            connection that is not returned.
 
     Returns:
         By server: its turns, what it held ``before`` and ``after``, what it answered ``afterwards``, and how
         many of the acknowledged ``rows`` are there.
     """
-    names = {name: name for name in scopes} | (
-        {TWIN: "explicit"} if "explicit" in scopes and not quick else {}
-    )
+    names = {name: name for name in scopes} | ({TWIN: "explicit"} if "explicit" in scopes else {})
     with ExitStack() as stack:
         subjects = []
         workers = []
@@ -106,7 +100,7 @@ def load(
             own = stack.enter_context(scratch_database(settings)).model_copy(
                 update={
                     "pool_size": POOL_SIZE,
-                    "pool_timeout_s": 1.1 if quick else 5.0,  # longer than `CUT_OFF_S`
+                    "pool_timeout_s": 5.0,  # longer than `CUT_OFF_S`
                     "busy_timeout_s": 0.5,
                 }
             )

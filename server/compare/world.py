@@ -293,7 +293,8 @@ class World:
             text for entry_id, text in self._committed() if entry_id not in self._rows_before
         ]
         self.evidence.forget_frames()
-        gc.collect()
+        if self.column.collects:
+            gc.collect()
         self.evidence.connections_kept = self.column.connections_out()
         return judge(self.evidence)
 

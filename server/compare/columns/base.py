@@ -36,6 +36,8 @@ class Column(ABC):
     name: str
     guarded: ClassVar[bool]
     """Whether a session that was ended, or is in use by another caller, refuses to be used."""
+    collects: bool = True
+    """Whether connections that are dropped come back by a garbage collection; asyncio's do not."""
     scope: Scope
     handler: type[RequestHandler]
     """The base of the scenario's handlers: it makes the session in ``prepare``, and has `run`,

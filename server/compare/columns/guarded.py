@@ -8,9 +8,11 @@ from typing import Any
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
+from sqlalchemy.util.concurrency import greenlet_spawn
 
 from conf import DatabaseSettings
-from db import Database
+from db import Database, make_url
+from db.backends.choose import backend_for
 from db.scope import SCOPES
 from handlers.json_api.api import ApiHandler
 from handlers.scoped import ScopedHandler
@@ -37,6 +39,7 @@ class Guarded(Column):
         self.database = Database(settings)
         self.scope = SCOPES[name](self.database.writer.engine)
         self._databases = [self.database]
+        self.collects = not backend_for(make_url(settings)).is_async
 
     def begin(self, label: str) -> Work:
         unit = self.database.unit_of_work(label=label)
@@ -70,7 +73,10 @@ class Guarded(Column):
             await database.idle(timeout_s)
 
     async def close(self, grace_s: float) -> None:
-        self.scope.close()
+        if self.collects:
+            self.scope.close()
+        else:
+            await greenlet_spawn(self.scope.close)
         for database in self._databases:
             await database.close(grace_s=grace_s)
 

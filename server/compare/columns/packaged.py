@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 from tornado.web import RequestHandler
-from tornado_sqlalchemy import SessionMixin, SQLAlchemy, as_future
+from tornado_sqlalchemy import SessionMixin, SQLAlchemy, as_future, set_max_workers
 
 from conf import DatabaseSettings
 from db.scope import Explicit
@@ -39,6 +39,7 @@ class Packaged(Plain):
 
     def __init__(self, settings: DatabaseSettings) -> None:
         url, options = engine_options(settings)
+        self._workers = settings.pool_size
         self._db = SQLAlchemy(url=url, engine_options=options)
         self.engine = self._db.engine
         enforce_foreign_keys(self.engine)
@@ -48,6 +49,10 @@ class Packaged(Plain):
     def open(self) -> Session:
         session: Session = self.sessions()
         return session
+
+    async def close(self, grace_s: float) -> None:
+        set_max_workers(self._workers)  # which ends the package's threads, and starts none
+        await super().close(grace_s)
 
     def app_settings(self, *, elsewhere: bool = False) -> dict[str, Any]:
         return {**super().app_settings(elsewhere=elsewhere), "db": self._db}

@@ -326,11 +326,9 @@ def engine_options(settings: DatabaseSettings) -> tuple[str, dict[str, Any]]:
     if url.get_backend_name() == "sqlite":
         arguments["timeout"] = settings.busy_timeout_s
     else:
-        limits = (
-            f"-clock_timeout={int(settings.lock_timeout_s * 1000)}"
-            f" -cstatement_timeout={int(settings.statement_timeout_s * 1000)}"
-        )
-        arguments["options"] = f"{arguments.get('options', '')} {limits}".strip()
+        times = {"lock_timeout": settings.lock_timeout_s, "statement_timeout": settings.statement_timeout_s}
+        limits = [f"-c{name}={int(time_s * 1000)}" for name, time_s in times.items() if time_s is not None]
+        arguments["options"] = " ".join([arguments.get("options", ""), *limits]).strip()
     return url.render_as_string(hide_password=False), {
         "pool_size": settings.pool_size,
         "max_overflow": 0,

@@ -119,7 +119,7 @@ async def uploads_broken_off(world: World) -> None:
 
 @scenario("callbacks after finish(), then a sound request", pool_timeout_s=0.2)
 async def callbacks_until_empty(world: World) -> None:
-    """As many callbacks read after their answers as the pool has connections; the next request is answered."""
+    """Callbacks read after their answers, one for each connection; the next request is answered."""
 
     class Handler(Probe):
         async def post(self) -> None:

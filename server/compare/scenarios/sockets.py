@@ -72,7 +72,10 @@ async def two_sockets(world: World) -> None:
 
     class Handler(Socket):
         async def on_message(self, message: Any) -> None:
+            if self.caller == "B":  # the same order each time
+                await world.until("A works")
             async with world.job(self.caller) as work:
+                world.happened(f"{self.caller} works")
                 await both.wait()
                 world.model(self.caller, add_entry, work.session)(text=str(message))
                 await both.wait()

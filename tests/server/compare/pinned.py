@@ -1,4 +1,4 @@
-"""Every verdict of every column, with its reason; the same on SQLite and on PostgreSQL, through each driver."""
+"""Every verdict of every column, with its reason; the same on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ NO_ARGUMENT = "refused: TypeError"
 
 # What goes wrong.
 FINISHED = "stale: worked in a finished request's session"
+NO_GREENLET = "broken: failed by MissingGreenlet"
 NO_CONNECTION = "broken: failed by TimeoutError"
 COMMITTED = "kept: a refused request's row was committed"
 SECOND = "lost: worked in a second session, which is never committed"
@@ -398,3 +399,31 @@ PINNED: dict[str, tuple[str, ...]] = {
         ACKNOWLEDGED + " + stale",
     ),
 }
+
+# The guarded columns; a plain sessionmaker needs a driver that blocks, and has psycopg2's there too.
+ON_THE_LOOP: dict[str, dict[str, str]] = {
+    "plain_async": {"threadlocal": HOLDS},
+    "async_prepare": {"threadlocal": HOLDS},
+    "coroutine_prepare_run": {"registry": SECOND + " + leaked", "threadlocal": HOLDS},
+    "through_run": {"threadlocal": HOLDS},
+    "cancelled": {"threadlocal": HOLDS},
+    "client_leaves": {"threadlocal": HOLDS},
+    "error_after_write": {"threadlocal": HOLDS},
+    "error_status": {"threadlocal": HOLDS},
+    "commit_fails": {"threadlocal": HOLDS},
+    "reading_beside": {"registry": SEVERAL + " + lost + leaked", "threadlocal": HOLDS},
+    "uploads_broken_off": {"threadlocal": HOLDS},
+    "callbacks_until_empty": {"registry": NO_GREENLET, "threadlocal": NO_GREENLET},
+    "asyncio_executor": {"registry": NO_GREENLET, "threadlocal": NO_GREENLET},
+    "ioloop_executor": {"registry": NO_GREENLET, "threadlocal": NO_GREENLET},
+    "to_thread": {"threadlocal": NO_GREENLET},
+    "gather": {"explicit": HOLDS, "contextvar": HOLDS, "registry": HOLDS, "threadlocal": HOLDS},
+    "outliving_task": {"registry": NO_GREENLET, "threadlocal": NO_GREENLET},
+    "callback_after_finish": {"registry": NO_GREENLET, "threadlocal": NO_GREENLET},
+    "query_after_finish": {"registry": NO_GREENLET, "threadlocal": NO_GREENLET},
+    "audit_row": {"threadlocal": HOLDS},
+    "background_job": {"threadlocal": HOLDS},
+    "streamed_upload_run": {"threadlocal": HOLDS},
+    "socket_opens": {"threadlocal": HOLDS},
+}
+"""Where it differs through asyncio drivers, whose work runs on the event loop, in its thread."""
