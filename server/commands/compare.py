@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="the verdicts of this scenario only, and no costs; may be repeated",
     )
+    parser.add_argument("--rounds", type=_rounds, metavar="N", help="rounds of load over the scopes (5)")
     parser.add_argument(
-        "--rounds", type=_rounds, metavar="N", help="rounds of load over the scopes (5)"
+        "--quick", action="store_true", help="verdicts and counts alone, nothing timed: under twenty seconds"
     )
-    parser.add_argument("--quick", action="store_true", help="the verdicts and counts alone, nothing timed: under twenty seconds")
     parser.add_argument("--json", action="store_true", help="print all of it as JSON, and no table")
     parser.add_argument(
         "--out",

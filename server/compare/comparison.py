@@ -76,9 +76,8 @@ def compare(settings: DatabaseSettings, order: Order, terminal: Terminal) -> dic
             "rounds": order.rounds,
             "clients": CLIENTS,
         }
-        terminal.line(
-            f"{len(order.scenarios)} scenarios under {len(order.columns)} forms, on {result['about']['database']}"
-        )
+        amounts = f"{len(order.scenarios)} scenarios under {len(order.columns)} forms"
+        terminal.line(f"{amounts}, on {result['about']['database']}")
         result["scenarios"] = _verdicts(databases, order, terminal)
     if order.measures:
         _measure(settings, order, terminal, result)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from server.compare.columns import TITLES
@@ -106,9 +105,10 @@ def recommendation(result: Result) -> list[str]:
     columns = scopes_of(result)
     if "explicit" in columns:
         counts, bad = tally(result)["explicit"], wrong(result, "explicit")
-        held = f"it held in {counts.get('holds', 0)} of {number} scenarios and refused in {counts.get('refused', 0)}"
+        held = f"it held in {counts.get('holds', 0)} of {number} scenarios"
         found.append(
-            f"Pass the session: {held}, with a clear error and nothing wrong done."
+            f"Pass the session: {held} and refused in {counts.get('refused', 0)}, with a clear error and "
+            "nothing wrong done."
             if not bad
             else f"Passed, the session went wrong in {bad} of {number} scenarios."
         )
@@ -116,13 +116,13 @@ def recommendation(result: Result) -> list[str]:
         counts, bad = tally(result)["contextvar"], wrong(result, "contextvar")
         where = "; ".join(titles(result, "contextvar", *_unsound()))
         found.append(
-            "Where code cannot be given an argument, take a contextvar, under the four conditions below: it held "
-            f"in {counts.get('holds', 0)}, refused in {counts.get('refused', 0)}"
+            "Where code cannot be given an argument, take a contextvar, under the four conditions below: it "
+            f"held in {counts.get('holds', 0)}, refused in {counts.get('refused', 0)}"
             + (f", and went wrong in {bad} ({where})." if bad else ", and went wrong in none.")
         )
     others = [name for name in columns if name not in ("explicit", "contextvar")]
     if others:
-        listed = ", ".join(f"{TITLES[name]} in {wrong(result, name)}" for name in others)
+        listed = "; ".join(f"{TITLES[name]} in {wrong(result, name)}" for name in others)
         found.append(
             f"Take none of the others under Tornado; they went wrong without a clear error: {listed}."
         )

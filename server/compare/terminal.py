@@ -68,7 +68,7 @@ class Terminal:
 
 
 def summary(result: dict[str, Any], terminal: Terminal) -> None:
-    """Write what was found, in the order of the report: the recommendation, the picture, the price, the scenarios."""
+    """Write what was found, in the order of the report: recommendation, picture, price, scenarios."""
     terminal.line()
     for sentence in result["recommendation"]:
         terminal.paragraph(sentence)
@@ -98,7 +98,7 @@ def _picture(result: dict[str, Any], terminal: Terminal) -> None:
         terminal.line(f"  {terminal.legend(kind.value)}  {kind.value}: {kind.meaning}")
     terminal.line("  in lower case: it leaks, too: a connection of the pool was not returned")
     terminal.paragraph(
-        f"a letter a scenario, in the order of the list below: {', '.join(groups)}", bullet="  "
+        f"a letter a scenario, in the order of the list below: {'; '.join(groups)}", bullet="  "
     )
 
 
@@ -107,7 +107,7 @@ def _scenarios(result: dict[str, Any], terminal: Terminal) -> None:
     terminal.line()
     terminal.paragraph(
         "Each scenario, its letters in the order of the forms above: "
-        + ", ".join(TITLES[column] for column in columns)
+        + "; ".join(TITLES[column] for column in columns)
     )
     for group, scenarios in findings.by_group(result).items():
         terminal.line()
