@@ -63,7 +63,7 @@ def test_verdicts_are_printed_as_a_table_and_with_their_evidence_as_json(
     result = compare(tmp_path, *ONE, *some, "--json", "--database-url", database_url)
 
     assert result.returncode == 0, result.stderr
-    assert "explicit; registry; thread-local; registry, plain" in result.stderr
+    assert "explicit; registry; thread-local; registry, plain" in " ".join(result.stderr.split())
     assert "  @gen.coroutine prepare                        H L H H" in result.stderr
     assert "  L  lost: " in result.stderr, "the letters have their legend"
     printed = json.loads(result.stdout)

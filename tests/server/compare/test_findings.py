@@ -33,9 +33,8 @@ def test_verdicts_are_counted_by_scope():
 def test_the_recommendation_is_three_sentences_of_what_was_found():
     first, second, third = recommendation(comparison())
 
-    assert first == (
-        "Pass the session: it held in 3 of 4 scenarios and refused in 1, with a clear error and nothing wrong done."
-    )
+    assert first.startswith("Pass the session: it held in 3 of 4 scenarios and refused in 1, ")
+    assert first.endswith("with a clear error and nothing wrong done.")
     assert "it held in 2, refused in 1, and went wrong in 1 (a worker)." in second
     assert third.endswith("registry in 2; thread-local in 2.")
 

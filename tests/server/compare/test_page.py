@@ -106,7 +106,8 @@ async def test_the_page_reads_well_in_a_browser(
     assert await page.evaluate(folded)
     if width > 1024:  # else each verdict names its form
         head = "document.querySelector('.head').getBoundingClientRect().top"
-        assert await page.evaluate(f"(scrollTo(0, document.body.scrollHeight / 2), {head})") >= 0
+        last = "document.querySelector('.scenario:last-of-type .inside pre')"
+        assert await page.evaluate(f"({_UNFOLD}, {last}.scrollIntoView(), {head})") >= 0
     assert await page.evaluate(_CUT) == []
     for selector in (
         "body",
@@ -122,8 +123,8 @@ async def test_the_page_reads_well_in_a_browser(
 
 
 # Code and text that is wider than its box, with everything unfolded.
-_CUT = """(document.querySelectorAll('details').forEach(each => each.open = true),
-    [...document.querySelectorAll('pre, p, td, th, li, h3')]
+_UNFOLD = "document.querySelectorAll('details').forEach(each => each.open = true)"
+_CUT = f"""({_UNFOLD}, [...document.querySelectorAll('pre, p, td, th, li, h3')]
     .filter(each => each.scrollWidth > each.clientWidth + 1)
     .map(each => each.innerText.slice(0, 40)))"""
 

@@ -10,7 +10,7 @@ import pytest
 
 from db.scope import SCOPES
 from server.compare.scenarios import SCENARIOS
-from tests.server.compare.pinned import COLUMNS, PINNED
+from tests.server.compare.pinned import PINNED
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 

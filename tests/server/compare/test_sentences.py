@@ -28,7 +28,8 @@ THE_WORKER = Evidence(
     [
         (
             THE_WORKER,
-            "B's row was added to A's session. When A was refused (400), B's acknowledged row was undone with it.",
+            "B's row was added to A's session. "
+            "When A was refused (400), B's acknowledged row was undone with it.",
         ),
         (
             Evidence([call("A", "row")], answers=[("A", 400)], to_be_refused={"row"}, rows=["row"]),
@@ -41,7 +42,8 @@ THE_WORKER = Evidence(
                 errors=[("A", ValueError("constraint"))],
                 to_be_refused={"row"},
             ),
-            "ValueError was raised when A's answer had been sent. “row” is lost, and A's client had read 201.",
+            "ValueError was raised when A's answer had been sent. "
+            "“row” is lost, and A's client had read 201.",
         ),
         (
             Evidence(
@@ -50,9 +52,9 @@ THE_WORKER = Evidence(
                 to_be_kept={"row"},
                 connections_out=2,
             ),
-            "A's row was added to the session of a finished request, which opened again without an error. “row” is "
-            "lost, and A's client had read 200. 2 connections of the pool stayed out until the garbage collector "
-            "found them.",
+            "A's row was added to the session of a finished request, which opened again without an error. "
+            "“row” is lost, and A's client had read 200. "
+            "2 connections of the pool stayed out until the garbage collector found them.",
         ),
         (
             Evidence(
