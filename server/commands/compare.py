@@ -40,14 +40,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--list", action="store_true", help="print the scenarios and their promises, run none"
     )
+    parser.add_argument(
+        "--lint",
+        nargs="+",
+        metavar="PATH",
+        type=Path,
+        help="find in these files and folders what the scenarios show to be wrong, run none",
+    )
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
     """Compare the scopes, in a database of their own: a temporary file, or a schema beside the others.
 
     Returns:
-        0 where explicit holds or refuses in every scenario that was run, 1 otherwise; 2 for a name that
-        does not exist.
+        0 where explicit holds or refuses in every scenario that was run, or where ``--lint`` finds nothing;
+        1 otherwise; 2 for a name or a path that does not exist.
 
     Raises:
         SettingsError: in production, where failures must not be provoked.
@@ -59,6 +66,8 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     from server.compare.scenarios import SCENARIOS
     from server.compare.terminal import Terminal, summary
 
+    if arguments.lint:
+        return _lint(arguments.lint)
     if arguments.list:
         for name, scenario in SCENARIOS.items():
             print(f"{name}: {scenario.title}")
@@ -102,6 +111,20 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(result, indent=2))
     return 0 if result["sound"] else 1
+
+
+def _lint(paths: list[Path]) -> int:
+    from server.compare.lint import NotPython, lint
+
+    try:
+        found = lint(paths)
+    except (FileNotFoundError, NotPython) as error:
+        print(error, file=sys.stderr)
+        return 2
+    for each in found:
+        print(each)
+    print(f"{len(found)} found" if found else "nothing found")
+    return 1 if found else 0
 
 
 def _address(settings: Settings) -> str:
