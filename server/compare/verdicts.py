@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,10 +142,11 @@ class Evidence:
         return sorted(self.to_be_kept - {*self.rows} - failed)
 
     def forget_frames(self) -> None:
-        """Drop the frames of recorded errors: they hold sessions, which are to be counted without them."""
+        """Clear the frames of recorded errors: they hold sessions, which are to be counted without them."""
         errors = [error for _, error in self.errors]
         for error in [*errors, *(call.error for call in self.calls if call.error is not None)]:
             while error is not None:
+                traceback.clear_frames(error.__traceback__)
                 error.__traceback__ = None
                 error = error.__cause__ or error.__context__  # type: ignore[assignment]  # the loop's end
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, PoolProxiedConnection, event
 from sqlalchemy.orm import Session
 from sqlalchemy.util.concurrency import greenlet_spawn
 
@@ -39,7 +39,11 @@ class Guarded(Column):
         self.database = Database(settings)
         self.scope = SCOPES[name](self.database.writer.engine)
         self._databases = [self.database]
+        self._out: dict[int, PoolProxiedConnection] = {}
         self.collects = not backend_for(make_url(settings)).is_async
+        if not self.collects:
+            for engine in self.engines():
+                self._note_what_is_out(engine)
 
     def begin(self, label: str) -> Work:
         unit = self.database.unit_of_work(label=label)
@@ -76,9 +80,24 @@ class Guarded(Column):
         if self.collects:
             self.scope.close()
         else:
-            await greenlet_spawn(self.scope.close)
+            await greenlet_spawn(self._close_scope)
         for database in self._databases:
             await database.close(grace_s=grace_s)
+
+    def _note_what_is_out(self, engine: Engine) -> None:
+        @event.listens_for(engine, "checkout")
+        def taken(connection: object, record: object, proxy: PoolProxiedConnection) -> None:
+            self._out[id(record)] = proxy
+
+        @event.listens_for(engine, "checkin")
+        def returned(connection: object, record: object) -> None:
+            self._out.pop(id(record), None)
+
+    def _close_scope(self) -> None:
+        self.scope.close()
+        # A session that was closed on the loop, where an asyncio driver cannot, has kept its connection.
+        for proxy in list(self._out.values()):
+            proxy.invalidate()
 
     def _database(self, *, elsewhere: bool) -> Database:
         if not elsewhere:
