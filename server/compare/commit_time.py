@@ -20,6 +20,7 @@ from sqlalchemy import select
 
 from conf import DatabaseSettings
 from db import make_engine
+from db.engines.engine import blocking
 from server.compare.cost import START_S
 from server.compare.idioms import IDIOMS, LINGER_S, idioms
 from server.compare.model import REFUSED_AT_COMMIT, Entry
@@ -143,7 +144,7 @@ def _prepared(settings: DatabaseSettings) -> DatabaseSettings:
 
 
 def _rows(settings: DatabaseSettings) -> set[str]:
-    engine = make_engine(settings, "reader")
+    engine = make_engine(blocking(settings), "reader")
     try:
         with engine.connect() as connection:
             return set(connection.scalars(select(Entry.text)))

@@ -13,7 +13,8 @@ from importlib import metadata
 from typing import Any
 
 from conf import DatabaseSettings
-from db import make_engine
+from db import make_engine, make_url
+from db.engines.engine import blocking
 from db.scope import SCOPES
 from server.compare.code import code
 from server.compare.columns import COLUMNS
@@ -140,13 +141,15 @@ def versions() -> dict[str, str]:
 
 
 def database_name(settings: DatabaseSettings) -> str:
-    """The database's kind and version."""
-    engine = make_engine(settings, "migration")
+    """The database's kind and version, and the asyncio driver through which the guarded forms have it."""
+    plain = blocking(settings)
+    through = "" if plain is settings else f" through {make_url(settings).get_driver_name()}"
+    engine = make_engine(plain, "migration")
     try:
         with engine.connect() as connection:
             version = ".".join(map(str, connection.dialect.server_version_info or ()))
             names = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
-            return f"{names.get(connection.dialect.name, connection.dialect.name)} {version}"
+            return f"{names.get(connection.dialect.name, connection.dialect.name)} {version}{through}"
     finally:
         engine.dispose()
 

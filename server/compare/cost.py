@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
 from db import make_engine
+from db.engines.engine import blocking
 from db.scope import SCOPES, Contextvar, Registry
 from db.scope.contextvar import current_session
 from server.compare.load import TEXT, Subject, Turn, drive
@@ -122,7 +123,7 @@ def load(
 
 def _rows(settings: DatabaseSettings) -> int:
     """How many rows of the load are in the database."""
-    engine = make_engine(settings, "reader")
+    engine = make_engine(blocking(settings), "reader")
     try:
         with engine.connect() as connection:
             return connection.scalars(select(func.count()).where(Entry.text == TEXT)).one()

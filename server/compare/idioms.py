@@ -15,6 +15,7 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from conf import DatabaseSettings
 from db import Database, make_engine
+from db.engines.engine import blocking
 from handlers.json_api.api import ApiHandler
 from server.compare.model import Entry
 
@@ -124,7 +125,7 @@ class OutHandler(RequestHandler):
 
 def idioms(settings: DatabaseSettings) -> Application:
     """All three, each with a pool of the same kind."""
-    engine: Engine = make_engine(settings, "writer")
+    engine: Engine = make_engine(blocking(settings), "writer")
     handlers: list[Any] = [(f"/{name}", handler) for name, handler in IDIOMS.items()]
     return Application(
         [*handlers, ("/out", OutHandler)],

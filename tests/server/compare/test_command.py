@@ -78,6 +78,18 @@ def test_verdicts_are_printed_as_a_table_and_with_their_evidence_as_json(
     assert not (tmp_path / DEFAULT_OUT).exists(), "a part of the verdicts is no report"
 
 
+@pytest.mark.parametrize("backend", ["postgresql+asyncpg"], indirect=True)
+def test_a_database_that_is_reached_through_an_asyncio_driver_is_compared_through_it(
+    database_url: str, tmp_path: Path
+):
+    """The guarded thread-local holds there: its work runs in the event loop's thread."""
+    result = compare(tmp_path, "--scenario", "plain_async", "--database-url", database_url)
+
+    assert result.returncode == 0, result.stderr
+    assert "through asyncpg" in result.stdout
+    assert "  plain handler, async                          H H H H H H H l H H" in result.stdout
+
+
 @on_sqlite
 @pytest.mark.slow
 def test_a_quick_comparison_prints_the_same_twice_and_times_nothing(database_url: str, tmp_path: Path):
