@@ -19,7 +19,7 @@ from handlers.openapi.operation import Limits
 from handlers.openapi.routed import RoutedOperation, operations_in
 from handlers.ops import ROUTES as PROBES
 from handlers.websocket import Sockets
-from server.compare.mount import ambient_scopes, compared_routes
+from server.compare.mount import Twins, compared_routes
 from server.monitoring.ops import Ops, pages
 
 KERNEL_ROUTES = (URLSpec(OPENAPI, OpenApiHandler, name="openapi"), *PROBES)
@@ -52,7 +52,7 @@ def make_app(
     http = settings.http
     revision = migrate.head()
     database.expect_schema(revision, known=migrate.known())
-    scopes = ambient_scopes(database) if settings.compare.mount else []
+    twins = Twins(database.settings, compared) if settings.compare.mount else None
     slots = {"writer": database.writer.limiter.size, "reader": database.reader.limiter.size}
     limits = Limits(
         http=http,
@@ -64,21 +64,22 @@ def make_app(
     described = describe(described_operations(routes), about or About(title="onfinish"), limits)
     all_routes = [
         *routes,
-        *compared_routes(scopes, compared),
+        *compared_routes(twins),
         *KERNEL_ROUTES,
         *(ops.routes if ops is not None else []),
     ]
-    return Application(
+    named = [route for route in all_routes if isinstance(route, URLSpec)]
+    application = Application(
         all_routes,
         database=database,
         openapi=Document.of(described),
         sockets=Sockets(),
-        scopes=scopes,
+        twins=twins,
         request_timeout_s=http.request_timeout_s,
         exports=AdmissionLimiter(http.exports_max, name="exports"),
         schema_revision=revision,
         default_handler_class=NotFoundHandler,
-        log_function=log_request if ops is None else ops.log_function(all_routes, log_request),
+        log_function=log_request if ops is None else ops.log_function(named, log_request),
         answered=None if ops is None else ops.metrics.answered,  # for what is refused before it has a handler
         cors_origins=frozenset(http.cors_origins),
         cors_headers=http.cors_headers,
@@ -90,6 +91,9 @@ def make_app(
         trusted_origins=frozenset(http.trusted_origins) | frozenset(http.cors_origins),
         autoreload=False,  # the lifecycle starts it, once the port is open
     )
+    if twins is not None:
+        twins.product = application.settings
+    return application
 
 
 def described_operations(routes: Sequence[URLSpec]) -> list[RoutedOperation]:

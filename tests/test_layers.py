@@ -30,6 +30,7 @@ IMPORT_IN_FUNCTIONS = {
     "db.capacity.executor": "greenlets need an extra",
     "server.cli": "an error of db is only worth its import once there is one",
     "server.commands": "all of them are read for --help; see the package",
+    "server.compare.columns": "tornado-sqlalchemy is an extra",
     "server.compare.report": "matplotlib is an extra",
 }
 """Modules, or packages, that may import of ours in a function or for type checkers, and why."""

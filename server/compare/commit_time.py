@@ -20,9 +20,10 @@ from sqlalchemy import select
 
 from conf import DatabaseSettings
 from db import make_engine
+from db.engines.engine import blocking
 from server.compare.cost import START_S
-from server.compare.idioms import IDIOMS, LINGER_S, REFUSE_AT_COMMIT, REFUSED_AT_COMMIT, idioms
-from server.compare.model import Entry
+from server.compare.idioms import IDIOMS, LINGER_S, idioms
+from server.compare.model import REFUSED_AT_COMMIT, Entry
 from server.compare.processes import Worker, when_closed
 from server.compare.scratch import scratch_database
 from server.compare.subjects import serve
@@ -68,6 +69,14 @@ class Amount:
 
     requests: int
     kills: int
+    leaves: bool = True
+    """Whether clients leave, too: what becomes of their requests is a matter of time."""
+
+    @property
+    def faults(self) -> list[str]:
+        """Those that are made at all."""
+        left_out = {"kill": not self.kills, "leave": not self.leaves}
+        return [fault for fault in FAULTS if not left_out.get(fault, False)]
 
 
 def commit_times(
@@ -94,7 +103,7 @@ def commit_times(
                 _one(databases[idiom], idiom, f"{idiom} {number}", fault, amount, counted)
             return asdict(counted)
 
-        for fault in FAULTS:
+        for fault in amount.faults:
             progress(FAULTS[fault])
             # Each on a database of its own, so that none waits for another's lock.
             counts = threads.map(functools.partial(count, fault=fault), IDIOMS)
@@ -131,19 +140,11 @@ def _one(settings: DatabaseSettings, idiom: str, name: str, fault: str, amount: 
 
 
 def _prepared(settings: DatabaseSettings) -> DatabaseSettings:
-    settings = settings.model_copy(update=_LIMITS)
-    engine = make_engine(settings, "migration")
-    try:
-        with engine.begin() as connection:
-            for statement in REFUSE_AT_COMMIT[connection.dialect.name]:
-                connection.exec_driver_sql(statement)
-    finally:
-        engine.dispose()
-    return settings
+    return settings.model_copy(update=_LIMITS)
 
 
 def _rows(settings: DatabaseSettings) -> set[str]:
-    engine = make_engine(settings, "reader")
+    engine = make_engine(blocking(settings), "reader")
     try:
         with engine.connect() as connection:
             return set(connection.scalars(select(Entry.text)))

@@ -13,12 +13,14 @@ from importlib import metadata
 from typing import Any
 
 from conf import DatabaseSettings
-from db import make_engine
+from db import make_engine, make_url
+from db.engines.engine import blocking
 from db.scope import SCOPES
 from server.compare.code import code
+from server.compare.columns import COLUMNS
 from server.compare.commit_time import Amount, commit_times
 from server.compare.cost import START_S, load, send_lookups
-from server.compare.findings import conclusion
+from server.compare.findings import conclusion, recommendation
 from server.compare.load import CLIENTS, Turn
 from server.compare.processes import Worker
 from server.compare.scenarios import SCENARIOS
@@ -30,12 +32,11 @@ SOUND = ("holds", "refused")
 
 # Five rounds are 10,000 requests to each server; of them 1 % in addition end badly.
 TURN = Turn(reads=1_600, writes=400, bad=20)
-QUICK_TURN = Turn(reads=120, writes=60, bad=6)
 AT_ONCE = 2
 """Scenarios that run at a time, each in its own process and database: they wait more than they work."""
 
 AMOUNT = Amount(requests=20, kills=3)
-QUICK_AMOUNT = Amount(requests=2, kills=1)
+QUICK_AMOUNT = Amount(requests=2, kills=0, leaves=False)
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,16 @@ class Order:
     """What is to be compared."""
 
     scenarios: Sequence[str]
-    scopes: Sequence[str]
+    columns: Sequence[str]
     rounds: int
     quick: bool
     measures: bool
     """Whether costs and commit times are measured too, not verdicts alone."""
+
+    @property
+    def scopes(self) -> list[str]:
+        """The guarded columns: between them there is a cost to be compared."""
+        return [name for name in self.columns if name in SCOPES]
 
 
 def compare(settings: DatabaseSettings, order: Order, terminal: Terminal) -> dict[str, Any]:
@@ -71,12 +77,14 @@ def compare(settings: DatabaseSettings, order: Order, terminal: Terminal) -> dic
             "rounds": order.rounds,
             "clients": CLIENTS,
         }
-        terminal.line(f"on {result['about']['database']}, {len(order.scenarios)} scenarios")
+        amounts = f"{len(order.scenarios)} scenarios under {len(order.columns)} forms"
+        terminal.line(f"{amounts}, on {result['about']['database']}")
         result["scenarios"] = _verdicts(databases, order, terminal)
     if order.measures:
         _measure(settings, order, terminal, result)
         result["code"] = {scope: code(scope) for scope in order.scopes}
-        terminal.done()
+    terminal.done()
+    result["recommendation"] = recommendation(result)
     result["conclusion"] = conclusion(result)
     result["sound"] = explicit_is_sound(result)
     result["about"]["took_s"] = round(time.monotonic() - began, 1)
@@ -91,34 +99,31 @@ def explicit_is_sound(result: dict[str, Any]) -> bool:
 
 def _verdicts(databases: Sequence[DatabaseSettings], order: Order, terminal: Terminal) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    steps = [(name, scope) for name in order.scenarios for scope in order.scopes]
-    terminal.headline(order.scopes)
-    for (name, scope), result in verdicts(databases, steps):
+    steps = [(name, column) for name in order.scenarios for column in order.columns]
+    for (name, column), result in verdicts(databases, steps):
         scenario = SCENARIOS[name]
         if name not in found:
+            terminal.doing(f"{len(found) + 1} of {len(order.scenarios)}: {scenario.title}")
             found[name] = {
                 "title": scenario.title,
+                "group": scenario.group,
                 "promise": scenario.promise,
                 "source": scenario.source,
                 "verdicts": {},
             }
-            terminal.title(scenario.title)
-        found[name]["verdicts"][scope] = result
-        terminal.cell(result)
-        if len(found[name]["verdicts"]) == len(order.scopes):
-            terminal.line()
+        found[name]["verdicts"][column] = result
     return found
 
 
 def _measure(settings: DatabaseSettings, order: Order, terminal: Terminal, result: dict[str, Any]) -> None:
-    terminal.doing("finding the session")
-    with Worker(send_lookups) as worker:
-        found = worker.receive(START_S)
-    result["lookups"] = {scope: found[scope] for scope in order.scopes}
-    turn = QUICK_TURN if order.quick else TURN
-    # A quick comparison has too few rounds to tell a difference from noise.
-    servers = load(settings, order.scopes, order.rounds, turn, terminal.doing, quick=order.quick)
-    result["load"] = servers
+    if (
+        not order.quick
+    ):  # in so short a time nothing can be told from noise: a quick one counts, and times nothing
+        terminal.doing("finding the session")
+        with Worker(send_lookups) as worker:
+            found = worker.receive(START_S)
+        result["lookups"] = {scope: found[scope] for scope in order.scopes}
+        result["load"] = load(settings, order.scopes, order.rounds, TURN, terminal.doing)
     amount = QUICK_AMOUNT if order.quick else AMOUNT
     result["commit"] = commit_times(settings, amount, terminal.doing)
 
@@ -136,13 +141,15 @@ def versions() -> dict[str, str]:
 
 
 def database_name(settings: DatabaseSettings) -> str:
-    """The database's kind and version."""
-    engine = make_engine(settings, "migration")
+    """The database's kind and version, and the asyncio driver through which the guarded forms have it."""
+    plain = blocking(settings)
+    through = "" if plain is settings else f" through {make_url(settings).get_driver_name()}"
+    engine = make_engine(plain, "migration")
     try:
         with engine.connect() as connection:
             version = ".".join(map(str, connection.dialect.server_version_info or ()))
             names = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
-            return f"{names.get(connection.dialect.name, connection.dialect.name)} {version}"
+            return f"{names.get(connection.dialect.name, connection.dialect.name)} {version}{through}"
     finally:
         engine.dispose()
 
@@ -169,4 +176,5 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-ALL_SCOPES = tuple(SCOPES)
+ALL = tuple(COLUMNS)
+"""Every column, in its order."""

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
 from db import make_engine
+from db.engines.engine import blocking
 from db.scope import SCOPES, Contextvar, Registry
 from db.scope.contextvar import current_session
 from server.compare.load import TEXT, Subject, Turn, drive
@@ -77,8 +78,6 @@ def load(
     rounds: int,
     turn: Turn,
     progress: Callable[[str], None],
-    *,
-    quick: bool = False,
 ) -> dict[str, Any]:
     """Put a server under each scope under load, by turns.
 
@@ -88,16 +87,12 @@ def load(
         rounds: how many turns each has.
         turn: the requests of one turn.
         progress: called with what is being done.
-        quick: without a second server of explicit, which shows what is noise; and with a shorter wait for a
-            connection that is not returned.
 
     Returns:
         By server: its turns, what it held ``before`` and ``after``, what it answered ``afterwards``, and how
         many of the acknowledged ``rows`` are there.
     """
-    names = {name: name for name in scopes} | (
-        {TWIN: "explicit"} if "explicit" in scopes and not quick else {}
-    )
+    names = {name: name for name in scopes} | ({TWIN: "explicit"} if "explicit" in scopes else {})
     with ExitStack() as stack:
         subjects = []
         workers = []
@@ -106,7 +101,7 @@ def load(
             own = stack.enter_context(scratch_database(settings)).model_copy(
                 update={
                     "pool_size": POOL_SIZE,
-                    "pool_timeout_s": 1.1 if quick else 5.0,  # longer than `CUT_OFF_S`
+                    "pool_timeout_s": 5.0,  # longer than `CUT_OFF_S`
                     "busy_timeout_s": 0.5,
                 }
             )
@@ -128,7 +123,7 @@ def load(
 
 def _rows(settings: DatabaseSettings) -> int:
     """How many rows of the load are in the database."""
-    engine = make_engine(settings, "reader")
+    engine = make_engine(blocking(settings), "reader")
     try:
         with engine.connect() as connection:
             return connection.scalars(select(func.count()).where(Entry.text == TEXT)).one()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
+from server.compare.columns import TITLES
 from server.compare.cost import TWIN
 from server.compare.load import AFTERWARDS
 from server.compare.verdicts import Kind
@@ -53,48 +53,125 @@ def titles(
     return found
 
 
-def conclusion(result: Result) -> list[str]:
-    """The conclusions, a sentence or two each."""
-    return [*_about_scopes(result), *_about_cost(result), *_about_commit(result)]
+def wrong(result: Result, column: str) -> int:
+    """In how many scenarios a column did something wrong, or hung."""
+    return sum(count for kind, count in tally(result)[column].items() if kind not in _SOUND)
 
 
-def _about_scopes(result: Result) -> list[str]:
-    counted, number, found = tally(result), len(result["scenarios"]), []
-    for scope, counts in counted.items():
-        in_words = ", ".join(f"{kind} in {count}" for kind, count in counts.items())
-        bad = sum(count for kind, count in counts.items() if kind not in _SOUND)
-        end = "Nothing wrong was done." if not bad else f"In {bad} it went wrong without an error."
-        found.append(f"{scope}: {in_words} of {number} scenarios. {end}")
-    if {"explicit", "contextvar"} <= {*counted}:
-        equal = sum(
-            each["verdicts"]["explicit"]["verdict"] == each["verdicts"]["contextvar"]["verdict"]
-            for each in result["scenarios"].values()
-        )
+def leaks(result: Result, column: str) -> int:
+    """In how many scenarios it left a connection checked out."""
+    return sum(leaks_in(scenario["verdicts"][column]) for scenario in result["scenarios"].values())
+
+
+def leaks_in(verdict: dict[str, Any]) -> bool:
+    """Whether a verdict says that a connection stayed out, first or beside another thing."""
+    return Kind.LEAKED.value in (verdict["verdict"], *verdict["also"])
+
+
+def said(verdict: dict[str, Any]) -> str:
+    """A verdict in words: what is worst, and whether it leaks a connection too."""
+    word: str = verdict["verdict"]
+    return f"{word}, leaks" if word != Kind.LEAKED.value and leaks_in(verdict) else word
+
+
+def letter(verdict: dict[str, Any]) -> str:
+    """A verdict in one letter, in lower case where it leaks a connection too."""
+    word = verdict["verdict"]
+    first: str = LETTERS.get(word, "!")
+    return first.lower() if word != Kind.LEAKED.value and leaks_in(verdict) else first
+
+
+LETTERS = {
+    Kind.HOLDS.value: "H",
+    Kind.REFUSED.value: "R",
+    Kind.LEAKED.value: "C",
+    Kind.STALE.value: "S",
+    Kind.BROKEN.value: "B",
+    Kind.KEPT.value: "K",
+    Kind.LOST.value: "L",
+    Kind.MIXED.value: "M",
+}
+
+GROUPS_OF_FORMS = {
+    "guarded": ("explicit", "contextvar", "registry", "threadlocal"),
+    "plain": ("explicit-plain", "contextvar-plain", "registry-plain", "threadlocal-plain"),
+    "in use": ("baselayer", "tornado-sqlalchemy"),
+}
+
+
+def recommendation(result: Result) -> list[str]:
+    """Which to take, in three sentences at most; each only where what it is about was run."""
+    found, number = [], len(result["scenarios"])
+    columns = scopes_of(result)
+    if "explicit" in columns:
+        counts, bad = tally(result)["explicit"], wrong(result, "explicit")
+        held = f"it held in {counts.get('holds', 0)} of {number} scenarios"
         found.append(
-            f"A contextvar does as explicit does in {equal} of {number}."
-            + _listed(
-                " It is better in", titles(result, "contextvar", "holds", against="explicit", unlike=True)
-            )
-            + _listed(
-                " It refuses where explicit holds in",
-                [
-                    each["title"]
-                    for each in result["scenarios"].values()
-                    if each["verdicts"]["explicit"]["verdict"] == "holds"
-                    and each["verdicts"]["contextvar"]["verdict"] == "refused"
-                ],
-            )
-            + _listed(" It goes wrong without an error in", titles(result, "contextvar", *_unsound()))
+            f"Pass the session: {held} and refused in {counts.get('refused', 0)}, with a clear error and "
+            "nothing wrong done."
+            if not bad
+            else f"Passed, the session went wrong in {bad} of {number} scenarios."
+        )
+    if "contextvar" in columns:
+        counts, bad = tally(result)["contextvar"], wrong(result, "contextvar")
+        where = "; ".join(titles(result, "contextvar", *_unsound()))
+        found.append(
+            "Where code cannot be given an argument, take a contextvar, under the four conditions below: it "
+            f"held in {counts.get('holds', 0)}, refused in {counts.get('refused', 0)}"
+            + (f", and went wrong in {bad} ({where})." if bad else ", and went wrong in none.")
+        )
+    others = [name for name in columns if name not in ("explicit", "contextvar")]
+    if others:
+        listed = "; ".join(f"{TITLES[name]} in {wrong(result, name)}" for name in others)
+        found.append(
+            f"Take none of the others under Tornado; they went wrong without a clear error: {listed}."
         )
     return found
 
 
+def what_guards_add(result: Result) -> list[tuple[str, int, int]]:
+    """By scope: in how many scenarios it goes wrong, guarded and plain."""
+    columns = scopes_of(result)
+    return [
+        (scope, wrong(result, scope), wrong(result, f"{scope}-plain"))
+        for scope in GROUPS_OF_FORMS["guarded"]
+        if {scope, f"{scope}-plain"} <= {*columns}
+    ]
+
+
+def by_group(result: Result) -> dict[str, dict[str, dict[str, Any]]]:
+    """The scenarios by what one does, in their order."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, scenario in result["scenarios"].items():
+        found.setdefault(scenario["group"], {})[name] = scenario
+    return found
+
+
+def alike(scenario: dict[str, Any]) -> list[tuple[list[str], dict[str, Any]]]:
+    """The verdicts of a scenario, those together of which the same is said."""
+    found: dict[tuple[str, str], tuple[list[str], dict[str, Any]]] = {}
+    for column, verdict in scenario["verdicts"].items():
+        columns, _ = found.setdefault((said(verdict), verdict["sentence"]), ([], verdict))
+        columns.append(column)
+    return list(found.values())
+
+
+def conclusion(result: Result) -> list[str]:
+    """What it costs, and what the moment of the commit decides: a sentence or two each."""
+    return [*_about_guards(result), *_about_cost(result), *_about_commit(result)]
+
+
+def _about_guards(result: Result) -> list[str]:
+    added = what_guards_add(result)
+    if not added:
+        return []
+    number = len(result["scenarios"])
+    parts = [f"{TITLES[scope]} {plain} without and {guarded} with" for scope, guarded, plain in added]
+    return [f"What the guards add, in scenarios of {number} that go wrong: {', '.join(parts)}."]
+
+
 def _unsound() -> list[str]:
     return [kind for kind in KINDS if kind not in _SOUND]
-
-
-def _listed(beginning: str, names: Sequence[str]) -> str:
-    return f"{beginning}: {'; '.join(names)}." if names else ""
 
 
 # -- cost
@@ -199,14 +276,18 @@ def _about_cost(result: Result) -> list[str]:
 
 def _about_commit(result: Result) -> list[str]:
     found = []
-    for idiom in next(iter(result.get("commit", {}).values()), {}):
-        counts = [by_idiom[idiom] for by_idiom in result["commit"].values()]
+    commit = result.get("commit", {})
+    for idiom in next(iter(commit.values()), {}):
+        counts = [by_idiom[idiom] for fault, by_idiom in commit.items() if fault != "kill"]
+        acknowledged, refused = (
+            sum(count[field] for count in counts) for field in ("acknowledged", "refused")
+        )
         lost = sum(count["lost"] for count in counts)
         kept = sum(count["kept_though_refused"] for count in counts)
         blocked = sum(count["good_refused"] for count in counts)
         sentence = (
-            f"Commit as in {idiom}: {lost} acknowledged writes were lost, "
-            f"{kept} writes of refused requests were kept"
+            f"Commit as in {idiom}: of {acknowledged} acknowledged writes {lost} were lost, "
+            f"of {refused} refused ones {kept} were kept"
         )
         sentence += (
             f", {blocked} sound requests were refused for what an earlier one had left or held."
@@ -214,4 +295,17 @@ def _about_commit(result: Result) -> list[str]:
             else "."
         )
         found.append(sentence)
-    return found
+    return [*found, *_about_kills(commit)]
+
+
+def _about_kills(commit: dict[str, Any]) -> list[str]:
+    by_idiom = commit.get("kill", {})
+    if not by_idiom:
+        return []
+    parts = [f"{idiom} {count['lost']} of {count['acknowledged']}" for idiom, count in by_idiom.items()]
+    tells = (
+        "" if any(count["lost"] for count in by_idiom.values()) else ", which tells nothing about any of them"
+    )
+    return [
+        f"Of acknowledged writes to a server that was killed under load were lost: {', '.join(parts)}{tells}."
+    ]

@@ -15,14 +15,12 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from conf import DatabaseSettings
 from db import Database, make_engine
+from db.engines.engine import blocking
 from handlers.json_api.api import ApiHandler
 from server.compare.model import Entry
 
 LINGER_S = 0.03
 """How long a request takes whose client disconnects meanwhile."""
-
-REFUSED_AT_COMMIT = "refused at commit"
-"""Rows whose text begins so are refused by a constraint that is checked only at COMMIT."""
 
 
 def add(session: Session, text: str) -> None:
@@ -127,7 +125,7 @@ class OutHandler(RequestHandler):
 
 def idioms(settings: DatabaseSettings) -> Application:
     """All three, each with a pool of the same kind."""
-    engine: Engine = make_engine(settings, "writer")
+    engine: Engine = make_engine(blocking(settings), "writer")
     handlers: list[Any] = [(f"/{name}", handler) for name, handler in IDIOMS.items()]
     return Application(
         [*handlers, ("/out", OutHandler)],
@@ -136,23 +134,3 @@ def idioms(settings: DatabaseSettings) -> Application:
         threads=ThreadPoolExecutor(settings.pool_size),
         log_function=lambda handler: None,
     )
-
-
-REFUSE_AT_COMMIT: dict[str, tuple[str, ...]] = {
-    "sqlite": (
-        "CREATE TABLE compare_parents (id integer PRIMARY KEY)",
-        "CREATE TABLE compare_children (id integer PRIMARY KEY, "
-        "parent integer REFERENCES compare_parents (id) DEFERRABLE INITIALLY DEFERRED)",
-        "CREATE TRIGGER compare_refuse AFTER INSERT ON entries "  # noqa: S608  # a constant of ours
-        f"WHEN NEW.text LIKE '{REFUSED_AT_COMMIT}%' "
-        "BEGIN INSERT INTO compare_children (parent) VALUES (0); END",
-    ),
-    "postgresql": (
-        "CREATE FUNCTION compare_refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        f"IF NEW.text LIKE '{REFUSED_AT_COMMIT}%%' THEN RAISE EXCEPTION 'refused' "
-        "USING ERRCODE = '23514', CONSTRAINT = 'compare_refuse'; END IF; RETURN NULL; END $$",
-        "CREATE CONSTRAINT TRIGGER compare_refuse AFTER INSERT ON entries "
-        "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION compare_refuse()",
-    ),
-}
-"""A constraint that is checked only at COMMIT, as each database has it."""

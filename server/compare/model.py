@@ -16,6 +16,9 @@ from db.errors import NotFound
 
 TEXT_CHARS_MAX = 200
 
+REFUSED_AT_COMMIT = "refused at commit"
+"""Rows whose text begins so are refused by a constraint that is checked only at COMMIT."""
+
 
 class Base(DeclarativeBase):
     """The declarative base of the comparison, apart from an application's. Lives as long as the process."""
@@ -58,3 +61,23 @@ def get_entry(session: Session, *, entry_id: str) -> Entry:
 def list_entries(session: Session) -> Sequence[Entry]:
     """All entries that the transaction sees."""
     return session.scalars(select(Entry)).all()
+
+
+REFUSE_AT_COMMIT: dict[str, tuple[str, ...]] = {
+    "sqlite": (
+        "CREATE TABLE compare_parents (id integer PRIMARY KEY)",
+        "CREATE TABLE compare_children (id integer PRIMARY KEY, "
+        "parent integer REFERENCES compare_parents (id) DEFERRABLE INITIALLY DEFERRED)",
+        "CREATE TRIGGER compare_refuse AFTER INSERT ON entries "  # noqa: S608  # a constant of ours
+        f"WHEN NEW.text LIKE '{REFUSED_AT_COMMIT}%' "
+        "BEGIN INSERT INTO compare_children (parent) VALUES (0); END",
+    ),
+    "postgresql": (
+        "CREATE FUNCTION compare_refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        f"IF NEW.text LIKE '{REFUSED_AT_COMMIT}%%' THEN RAISE EXCEPTION 'refused' "
+        "USING ERRCODE = '23514', CONSTRAINT = 'compare_refuse'; END IF; RETURN NULL; END $$",
+        "CREATE CONSTRAINT TRIGGER compare_refuse AFTER INSERT ON entries "
+        "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION compare_refuse()",
+    ),
+}
+"""A constraint that is checked only at COMMIT, as each database has it."""

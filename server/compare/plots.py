@@ -8,8 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from server.compare.findings import differences, figures, tally
-from server.compare.verdicts import Kind
+from server.compare.findings import differences, figures
 
 Result = dict[str, Any]
 
@@ -20,14 +19,8 @@ COLOURS = {
     "registry": "#c98b1e",
     "threadlocal": "#cf5340",
 }
-KIND_COLOURS = {
-    Kind.HOLDS.value: "#2f9e6e",
-    Kind.REFUSED.value: "#c9a21e",
-    Kind.LEAKED.value: "#b07cc6",
-    Kind.LOST.value: "#e07b39",
-    Kind.STALE.value: "#cf5340",
-    Kind.MIXED.value: "#b3261e",
-}
+KIND_COLOURS = {"refused": "#c9a21e", "lost": "#e07b39", "mixed": "#b3261e"}
+"""Of the parts of a bar: as in the picture."""
 
 # Replaced by "currentColor", so that the same plot is legible in light and in dark.
 _INK = "#010203"
@@ -46,7 +39,7 @@ def plots(result: Result) -> dict[str, str]:
 
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     mpl.use("svg")
-    drawn: dict[str, str] = {"verdicts": _draw(_verdicts, result)}
+    drawn: dict[str, str] = {}
     if "lookups" in result:
         drawn["lookups"] = _draw(_lookups, result)
     if result.get("load"):
@@ -98,23 +91,6 @@ def _for_the_page(svg: str) -> str:
 def on_bar(colour: str) -> str:
     """The colour of a number on a bar of that colour: the dark one, except on the darkest red."""
     return "#ffffff" if colour == KIND_COLOURS["mixed"] else "#0a0a0a"
-
-
-def _verdicts(axes: Any, result: Result) -> None:
-    counted = tally(result)
-    scopes = [*counted][::-1]
-    left = dict.fromkeys(scopes, 0)
-    for kind, colour in KIND_COLOURS.items():
-        counts = [counted[scope].get(kind, 0) for scope in scopes]
-        if not any(counts):
-            continue
-        bars = axes.barh(scopes, counts, left=[left[scope] for scope in scopes], color=colour, label=kind)
-        labels = [str(count) if count else "" for count in counts]
-        axes.bar_label(bars, labels, label_type="center", color=on_bar(colour), fontsize=8)
-        for scope, count in zip(scopes, counts, strict=True):
-            left[scope] += count
-    axes.set_xlabel("scenarios")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, 1.22), ncols=4, frameon=False, handlelength=1)
 
 
 def _lookups(axes: Any, result: Result) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from tornado.template import Loader
 
 from server.compare import findings
+from server.compare.columns import ABOUT, TITLES
 from server.compare.commit_time import FAULTS
 from server.compare.cost import TWIN
 from server.compare.verdicts import Kind
@@ -39,7 +40,10 @@ def render(result: dict[str, Any]) -> bytes:
     return loader.load("report.html").generate(
         result=result,
         about=result["about"],
-        scopes=findings.scopes_of(result),
+        columns=findings.scopes_of(result),
+        groups=findings.by_group(result),
+        titles=TITLES,
+        about_columns=ABOUT,
         tally=findings.tally(result),
         plots=drawn,
         meanings={kind.value: kind.meaning for kind in Kind},

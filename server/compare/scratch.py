@@ -13,8 +13,9 @@ from sqlalchemy import Connection
 from conf import DatabaseSettings
 from db import make_engine, make_url
 from db.backends.choose import backend_for
+from db.engines.engine import blocking
 from db.schema import migrate
-from server.compare.model import Base
+from server.compare.model import REFUSE_AT_COMMIT, Base
 
 _MEMORY = "/dev/shm"
 _LOCK_TIMEOUT = "SET lock_timeout = '10s'"
@@ -31,19 +32,22 @@ def scratch_database(settings: DatabaseSettings) -> Iterator[DatabaseSettings]:
     Raises:
         DatabaseError: it cannot be made.
     """
-    with _folder() if backend_for(make_url(settings)).belongs_to_process else _schema(settings) as scratch:
+    url = make_url(settings)
+    with _folder(url.drivername) if backend_for(url).belongs_to_process else _schema(settings) as scratch:
         migrate.upgrade(scratch)  # for the commit markers: without them a COMMIT without an answer is unknown
         with _connection(scratch) as connection:
             Base.metadata.create_all(connection)
+            for statement in REFUSE_AT_COMMIT[connection.dialect.name]:
+                connection.exec_driver_sql(statement)
         yield scratch
 
 
 @contextlib.contextmanager
-def _folder() -> Iterator[DatabaseSettings]:
+def _folder(driver: str) -> Iterator[DatabaseSettings]:
     # In memory where there is such a folder: what is compared is not the disk.
     within = _MEMORY if os.access(_MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="onfinish-compare-", dir=within) as folder:
-        yield DatabaseSettings(url=f"sqlite:///{folder}/compare.db")
+        yield DatabaseSettings(url=f"{driver}:///{folder}/compare.db")
 
 
 @contextlib.contextmanager
@@ -64,7 +68,7 @@ def _schema(settings: DatabaseSettings) -> Iterator[DatabaseSettings]:
 
 @contextlib.contextmanager
 def _connection(settings: DatabaseSettings) -> Iterator[Connection]:
-    engine = make_engine(settings, "migration")
+    engine = make_engine(blocking(settings), "migration")
     try:
         with engine.begin() as connection:
             yield connection

@@ -1,20 +1,25 @@
-"""The comparison's output in a terminal, while it runs."""
+"""The comparison's output in a terminal: what is being done, and at the end what was found."""
 
 from __future__ import annotations
 
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
 from typing import Any, TextIO
 
-_COLOURS = {"holds": "32", "refused": "33", "leaked": "35", "lost": "31", "stale": "31", "mixed": "31"}
-_TITLE_WIDTH = 48
-_CELL_WIDTH = 13
+from server.compare import findings
+from server.compare.columns import TITLES
+from server.compare.verdicts import Kind
+
+_COLOURS = {"holds": "32", "refused": "33", "leaked": "35", "stale": "35", "broken": "31", "kept": "31"}
+_WORST = "31;1"
+_NAME_WIDTH = 22
+_TITLE_WIDTH = 46
+_WIDTH = 100
 
 
 class Terminal:
-    """Writes a table cell by cell, as results come in. Lives as long as one comparison.
+    """Writes lines. Lives as long as one comparison.
 
     Args:
         stream: where to; colours where that is a terminal and NO_COLOR is not set.
@@ -27,33 +32,35 @@ class Terminal:
 
     def line(self, text: str = "") -> None:
         """Write a line."""
-        self._write(text + "\n")
+        self._write(text.rstrip() + "\n")
 
-    def headline(self, scopes: Sequence[str]) -> None:
-        """Write the head of the table of verdicts."""
-        cells = "".join(f"{scope:<{_CELL_WIDTH}}" for scope in scopes)
-        self.line(f"{'':<{_TITLE_WIDTH}}{cells}".rstrip())
-
-    def title(self, title: str) -> None:
-        """Write the first cell of a scenario's line."""
-        self._write(f"{textwrap.shorten(title, _TITLE_WIDTH - 1, placeholder='…'):<{_TITLE_WIDTH}}")
-
-    def cell(self, result: dict[str, Any]) -> None:
-        """Write a scope's verdict, with a plus where more was found."""
-        word = result["verdict"] + ("+" if result["also"] else "")
-        self._write(self._colour(f"{word:<{_CELL_WIDTH}}", _COLOURS.get(result["verdict"], "31;1")))
+    def paragraph(self, text: str, *, bullet: str = "") -> None:
+        """Write a text, in lines."""
+        for line in textwrap.wrap(
+            text, _WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet), break_on_hyphens=False
+        ):
+            self.line(line)
 
     def doing(self, text: str) -> None:
-        """Write what is being done now; on a terminal the next line overwrites it."""
-        self._write(f"\r\x1b[K  {text} …" if self._interim else f"  {text} …\n")
+        """Show what is being done now, until the next line; nothing where there is no terminal."""
+        if self._interim:
+            self._write(f"\r\x1b[K  {text} …")
 
     def done(self) -> None:
         """Erase the last `doing`."""
         if self._interim:
             self._write("\r\x1b[K")
 
-    def _colour(self, text: str, code: str) -> str:
-        return f"\x1b[{code}m{text}\x1b[0m" if self._coloured else text
+    def letter(self, verdict: dict[str, Any]) -> str:
+        """A verdict's letter, coloured."""
+        return self._colour(findings.letter(verdict), verdict["verdict"])
+
+    def legend(self, kind: str) -> str:
+        """A kind's letter, coloured."""
+        return self._colour(findings.LETTERS[kind], kind)
+
+    def _colour(self, text: str, kind: str) -> str:
+        return f"\x1b[{_COLOURS.get(kind, _WORST)}m{text}\x1b[0m" if self._coloured else text
 
     def _write(self, text: str) -> None:
         self._stream.write(text)
@@ -61,11 +68,51 @@ class Terminal:
 
 
 def summary(result: dict[str, Any], terminal: Terminal) -> None:
-    """Write the conclusions, in the words of the report."""
+    """Write what was found, in the order of the report: recommendation, picture, price, scenarios."""
+    terminal.line()
+    for sentence in result["recommendation"]:
+        terminal.paragraph(sentence)
+    terminal.line()
+    _picture(result, terminal)
     terminal.line()
     for sentence in result["conclusion"]:
-        for line in textwrap.wrap(sentence, 100, initial_indent="* ", subsequent_indent="  "):
-            terminal.line(line)
+        terminal.paragraph(sentence, bullet="* ")
+    _scenarios(result, terminal)
     if not result["sound"]:
         terminal.line("explicit neither holds nor refuses in at least one scenario")
-    terminal.line(f"{result['about']['took_s']:.0f} s")
+    if not result["about"]["quick"]:
+        terminal.line(f"took {result['about']['took_s']:.0f} s")
+
+
+def _picture(result: dict[str, Any], terminal: Terminal) -> None:
+    groups = findings.by_group(result)
+    for column in findings.scopes_of(result):
+        cells = " ".join(
+            "".join(terminal.letter(scenario["verdicts"][column]) for scenario in scenarios.values())
+            for scenarios in groups.values()
+        )
+        counts = f"{findings.wrong(result, column):>3} wrong, {findings.leaks(result, column):>2} leak"
+        terminal.line(f"{TITLES[column]:<{_NAME_WIDTH}}{cells}  {counts}")
+    terminal.line()
+    for kind in Kind:
+        terminal.line(f"  {terminal.legend(kind.value)}  {kind.value}: {kind.meaning}")
+    terminal.line("  in lower case: it leaks, too: a connection of the pool was not returned")
+    terminal.paragraph(
+        f"a letter a scenario, in the order of the list below: {'; '.join(groups)}", bullet="  "
+    )
+
+
+def _scenarios(result: dict[str, Any], terminal: Terminal) -> None:
+    columns = findings.scopes_of(result)
+    terminal.line()
+    terminal.paragraph(
+        "Each scenario, its letters in the order of the forms above: "
+        + "; ".join(TITLES[column] for column in columns)
+    )
+    for group, scenarios in findings.by_group(result).items():
+        terminal.line()
+        terminal.line(f"{group}:")
+        for scenario in scenarios.values():
+            cells = " ".join(terminal.letter(scenario["verdicts"][column]) for column in columns)
+            title = textwrap.shorten(scenario["title"], _TITLE_WIDTH - 1, placeholder="…")
+            terminal.line(f"  {title:<{_TITLE_WIDTH}}{cells}")

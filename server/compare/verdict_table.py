@@ -83,6 +83,8 @@ class _Queue:
                 except Ended as error:
                     result = {"verdict": "failed", "reason": str(error)}
                 timeout_s = self._deadline_s + GRACE_S
-                self.results[left.pop(0)].set_result({"also": [], "evidence": {}, **result})
+                self.results[left.pop(0)].set_result(
+                    {"also": [], "evidence": {}, "sentence": result["reason"], **result}
+                )
                 if "took_s" not in result:
                     break

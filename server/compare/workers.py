@@ -15,6 +15,7 @@ from conf import DatabaseSettings
 from server.compare.processes import when_closed
 from server.compare.scenarios import SCENARIOS, run_scenario
 from server.compare.scenarios.base import DEADLINE_S
+from server.compare.sentences import in_a_sentence
 
 Step = tuple[str, str]
 """A scenario and a scope, by their names."""
@@ -43,6 +44,7 @@ async def _play(pipe: Connection, settings: DatabaseSettings, steps: list[Step],
                 "verdict": verdict.kind.value,
                 "reason": verdict.reason,
                 "also": [kind.value for kind in verdict.also],
+                "sentence": in_a_sentence(verdict),
                 "evidence": verdict.evidence.as_json(),
             }
         pipe.send({**result, "took_s": round(time.perf_counter() - began, 3)})

@@ -1,31 +1,35 @@
-"""The world of one scenario: handlers under one scope, on a real socket and a real database."""
+"""The world of one scenario: handlers under one column, on a real socket and a real database."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Callable, Coroutine, Iterator
+import gc
+import itertools
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, scoped_session
-from sqlalchemy.pool import QueuePool
 from tornado.httpserver import HTTPServer
 from tornado.routing import URLSpec
 from tornado.testing import bind_unused_port
-from tornado.web import RequestHandler
+from tornado.web import Application, HTTPError, RequestHandler
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from conf import DatabaseSettings
-from db import Database
-from db.scope import SCOPES, Scope
+from db import make_engine
+from db.engines.engine import blocking
+from db.scope import Explicit
 from db.work.session import SettledSession
-from handlers.json_api.api import ApiHandler
-from handlers.scoped import ScopedHandler
-from server.compare.handlers import application, registered
-from server.compare.model import Entry
+from handlers import log_request
+from server.compare.columns import COLUMNS, Work
+from server.compare.handlers import registered
+from server.compare.model import Entry, list_entries
 from server.compare.verdicts import Evidence, Found, ModelCall, Verdict, judge
 from server.compare.wire import Wire
 
@@ -37,38 +41,61 @@ SETTLE_S = 2.0
 
 ANSWER_S = 40.0
 
+LOOK_S = 0.002
+
+
+@dataclass
+class _Known:
+    """What the world knows of a session."""
+
+    number: int
+    owner: str | None = None
+    ended: bool = False
+
 
 class World:
-    """One application under one scope. Lives as long as one scenario, which its ``async with`` block runs.
+    """One application under one column. Lives as long as one scenario, which its ``async with`` block runs.
+
+    The garbage collector does not run meanwhile: what was not returned is out when the scenario ends,
+    and is counted again after a collection.
 
     Args:
         settings: of a scratch database.
-        scope_name: which scope.
+        column: which column, by name.
         pool_timeout_s: how long a slot or a connection is waited for.
     """
 
-    def __init__(self, settings: DatabaseSettings, scope_name: str, *, pool_timeout_s: float = 0.5) -> None:
+    def __init__(self, settings: DatabaseSettings, column: str, *, pool_timeout_s: float = 0.5) -> None:
         self.settings = settings.model_copy(update={**_LIMITS, "pool_timeout_s": pool_timeout_s})
-        self.scope_name = scope_name
         self.evidence = Evidence()
-        self.database = Database(self.settings)
-        self.scope: Scope = SCOPES[scope_name](self.database.writer.engine)
-        self._sessions: dict[int, tuple[Session, str | None]] = {}
+        self.column = COLUMNS[column](self.settings)
+        self.scope = self.column.scope
+        self.under_way = 0
+        """Handlers that are being executed."""
+        self._reader = make_engine(blocking(self.settings), "reader")
+        self._sessions: weakref.WeakKeyDictionary[Session, _Known] = weakref.WeakKeyDictionary()
+        self._runs: dict[int, set[int]] = {}
+        self._numbers = itertools.count(1)
         self._events: dict[str, asyncio.Event] = {}
         self._tasks: list[asyncio.Task[object]] = []
         self._servers: list[HTTPServer] = []
         self._sockets: list[WebSocketClientConnection] = []
         self._wires: list[Wire] = []
-        self._databases = [self.database]
         self.port = 0
 
     async def __aenter__(self) -> Self:
         self._rows_before = {entry_id for entry_id, _ in self._committed()}
+        self._collects = gc.isenabled()
+        gc.disable()
+        gc.freeze()  # a collection looks at what the scenario has made
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        gc.unfreeze()
+        if self._collects:
+            gc.enable()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -79,38 +106,54 @@ class World:
         for server in self._servers:
             server.stop()
             await server.close_all_connections()
-        for database in self._databases:
-            await database.idle(SETTLE_S)
-        self.scope.close()
-        for database in self._databases:
-            await database.close(grace_s=SETTLE_S)
-        self._sessions.clear()
+        await self._idle()
+        if not self.column.guarded:  # what is left open would hold locks of the next scenario's database
+            for session in list(self._sessions):
+                session.close()
+        await self.column.close(SETTLE_S)
+        self._reader.dispose()
 
     # -- what a scenario is made of
 
-    def mount(
-        self, *handlers: type[RequestHandler], database: Database | None = None, path: str = "/scenario"
-    ) -> int:
-        """Serve an application with these handlers, each put under the scope; returns the port."""
-        bound = [
-            URLSpec(
-                f"{path}{number or ''}",
-                type(handler.__name__, (handler,), {"scope": self.scope, "world": self}),
-            )
-            for number, handler in enumerate(handlers)
-        ]
-        server = HTTPServer(application(database or self.database, bound))
+    def mount(self, *handlers: type[RequestHandler], elsewhere: bool = False, path: str = "/scenario") -> int:
+        """Serve an application with these handlers, each under the column; returns the port.
+
+        Args:
+            elsewhere: as another application in the same process, with a database object of its own.
+        """
+        own = {"scope": self.scope, "world": self}
+        bound = []
+        for number, handler in enumerate(handlers):
+            bases = (handler, self.column.handler) if issubclass(handler, Probe) else (handler,)
+            bound.append(URLSpec(f"{path}{number or ''}", type(handler.__name__, bases, own)))
+        settings = self.column.app_settings(elsewhere=elsewhere)
+        if self.column.guarded:
+            settings |= {"log_function": log_request, "cross_origin_protection": True, "forms": False}
+        else:
+            settings |= {"log_function": lambda handler: None}
+        server = HTTPServer(Application(bound, **settings))
         listening, port = bind_unused_port()
         server.add_socket(listening)
         self._servers.append(server)
         self.port = self.port or port
         return port
 
-    def another_database(self) -> Database:
-        """A second `Database`, as another application in the same process has it."""
-        database = Database(self.settings)
-        self._databases.append(database)
-        return database
+    @contextlib.asynccontextmanager
+    async def job(self, caller: str, *, elsewhere: bool = False, entered: bool = True) -> AsyncIterator[Work]:
+        """A block of work outside of any request, in a session that the caller owns; see `Column.job`."""
+        async with self.column.job(caller, elsewhere=elsewhere, entered=entered) as work:
+            self.owns(work.session, caller)
+            session = work.session
+            yield work
+        self.ended(session)
+
+    @contextlib.contextmanager
+    def script(self, caller: str) -> Iterator[Session]:
+        """The same, for code that blocks."""
+        with self.column.script() as session:
+            self.owns(session, caller)
+            yield session
+        self.ended(session)
 
     async def post(
         self, caller: str = "A", *, port: int = 0, path: str = "/scenario", body: bytes = b""
@@ -164,14 +207,48 @@ class World:
         self._tasks.append(task)
         return task
 
-    def expect(self, *, kept: str | set[str] = "", undone: str | set[str] = "") -> None:
-        """Name the rows that have to be in the database at the end, and those that must not."""
+    def expect(self, *, kept: str | set[str] = "", undone: str | set[str] = "", refused: str = "") -> None:
+        """Name the rows that have to be in the database at the end, and those that must not.
+
+        Args:
+            refused: those that must not, and of which no client may read a success either.
+        """
+        self.evidence.to_be_refused |= {refused} - {""}
+        undone = {undone} - {""} if isinstance(undone, str) else undone
         self.evidence.to_be_kept |= {kept} - {""} if isinstance(kept, str) else kept
-        self.evidence.to_be_undone |= {undone} - {""} if isinstance(undone, str) else undone
+        self.evidence.to_be_undone |= undone
 
     def owns(self, session: Session, caller: str) -> None:
-        """Record the owner of a session."""
-        self._sessions[id(session)] = (session, caller)
+        """Record the owner of a session: the first that says so."""
+        known = self._known(session)
+        if known.owner is None:
+            known.owner = caller
+
+    def ended(self, session: Session) -> None:
+        """Record that the owner of a session has closed it."""
+        if type(session) is not SettledSession:
+            self._known(session).ended = True
+
+    def watched(self, function: Callable[..., R]) -> Callable[..., R]:
+        """A function as it goes through ``run``: while it is under way, no other one may use its session."""
+
+        def call(*args: Any, **kwargs: Any) -> R:
+            own: set[int] = set()
+            token = _run.set(own)
+            self._runs[id(own)] = own
+            try:
+                return function(*args, **kwargs)
+            finally:
+                del self._runs[id(own)]
+                _run.reset(token)
+
+        return call
+
+    @contextlib.contextmanager
+    def meant(self, caller: str) -> Iterator[None]:
+        """Forget the errors of a caller whose requests are to fail in the block."""
+        yield
+        self.evidence.errors = [each for each in self.evidence.errors if each[0] != caller]
 
     @contextlib.contextmanager
     def recording_errors(self, caller: str) -> Iterator[None]:
@@ -191,7 +268,7 @@ class World:
         """A model function as code calls it that forgets the session."""
 
         def bind(recording: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
-            if self.scope_name == "explicit":
+            if isinstance(self.scope, Explicit):
                 return recording  # type: ignore[return-value]  # that is the mistake
             return self.scope.bind(recording, None)  # type: ignore[arg-type]
 
@@ -208,17 +285,24 @@ class World:
         for task in self._tasks:
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 self.evidence.errors.append(("a task", error))
-        for database in self._databases:
-            await database.idle(SETTLE_S)
-        pools = [endpoint.engine.pool for each in self._databases for endpoint in (each.writer, each.reader)]
-        self.evidence.connections_out = sum(
-            pool.checkedout() for pool in pools if isinstance(pool, QueuePool)
-        )
+        self._tasks.clear()
+        await self._idle()
+        self.evidence.connections_out = self.column.connections_out()
         self.evidence.registered = registered(self.scope)
         self.evidence.rows = [
             text for entry_id, text in self._committed() if entry_id not in self._rows_before
         ]
+        self.evidence.forget_frames()
+        if self.column.collects:
+            gc.collect()
+        self.evidence.connections_kept = self.column.connections_out()
         return judge(self.evidence)
+
+    async def _idle(self) -> None:
+        give_up_at = asyncio.get_running_loop().time() + SETTLE_S
+        while self.under_way and asyncio.get_running_loop().time() < give_up_at:  # noqa: ASYNC110  # by no event
+            await asyncio.sleep(LOOK_S)
+        await self.column.idle(SETTLE_S)
 
     # -- what is recorded
 
@@ -238,10 +322,14 @@ class World:
                 return function(session, *rest, **options)
 
             try:
-                return bind(recording)(*args, **kwargs)
+                result = bind(recording)(*args, **kwargs)
             except BaseException as error:
                 record.error = error
                 raise
+            if function is list_entries:
+                entries: Any = result
+                record.saw = sorted(each.text for each in entries if each.id not in self._rows_before)
+            return result
 
         return call
 
@@ -249,26 +337,41 @@ class World:
         # A proxy is asked for its session as any use of it would ask.
         asked: object = session
         found: Session = asked() if isinstance(asked, scoped_session) else session
-        known = self._sessions.setdefault(id(found), (found, None))
-        record.owner = known[1]
-        record.session = [*self._sessions].index(id(found)) + 1
-        if type(found) is SettledSession:
+        known = self._known(found)
+        record.owner = known.owner
+        record.session = known.number
+        if type(found) is SettledSession or known.ended:
             record.found = Found.SETTLED
-        elif found in self.scope.made:
+        elif known.owner is None and found in self.scope.made:
             record.found = Found.MADE_UP
-        elif known[1] in (None, record.caller):
+        elif known.owner in (None, record.caller):
             record.found = Found.OWN
         else:
             record.found = Found.ANOTHERS
+        own = _run.get(None)
+        if own is not None:
+            own.add(known.number)
+            record.shared = any(known.number in other for other in [*self._runs.values()] if other is not own)
+
+    def _known(self, session: Session) -> _Known:
+        known = self._sessions.get(session)
+        if known is None:
+            known = self._sessions[session] = _Known(next(self._numbers))
+        return known
 
     def _committed(self) -> list[tuple[str, str]]:
         """The committed rows, ids and texts: through no session, and not through the writer."""
-        with self.database.reader.engine.connect() as connection:
+        with self._reader.connect() as connection:
             return [(row.id, row.text) for row in connection.execute(select(Entry.id, Entry.text))]
 
 
+_run: contextvars.ContextVar[set[int]] = contextvars.ContextVar("onfinish_compare_run")
+"""The sessions that the function under way in ``run`` has used, by number."""
+
+POOL_SIZE = 5
+
 _LIMITS = {
-    "pool_size": 5,
+    "pool_size": POOL_SIZE,
     "reader_pool_size": 5,
     # What waits for something that never comes back is to be over soon.
     "busy_timeout_s": 0.5,
@@ -277,17 +380,47 @@ _LIMITS = {
 }
 
 
-class Probe(ScopedHandler, ApiHandler):
-    """A handler of a scenario. Lives as long as one attempt at a request."""
+if TYPE_CHECKING:
+
+    class _Handler(RequestHandler):
+        """What the handlers of all columns have."""
+
+        @property
+        def session(self) -> Session:
+            """The request's session."""
+
+        async def run(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
+            """Call a function off the event loop."""
+
+        def in_new_transaction(self, function: Callable[..., object], /, **kwargs: Any) -> None:
+            """Call a model function in a transaction of its own."""
+
+else:
+    _Handler = RequestHandler
+
+
+class Probe(_Handler):
+    """A handler of a scenario; the column's handler is its other base. Lives as long as one attempt."""
 
     world: ClassVar[World]
 
+    timeout_s: float | None = None
+
     def prepare(self) -> Any:
-        """As always; the session's owner is recorded."""
+        """As the column's; the session's owner is recorded."""
         result = super().prepare()
-        self.world.owns(self.session, self.caller)
+        self._own = self.session
+        self.world.owns(self._own, self.caller)
         self.world.happened(f"{self.caller} begins")
         return result
+
+    def on_finish(self) -> None:
+        """As the column's; a session that it closes is recorded as ended."""
+        try:
+            super().on_finish()
+        finally:
+            if not self.world.column.guarded and hasattr(self, "_own"):
+                self.world.ended(self._own)
 
     @property
     def caller(self) -> str:
@@ -298,6 +431,21 @@ class Probe(ScopedHandler, ApiHandler):
         """A model function as this handler calls it."""
         return self.world.model(self.caller, function, self.session)
 
+    def run(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, R]:
+        """As the column's; two that work in one session at once are recorded."""
+        return super().run(self.world.watched(function), *args, **kwargs)
+
+    async def last_too_long(self) -> None:
+        """Work that is cancelled at ``timeout_s``: by the kernel, or where it limits none, by the method."""
+        if self.world.column.guarded:
+            await asyncio.sleep(ANSWER_S)
+        else:
+            try:
+                async with asyncio.timeout(self.timeout_s):
+                    await asyncio.sleep(ANSWER_S)
+            except TimeoutError:
+                raise Meant("too late", 504) from None
+
     def log_exception(
         self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
     ) -> None:
@@ -306,6 +454,16 @@ class Probe(ScopedHandler, ApiHandler):
             self.world.evidence.errors.append((self.caller, value))
         super().log_exception(typ, value, tb)
 
+    async def _execute(self, *args: Any, **kwargs: Any) -> None:
+        self.world.under_way += 1
+        try:
+            await super()._execute(*args, **kwargs)
+        finally:
+            self.world.under_way -= 1
 
-class Meant(Exception):
+
+class Meant(HTTPError):
     """Raised by a scenario, where a request is to fail."""
+
+    def __init__(self, reason: str, status: int = 400) -> None:
+        super().__init__(status, reason)

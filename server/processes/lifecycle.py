@@ -23,6 +23,7 @@ from db.health import first_look
 from db.schema import migrate
 from handlers.websocket import Sockets
 from server.app import make_app
+from server.compare.mount import close_twins
 from server.edge.hosts import Hosts, hosts_of
 from server.edge.http import DrainingServer
 from server.edge.listening import CannotListen, Listening, listen
@@ -123,6 +124,7 @@ class Lifecycle:
         """Serve until a stop signal; returns the exit status."""
         ops, parent = self._ops, self._parent
         database = Database(self._settings.database, observer=ops.metrics)
+        application: Application | None = None
         try:
             if parent is None:
                 await self._bring_schema_up(database)
@@ -152,6 +154,8 @@ class Lifecycle:
             log.info("stopped")
             return status
         finally:
+            if application is not None:
+                await close_twins(application)
             await database.close()
 
     def _hosts(self, listening: Listening) -> Hosts | None:

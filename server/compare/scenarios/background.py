@@ -1,10 +1,9 @@
-"""Work after a request, beside it, and without any."""
+"""Work after a request, and beside it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 from tornado.ioloop import IOLoop
 
@@ -95,7 +94,8 @@ async def query_after_finish(world: World) -> None:
 
 @scenario("a worker that the first request starts")
 async def lazy_worker(world: World) -> None:
-    """A task that serves all requests, started by the first of them, keeps their work apart."""
+    """A task that serves all requests, started by the first of them, keeps their work apart: the first is
+    refused and undone, the second acknowledged and kept."""
 
     jobs: asyncio.Queue[tuple[str, Callable[..., object]]] = asyncio.Queue()
 
@@ -106,6 +106,8 @@ async def lazy_worker(world: World) -> None:
             await world.until("A begins", "B begins")
             jobs.put_nowait((f"{self.caller}'s row", self.model(add_entry)))
             await world.until("A's row", "B's row")
+            if self.caller == "A":
+                raise Meant("A was refused")
 
     async def worker() -> None:
         for _ in range(2):
@@ -115,24 +117,10 @@ async def lazy_worker(world: World) -> None:
             world.happened(text)
 
     world.mount(Handler)
-    world.expect(kept={"A's row", "B's row"})
+    world.expect(kept="B's row", undone="A's row")
     first = asyncio.ensure_future(world.post("A"))
     await world.until("A begins")
     await asyncio.gather(first, world.post("B"))
-
-
-@scenario("a background job")
-async def background_job(world: World) -> None:
-    """A job outside of any request has a unit of work of its own, and its row is committed."""
-
-    async def job() -> None:
-        async with world.database.unit_of_work(label="job") as unit:
-            world.owns(unit.session, "the job")
-            with world.scope.entered(unit.session):
-                await unit.run(world.model("the job", create_entry, unit.session), text="row")
-
-    world.expect(kept="row")
-    await world.begin(job(), clean=True)
 
 
 @scenario("an audit row that survives a rollback")
@@ -148,42 +136,3 @@ async def audit_row(world: World) -> None:
     world.mount(Handler)
     world.expect(kept="audit", undone="row")
     await world.post()
-
-
-@scenario("two applications in one process")
-async def two_applications(world: World) -> None:
-    """A handler calls the other application's code in that one's unit of work, then goes on in its own."""
-
-    other = world.another_database()
-
-    class Handler(Probe):
-        async def post(self) -> None:
-            async with other.unit_of_work(label="the other application") as unit:
-                world.owns(unit.session, "the other")
-                with world.scope.entered(unit.session):
-                    world.model("the other", add_entry, unit.session)(text="the other's row")
-            self.model(add_entry)(text="own row")
-
-    class Other(Probe):
-        def post(self) -> None:
-            self.model(add_entry)(text="a row of its own request")
-
-    world.mount(Handler)
-    port = world.mount(Other, database=other)
-    world.expect(kept={"the other's row", "own row", "a row of its own request"})
-    await world.post("A")
-    await world.post("B", port=port)
-
-
-@scenario("model code in a test, without a server")
-async def without_a_server(world: World) -> None:
-    """A script or a test opens a session, and model code works in it."""
-
-    def script() -> Any:
-        with world.database.session_scope() as session:
-            world.owns(session, "the test")
-            with world.scope.entered(session):
-                world.model("the test", create_entry, session)(text="row")
-
-    world.expect(kept="row")
-    await asyncio.get_running_loop().run_in_executor(None, script)

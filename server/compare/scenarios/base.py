@@ -22,11 +22,24 @@ class Scenario:
 
     name: str
     title: str
+    group: str
     promise: str
     play: Play
     source: str
     pool_timeout_s: float
 
+
+GROUPS = {
+    "requests": "an ordinary request",
+    "faults": "errors, COMMIT, the pool",
+    "executors": "threads",
+    "background": "background work",
+    "jobs": "jobs, scripts, tests",
+    "uploads": "streamed uploads",
+    "sockets": "WebSockets",
+    "traps": "mistakes",
+}
+"""What one does, by the module that has the scenarios of it."""
 
 SCENARIOS: dict[str, Scenario] = {}
 """All scenarios by their names, in the order in which they are run."""
@@ -38,16 +51,17 @@ def scenario(title: str, *, pool_timeout_s: float = 0.5) -> Callable[[Play], Pla
     def add(play: Play) -> Play:
         name = play.__name__
         promise = inspect.cleandoc(play.__doc__ or "").replace("``", "`")
-        SCENARIOS[name] = Scenario(name, title, promise, play, inspect.getsource(play), pool_timeout_s)
+        group = GROUPS[play.__module__.rpartition(".")[2]]
+        SCENARIOS[name] = Scenario(name, title, group, promise, play, inspect.getsource(play), pool_timeout_s)
         return play
 
     return add
 
 
 async def run_scenario(
-    scenario: Scenario, scope_name: str, settings: DatabaseSettings, *, deadline_s: float = DEADLINE_S
+    scenario: Scenario, column: str, settings: DatabaseSettings, *, deadline_s: float = DEADLINE_S
 ) -> Verdict:
-    """Run one scenario under one scope.
+    """Run one scenario under one column.
 
     Args:
         settings: of a scratch database; what the scenario commits stays there.
@@ -56,7 +70,7 @@ async def run_scenario(
     Raises:
         TimeoutError: it was not over by then.
     """
-    async with World(settings, scope_name, pool_timeout_s=scenario.pool_timeout_s) as world:
+    async with World(settings, column, pool_timeout_s=scenario.pool_timeout_s) as world:
         async with asyncio.timeout(deadline_s):
             await scenario.play(world)
             return await world.verdict()

@@ -164,7 +164,7 @@ async def cancelled(world: World) -> None:
 
         async def post(self) -> None:
             await self.run(self.model(create_entry), text="row")
-            await asyncio.sleep(60)
+            await self.last_too_long()
 
     world.mount(Handler)
     world.expect(undone="row")

@@ -31,17 +31,17 @@ async def handshake_session(world: World) -> None:
 
     class Handler(Socket):
         def prepare(self) -> None:
-            self.unit = world.database.unit_of_work(label="the handshake")
-            world.owns(self.unit.session, self.caller)
-            self.entered = self.scope.enter(self.unit.session)
+            self.work = world.column.begin("the handshake")
+            self.session = self.work.session
+            world.owns(self.session, self.caller)
 
         def on_finish(self) -> None:
-            self.scope.leave(self.entered)
-            self.unit.settle_at_once(keep=True)
+            self.work.end()
+            world.ended(self.session)
 
         def open(self, *args: str, **kwargs: str) -> None:
             with world.recording_errors(self.caller):
-                world.model(self.caller, add_entry, self.unit.session)(text="opened")
+                world.model(self.caller, add_entry, self.session)(text="opened")
             world.happened("opened")
 
     world.mount(Handler)
@@ -56,10 +56,8 @@ async def socket_opens(world: World) -> None:
 
     class Handler(Socket):
         async def open(self, *args: str, **kwargs: str) -> None:
-            async with world.database.unit_of_work(label="open") as unit:
-                world.owns(unit.session, self.caller)
-                with self.scope.entered(unit.session):
-                    await unit.run(world.model(self.caller, create_entry, unit.session), text="opened")
+            async with world.job(self.caller) as work:
+                await work.run(world.model(self.caller, create_entry, work.session), text="opened")
             world.happened("opened")
 
     world.mount(Handler)
@@ -74,12 +72,13 @@ async def two_sockets(world: World) -> None:
 
     class Handler(Socket):
         async def on_message(self, message: Any) -> None:
-            async with world.database.unit_of_work(label="message") as unit:
-                world.owns(unit.session, self.caller)
-                with self.scope.entered(unit.session):
-                    await both.wait()
-                    world.model(self.caller, add_entry, unit.session)(text=str(message))
-                    await both.wait()
+            if self.caller == "B":  # the same order each time
+                await world.until("A works")
+            async with world.job(self.caller) as work:
+                world.happened(f"{self.caller} works")
+                await both.wait()
+                world.model(self.caller, add_entry, work.session)(text=str(message))
+                await both.wait()
             await self.write_message("done")
 
     both = asyncio.Barrier(2)

@@ -14,8 +14,8 @@ async def forgotten(world: World) -> None:
     """A job that forgets the session raises a clear error, and writes nothing anywhere."""
 
     async def job() -> None:
-        async with world.database.unit_of_work(label="job") as unit:
-            await unit.run(world.without_session("the job", create_entry), text="row")
+        async with world.job("the job", entered=False) as work:
+            await work.run(world.without_session("the job", create_entry), text="row")
 
     world.expect(kept="row")
     with world.recording_errors("the job"):

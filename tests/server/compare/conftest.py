@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from conf import DatabaseSettings
 from server.compare.scratch import scratch_database
+from tests.fixtures.backends import Backend
 from tests.fixtures.postgres import PostgresCluster
 
-
-@pytest.fixture(scope="module")
-def sqlite_scratch() -> Iterator[DatabaseSettings]:
-    with scratch_database(DatabaseSettings(url="sqlite:///never-made.db")) as settings:
-        yield settings
+Scratches = Callable[[Backend], DatabaseSettings]
 
 
 @pytest.fixture(scope="module")
-def postgresql_scratch(postgres_cluster: PostgresCluster) -> Iterator[DatabaseSettings]:
-    name = postgres_cluster.create_database()
-    with scratch_database(DatabaseSettings(url=postgres_cluster.url_for(name))) as settings:
-        yield settings
-    postgres_cluster.drop_database(name)
+def scratches(request: pytest.FixtureRequest) -> Iterator[Scratches]:
+    """The scratch database of a backend, made when it is first asked for."""
+    made: dict[str, DatabaseSettings] = {}
+    with ExitStack() as stack:
+
+        def scratch(backend: Backend) -> DatabaseSettings:
+            if backend.scheme not in made:
+                url = f"{backend.scheme}:///never-made.db"
+                if backend == "postgresql":
+                    cluster: PostgresCluster = request.getfixturevalue("postgres_cluster")
+                    name = cluster.create_database()
+                    stack.callback(cluster.drop_database, name)
+                    url = cluster.url_for(name).replace("postgresql", backend.scheme, 1)
+                made[backend.scheme] = stack.enter_context(scratch_database(DatabaseSettings(url=url)))
+            return made[backend.scheme]
+
+        yield scratch
 
 
 @pytest.fixture
-def scratch(backend: str, request: pytest.FixtureRequest) -> DatabaseSettings:
+def scratch(backend: Backend, scratches: Scratches) -> DatabaseSettings:
     """A scratch database, shared by the module's tests on that backend."""
-    settings: DatabaseSettings = request.getfixturevalue(f"{backend}_scratch")
-    return settings
+    return scratches(backend)

@@ -49,6 +49,7 @@ def comparison(**changes: Any) -> dict[str, Any]:
         },
         "commit": {fault: {idiom: vars(Count(sent=4)) for idiom in IDIOMS} for fault in FAULTS},
         "code": {scope: code(scope) for scope in SCOPES},
+        "recommendation": ["Pass the <b>session</b>."],
         "conclusion": ["explicit <b>holds</b>"],
         "sound": True,
     }
@@ -59,10 +60,17 @@ def scenario(title: str, *verdicts: str) -> dict[str, Any]:
     """A scenario with these verdicts."""
     return {
         "title": title,
+        "group": "background work" if "worker" in title else "an ordinary request",
         "promise": f"What {title} promises.",
         "source": "async def play(world): ...",
         "verdicts": {
-            scope: {"verdict": verdict, "reason": f"why {verdict}", "also": ["leaked"], "evidence": {"n": 1}}
+            scope: {
+                "verdict": verdict,
+                "reason": f"why {verdict}",
+                "sentence": f"Whose row is {verdict}.",
+                "also": ["leaked"] if verdict == "lost" else [],
+                "evidence": {"n": 1},
+            }
             for scope, verdict in zip(SCOPES, verdicts, strict=True)
         },
     }

@@ -5,7 +5,17 @@ from __future__ import annotations
 from server.compare.commit_time import Count
 from server.compare.comparison import explicit_is_sound
 from server.compare.cost import TWIN
-from server.compare.findings import conclusion, differences, figures, lost_under_load, tally
+from server.compare.findings import (
+    conclusion,
+    differences,
+    figures,
+    leaks,
+    lost_under_load,
+    recommendation,
+    tally,
+    what_guards_add,
+    wrong,
+)
 from tests.server.compare.sample import comparison, server
 
 
@@ -16,19 +26,33 @@ def sentence(beginning: str, result: dict[str, object]) -> str:
 
 def test_verdicts_are_counted_by_scope():
     assert tally(comparison())["contextvar"] == {"holds": 2, "refused": 1, "mixed": 1}
-    assert sentence("explicit:", comparison()).endswith(
-        "holds in 3, refused in 1 of 4 scenarios. Nothing wrong was done."
-    )
-    assert "In 2 it went wrong without an error." in sentence("threadlocal:", comparison())
+    assert wrong(comparison(), "threadlocal") == 2
+    assert leaks(comparison(), "threadlocal") == 1
 
 
-def test_scenarios_are_named_where_a_contextvar_is_as_good_better_and_worse():
-    """By the titles of the scenarios."""
-    found = sentence("A contextvar does as explicit does in 1 of 4", comparison())
+def test_the_recommendation_is_three_sentences_of_what_was_found():
+    first, second, third = recommendation(comparison())
 
-    assert "better in: a kept object." in found
-    assert "refuses where explicit holds in: @gen.coroutine prepare." in found
-    assert "goes wrong without an error in: a worker." in found
+    assert first.startswith("Pass the session: it held in 3 of 4 scenarios and refused in 1, ")
+    assert first.endswith("with a clear error and nothing wrong done.")
+    assert "it held in 2, refused in 1, and went wrong in 1 (a worker)." in second
+    assert third.endswith("registry in 2; thread-local in 2.")
+
+
+def test_an_explicit_form_that_goes_wrong_is_not_recommended():
+    result = comparison()
+    result["scenarios"]["plain"]["verdicts"]["explicit"]["verdict"] = "lost"
+
+    assert recommendation(result)[0] == "Passed, the session went wrong in 1 of 4 scenarios."
+
+
+def test_what_the_guards_add_is_the_difference_of_two_columns():
+    result = comparison()
+    for scenario in result["scenarios"].values():
+        scenario["verdicts"]["explicit-plain"] = {**scenario["verdicts"]["explicit"], "verdict": "kept"}
+
+    assert what_guards_add(result) == [("explicit", 0, 4)]
+    assert sentence("What the guards add", result).endswith("go wrong: explicit 4 without and 0 with.")
 
 
 def test_a_difference_smaller_than_the_programs_own_is_noise():
@@ -80,10 +104,21 @@ def test_only_what_explicit_holds_or_refuses_is_sound():
 
 
 def test_the_commit_axis_is_summed_over_its_faults():
-    count = vars(Count(lost=2, kept_though_refused=3, good_refused=1))
-    commit = {"commit": {"naive": count}, "kill": {"naive": count}}
+    count = vars(Count(acknowledged=5, refused=4, lost=2, kept_though_refused=3, good_refused=1))
+    commit = {"commit": {"naive": count}, "raise": {"naive": count}, "kill": {"naive": count}}
 
     assert sentence("Commit as in naive", comparison(commit=commit)) == (
-        "Commit as in naive: 4 acknowledged writes were lost, 6 writes of refused requests were kept, "
+        "Commit as in naive: of 10 acknowledged writes 4 were lost, of 8 refused ones 6 were kept, "
         "2 sound requests were refused for what an earlier one had left or held."
     )
+
+
+def test_what_a_killed_server_lost_has_its_denominator_and_tells_nothing_where_no_form_lost():
+    lost, kept = vars(Count(acknowledged=120, lost=3)), vars(Count(acknowledged=118))
+    killed = "Of acknowledged writes to a server that was killed under load were lost: "
+
+    one = comparison(commit={"kill": {"naive": lost, "onfinish": kept}})
+    none = comparison(commit={"kill": {"naive": kept, "onfinish": kept}})
+
+    assert sentence(killed, one) == f"{killed}naive 3 of 120, onfinish 0 of 118."
+    assert sentence(killed, none).endswith("onfinish 0 of 118, which tells nothing about any of them.")

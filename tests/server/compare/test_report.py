@@ -19,10 +19,45 @@ def html() -> str:
 
 
 def test_every_verdict_is_there_with_its_evidence(html):
+    """In words, what was observed in a sentence, and the record folded behind it."""
     for title in ("plain handler", "a worker", "a kept object", "@gen.coroutine prepare"):
         assert f'<span class="title">{title}</span>' in html
-    assert html.count('class="verdict mixed"') == 4  # three verdicts, and what the word means
-    assert "why refused; also leaked" in html
+    assert html.count('class="scope">registry</span>mixed') == 1
+    assert html.count('class="scope">thread-local</span>lost, leaks') == 1
+    assert "Whose row is refused." in html
+    assert html.index("Whose row is refused.") < html.index("why refused")
+
+
+def test_the_first_screen_decides(html):
+    """The recommendation, then one row a form with one lettered cell a scenario, then the price."""
+    order = [
+        html.index(text)
+        for text in ("Pass the &lt;b&gt;session", 'class="picture"', 'id="price"', 'id="words"')
+    ]
+    assert order == sorted(order)
+    picture = re.findall(r'class="cell (\w+)" href="#(\w+)"[^>]*>(\w)</a>', html)
+    assert len(picture) == 4 * 4
+    assert picture[:4] == [
+        ("holds", "plain", "H"),
+        ("refused", "kept", "R"),
+        ("holds", "prepare", "H"),
+        ("holds", "worker", "H"),
+    ]
+    assert ("lost", "plain", "l") in picture, "in lower case where it leaks"
+
+
+def test_scenarios_stand_together_by_what_one_does(html):
+    assert (
+        html.index("An ordinary request</h3>")
+        < html.index('id="prepare"')
+        < html.index("Background work</h3>")
+    )
+    assert html.index("Background work</h3>") < html.index('id="worker"')
+
+
+def test_the_same_is_said_once(html):
+    """Forms with the same verdict and sentence are named together."""
+    assert '<b>contextvar; registry; thread-local</b>: <span class="verdict mixed">mixed</span>' in html
 
 
 def test_it_needs_nothing_but_itself(html):
@@ -41,7 +76,7 @@ def test_plots_take_their_colour_from_the_page(html):
     """Else they would be black on black in the dark."""
     plots = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
 
-    assert len(plots) == 6
+    assert len(plots) == 5
     assert all("currentColor" in plot for plot in plots)
     assert not any(re.search(r"#000000|#010203", plot) for plot in plots)
 
@@ -71,7 +106,7 @@ def test_scopes_that_were_left_out_are_left_out(html):
 
     assert "When a contextvar is the right choice" in html
     assert "When a contextvar is the right choice" not in page
-    assert "--scopes: 3" in page
+    assert "--columns: 3" in page
 
 
 def test_without_matplotlib_there_are_tables_and_a_way_to_the_plots(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -28,11 +29,18 @@ def kept(*calls: ModelCall, rows: tuple[str, ...] = ("row",), **more: Any) -> Ev
         (kept(call(error=TypeError("create_entry() missing argument: 'session'")), rows=()), Kind.REFUSED),
         (kept(call(), connections_out=1), Kind.LEAKED),
         (kept(call(), rows=()), Kind.LOST),
-        (kept(call(Found.MADE_UP)), Kind.LOST),
-        (kept(call(error=RuntimeError("pool")), rows=()), Kind.LOST),
+        (kept(call(Found.MADE_UP), rows=()), Kind.LOST),
+        (kept(call(), answers=[("A", 200)], rows=()), Kind.LOST),
+        (kept(call(), errors=[("A", SessionSettled("over"))], answers=[("A", 200)], rows=()), Kind.LOST),
+        (kept(call(), call(text="bad"), rows=("row", "bad"), to_be_refused={"bad"}), Kind.KEPT),
+        (kept(call(), call(text="bad"), answers=[("A", 201)], to_be_refused={"bad"}), Kind.LOST),
+        (kept(call(), call(text="bad"), answers=[("A", 409)], to_be_refused={"bad"}), Kind.HOLDS),
+        (kept(call(shared=True)), Kind.MIXED),
+        (kept(call(), call(caller="B", text="bad"), call(saw=["bad"]), to_be_undone={"bad"}), Kind.MIXED),
+        (kept(call(error=RuntimeError("pool")), rows=()), Kind.BROKEN),
         (kept(call(Found.SETTLED)), Kind.STALE),
         (kept(call(Found.ANOTHERS)), Kind.MIXED),
-        (kept(call(), rows=("row", "bad"), to_be_undone={"bad"}), Kind.MIXED),
+        (kept(call(), rows=("row", "bad"), to_be_undone={"bad"}), Kind.KEPT),
         (kept(call(Found.MADE_UP), call(Found.MADE_UP, caller="B")), Kind.MIXED),
     ],
 )
@@ -42,7 +50,7 @@ def test_each_kind_of_verdict_is_found(evidence, kind):
 
 
 def test_the_worst_is_the_verdict_and_the_rest_stands_beside_it():
-    evidence = kept(call(Found.ANOTHERS), call(Found.MADE_UP), connections_out=2)
+    evidence = kept(call(Found.ANOTHERS), call(Found.MADE_UP, text="other"), connections_out=2)
 
     verdict = judge(evidence)
 
@@ -68,6 +76,26 @@ def test_evidence_is_shown_in_few_lines():
     assert len(shown["sessions"]) == 8
     assert shown["sessions_left_out"] == 192
     assert shown["rows"]["in the database"][-1] == "… and 192 more"
+
+
+def test_a_row_whose_call_was_never_reached_is_not_lost():
+    """The error that kept the request from it is the verdict."""
+    evidence = Evidence(
+        [ModelCall("Z", "list_entries", None, error=RuntimeError("pool"))],
+        to_be_kept={"row"},
+        answers=[("Z", 599)],
+    )
+
+    assert judge(evidence).kind is Kind.BROKEN
+
+
+def test_a_variable_that_is_not_set_is_a_clear_error():
+    variable: ContextVar[object] = ContextVar("session")
+    with pytest.raises(LookupError) as caught:
+        variable.get()
+
+    assert judge(kept(call(error=caught.value), rows=())).kind is Kind.REFUSED
+    assert judge(kept(call(error=KeyError("session")), rows=())).kind is Kind.BROKEN
 
 
 def test_what_holds_or_refuses_is_sound():
