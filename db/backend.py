@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -70,6 +71,9 @@ class Backend:
 
     cannot_change_session = ""
     """Why a unit of work may not change its session, and the way out. Empty: its connection is closed."""
+
+    file: Path | None = None
+    """Where the database is a file: its full path."""
 
     isolation_levels: tuple[str, ...] = (
         "SERIALIZABLE",

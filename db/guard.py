@@ -61,6 +61,8 @@ class StatementGuard:
     closed, not checked in. ``may_commit``: the unit of work itself is at its COMMIT.
     ``isolation_level``: the one that the unit was made with, None for the engine's.
 
+    ``statements``: how many were sent, the commit marker's among them; BEGIN and COMMIT are none.
+
     ``retries``: the work is retried where its connection turns out to be gone. Any other connection is
     pinged before it is used, however short it was idle.
     """
@@ -83,6 +85,7 @@ class StatementGuard:
         "changed_session",
         "isolation_level",
         "statement",
+        "statements",
         "retries",
         "_confined",
         "_worker",
@@ -110,6 +113,7 @@ class StatementGuard:
         self.changed_session = False
         self.isolation_level: str | None = None
         self.statement: str | None = None
+        self.statements = 0
         self.retries = False
         self._confined = confined
         self._worker: object = None if confined else _ANY_WORKER

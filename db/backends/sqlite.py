@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from weakref import WeakSet
@@ -67,6 +68,8 @@ class SQLite(Backend):
         self.shares_one_connection = name in _SERVED_FROM_MEMORY or (
             str(name).startswith("file:") and (":memory:" in str(name) or url.query.get("mode") == "memory")
         )
+        if name and not self.shares_one_connection and not name.startswith("file:"):
+            self.file = Path(name).absolute()
         if self.shares_one_connection:
             self.cannot_change_session = (
                 "of a database in memory, which has no other and cannot close it: use a file"

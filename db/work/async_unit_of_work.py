@@ -183,6 +183,11 @@ class AsyncUnitOfWork:
         return self._unit.guard.statement
 
     @property
+    def statements(self) -> int:
+        """How many statements it has sent."""
+        return self._unit.guard.statements
+
+    @property
     def has_slot(self) -> bool:
         """Whether the unit holds a slot of its endpoint, and with it perhaps a connection."""
         return self._slot is not None and self._slot.taken

@@ -20,6 +20,7 @@ from db.doctor.findings import Finding
 from db.engines.engine import make_url
 from db.health import first_look
 from db.schema import migrate
+from server.app import first_step
 from server.edge.listening import CannotListen, listen
 from server.monitoring.metrics import GAUGES
 from server.monitoring.ops import Ops
@@ -113,6 +114,7 @@ class Supervisor:
         self._failed = [0] * self._count  # failed starts and early ends in a row
         self._up = False
         self._findings: list[Finding] = []
+        self._next_step: str | None = None
         self._stopped_at: float | None = None
         self._killed = False
         self._status = 0
@@ -152,6 +154,8 @@ class Supervisor:
         database = Database(self._settings.database)
         try:
             self._findings = await first_look(database, revision=migrate.head())
+            if not self._findings:
+                self._next_step = await first_step(database)
         finally:
             await database.close()
 
@@ -220,7 +224,7 @@ class Supervisor:
                 child.is_ready = True
         if not self._up and len(self._children) == self._count and self._all_ready:
             self._up = True
-            print_banner(self._settings, self._listening, self._findings)
+            print_banner(self._settings, self._listening, self._findings, next_step=self._next_step)
             sd_notify(READY)
 
     @property
