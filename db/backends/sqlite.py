@@ -57,6 +57,7 @@ class SQLite(Backend):
     belongs_to_process = True
     snapshot_options = MappingProxyType({SNAPSHOT: True})
     isolation_levels = ("SERIALIZABLE",)
+    lock_wait = (__name__, "_begin_immediate")
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)

@@ -88,6 +88,9 @@ class AsyncUnitOfWork:
         ResourceWarning: dropped without `settle`; what it held was released, and its work is rolled back.
     """
 
+    queued_at: float | None = None
+    """When it asked for its slot, on the clock of `time.monotonic`."""
+
     def __init__(
         self,
         endpoint: Endpoint,
@@ -392,7 +395,7 @@ class AsyncUnitOfWork:
             ) from error
 
     async def _acquire_slot(self) -> None:
-        queued_at = time.monotonic()
+        queued_at = self.queued_at = time.monotonic()
         slot = await self._new_slot()
         if time.monotonic() - queued_at > QUEUED_S:
             self._unit.guard.begin_by = queued_at + self._pool_timeout_s

@@ -23,6 +23,7 @@ from server.edge.http import DrainingServer
 from server.edge.listening import LOOPBACK
 from server.monitoring import responses
 from server.monitoring.exposition import CONTENT_TYPE, Exposition
+from server.monitoring.history import History, Sampler
 from server.monitoring.metrics import Metrics
 from server.monitoring.peers import Peers
 from server.monitoring.route_names import RouteNames
@@ -65,6 +66,7 @@ class Ops:
         counters: the counts of all processes; one of this process alone by default.
         peers: the other processes.
         index: which of the processes this is.
+        history: the last ten minutes of all processes; of this process alone by default.
     """
 
     def __init__(
@@ -74,11 +76,14 @@ class Ops:
         counters: SharedCounters | None = None,
         peers: Peers | None = None,
         index: int = 0,
+        history: History | None = None,
     ) -> None:
         self._settings = settings
         self._index = index
         self._counters = counters or SharedCounters()
         self.peers = peers or Peers(1)
+        self.history = history or History()
+        self._sampler: Sampler | None = None
         self.exposition = Exposition(self._counters)
         self.metrics = Metrics(self._counters.slots[index], tracebacks=settings.ops.leak_s is not None)
         """The observer of the database."""
@@ -144,6 +149,8 @@ class Ops:
         """Start the watchdog of a process that serves, on its loop."""
         self._watchdog = Watchdog(self._settings.ops, database, self.metrics, self._names)
         self._watchdog.start()
+        self._sampler = Sampler(self.history, self._index, database, self.metrics.totals)
+        self._sampler.start()
 
     def listen(self, sockets: Sequence[socket]) -> None:
         """Serve the pages for operators, and nothing else, on ``ops.port``."""
@@ -166,6 +173,8 @@ class Ops:
         """Stop the monitoring."""
         if self._watchdog is not None:
             self._watchdog.stop()
+        if self._sampler is not None:
+            self._sampler.stop()
         for part in self.parts:
             await part.stop()
         if self._server is not None:

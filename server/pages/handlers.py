@@ -10,8 +10,15 @@ from tornado.web import HTTPError
 from server.monitoring.ops import OpsHandler
 from server.pages.accept import prefers_html
 from server.pages.docs import code, groups_of, paragraphs
+from server.pages.live.rows import seconds
+from server.pages.live.text import text_of
 from server.pages.pages import Pages
 from server.pages.site import POLICY, root_of
+
+_YOUNG_S = 0.1
+"""Units that are younger than this come and go while they are read: they are counted, unless they wait."""
+
+_KINDS = {"kept": "good", "undone": "", "unknown": "bad", "retried": "warn", "no slot in time": "bad"}
 
 _FOREVER = "public, max-age=31536000, immutable"
 
@@ -79,6 +86,30 @@ class HomeHandler(PageHandler):
             commands=_COMMANDS,
             code=code,
         )
+
+
+class LiveHandler(QuietHandler):
+    """``/-/live``: what every request is doing now; ``.json`` for programs, ``.txt`` for terminals."""
+
+    async def get(self, form: str) -> None:
+        """All processes; within 1.5 s, whatever hangs."""
+        view = await self.pages.live.gather()
+        if form == ".json":
+            self.write_json(view.as_json())
+        elif form == ".txt":
+            self.set_header("Content-Type", "text/plain; charset=utf-8")
+            self.finish(text_of(view.live, view.charts, view.counts, at=view.at))
+        else:
+            shown = [row for row in view.live.rows if row.age_s >= _YOUNG_S or row.kind != "runs"]
+            self.show(
+                "live.html",
+                current="Live",
+                view=view,
+                shown=shown,
+                others=view.live.open - len(shown),
+                kinds=_KINDS,
+                seconds=seconds,
+            )
 
 
 class DocsHandler(PageHandler):

@@ -21,6 +21,7 @@ from handlers.openapi.document import About
 from server.edge.http import DrainingServer
 from server.monitoring.ops import Ops
 from server.pages.accept import prefers_html
+from server.pages.live.view import LiveView
 from server.pages.site import POLICY, Link, Site, root_of
 
 ANSWER_S = 1.2
@@ -76,6 +77,7 @@ class Pages:
         self.ops = ops
         self.application = application
         self.site = Site()
+        self.live = LiveView(ops)
         self._server: DrainingServer | None = None
         self._began_at = time.monotonic()
 
@@ -88,11 +90,13 @@ class Pages:
     def links(self, request: HTTPServerRequest, *, local: bool) -> list[Link]:
         """The links of the bar: pages that are on this port, and that this caller may see."""
         if not local:
-            return [HOME, METRICS, STATS]
+            return [HOME, LIVE, METRICS, STATS]
         links = []
         is_operators = self.is_operators(request)
         if is_operators:
             links.append(HOME)
+            if self.ops.on_main_port:
+                links.append(LIVE)
         if shows_docs(self.settings):
             links.append(API)
         if self.settings.compare.mount:
@@ -157,8 +161,9 @@ class Pages:
 
     # -- the process
 
-    def start(self, server: DrainingServer) -> None:
+    def start(self, database: Database, server: DrainingServer) -> None:
         """The process is about to serve."""
+        self.live.start(database, server)
         self._server = server
         self._began_at = time.monotonic()
 
@@ -173,12 +178,14 @@ def addresses(settings: Settings, *, main: str, ops: str | None) -> list[tuple[s
     found = []
     if not settings.production:
         found.append((main, "home"))
+        if ops is None:
+            found.append((main + LIVE.path, LIVE.about))
     if shows_docs(settings):
         found.append((main + API.path, API.about))
     if settings.compare.mount:
         found.append((main + COMPARE.path, COMPARE.about))
     if ops is not None:
-        found.append((ops, "home, for operators"))
+        found += [(ops, "home, for operators"), (ops + LIVE.path, LIVE.about)]
     return found
 
 

@@ -10,7 +10,7 @@ from tornado.web import RequestHandler
 
 from db import Database
 from server.edge.http import DrainingServer
-from server.pages.handlers import AssetHandler, DocsHandler, HomeHandler, QuietHandler
+from server.pages.handlers import AssetHandler, DocsHandler, HomeHandler, LiveHandler, QuietHandler
 from server.pages.pages import Pages, shows_docs
 
 
@@ -36,9 +36,10 @@ class PageRoutes:
     def ops_routes(self, *, local: bool) -> list[URLSpec]:
         """See `Part`. On ``ops.port`` there is a home as well."""
         arguments = {**self._arguments, "local": local}
+        live = URLSpec(r"/-/live(\.json|\.txt|)", LiveHandler, arguments, name="live")
         if local:
-            return []
-        return [URLSpec("/", HomeHandler, arguments, name="home"), _assets(arguments)]
+            return [live]
+        return [URLSpec("/", HomeHandler, arguments, name="home"), live, _assets(arguments)]
 
     def log_function(self, then: Callable[[RequestHandler], None]) -> Callable[[RequestHandler], None]:
         """A ``log_function`` that has no line for what an open page loads by itself."""
@@ -51,10 +52,11 @@ class PageRoutes:
 
     def start(self, database: Database, server: DrainingServer) -> None:
         """See `Part`."""
-        self._pages.start(server)
+        self._pages.start(database, server)
 
     async def stop(self) -> None:
         """See `Part`."""
+        await self._pages.live.stop()
 
 
 def _assets(arguments: dict[str, Any]) -> URLSpec:

@@ -22,6 +22,7 @@ from db.health import first_look
 from db.schema import migrate
 from server.app import first_step
 from server.edge.listening import CannotListen, listen
+from server.monitoring.history import History
 from server.monitoring.metrics import GAUGES
 from server.monitoring.ops import Ops
 from server.monitoring.peers import Peers
@@ -109,6 +110,7 @@ class Supervisor:
         self._count = settings.http.processes
         self._counters = SharedCounters(self._count)
         self._peers = Peers(self._count)
+        self._history = History(self._count)
         self._children: dict[int, Child] = {}  # by index
         self._due: dict[int, float] = {}  # when to start the process of an index
         self._failed = [0] * self._count  # failed starts and early ends in a row
@@ -214,7 +216,7 @@ class Supervisor:
             other.link.close()  # else that process would not detect the parent's end while this one lives
         set_up_logs(self._settings.log, with_process=True)
         settings = named_by_process(self._settings)
-        ops = Ops(settings, counters=self._counters, peers=self._peers, index=index)
+        ops = Ops(settings, counters=self._counters, peers=self._peers, index=index, history=self._history)
         lifecycle = Lifecycle(settings, ops, Parent(link, self._listening.shared(), first=index == 0))
         return run_loop(lifecycle.run(), settings)
 
