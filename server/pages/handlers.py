@@ -151,6 +151,7 @@ class AssetHandler(QuietHandler):
 
 
 _COMMANDS = (
+    ("top", "what every request is doing now, in a terminal"),
     ("check", "whether the service can run here; each finding names its fix"),
     ("routes", "every route: what reads, what writes, deadlines, retries"),
     ("config --changed", "the settings that are not the defaults, and where each came from"),

@@ -26,8 +26,9 @@ _STEPS = {
 class Row:
     """A unit of work as the page shows it.
 
-    ``blocks`` counts the units and sessions that wait for it, directly or not. ``held_by`` are the keys of
-    the units that it waits for, ``strangers`` sentences about other sessions that it waits for.
+    ``blocks`` counts the units that wait for it, directly or not. ``held_by`` are the keys of the units that
+    it waits for, those that merely stand before it in the lock's queue among them; ``roots`` are the keys of
+    those at the end of that chain, ``holders`` their names. ``strangers`` are sentences about other sessions.
     """
 
     key: str
@@ -40,6 +41,7 @@ class Row:
     headline: str = ""
     blocks: int = 0
     held_by: list[str] = field(default_factory=list)
+    roots: list[str] = field(default_factory=list)
     holders: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
     deadline_in_s: float | None = None
@@ -104,7 +106,8 @@ def live_of(processes: Sequence[dict[str, Any]], answer: Answer) -> Live:
     _number_queues(rows, units)
     for _, unit, _ in units:
         row = rows[unit["key"]]
-        row.holders = [f"{rows[key].name} {rows[key].request_id}".strip() for key in row.held_by]
+        row.roots = _roots(row, rows) or row.held_by
+        row.holders = [f"{rows[key].name} {rows[key].request_id}".strip() for key in row.roots]
         row.headline = _headline(row, unit, sessions.get(unit["server_pid"]))
     ordered = sorted(rows.values(), key=lambda row: (_ORDER[row.kind], -row.blocks, -row.age_s))
     return Live(
@@ -148,9 +151,9 @@ def _row(process: int, unit: Mapping[str, Any], session: ServerSession | None) -
 
 def _headline(row: Row, unit: Mapping[str, Any], session: ServerSession | None) -> str:
     said = []
-    if row.blocks:
-        others = "1 other waits" if row.blocks == 1 else f"{row.blocks} others wait"
-        said.append(f"holds a lock that {others} for" if unit["stage"] != "queued" else f"{others} for it")
+    others = "1 other waits" if row.blocks == 1 else f"{row.blocks} others wait"
+    if row.blocks and not row.held_by:
+        said.append(f"holds a lock that {others} for")
     state_s = session.state_s if session is not None else None
     if row.held_by and unit["stage"] == "queued":
         said.append(f"{unit['headline']}, which one unit of work has at a time")
@@ -172,9 +175,23 @@ def _headline(row: Row, unit: Mapping[str, Any], session: ServerSession | None) 
         said.append("runs Python, its transaction open" if unit["has_connection"] else "runs Python")
     else:
         said.append(_STEPS.get(unit["step"], unit["step"]))
+    if row.blocks and row.held_by:
+        said.append(f"{others} behind it")
     if unit["deadline_in_s"] is not None and row.kind in ("blocked", "waits"):
         said.append(f"{seconds(max(0.0, unit['deadline_in_s']))} until its deadline")
     return " · ".join(said)
+
+
+def _roots(row: Row, rows: Mapping[str, Row]) -> list[str]:
+    """The units at the end of the chain of those that a unit waits for; none where it is a circle."""
+    seen: dict[str, None] = {}
+    left = list(row.held_by)
+    while left:
+        key = left.pop()
+        if key not in seen and key in rows:
+            seen[key] = None
+            left += rows[key].held_by
+    return [key for key in seen if not rows[key].held_by]
 
 
 def _stranger(pid: int, session: ServerSession | None) -> str:

@@ -42,6 +42,11 @@ async def units_when(seen: Seen, condition: Callable[[list[dict[str, Any]]], obj
     raise AssertionError(units)
 
 
+def is_idle(units: list[dict[str, Any]]) -> bool:
+    """Whether the one unit has done its SQL, and its handler awaits something else."""
+    return bool(units) and units[0]["headline"].startswith("idle in its transaction")
+
+
 @pytest.mark.every_driver
 @pytest.mark.gen_test
 async def test_a_transaction_that_is_idle_while_its_handler_awaits_is_shown_with_the_line(
@@ -57,7 +62,7 @@ async def test_a_transaction_that_is_idle_while_its_handler_awaits_is_shown_with
 
     client = serve(Application([("/notify", Notifies)], database=seen.database))
     request = asyncio.create_task(client.post("/notify", headers={"X-Request-Id": "abc.1"}))
-    [unit] = await units_when(seen, lambda units: units and units[0]["kind"] == "idle")
+    [unit] = await units_when(seen, is_idle)
     page = (await seen.client.get("/-/live", headers=BROWSER)).body.decode()
     as_text = (await seen.client.get("/-/live.txt")).body.decode()
     go_on.set()
@@ -123,11 +128,65 @@ async def test_python_that_holds_a_transaction_is_told_from_sql_and_a_job_is_sho
     assert unit["place"]["text"] == "leave.wait(10)  # the job's line"
 
 
+def rename_shelf(session: Any, name: str) -> None:
+    """Locks the row until the end of the transaction."""
+    session.execute(text("UPDATE shelves SET name = :name"), {"name": name})
+
+
+async def holder_and_waiter(seen: Seen, serve: Serve) -> list[dict[str, Any]]:
+    """The two units of a request that holds a row while its handler awaits, and of one that waits for it."""
+    await seen.client.post("/shelves", {"name": "Store"})
+    go_on = asyncio.Event()
+
+    class Holds(ApiHandler):
+        async def post(self) -> None:
+            await self.run(rename_shelf, self.session, "First")
+            await go_on.wait()
+
+    class Waits(ApiHandler):
+        async def post(self) -> None:
+            await self.run(rename_shelf, self.session, "Second")
+
+    client = serve(Application([("/holds", Holds), ("/waits", Waits)], database=seen.database))
+    holds = asyncio.create_task(client.post("/holds", headers={"X-Request-Id": "holder.1"}))
+    await units_when(seen, is_idle)
+    waits = asyncio.create_task(client.post("/waits", headers={"X-Request-Id": "waiter.1"}))
+    units = await units_when(seen, lambda units: [unit["kind"] for unit in units] == ["holds", "blocked"])
+    go_on.set()
+    assert [answer.code for answer in await asyncio.gather(holds, waits)] == [200, 200]
+    return units
+
+
 @pytest.mark.every_driver
 @on_postgresql
 @pytest.mark.gen_test
-async def test_a_lock_is_mapped_to_the_request_that_holds_it(seen: Seen, sql: RawSql):
-    """Holder first, with how many wait for it; the waiter names the holder. Both are gone afterwards."""
+async def test_a_lock_is_mapped_to_the_request_that_holds_it(seen: Seen, serve: Serve):
+    """Holder first, with how many wait, since when it is idle, and its line; the waiter names it."""
+    holder, waiter = await holder_and_waiter(seen, serve)
+
+    assert re.fullmatch(
+        r"holds a lock that 1 other waits for · idle in its transaction for [0-9.]+ s", holder["headline"]
+    )
+    assert holder["place"]["text"] == "await go_on.wait()"
+    assert waiter["holders"] == ["POST Holds holder.1"]
+    assert waiter["place"]["function"] == "rename_shelf"
+
+
+@pytest.mark.debian
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+@pytest.mark.gen_test(timeout=120)
+async def test_a_lock_is_mapped_to_the_request_that_holds_it_on_mariadb(seen: Seen, serve: Serve):
+    holder, waiter = await holder_and_waiter(seen, serve)
+
+    assert holder["headline"].startswith("holds a lock that 1 other waits for · idle in its transaction")
+    assert waiter["holders"] == ["POST Holds holder.1"]
+
+
+@pytest.mark.every_driver
+@on_postgresql
+@pytest.mark.gen_test
+async def test_a_lock_of_a_stranger_is_named_with_what_the_stranger_calls_itself(seen: Seen, sql: RawSql):
+    """Its application, user and state; what it calls itself is text on the page."""
     created = (await seen.client.post("/shelves", {"name": "Store"})).json()
     with sql.connect() as connection, contextlib.closing(connection.cursor()) as cursor:
         cursor.execute("BEGIN")
@@ -160,22 +219,29 @@ def test_holder_and_waiters_of_two_processes_are_named_and_forgotten(
 ):
     """Whichever process answers: the first PATCH has the row and waits for a stranger, the others for it."""
     sql("INSERT INTO shelves (name) VALUES ('Store')")
+    sql(
+        "CREATE FUNCTION pass_the_gate() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NULL; END $$"
+    )
+    sql("CREATE TRIGGER gate AFTER UPDATE ON shelves FOR EACH ROW EXECUTE FUNCTION pass_the_gate()")
     server = start_server("--processes", "2", "--grace-s", "0", url=database_url)
 
-    def units(kind: str) -> list[dict[str, Any]]:
-        found = server.request("GET", "/-/live.json").body["units"]
-        return [unit for unit in found if unit["kind"] == kind]
+    seen: list[dict[str, Any]] = []
+
+    def all_wait() -> bool:
+        # Of one answer: each process asks the database once a second at most.
+        seen[:] = server.request("GET", "/-/live.json").body["units"]
+        return [unit["kind"] for unit in seen] == ["blocked"] * 6
 
     with contextlib.ExitStack() as opened:
         lock = opened.enter_context(sql.connect())
         cursor = opened.enter_context(contextlib.closing(lock.cursor()))
         cursor.execute("BEGIN")
-        cursor.execute("LOCK TABLE commit_witness IN EXCLUSIVE MODE")  # at which each COMMIT has to pass
+        cursor.execute("SELECT pg_advisory_xact_lock(7)")
         for _ in range(6):
             connection = opened.enter_context(contextlib.closing(server.connect()))
             send(connection, "PATCH", "/shelves/1", {"name": "Other"})
-        assert wait_until(lambda: len(units("blocked")) == 6, timeout_s=3)
-        seen = units("blocked")
+        assert wait_until(all_wait, timeout_s=3)
         cursor.execute("ROLLBACK")
 
     holder = seen[0]
@@ -184,10 +250,14 @@ def test_holder_and_waiters_of_two_processes_are_named_and_forgotten(
     [stranger] = holder["strangers"]
     assert "idle in transaction" in stranger
     assert {unit["process"] for unit in seen} == {0, 1}
+    by_key = {unit["key"]: unit for unit in seen}
     for waiter in seen[1:]:
-        assert holder["key"] in waiter["held_by"]
-        assert f"PATCH /shelves/{{shelf_id}} {holder['request_id']}" in waiter["holders"]
         assert waiter["place"]["function"] == "update_shelf"
+        row = waiter
+        while row is not holder:  # PostgreSQL queues them: each waits for the one before it
+            row = by_key[row["held_by"][0]]
+        assert waiter["holders"] == [f"PATCH /shelves/{{shelf_id}} {holder['request_id']}"]
+        assert "holds" not in waiter["headline"]
     assert wait_until(lambda: server.request("GET", "/-/live.json").body["units"] == [], timeout_s=3)
 
 
@@ -293,7 +363,7 @@ async def test_a_database_that_hangs_is_said_in_time(seen: Seen, serve: Serve, s
 
     client = serve(Application([("/hold", Holds)], database=seen.database))
     request = asyncio.create_task(client.post("/hold"))
-    await units_when(seen, lambda units: units and units[0]["kind"] == "idle")
+    await units_when(seen, is_idle)
     with sql.connect() as connection, contextlib.closing(connection.cursor()) as cursor:
         cursor.execute("BEGIN")
         cursor.execute("LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE")
