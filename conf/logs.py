@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import stat
 import sys
 from datetime import UTC, datetime
@@ -71,6 +72,12 @@ class LogHandler(logging.StreamHandler[TextIO]):
         return self._bytes(record)
 
 
+def _shows_colours(stream: TextIO) -> bool:
+    """Whether the stream is a terminal that shows colours, and these are wanted: https://no-color.org."""
+    wanted = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return wanted and stream.isatty()
+
+
 def _has_reader(stream: TextIO) -> bool:
     """Whether a write to the stream may wait for its reader; a write to a file or to memory does not."""
     try:
@@ -95,7 +102,9 @@ def set_up_logs(
     """
     handler = LogHandler(stream or sys.stderr)
     shown = settings.database_messages
-    as_lines = LineFormatter(with_process=with_process, database_messages=shown)
+    as_lines = LineFormatter(
+        with_process=with_process, database_messages=shown, colours=_shows_colours(handler.stream)
+    )
     handler.setFormatter(JsonFormatter(database_messages=shown) if settings.format == "json" else as_lines)
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, LogHandler)]:
@@ -133,11 +142,19 @@ class LineFormatter(RedactingFormatter):
 
     The time is local, since lines are for a terminal on the same machine. All but the first line of a record
     are indented, so that nothing in a message can pass for a record of its own.
+
+    Args:
+        with_process: each line has the process id.
+        database_messages: as of `RedactingFormatter`.
+        colours: the stream is a terminal. A message's own escapes are shown as text all the same.
     """
 
-    def __init__(self, *, with_process: bool = False, database_messages: bool = False) -> None:
+    def __init__(
+        self, *, with_process: bool = False, database_messages: bool = False, colours: bool = False
+    ) -> None:
         super().__init__(database_messages=database_messages)
         self._with_process = with_process
+        self._colours = colours
 
     def format(self, record: logging.LogRecord) -> str:
         if self._redacts:
@@ -148,7 +165,25 @@ class LineFormatter(RedactingFormatter):
             message += "\n" + _trace(self, record)
         process = f"[{record.process}] " if self._with_process else ""
         head = f"{time:%H:%M:%S}.{int(record.msecs):03d} {process}{record.levelname:<7} {record.name}: "
-        return head + message.replace("\n", "\n    ")
+        message = message.replace("\n", "\n    ")
+        return _painted(record, head, message) if self._colours else head + message
+
+
+_DIM, _RESET = "\x1b[2m", "\x1b[0m"
+_LEVELS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31;1m", "CRITICAL": "\x1b[31;1m"}
+_STATUSES = {"2": "\x1b[32m", "3": "\x1b[36m", "4": "\x1b[33m", "5": "\x1b[31;1m"}
+_ACCESS_LINE = re.compile(r"(\d)\d\d \S+ \S+")
+
+
+def _painted(record: logging.LogRecord, head: str, message: str) -> str:
+    """A line for a terminal: what is the same on each line is dim, a status has the colour of its class."""
+    access = _ACCESS_LINE.match(message) if record.name == "tornado.access" else None
+    if access is not None:
+        colour = _STATUSES.get(access[1], "")
+        status, rest = message[:3], message[access.end() :]
+        return f"{_DIM}{head}{_RESET}{colour}{status}{_RESET}{access[0][3:]}{_DIM}{rest}{_RESET}"
+    colour = _LEVELS.get(record.levelname, "")
+    return f"{_DIM}{head}{_RESET}{colour}{message}{_RESET if colour else ''}"
 
 
 class JsonFormatter(RedactingFormatter):

@@ -143,6 +143,9 @@ class HttpSettings(Section):
     idle_timeout_s: Seconds = Field(
         75.0, description="longest a connection may lie idle, or leave an answer unread; then it is closed"
     )
+    docs: bool | None = Field(
+        None, description="serve /docs, the API to read and to try; none: but not in production"
+    )
     cors_origins: Origins = Field(
         (), description="origins whose pages may read and write here; none: CORS is off"
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -32,6 +33,22 @@ class MarkerRow(NamedTuple):
 
     sql: str
     """Writes the row over, for ``connection`` and ``transaction``, where the transaction has written."""
+
+
+class ServerSession(NamedTuple):
+    """A session of the database's server, as the server describes it.
+
+    ``pid`` is the server's id of it. ``state``: "active", "idle in transaction", or what else the server
+    calls it; empty where the role may not see it. ``state_s``: for how long. ``waits_for``: the ids of the
+    sessions whose locks it waits for. ``application`` and ``user`` as the session has given them.
+    """
+
+    pid: int
+    application: str
+    user: str
+    state: str
+    state_s: float | None
+    waits_for: tuple[int, ...]
 
 
 class Backend:
@@ -70,6 +87,15 @@ class Backend:
 
     cannot_change_session = ""
     """Why a unit of work may not change its session, and the way out. Empty: its connection is closed."""
+
+    file: Path | None = None
+    """Where the database is a file: its full path."""
+
+    lock_wait: tuple[str, str] | None = None
+    """The module and the function in which a unit of work waits for a lock that no server knows of."""
+
+    why_no_sessions = "this database has no server that could be asked for its sessions"
+    """Why `list_sessions` cannot be asked; empty where it can."""
 
     isolation_levels: tuple[str, ...] = (
         "SERIALIZABLE",
@@ -224,6 +250,20 @@ class Backend:
     def connection_errors(self) -> tuple[type[Exception], ...]:
         """What the driver's ``connect`` raises beside its own errors."""
         return ()
+
+    def server_pid(self, connection: Any) -> int | None:
+        """The server's id of a driver's connection, without asking the server; None where it is not known."""
+        return None
+
+    def list_sessions(self, connection: Connection, pids: Sequence[int]) -> list[ServerSession]:
+        """Sessions of the server: those with these ids, and all that they wait for, directly or not.
+
+        Takes one second at most.
+
+        Raises:
+            DBAPIError: the server did not answer in that time, or the role may not ask.
+        """
+        raise NotImplementedError
 
     def cancel_statement(self, connection: Any) -> bool | Awaitable[bool] | None:
         """Cancel what the driver's connection runs. Takes half a second at most.

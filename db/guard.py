@@ -70,7 +70,8 @@ class StatementGuard:
     driver knows; never for a reader. ``ended``: what has ended it, where that was another than the unit of
     work. ``marked``: how to tell the transaction from another, once the program has had the driver's
     connection. ``changed_session``: its connection is closed, not checked in. ``may_commit``: the unit of
-    work itself is at its COMMIT.
+    work itself is at its COMMIT. ``statements``: how many were sent, the commit marker's among them; BEGIN
+    and COMMIT are none.
     """
 
     __slots__ = (
@@ -90,6 +91,7 @@ class StatementGuard:
         "changed_session",
         "isolation_level",
         "statement",
+        "statements",
         "retries",
         "_confined",
         "_worker",
@@ -125,6 +127,7 @@ class StatementGuard:
         self.isolation_level = isolation_level
         self.statement: str | None = None
         self.retries = retries
+        self.statements = 0
         self._confined = confined
         self._worker: object = None if confined else _ANY_WORKER
         self._backend = backend

@@ -20,8 +20,9 @@ _PATH_CHARS_MAX = 500
 def log_request(handler: RequestHandler) -> None:
     """Tornado's ``log_function``: one line a request, with what became of its work.
 
-    ``201 POST /tasks (127.0.0.1) 4.21ms kept 5c0e…``. A 5xx is logged as a warning, the rest as information:
-    an error has a line of its own, and a client's mistakes need no attention.
+    ``201 POST /tasks (127.0.0.1) 4.21ms 3sql kept 5c0e…``, where 3 statements were sent. A 5xx is logged as
+    a warning, the rest as information: an error has a line of its own, and a client's mistakes need no
+    attention.
     """
     request = handler.request
     log_answer(
@@ -32,21 +33,33 @@ def log_request(handler: RequestHandler) -> None:
         took_s=request.request_time(),
         work=handler.work_outcome if isinstance(handler, SessionHandler) else "-",
         request_id=request_id_of(request),
+        statements=handler.statements if isinstance(handler, SessionHandler) else None,
     )
 
 
 def log_answer(
-    status: int, *, method: str, path: str, remote_ip: str, took_s: float, work: str, request_id: str
+    status: int,
+    *,
+    method: str,
+    path: str,
+    remote_ip: str,
+    took_s: float,
+    work: str,
+    request_id: str,
+    statements: int | None = None,
 ) -> None:
     """Log one line for one answer, of a handler or of the server's edge.
 
     Args:
         path: as the client sent it, however long.
+        statements: how many statements it took; None for an answer that has no session.
     """
     level = logging.WARNING if status >= 500 else logging.INFO
     if not access_log.isEnabledFor(level):
         return
     shown = path if len(path) <= _PATH_CHARS_MAX else f"{path[:_PATH_CHARS_MAX]}…"
+    if statements is not None:
+        work = f"{statements}sql {work}"
     args = (status, method[:_METHOD_CHARS_MAX], shown, remote_ip, took_s * 1000, work, request_id)
     # Logger.log would search the stack for the calling line, which is this one.
     access_log.handle(access_log.makeRecord(access_log.name, level, *_HERE, _LINE, args, None, "log_answer"))

@@ -100,6 +100,11 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
         return self._work.value
 
     @property
+    def statements(self) -> int | None:
+        """How many statements all attempts have sent, for the access line; None where none was begun."""
+        return None if self._attempts is None else self._attempts.statements
+
+    @property
     def outcome(self) -> str:
         """The outcome in an error response: not_applied, applied or unknown."""
         return told(self._work)

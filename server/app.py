@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tornado.routing import URLSpec
-from tornado.web import Application
+from tornado.web import Application, RequestHandler
 
 from conf import Settings
 from db import Database
 from db.capacity.limiter import AdmissionLimiter
 from db.schema import migrate
 from handlers import NotFoundHandler, log_request
-from handlers.board.routes import ABOUT as BOARD, routes as board_routes
+from handlers.board.routes import ABOUT as BOARD, first_step as board_first_step, routes as board_routes
 from handlers.openapi.document import About, Document, describe
 from handlers.openapi.handler import PATH as OPENAPI, OpenApiHandler
 from handlers.openapi.operation import Limits
@@ -21,6 +21,8 @@ from handlers.ops import ROUTES as PROBES
 from handlers.websocket import Sockets
 from server.compare.mount import Twins, compared_routes
 from server.monitoring.ops import Ops, pages
+from server.pages.pages import Application as Shown, FirstStep, Pages, first_step_of
+from server.pages.routes import PageRoutes
 
 KERNEL_ROUTES = (URLSpec(OPENAPI, OpenApiHandler, name="openapi"), *PROBES)
 
@@ -32,6 +34,7 @@ def make_app(
     *,
     routes: Sequence[URLSpec] | None = None,
     about: About | None = None,
+    first_step: FirstStep | None = None,
 ) -> Application:
     """An application on a database.
 
@@ -43,9 +46,10 @@ def make_app(
         ops: counts its answers, and may show them.
         routes: its own, beside those that every application has; by default the board's.
         about: what its document is headed with; by default that of the board, where the routes are.
+        first_step: what its home suggests where the database is empty; by default as `about`.
     """
     if routes is None:
-        routes, about = board_routes(), about or BOARD
+        routes, about, first_step = board_routes(), about or BOARD, first_step or board_first_step
         compared = [route for route in routes if route.regex.pattern.startswith("/tasks")]
     else:
         compared = [*routes]
@@ -61,14 +65,23 @@ def make_app(
         pool_max_waiting=database.settings.pool_max_waiting,
     )
     # Made now: it takes some hundredths of a second, for which its first request would block all others.
-    described = describe(described_operations(routes), about or About(title="onfinish"), limits)
+    about = about or About(title="onfinish")
+    described = describe(described_operations(routes), about, limits)
+    shown = page_routes = None
+    if ops is not None:
+        shown = Pages(settings, database, ops, Shown(about, described, revision, first_step))
+        page_routes = PageRoutes(shown)
     all_routes = [
         *routes,
         *compared_routes(twins),
         *KERNEL_ROUTES,
         *(ops.routes if ops is not None else []),
+        *(page_routes.main if page_routes is not None else []),
     ]
     named = [route for route in all_routes if isinstance(route, URLSpec)]
+    log_function: Callable[[RequestHandler], None] = log_request
+    if ops is not None and page_routes is not None:
+        log_function = ops.log_function(named, page_routes.log_function(log_request))
     application = Application(
         all_routes,
         database=database,
@@ -79,7 +92,7 @@ def make_app(
         exports=AdmissionLimiter(http.exports_max, name="exports"),
         schema_revision=revision,
         default_handler_class=NotFoundHandler,
-        log_function=log_request if ops is None else ops.log_function(named, log_request),
+        log_function=log_function,
         answered=None if ops is None else ops.metrics.answered,  # for what is refused before it has a handler
         cors_origins=frozenset(http.cors_origins),
         cors_headers=http.cors_headers,
@@ -87,6 +100,10 @@ def make_app(
         forms=False,
         database_messages=settings.log.database_messages,
         serve_traceback=settings.debug,
+        # In production a browser is no reason to show a client more than the API does.
+        error_page=None if shown is None or settings.production else shown.error_page,
+        pages=shown,
+        with_bar=None if shown is None else shown.with_bar,
         # An origin that may read the answer to a write may write.
         trusted_origins=frozenset(http.trusted_origins) | frozenset(http.cors_origins),
         autoreload=False,  # the lifecycle starts it, once the port is open
@@ -102,3 +119,11 @@ def described_operations(routes: Sequence[URLSpec]) -> list[RoutedOperation]:
     The pages for operators among it, wherever they are served.
     """
     return [*operations_in([*routes, *KERNEL_ROUTES, *pages()])]
+
+
+async def first_step(database: Database) -> str | None:
+    """What the board suggests where its database is empty, for a banner.
+
+    None where there is nothing to suggest, or the database cannot be asked.
+    """
+    return await first_step_of(database, board_first_step)

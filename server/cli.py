@@ -176,6 +176,9 @@ def _where(exc: BaseException | None, settings: Settings) -> str:
     return f"{reason} [{database.shown_url}, from {origin}]"
 
 
+_INVALID_CHOICE = re.compile(r"invalid choice: '([^']*)'")
+
+
 class UsageError(Exception):
     """The command line cannot be read. Nothing was done; the message may be shown."""
 
@@ -189,10 +192,17 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises where argparse would print and exit, so that wrong settings are reported together with it."""
+    """Raises where argparse would print and exit, so that wrong settings are reported together with it.
+
+    ``commands``: those that it takes, for a hint where another one is given.
+    """
+
+    commands: Sequence[str] = ()
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{mask_text(message)}; see {self.prog} --help")
+        unknown = _INVALID_CHOICE.search(message)
+        hint = near(unknown[1], [*self.commands]) if unknown is not None else ""
+        raise UsageError(f"{mask_text(message)}{hint}; see {self.prog} --help")
 
 
 def build_parser(found: dict[str, Command]) -> tuple[argparse.ArgumentParser, dict[str, argparse.Action]]:
@@ -215,6 +225,7 @@ def build_parser(found: dict[str, Command]) -> tuple[argparse.ArgumentParser, di
     subparsers = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", prog=prog, parser_class=_Parser
     )
+    parser.commands = [*found]
     settings = _Parser(add_help=False, allow_abbrev=False)  # once, not once a command: a tenth of a second
     _add_settings(settings, shown=False)
     for name, command in found.items():

@@ -8,7 +8,7 @@ import re
 import socket
 import ssl
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
-from db.backend import MIGRATION_STATEMENT_TIMEOUT_S, Backend, Role
+from db.backend import MIGRATION_STATEMENT_TIMEOUT_S, Backend, Role, ServerSession
 from db.backends.effects import MYSQL
 from db.constraints import refused_by, table_of
 from db.errors import (
@@ -88,6 +88,23 @@ _READ_MARGIN_S = 10.0
 _SSL_QUERY = ("sslmode", "sslrootcert", "sslcert", "sslkey")
 
 
+_WAITS_OF_MARIADB = """
+    SELECT waiter.trx_mysql_thread_id, holder.trx_mysql_thread_id FROM information_schema.innodb_lock_waits
+    JOIN information_schema.innodb_trx waiter ON waiter.trx_id = requesting_trx_id
+    JOIN information_schema.innodb_trx holder ON holder.trx_id = blocking_trx_id
+"""
+_WAITS_OF_MYSQL = """
+    SELECT waiter.processlist_id, holder.processlist_id FROM performance_schema.data_lock_waits
+    JOIN performance_schema.threads waiter ON waiter.thread_id = requesting_thread_id
+    JOIN performance_schema.threads holder ON holder.thread_id = blocking_thread_id
+"""
+_SESSIONS = """
+    SELECT p.id, p.user, p.command, p.time, t.trx_id IS NOT NULL AS open, '' AS program
+    FROM information_schema.processlist p
+    LEFT JOIN information_schema.innodb_trx t ON t.trx_mysql_thread_id = p.id
+"""
+
+
 class MySQL(Backend):
     """MariaDB 10.6 and newer, MySQL 8.0 and newer.
 
@@ -100,6 +117,7 @@ class MySQL(Backend):
     drivers = ("pymysql",)
     snapshot_options = MappingProxyType({"isolation_level": "REPEATABLE READ"})
     isolation_is_a_transactions = True
+    why_no_sessions = ""
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
@@ -242,6 +260,35 @@ class MySQL(Backend):
 
     def transaction_is_lost(self, connection: Any) -> bool:
         return connection in self._rolled_back or not _is_in_transaction(connection)
+
+    def server_pid(self, connection: Any) -> int | None:
+        return int(connection.thread_id()) if connection.open else None
+
+    def list_sessions(self, connection: Connection, pids: Sequence[int]) -> list[ServerSession]:
+        mariadb = "MariaDB" in connection.connection.dbapi_connection.server_version  # type: ignore[union-attr]
+        connection.exec_driver_sql(
+            "SET SESSION max_statement_time = 1" if mariadb else "SET SESSION max_execution_time = 1000"
+        )
+        waits: dict[int, list[int]] = {}
+        for waiter, holder in connection.exec_driver_sql(_WAITS_OF_MARIADB if mariadb else _WAITS_OF_MYSQL):
+            waits.setdefault(waiter, []).append(holder)
+        wanted, left = set(pids), list(pids)
+        while left:
+            found = {holder for holder in waits.get(left.pop(), ()) if holder not in wanted}
+            wanted |= found
+            left += found
+        return [
+            ServerSession(
+                pid=row.id,
+                application=row.program or "",
+                user=row.user or "",
+                state="active" if row.command == "Query" else "idle in transaction" if row.open else "idle",
+                state_s=float(row.time),
+                waits_for=tuple(dict.fromkeys(waits.get(row.id, ()))),
+            )
+            for row in connection.exec_driver_sql(_SESSIONS)
+            if row.id in wanted
+        ]
 
     def cancel_statement(self, connection: Any) -> bool:
         # Only another connection can do it. Made with the same arguments by hand, it cannot hang for longer.

@@ -38,6 +38,9 @@ class PgBouncer(PostgreSQL):
         "SET LOCAL, set_config(…, true) with the word `true`, pg_advisory_xact_lock, CREATE TEMP TABLE … ON "
         "COMMIT DROP"
     )
+    why_no_sessions = (
+        "behind PgBouncer a connection has an id of PgBouncer's, so that locks cannot be mapped to requests"
+    )
     _prefix = ""
 
     def effect_of(self, sql: str) -> int:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import closing
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, ExecutionContext, event
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, ExecutionContext, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
-from db.backend import HOMES, Backend, MarkerRow, Role
+from db.backend import HOMES, Backend, MarkerRow, Role, ServerSession
 from db.backends.drivers.asyncpg import Asyncpg
 from db.backends.drivers.driver import PostgresDriver
 from db.backends.drivers.psycopg import Psycopg
@@ -89,6 +89,20 @@ _LOOK_FOR_OWN = """
 """
 
 
+# pg_blocking_pids takes the lock manager's locks for a moment: asked only for sessions that wait for a lock.
+_SESSIONS = text("""
+    WITH RECURSIVE waits AS (
+        SELECT pid, pg_blocking_pids(pid) AS waits_for FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+    ), wanted AS (
+        SELECT unnest(CAST(:pids AS integer[])) AS pid
+        UNION SELECT unnest(waits.waits_for) FROM wanted JOIN waits USING (pid)
+    )
+    SELECT pid, application_name, usename, state, waits_for,
+        extract(epoch FROM clock_timestamp() - state_change) AS state_s
+    FROM wanted JOIN pg_stat_activity USING (pid) LEFT JOIN waits USING (pid)
+""")
+
+
 class PostgreSQL(Backend):
     """PostgreSQL 13 and newer. https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 
@@ -98,6 +112,7 @@ class PostgreSQL(Backend):
     marker_key = "onfinish_witness"
     snapshot_options = MappingProxyType({"isolation_level": "REPEATABLE READ"})
     isolation_is_a_transactions = True
+    why_no_sessions = ""
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
@@ -243,6 +258,23 @@ class PostgreSQL(Backend):
         except _errors_of(connection) as error:
             return sqlstate_of(error) is None
         return True
+
+    def server_pid(self, connection: Any) -> int | None:
+        return self.driver.server_pid(connection)
+
+    def list_sessions(self, connection: Connection, pids: Sequence[int]) -> list[ServerSession]:
+        self.limit_statements(connection, 1.0)
+        return [
+            ServerSession(
+                pid=row.pid,
+                application=row.application_name or "",
+                user=row.usename or "",
+                state=row.state or "",
+                state_s=None if row.state_s is None else float(row.state_s),
+                waits_for=tuple(row.waits_for or ()),
+            )
+            for row in connection.execute(_SESSIONS, {"pids": list(pids)})
+        ]
 
     def limit_statements(self, connection: Connection, timeout_s: float) -> None:
         milliseconds = max(1, int(timeout_s * 1000))

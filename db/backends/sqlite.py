@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from weakref import WeakSet
@@ -56,6 +57,7 @@ class SQLite(Backend):
     belongs_to_process = True
     snapshot_options = MappingProxyType({SNAPSHOT: True})
     isolation_levels = ("SERIALIZABLE",)
+    lock_wait = (__name__, "_begin_immediate")
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
@@ -67,6 +69,8 @@ class SQLite(Backend):
         self.shares_one_connection = name in _SERVED_FROM_MEMORY or (
             str(name).startswith("file:") and (":memory:" in str(name) or url.query.get("mode") == "memory")
         )
+        if name and not self.shares_one_connection and not name.startswith("file:"):
+            self.file = Path(name).absolute()
         if self.shares_one_connection:
             self.cannot_change_session = (
                 "of a database in memory, which has no other and cannot close it: use a file"

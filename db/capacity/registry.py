@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import weakref
 from typing import Protocol
 
@@ -31,7 +32,7 @@ class UnitRegistry:
         self.units: weakref.WeakSet[OpenUnit] = weakref.WeakSet()
         """Those of the event loop."""
 
-        self._scopes: set[ObservedUnit] = set()
+        self._scopes: dict[ObservedUnit, int] = {}
         self._holders: dict[object, str] = {}
         self._observer = observer
 
@@ -46,6 +47,10 @@ class UnitRegistry:
         """How many tasks, threads and greenlets hold a slot or work in a unit."""
         return len(self._holders)
 
+    def thread_of(self, unit: ObservedUnit) -> int | None:
+        """The thread in which a scope is open; None for a unit of the event loop."""
+        return self._scopes.get(unit)
+
     def opened(self, unit: OpenUnit) -> None:
         """Note that a unit of the event loop is open."""
         self.units.add(unit)
@@ -58,12 +63,12 @@ class UnitRegistry:
 
     def scope_opened(self, unit: ObservedUnit) -> None:
         """Note that a `session_scope` is open."""
-        self._scopes.add(unit)
+        self._scopes[unit] = threading.get_ident()
         self._observer.opened(unit)
 
     def scope_ended(self, unit: ObservedUnit) -> None:
         """Note that such a scope has ended."""
-        self._scopes.discard(unit)
+        self._scopes.pop(unit, None)
         self._observer.ended(unit)
 
     async def acquire(

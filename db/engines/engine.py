@@ -201,8 +201,11 @@ def _install_guard(engine: Engine, backend: Backend, role: Role) -> None:
         guard.check_same_transaction()
         guard.statement = sql
         effect = effect_of(sql)
-        if effect and OWN not in context.execution_options:
+        if effect:
+            if OWN in context.execution_options:
+                return
             guard.check_effect(effect)
+        guard.statements += 1
 
     own.set_connection_execution_options = take_up  # type: ignore[method-assign]
     own.do_commit, own.do_rollback = do_commit, do_rollback  # type: ignore[method-assign]

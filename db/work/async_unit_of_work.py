@@ -85,6 +85,9 @@ class AsyncUnitOfWork:
     observed: object = None
     """The observer's own note."""
 
+    queued_at: float | None = None
+    """When it asked for its slot, on the clock of `time.monotonic`."""
+
     def __init__(
         self,
         unit: UnitOfWork,
@@ -172,6 +175,11 @@ class AsyncUnitOfWork:
     def statement(self) -> str | None:
         """The SQL that it sent last, without parameters."""
         return self._guard.statement
+
+    @property
+    def statements(self) -> int:
+        """How many statements it has sent."""
+        return self._unit.guard.statements
 
     @property
     def has_slot(self) -> bool:
@@ -371,7 +379,7 @@ class AsyncUnitOfWork:
             ) from error
 
     async def _acquire_slot(self) -> None:
-        queued_at = time.monotonic()
+        queued_at = self.queued_at = time.monotonic()
         slot = await self._new_slot()
         if time.monotonic() - queued_at > QUEUED_S:
             self._guard.begin_by = queued_at + self._pool_timeout_s

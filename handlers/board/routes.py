@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
 from tornado.routing import URLSpec
 
+from db.board.tasks import Task
 from handlers.board import export, tasks, teams, transfers
 from handlers.openapi.document import About
 
@@ -18,3 +21,10 @@ ABOUT = About(
 def routes() -> list[URLSpec]:
     """Those of each resource. Any other path is for the application's default handler, which answers 404."""
     return [*tasks.ROUTES, *export.ROUTES, *transfers.ROUTES, *teams.ROUTES]
+
+
+def first_step(session: Session) -> str | None:
+    """What to do with a board that has no tasks yet; None where it has some."""
+    if session.scalar(select(exists().select_from(Task))):
+        return None
+    return "the board is empty: `python -m server seed` adds example teams and tasks"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic_core import to_json
 from tornado.httputil import HTTPServerRequest
@@ -23,6 +23,17 @@ from handlers.request_id import HEADER, request_id_of
 MIB = 1024 * 1024
 
 
+class Page(NamedTuple):
+    """A page of HTML, and its ``Content-Security-Policy``."""
+
+    body: bytes
+    policy: str
+
+
+ErrorPage = Callable[[HTTPServerRequest, ProblemBody], Page | None]
+"""Makes the page of an error out of the problem; None where the client is to be sent the problem itself."""
+
+
 class ProblemHandler(InstrumentedHandler):
     """The base of every handler: answers JSON, and errors as problems. Lives as long as one request.
 
@@ -31,7 +42,7 @@ class ProblemHandler(InstrumentedHandler):
     ``serve_traceback`` as Tornado has them; ``forms`` (True), False where no body is a form: Tornado reads
     those before any handler, and refuses a GET too for a malformed one, which no handler needs;
     ``database_messages`` (False), True where a fault is logged with the database's own message, and answered
-    with `debug`.
+    with `debug`; ``error_page`` (None), an `ErrorPage` for clients that prefer one to a problem.
     """
 
     body_max_bytes: ClassVar[int | None] = MIB
@@ -126,9 +137,17 @@ class ProblemHandler(InstrumentedHandler):
             problem = Problem(405, f"this path takes {allowed}", headers={"Allow": allowed})
         for name, value in problem.headers.items():
             self.set_header(name, value)
-        self.set_header("Content-Type", "application/problem+json")
         outcome = "unknown" if leaves_unknown(error) else self.outcome
-        self.finish(to_json(self._body_of(problem, error, outcome)))
+        body = self._body_of(problem, error, outcome)
+        error_page = self.settings.get("error_page")
+        page = None if error_page is None else error_page(self.request, body)
+        if page is None:
+            self.set_header("Content-Type", "application/problem+json")
+            self.finish(to_json(body))
+        else:
+            self.set_header("Content-Type", "text/html; charset=utf-8")
+            self.set_header("Content-Security-Policy", page.policy)
+            self.finish(page.body)
 
     def _body_of(self, problem: Problem, error: BaseException | None, outcome: str) -> ProblemBody:
         body = body_of(problem, instance=self.request.path, request_id=self.request_id, outcome=outcome)

@@ -68,6 +68,8 @@ class RequestAttempts:
         self.deadline_at = None if timeout_s is None else self.began_at + timeout_s
         self.error_headers: dict[str, str] = {}
         """What the error that is answered asks for, such as Retry-After."""
+        self.statements = 0
+        """How many statements the units of work that are settled have sent."""
         self._db_s = 0.0
         self._commit_s = 0.0
 
@@ -75,6 +77,7 @@ class RequestAttempts:
         """Count a unit of work that is settled."""
         self._db_s += unit.db_s
         self._commit_s += unit.commit_s
+        self.statements += unit.statements
 
     def hold(self, request: HTTPServerRequest, *, streams: bool = False) -> None:
         """Hold the response of the attempt that begins, or have it sent as it is written."""

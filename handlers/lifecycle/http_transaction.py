@@ -259,6 +259,7 @@ class HttpTransaction(RequestTransaction):
         if not (self.client_gone or response.has_left):
             self._respond(fault)
         else:
+            self.attempts.add(self.unit)
             handler = self._clear()
             if self.client_gone:  # an aborted streamed upload
                 handler.set_status(status_of(ClientDisconnected()), "Client Closed Request")

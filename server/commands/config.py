@@ -19,17 +19,20 @@ SUMMARY = "show the settings in force, and where each came from"
 # 80 columns: two of indent, the longest name, two blanks, the value, two blanks, "environment DATABASE_URL".
 _VALUE_WIDTH = 22
 
+_DEFAULT = "default"  # as `Settings.origin_of` has it
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as a JSON object, by setting")
+    parser.add_argument("--changed", action="store_true", help="only those that are not the defaults")
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
     """Print the settings, secrets masked."""
     if arguments.json:
-        print(as_json(settings))
+        print(as_json(settings, changed=arguments.changed))
     else:
-        text = as_table(settings)
+        text = as_table(settings, changed=arguments.changed)
         print(_dimmed(text) if sys.stdout.isatty() and "NO_COLOR" not in os.environ else text)
     return 0
 
@@ -40,8 +43,12 @@ def _dimmed(table: str) -> str:
     return "\n".join(f"\x1b[2m{line}\x1b[0m" if line.endswith("  default") else line for line in lines)
 
 
-def as_json(settings: Settings) -> str:
-    """Every setting by its path: value, origin, flag and variable."""
+def as_json(settings: Settings, *, changed: bool = False) -> str:
+    """Every setting by its path: value, origin, flag and variable.
+
+    Args:
+        changed: only settings that have another origin than the default.
+    """
     entries = {
         name.path: {
             "value": _shown(settings, name),
@@ -50,16 +57,23 @@ def as_json(settings: Settings) -> str:
             "variable": name.variable,
         }
         for name in names().values()
+        if not changed or _is_changed(settings, name)
     }
     return json.dumps(entries, indent=2, default=str)
 
 
-def as_table(settings: Settings) -> str:
-    """A block a section, a line a setting, each with its origin."""
+def as_table(settings: Settings, *, changed: bool = False) -> str:
+    """A block a section, a line a setting, each with its origin.
+
+    Args:
+        changed: only lines that have another origin than the default.
+    """
     lines: list[str] = []
     section = None
     width = max(len(name.path.rpartition(".")[2]) for name in names().values())
     for name, label, value, origin in _rows(settings):
+        if changed and origin == _DEFAULT:
+            continue
         if name.section != section:
             section = name.section
             lines += ["", f"[{section}]"] if section else []
@@ -68,7 +82,14 @@ def as_table(settings: Settings) -> str:
             lines += [row + value, " " * (width + 4 + _VALUE_WIDTH + 2) + origin]
         else:
             lines.append(f"{row}{value:<{_VALUE_WIDTH}}  {origin}")
-    return "\n".join(lines)
+    return "\n".join(lines).removeprefix("\n") or "all settings are the defaults"
+
+
+def _is_changed(settings: Settings, name: Name) -> bool:
+    """Whether a setting has another origin than the default, or an entry of its table has."""
+    value = _shown(settings, name)
+    keys = [f"{name.path}.{key}" for key in value] if isinstance(value, dict) else []
+    return any(settings.origin_of(path) != _DEFAULT for path in (name.path, *keys))
 
 
 def _rows(settings: Settings) -> Iterator[tuple[Name, str, str, str]]:

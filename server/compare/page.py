@@ -9,8 +9,8 @@ from conf.program import COMMAND
 from handlers.json_api.problem import ProblemHandler
 from server.compare import DEFAULT_OUT
 
-# The report loads nothing and runs nothing; its style is inline.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+# The report runs nothing, and loads nothing but the style of the bar; its own is inline.
+_POLICY = "default-src 'none'; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
 
 _NONE_YET = f"""<!DOCTYPE html>
 <html lang="en">
@@ -40,4 +40,6 @@ class ReportHandler(ProblemHandler):
         except OSError:
             self.set_status(404)
             report = _NONE_YET.encode()
-        self.finish(report)
+        # The bar of all pages, where there are others: `Pages.with_bar`.
+        with_bar = self.settings.get("with_bar")
+        self.finish(report if with_bar is None else with_bar(self.request, report, "Compare"))

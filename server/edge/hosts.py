@@ -15,7 +15,7 @@ from handlers.lifecycle.errors import Problem
 
 log = logging.getLogger("onfinish.server")
 
-_LOCAL = ("localhost", "127.0.0.1", "[::1]")
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 _PROBES = ("/livez", "/readyz")
 """A load balancer sends these to an address, possibly without a Host."""
@@ -85,7 +85,7 @@ def hosts_of(
         if production or not all(map(_is_on_loopback, sockets)):
             return None
         own = canonical_host(f"[{address}]" if ":" in address else address)
-        return Hosts({*_LOCAL, *([own] if own else [])}, setting=setting)
+        return Hosts({*LOCAL, *([own] if own else [])}, setting=setting)
     return None if ANY in given else Hosts(given, setting=setting)
 
 

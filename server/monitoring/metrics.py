@@ -14,6 +14,7 @@ from typing import NamedTuple
 from tornado.web import RequestHandler
 
 from db.observer import ObservedUnit, Observer
+from server.monitoring.history import COUNTS
 from server.monitoring.route_names import UNMATCHED, RouteNames
 from server.monitoring.shared_counters import Slot
 from server.monitoring.tracebacks import origin_here
@@ -104,6 +105,9 @@ _CONNECTIONS_SUM = len(_CONNECTION_S) + 1
 GAUGES = frozenset(family.name for family in FAMILIES if family.kind in ("gauge", "untyped"))
 
 
+_TOTALS = {RETRIES.name: "retries", TIMEOUTS.name: "refused"}
+
+
 class _Pool(NamedTuple):
     """The offsets of one pool's numbers. Lives as long as the process: they are needed with each request."""
 
@@ -174,6 +178,16 @@ class Metrics(Observer):
         """Set how many connections a pool may have."""
         self._add(CONNECTIONS_MAX, pool, by=connections)
         self._pool(pool)  # so that its series exist before the first connection
+
+    def totals(self) -> list[float]:
+        """The counts of this process and of those before it, in the order of `history.COUNTS`."""
+        found = dict.fromkeys(COUNTS, 0.0)
+        for (family, labels), at in self._slot.offsets():
+            if family == UNITS.name and labels[1] in found:
+                found[labels[1]] += self._numbers[at]
+            elif family in _TOTALS:
+                found[_TOTALS[family]] += self._numbers[at]
+        return [*found.values()]
 
     def leaked(self) -> None:
         """A unit of work stayed open for too long."""

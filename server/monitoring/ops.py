@@ -5,22 +5,25 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Sequence
 from socket import socket
-from typing import Any
+from typing import Any, Protocol
 
+from tornado.httputil import HTTPServerRequest
 from tornado.routing import URLSpec
 from tornado.web import Application, HTTPError, RequestHandler
 
 from conf import Settings
+from conf.hosts import ANY, canonical_host
 from db import Database
 from handlers import NotFoundHandler
 from handlers.json_api.problem import ProblemHandler
 from handlers.lifecycle.errors import Problem
 from handlers.openapi.operation import OPERATION, Answer, operation
-from server.edge.hosts import hosts_of
+from server.edge.hosts import LOCAL, hosts_of
 from server.edge.http import DrainingServer
 from server.edge.listening import LOOPBACK
 from server.monitoring import responses
 from server.monitoring.exposition import CONTENT_TYPE, Exposition
+from server.monitoring.history import History, Sampler
 from server.monitoring.metrics import Metrics
 from server.monitoring.peers import Peers
 from server.monitoring.route_names import RouteNames
@@ -38,6 +41,23 @@ _FOR_OPERATORS = (
 _NOT_FOR_STRANGERS = Problem(404, "Not Found")
 
 
+class Part(Protocol):
+    """What stands beside the two pages, where they are served. Lives as long as the process."""
+
+    def ops_routes(self, *, local: bool) -> list[URLSpec]:
+        """Its routes beside those of the two pages.
+
+        Args:
+            local: on the main port, which untrusted clients may reach too.
+        """
+
+    def start(self, database: Database, server: DrainingServer) -> None:
+        """The process is about to serve."""
+
+    async def stop(self) -> None:
+        """The process ends."""
+
+
 class Ops:
     """The monitoring of one process. Lives as long as that.
 
@@ -46,6 +66,7 @@ class Ops:
         counters: the counts of all processes; one of this process alone by default.
         peers: the other processes.
         index: which of the processes this is.
+        history: the last ten minutes of all processes; of this process alone by default.
     """
 
     def __init__(
@@ -55,24 +76,58 @@ class Ops:
         counters: SharedCounters | None = None,
         peers: Peers | None = None,
         index: int = 0,
+        history: History | None = None,
     ) -> None:
         self._settings = settings
         self._index = index
         self._counters = counters or SharedCounters()
         self.peers = peers or Peers(1)
+        self.history = history or History()
+        self._sampler: Sampler | None = None
         self.exposition = Exposition(self._counters)
         self.metrics = Metrics(self._counters.slots[index], tracebacks=settings.ops.leak_s is not None)
         """The observer of the database."""
         self._names = RouteNames([])
         self._watchdog: Watchdog | None = None
         self._server: DrainingServer | None = None
+        self._hosts = {*LOCAL, *settings.http.hosts, *settings.ops.hosts}
+        if (own := canonical_host(settings.http.address)) is not None:
+            self._hosts.add(own)
+        self.parts: list[Part] = []
+        """What is served beside the two pages; started and stopped with this."""
+
+    @property
+    def index(self) -> int:
+        """Which of the processes this is."""
+        return self._index
+
+    @property
+    def names(self) -> RouteNames:
+        """The names of the application's routes."""
+        return self._names
+
+    @property
+    def on_main_port(self) -> bool:
+        """Whether the pages for operators are served on the main port."""
+        return not self._settings.production and self._settings.ops.port is None
 
     @property
     def routes(self) -> list[URLSpec]:
-        """The two pages for the main port; none where they are not served there."""
-        if self._settings.production or self._settings.ops.port is not None:
-            return []
-        return self._routes(local=True)
+        """The pages for the main port; none where they are not served there."""
+        return self._routes(local=True) if self.on_main_port else []
+
+    def admits(self, request: HTTPServerRequest) -> bool:
+        """Whether a request of the main port comes from an operator.
+
+        Its caller is on loopback, no proxy stands before it, and its Host is one of this server's: a web page
+        whose name points to 127.0.0.1 (DNS rebinding) has a caller on loopback as well.
+        """
+        host = request.host if request.host.endswith("]") else request.host.rsplit(":", 1)[0]
+        return (
+            _is_loopback(request.remote_ip)
+            and not any(name in request.headers for name in _FORWARDED)
+            and (ANY in self._hosts or canonical_host(host) in self._hosts)
+        )
 
     def log_function(
         self, routes: Sequence[URLSpec], then: Callable[[RequestHandler], None]
@@ -87,14 +142,18 @@ class Ops:
             self.metrics.allow(endpoint.limiter.name, endpoint.limiter.size)
         stats = Stats(self._index, database, self._names, application, server)
         await self.peers.listen(self._index, stats.look)
+        for part in self.parts:
+            part.start(database, server)
 
     def watch(self, database: Database) -> None:
         """Start the watchdog of a process that serves, on its loop."""
         self._watchdog = Watchdog(self._settings.ops, database, self.metrics, self._names)
         self._watchdog.start()
+        self._sampler = Sampler(self.history, self._index, database, self.metrics.totals)
+        self._sampler.start()
 
     def listen(self, sockets: Sequence[socket]) -> None:
-        """Serve the two pages, and nothing else, on ``ops.port``."""
+        """Serve the pages for operators, and nothing else, on ``ops.port``."""
         application = Application(
             self._routes(local=False),
             default_handler_class=NotFoundHandler,
@@ -114,13 +173,18 @@ class Ops:
         """Stop the monitoring."""
         if self._watchdog is not None:
             self._watchdog.stop()
+        if self._sampler is not None:
+            self._sampler.stop()
+        for part in self.parts:
+            await part.stop()
         if self._server is not None:
             self._server.stop()
             await self._server.close_all_connections()
         self.peers.close()
 
     def _routes(self, *, local: bool) -> list[URLSpec]:
-        return pages({"ops": self, "local": local})
+        beside = [route for part in self.parts for route in part.ops_routes(local=local)]
+        return [*pages({"ops": self, "local": local}), *beside]
 
 
 class OpsHandler(ProblemHandler):
@@ -136,13 +200,9 @@ class OpsHandler(ProblemHandler):
         self.local = local
 
     def prepare(self) -> None:
-        """On the main port, 404 for callers that are not on loopback."""
-        if self.local and not (_is_loopback(self.request.remote_ip) and not self._is_forwarded):
+        """On the main port, 404 for callers that `Ops.admits` does not admit."""
+        if self.local and not self.ops.admits(self.request):
             raise HTTPError(404)
-
-    @property
-    def _is_forwarded(self) -> bool:
-        return any(name in self.request.headers for name in _FORWARDED)
 
 
 class MetricsHandler(OpsHandler):

@@ -15,6 +15,12 @@ _TIMEOUT_S = 1.0
 _PIECE_BYTES = 64 * 1024
 
 
+STATE = b"?"
+"""The question that `Peers.listen` answers."""
+
+Look = Callable[[], dict[str, Any]]
+
+
 class Line(NamedTuple):
     """Both ends of a pair of sockets over which one process is queried. Lives as long as the server."""
 
@@ -41,23 +47,28 @@ class Peers:
                 end.setblocking(False)
             self._lines.append(line)
         self._index = 0
-        self._look: Callable[[], dict[str, Any]] | None = None
+        self._looks: dict[bytes, Look] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._answers: set[asyncio.Task[None]] = set()
 
-    async def listen(self, index: int, look: Callable[[], dict[str, Any]]) -> None:
+    async def listen(self, index: int, look: Look) -> None:
         """Answer queries with the result of ``look``."""
-        self._index, self._look = index, look
+        self._index = index
+        self.answer(STATE, look)
         if self._lines:
             self._loop = asyncio.get_running_loop()
             self._loop.add_reader(self._lines[index].asked, self._on_question, self._lines[index].asked)
 
-    async def ask(self) -> list[dict[str, Any]]:
-        """The state of every process, this one included; for one that does not answer, an error."""
-        if self._look is None:
+    def answer(self, question: bytes, look: Look) -> None:
+        """Answer another question as well, of one byte: with the result of ``look``."""
+        self._looks[question] = look
+
+    async def ask(self, question: bytes = STATE) -> list[dict[str, Any]]:
+        """What every process answers, this one included; for one that does not answer, an error."""
+        if question not in self._looks:
             return []
         indices = range(len(self._lines) or 1)
-        return list(await asyncio.gather(*map(self._ask, indices)))
+        return list(await asyncio.gather(*(self._ask(index, question) for index in indices)))
 
     def close(self) -> None:
         """Stop answering."""
@@ -69,39 +80,43 @@ class Peers:
             for end in line:
                 end.close()
 
-    async def _ask(self, index: int) -> dict[str, Any]:
-        if index == self._index and self._look is not None:
-            return self._look()
+    async def _ask(self, index: int, question: bytes) -> dict[str, Any]:
+        if index == self._index:
+            return self._looks[question]()
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                answer: dict[str, Any] = json.loads(await _answer_over(self._lines[index]))
+                answer: dict[str, Any] = json.loads(await _answer_over(self._lines[index], question))
                 return answer
         except (TimeoutError, OSError, ValueError):  # also a full line: earlier queries were not answered
             return {"process": index, "error": f"no answer within {_TIMEOUT_S:g} s"}
 
     def _on_question(self, asked: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
-            for fd in socket.recv_fds(asked, 1, 1)[1]:
-                task = asyncio.get_running_loop().create_task(self._answer(socket.socket(fileno=fd)))
+            question, descriptors, *_ = socket.recv_fds(asked, 1, 1)
+            for fd in descriptors:
+                task = asyncio.get_running_loop().create_task(
+                    self._answer(socket.socket(fileno=fd), question)
+                )
                 self._answers.add(task)
                 task.add_done_callback(self._answers.discard)
 
-    async def _answer(self, asking: socket.socket) -> None:
+    async def _answer(self, asking: socket.socket, question: bytes) -> None:
         # OSError: the querying process has timed out, or is gone.
         with asking, contextlib.suppress(OSError, TimeoutError):
             asking.setblocking(False)
-            if self._look is not None:
+            look = self._looks.get(question)
+            if look is not None:
                 async with asyncio.timeout(_TIMEOUT_S):
-                    answer = json.dumps(self._look()).encode()
+                    answer = json.dumps(look()).encode()
                     await asyncio.get_running_loop().sock_sendall(asking, answer)
 
 
-async def _answer_over(line: Line) -> bytes:
+async def _answer_over(line: Line, question: bytes) -> bytes:
     """The answer of the process at the other end of the line."""
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            socket.send_fds(line.asking, [b"?"], [theirs.fileno()])
+            socket.send_fds(line.asking, [question], [theirs.fileno()])
         ours.setblocking(False)
         answer = bytearray()
         while piece := await asyncio.get_running_loop().sock_recv(ours, _PIECE_BYTES):

@@ -100,6 +100,11 @@ class Slot:
                 at = self._found[family, labels] = self._add(family, labels, size)
             return at
 
+    def offsets(self) -> list[tuple[tuple[str, tuple[str, ...]], int]]:
+        """Family and labels of each series, and its offset in `numbers`; for the slot's own process."""
+        with self._lock:
+            return list(self._found.items())
+
     def clear(self, families: Collection[str]) -> None:
         """Reset families to zero: the gauges of a process that has ended."""
         for series in self.series():

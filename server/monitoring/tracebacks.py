@@ -36,10 +36,15 @@ class Origin(NamedTuple):
 
     def stack_now(self) -> str:
         """Where the task that started it waits at this moment; empty where it has ended."""
+        return "".join(_line(frame.f_code, frame.f_lineno) for frame in self.frames_now())
+
+    def frames_now(self) -> list[FrameType]:
+        """The frames of the task that started it, outermost first; none where it has ended.
+
+        Not to be kept: a frame keeps all its locals alive.
+        """
         task = self.task() if self.task is not None else None
-        if task is None or task.done():
-            return ""
-        return "".join(_line(frame.f_code, frame.f_lineno) for frame in _frames(task.get_coro()))
+        return [] if task is None or task.done() else [*_frames(task.get_coro())]
 
 
 def origin_here(*, skip: int) -> Origin:
@@ -82,14 +87,14 @@ def _line_number(code: CodeType, at: int) -> int | None:
 
 
 def _line(code: CodeType, number: int | None) -> str:
-    text = "" if number is None else _text(code.co_filename, number)
+    text = "" if number is None else source_line(code.co_filename, number)
     return f'  File "{code.co_filename}", line {number or "?"}, in {code.co_name}\n' + (
         f"    {text}\n" if text else ""
     )
 
 
 @functools.lru_cache(_LINES_MAX)
-def _text(path: str, number: int) -> str:
+def source_line(path: str, number: int) -> str:
     """A line of a source file. Not by `linecache`, which keeps all of every file in memory.
 
     Most lines of a stack are the same each time, and a file is read from its beginning. On a machine that is

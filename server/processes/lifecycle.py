@@ -31,6 +31,7 @@ from server.findings import lines
 from server.jobs import Jobs, jobs_of
 from server.monitoring.ops import Ops
 from server.processes.autoreload import Autoreload
+from server.processes.banner import banner
 from server.processes.event_loop import run_loop
 from server.processes.hard_exit import end_after
 from server.processes.sd_notify import READY, STOPPING, sd_notify
@@ -119,6 +120,7 @@ class Lifecycle:
         self._signalled_at: float | None = None
         self._jobs: Jobs | None = None
         self._findings: list[Finding] = []
+        self._next_step: str | None = None
 
     async def run(self) -> int:
         """Serve until a stop signal; returns the exit status."""
@@ -135,6 +137,8 @@ class Lifecycle:
                 print(f"onfinish: {error}", file=sys.stderr)
                 return EXIT_NO_PORT
             application = make_app(self._settings, database, ops)
+            if parent is None and not self._findings:
+                self._next_step = await application.settings["pages"].first_step()
             server = DrainingServer(application, self._settings.http, hosts=self._hosts(listening))
             server.add_sockets(listening.http)
             ops.listen(listening.ops)
@@ -228,7 +232,7 @@ class Lifecycle:
 
     def _report_ready(self, listening: Listening) -> None:
         if self._parent is None:
-            print_banner(self._settings, listening, self._findings)
+            print_banner(self._settings, listening, self._findings, next_step=self._next_step)
             sd_notify(READY)
             return
         link = self._parent.link
@@ -270,21 +274,24 @@ def _freeze_objects() -> None:
     gc.set_threshold(_YOUNG_MAX, 10, 10)
 
 
-def print_banner(settings: Settings, listening: Listening, findings: Sequence[Finding] = ()) -> None:
-    """Print the service's URL, and the findings that keep it from serving."""
-    address = settings.http.address
-    host = f"[{address}]" if ":" in address else address
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-    print(f"onfinish ({settings.environment}) listens on http://{host}:{listening.port}/", flush=True)
-    print(f"  database  {settings.database.shown_url}", flush=True)
-    if settings.database.shown_reader_url is not None:
-        print(f"  reads     {settings.database.shown_reader_url}", flush=True)
-    if settings.http.processes > 1:
-        print(f"  processes {settings.http.processes}", flush=True)
-    if listening.ops_port is not None:
-        print(f"  metrics   http://127.0.0.1:{listening.ops_port}/metrics", flush=True)
+def print_banner(
+    settings: Settings,
+    listening: Listening,
+    findings: Sequence[Finding] = (),
+    *,
+    next_step: str | None = None,
+) -> None:
+    """Print the service's URL and those of its pages, and the findings that keep it from serving.
+
+    Args:
+        next_step: what the application suggests, whose database is empty.
+    """
+    for line in banner(settings, listening):
+        print(line, flush=True)
     for finding in findings:
         print(_lines_of(finding), flush=True)
+    if next_step is not None:
+        print(lines("  next      ", next_step, ""), flush=True)
     print("  stop with Ctrl-C", flush=True)
 
 

@@ -20,7 +20,9 @@ from db.doctor.findings import Finding
 from db.engines.engine import make_url
 from db.health import first_look
 from db.schema import migrate
+from server.app import first_step
 from server.edge.listening import CannotListen, listen
+from server.monitoring.history import History
 from server.monitoring.metrics import GAUGES
 from server.monitoring.ops import Ops
 from server.monitoring.peers import Peers
@@ -108,11 +110,13 @@ class Supervisor:
         self._count = settings.http.processes
         self._counters = SharedCounters(self._count)
         self._peers = Peers(self._count)
+        self._history = History(self._count)
         self._children: dict[int, Child] = {}  # by index
         self._due: dict[int, float] = {}  # when to start the process of an index
         self._failed = [0] * self._count  # failed starts and early ends in a row
         self._up = False
         self._findings: list[Finding] = []
+        self._next_step: str | None = None
         self._stopped_at: float | None = None
         self._killed = False
         self._status = 0
@@ -152,6 +156,8 @@ class Supervisor:
         database = Database(self._settings.database)
         try:
             self._findings = await first_look(database, revision=migrate.head())
+            if not self._findings:
+                self._next_step = await first_step(database)
         finally:
             await database.close()
 
@@ -210,7 +216,7 @@ class Supervisor:
             other.link.close()  # else that process would not detect the parent's end while this one lives
         set_up_logs(self._settings.log, with_process=True)
         settings = named_by_process(self._settings)
-        ops = Ops(settings, counters=self._counters, peers=self._peers, index=index)
+        ops = Ops(settings, counters=self._counters, peers=self._peers, index=index, history=self._history)
         lifecycle = Lifecycle(settings, ops, Parent(link, self._listening.shared(), first=index == 0))
         return run_loop(lifecycle.run(), settings)
 
@@ -220,7 +226,7 @@ class Supervisor:
                 child.is_ready = True
         if not self._up and len(self._children) == self._count and self._all_ready:
             self._up = True
-            print_banner(self._settings, self._listening, self._findings)
+            print_banner(self._settings, self._listening, self._findings, next_step=self._next_step)
             sd_notify(READY)
 
     @property

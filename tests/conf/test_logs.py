@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
 import math
+import os
+import pty
 import sqlite3
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +23,8 @@ from hypothesis import given, strategies as st
 from conf import LogSettings
 from conf.logs import JsonFormatter, LineFormatter, LogHandler, set_up_logs
 from tests.fixtures.logs import ExpectLog
+
+ROOT = Path(__file__).parents[2]
 
 Lines = Callable[[], list[str]]
 
@@ -158,3 +166,49 @@ def test_a_traceback_is_kept_and_shows_no_password(formatter: logging.Formatter)
     assert "postgresql://me:***@h/x" in text
     # The line of source that raised is in the traceback as well, and it holds no more than the message.
     assert "geheim@" not in text
+
+
+GREEN, YELLOW, RED = "\x1b[32m", "\x1b[33m", "\x1b[31;1m"
+
+
+def on_terminal(**variables: str) -> str:
+    """What a terminal is sent for an access line, a warning, and a message that would move its cursor."""
+    code = (
+        "import logging, sys; from conf import LogSettings; from conf.logs import set_up_logs\n"
+        "handler = set_up_logs(LogSettings(level='info'))\n"
+        "for status in (201, 404, 503):\n"
+        "    logging.getLogger('tornado.access').info('%d GET /tasks (127.0.0.1) 1.20ms read r1', status)\n"
+        "logging.getLogger('onfinish').warning('slow')\n"
+        "logging.getLogger('onfinish').info('\\x1b[2J')\n"
+        "handler.flush()"
+    )
+    ours, theirs = pty.openpty()
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TERM": "xterm", **variables}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=env, stdin=theirs, stdout=theirs, stderr=theirs
+    ) as run:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while piece := os.read(ours, 65_536):
+                shown += piece
+        assert run.wait(30) == 0
+    os.close(ours)
+    return shown.decode()
+
+
+def test_on_a_terminal_a_status_has_the_colour_of_its_class_and_a_warning_its_own() -> None:
+    """A message's own escapes are text all the same."""
+    shown = on_terminal()
+
+    assert f"{GREEN}201\x1b[0m GET /tasks" in shown
+    assert f"{YELLOW}404\x1b[0m" in shown
+    assert f"{RED}503\x1b[0m" in shown
+    assert f"{YELLOW}slow\x1b[0m" in shown
+    assert "\x1b[2J" not in shown
+    assert "\\x1b[2J" in shown
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_where_colours_are_not_wanted_there_are_none(variables: dict[str, str]) -> None:
+    assert "\x1b" not in on_terminal(**variables).replace("\\x1b", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from typing import Any
 
@@ -133,14 +134,46 @@ async def test_the_access_line_and_the_observer_are_told_the_same(
 
 
 async def test_the_access_line(mount: Mount, expect_log: ExpectLog):
-    """Status, method, path, caller, time, outcome, id; without the query, which may hold personal data."""
+    """Status, method, path, caller, time, statements, outcome, id; no query, which may hold personal data."""
     client = mount(Board, r"/(.*)")
     with expect_log("tornado.access", r".", level=logging.INFO) as lines:
         await client.post(f"/new?q={SECRET}", headers={"X-Request-Id": "r1"})
 
-    assert [line.getMessage().split("ms")[-1] for line in lines] == [" kept r1"]
+    assert [re.sub(r"[0-9]sql", "#sql", line.getMessage().split("ms")[-1]) for line in lines] == [
+        " #sql kept r1"
+    ]
     assert lines[0].getMessage().startswith("201 POST /new (127.0.0.1) ")
     assert SECRET not in lines[0].getMessage()
+
+
+async def test_the_statements_of_all_attempts_are_counted_and_what_begins_and_commits_is_not(
+    mount: Mount, expect_log: ExpectLog
+):
+    """Two reads are two; a request that runs twice is counted twice; one without SQL has sent none."""
+
+    class Counted(ApiHandler):
+        attempts = 0
+
+        async def get(self, count: str) -> None:
+            for _ in range(int(count)):
+                await self.run(list_texts, self.session)
+
+        async def post(self, count: str) -> None:
+            await self.get(count)
+            Counted.attempts += 1
+            if Counted.attempts == 1:
+                raise RetryableConflict("deadlock")
+
+    client = mount(Counted, r"/(.*)")
+    with expect_log("tornado.access", r".", level=logging.INFO) as lines:
+        await client.get("/2")
+        await client.get("/0")
+        await client.post("/3")
+        await client.request("BREW", "/1")
+
+    counts = [re.findall(r" (\d+)sql ", line.getMessage()) for line in lines]
+    own = 0 if counts[2] == ["6"] else 1  # the commit marker looks whether anything was written
+    assert counts == [["2"], ["0"], [str(6 + own)], []]
 
 
 def no_word_of(records: list[logging.LogRecord], answer: Answer, *words: str) -> bool:

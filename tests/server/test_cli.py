@@ -143,6 +143,8 @@ class TestWrongUse:
         ("arguments", "says"),
         [
             (["migrat"], "invalid choice: 'migrat'"),
+            (["migrat"], "did you mean migrate?"),
+            (["server"], "did you mean serve?"),
             (["postgresql://me:geheim@h/x"], "invalid choice: 'postgresql://me:***@h/x'"),
             (["--port"], "--port: expected one argument"),
             (["migrate", "--to"], "--to: expected one argument"),
@@ -255,6 +257,20 @@ class TestConfig:
             "variable": "PORT",
         }
         assert entries["database.url"]["value"] == "postgresql://me:***@h/x"
+
+    def test_changed_shows_what_is_not_a_default_and_nothing_else(self, tmp_path: Path) -> None:
+        (tmp_path / "quiet.toml").write_text("")
+        flags = ["--port", "81", "--environment", "quiet", "--conf-dir", str(tmp_path)]
+        flags += ["--database-url", "sqlite:///x.db"]
+        done = run("config", "--changed", *flags, CONNECT_ARGS='{"timeout": 3}')
+        as_json = run("config", "--changed", "--json", *flags, CONNECT_ARGS='{"timeout": 3}')
+
+        rows = [re.split(r" {2,}", line.strip()) for line in done.out.splitlines() if line]
+        assert ["port", "81", "flag --port"] in rows
+        assert ["connect_args.timeout", "3", "environment CONNECT_ARGS"] in rows
+        assert "default" not in done.out
+        changed = {"environment", "conf_dir", "http.port", "database.url", "database.connect_args"}
+        assert set(json.loads(as_json.out)) == changed
 
     def test_a_reader_that_stops_early_causes_no_complaint(self) -> None:
         with start("config") as process:

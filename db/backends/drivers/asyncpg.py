@@ -92,6 +92,10 @@ class Asyncpg(PostgresDriver):
     def begins_read_only(self, connection: Any) -> None:
         connection.readonly = True
 
+    def server_pid(self, connection: Any) -> int | None:
+        own = connection.driver_connection
+        return None if own.is_closed() else int(own.get_server_pid())
+
     def cancel_statement(self, connection: Any) -> None:
         """It has no call for it: it sends a cancel where the task that waits for it is cancelled."""
 

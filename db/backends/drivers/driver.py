@@ -105,6 +105,10 @@ class PostgresDriver:
         """Have each transaction of a connection begin as READ ONLY."""
         raise NotImplementedError
 
+    def server_pid(self, connection: Any) -> int | None:
+        """See `Backend.server_pid`."""
+        raise NotImplementedError
+
     def cancel_statement(self, connection: Any) -> bool | Awaitable[bool] | None:
         """See `StatementGuard.cancel_statement`."""
         raise NotImplementedError

@@ -46,6 +46,10 @@ class Psycopg(LibpqDriver):
     def begins_read_only(self, connection: Any) -> None:
         connection.set_read_only(True)
 
+    def server_pid(self, connection: Any) -> int | None:
+        own = connection.driver_connection
+        return None if own.closed else int(own.pgconn.backend_pid)
+
     def cancel_statement(self, connection: Any) -> Awaitable[bool]:
         return _cancel(connection.driver_connection)
 

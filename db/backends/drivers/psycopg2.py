@@ -30,6 +30,9 @@ class Psycopg2(LibpqDriver):
     def begins_read_only(self, connection: Any) -> None:
         connection.readonly = True
 
+    def server_pid(self, connection: Any) -> int | None:
+        return None if connection.closed else int(connection.info.backend_pid)
+
     def cancel_statement(self, connection: Any) -> bool:
         return cancel(connection, timeout_s=_CANCEL_TIMEOUT_S)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from pathlib import Path
 
 from tests.fixtures.databases import RawSql
 from tests.fixtures.process import receive
@@ -24,7 +25,10 @@ def test_development_is_the_default_and_puts_its_file_where_it_was_started(start
     server = start_server("--port", "0", "--environment", "development")
 
     assert "listens on" in server.out.splitlines()[0]
-    assert server.out.splitlines()[1].split() == ["database", "sqlite:///onfinish.db"]
+    second, third = server.out.splitlines()[1:3]
+    assert second.split() == ["database", "sqlite:///onfinish.db"]
+    assert third.strip().endswith("/onfinish.db")
+    assert Path(third.strip()).is_file()
     assert server.request("POST", "/teams", {"name": "Store"}).status == 201
     server.send_signal(signal.SIGTERM)
     assert server.wait() == 0

@@ -16,6 +16,7 @@ from server.compare.report import write_report
 from tests.fixtures.browser import Page
 from tests.fixtures.server import Client, Serve
 from tests.server.compare.sample import SCOPES, comparison
+from tests.server.conftest import Seen
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
@@ -49,6 +50,19 @@ async def test_the_report_is_shown(report: Path, client: Client):
     assert answer.code == 200
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     assert answer.body == report.read_bytes()  # noqa: ASYNC240
+
+
+@on_sqlite
+@pytest.mark.gen_test
+async def test_the_report_has_the_bar_of_all_pages(report: Path, seen: Seen):
+    """The report itself is as it was written; its style is its own, the bar's is a file."""
+    answer = await seen.client.get("/compare")
+
+    head, _, body = answer.body.partition(b"<body>")
+    bar, _, rest = body.partition(b"</header>")
+    assert b'aria-current="page">Compare</a>' in bar
+    assert report.read_bytes().strip().endswith(rest.strip())  # noqa: ASYNC240
+    assert b"bar.css" in head
 
 
 @on_sqlite

@@ -1,0 +1,158 @@
+"""The handlers of the pages."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from tornado.web import HTTPError
+
+from server.monitoring.ops import OpsHandler
+from server.pages.accept import prefers_html
+from server.pages.docs import code, groups_of, paragraphs
+from server.pages.live.rows import seconds
+from server.pages.live.text import text_of
+from server.pages.pages import Pages
+from server.pages.site import POLICY, root_of
+
+_YOUNG_S = 0.1
+"""Units that are younger than this come and go while they are read: they are counted, unless they wait."""
+
+_KINDS = {"kept": "good", "undone": "", "unknown": "bad", "retried": "warn", "no slot in time": "bad"}
+
+_FOREVER = "public, max-age=31536000, immutable"
+
+
+class PageHandler(OpsHandler):
+    """A page. Lives as long as one request; shown to operators, see `OpsHandler`."""
+
+    def initialize(self, ops: Any, local: bool, pages: Pages) -> None:  # type: ignore[override]
+        """Take the route's arguments."""
+        super().initialize(ops, local)
+        self.pages = pages
+
+    def show(self, template: str, *, current: str, **values: Any) -> None:
+        """Answer with a page. The last thing a method does."""
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.set_header("Content-Security-Policy", POLICY)
+        is_operators = not self.local or self.pages.is_operators(self.request)
+        self.finish(
+            self.pages.site.render(
+                template,
+                root=root_of(self.request.path),
+                links=self.pages.links(self.request, local=self.local),
+                current=current,
+                where=self.pages.about if is_operators else "",
+                **values,
+            )
+        )
+
+
+class QuietHandler(PageHandler):
+    """What an open page loads by itself: it has no access line, except for an error."""
+
+
+class HomeHandler(PageHandler):
+    """``/``: a page for browsers. For any other client, and any other method, there is nothing here: 404."""
+
+    _is_shown = False
+
+    def prepare(self) -> None:
+        """Refuse all but a browser of an operator."""
+        is_read = self.request.method in ("GET", "HEAD")
+        self._is_shown = is_read and prefers_html(self.request.headers.get("Accept", ""))
+        self._is_shown = self._is_shown and (not self.local or self.pages.is_operators(self.request))
+        if not self._is_shown:
+            self.send_error(404)
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        """404 wherever the page is not shown, also where Tornado refuses before `prepare`."""
+        super().send_error(status_code if self._is_shown else 404, **({} if not self._is_shown else kwargs))
+
+    async def get(self) -> None:
+        """Ready or why not, the first step, the pages, numbers of this process, commands."""
+        pages = self.pages
+        faults, first_step = await asyncio.gather(pages.faults(), pages.first_step())
+        about = pages.application.about
+        self.show(
+            "home.html",
+            current="Home",
+            title=about.title,
+            summary=about.summary,
+            faults=faults,
+            ready="The database answers, and its schema is the one that the code expects.",
+            first_step=None if faults else first_step,
+            tiles=pages.tiles(),
+            commands=_COMMANDS,
+            code=code,
+        )
+
+
+class LiveHandler(QuietHandler):
+    """``/-/live``: what every request is doing now; ``.json`` for programs, ``.txt`` for terminals."""
+
+    async def get(self, form: str) -> None:
+        """All processes; within 1.5 s, whatever hangs."""
+        view = await self.pages.live.gather()
+        if form == ".json":
+            self.write_json(view.as_json())
+        elif form == ".txt":
+            self.set_header("Content-Type", "text/plain; charset=utf-8")
+            self.finish(text_of(view.live, view.charts, view.counts, at=view.at))
+        else:
+            shown = [row for row in view.live.rows if row.age_s >= _YOUNG_S or row.kind != "runs"]
+            self.show(
+                "live.html",
+                current="Live",
+                view=view,
+                shown=shown,
+                others=view.live.open - len(shown),
+                kinds=_KINDS,
+                seconds=seconds,
+            )
+
+
+class DocsHandler(PageHandler):
+    """``/docs``: the API. For every caller that may read ``/openapi.json``."""
+
+    def prepare(self) -> None:
+        """Refuse no caller."""
+
+    def get(self) -> None:
+        """Every operation, to read and to try."""
+        document = self.pages.application.document
+        self.show(
+            "docs.html",
+            current="API",
+            title=document["info"]["title"],
+            version=document["info"]["version"],
+            about=document["info"].get("description", ""),
+            groups=groups_of(document),
+            server=f"{self.request.protocol}://{self.request.host}",
+            code=code,
+            paragraphs=paragraphs,
+        )
+
+
+class AssetHandler(QuietHandler):
+    """A stylesheet, a script, the icon. They are in the repository: there is nothing to protect."""
+
+    def prepare(self) -> None:
+        """Refuse no caller."""
+
+    def get(self, name: str) -> None:
+        """The asset; kept by browsers, since its address has a hash of its content."""
+        asset = self.pages.site.assets.get(name)
+        if asset is None:
+            raise HTTPError(404)
+        self.set_header("Content-Type", asset.media_type)
+        self.set_header("Cache-Control", _FOREVER)
+        self.finish(asset.body)
+
+
+_COMMANDS = (
+    ("top", "what every request is doing now, in a terminal"),
+    ("check", "whether the service can run here; each finding names its fix"),
+    ("routes", "every route: what reads, what writes, deadlines, retries"),
+    ("config --changed", "the settings that are not the defaults, and where each came from"),
+)

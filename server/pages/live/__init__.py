@@ -1,0 +1,1 @@
+"""``/-/live``: what every request is doing now."""

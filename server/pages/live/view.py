@@ -1,0 +1,106 @@
+"""All that ``/-/live`` shows, gathered."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from db import Database
+from server.edge.http import DrainingServer
+from server.monitoring.history import COUNTS, Past
+from server.monitoring.ops import Ops
+from server.pages.live.chart import Chart, chart_of
+from server.pages.live.look import Look
+from server.pages.live.rows import Live, live_of, pids_of
+from server.pages.live.sessions import ANSWER_S, AskedSessions
+
+QUESTION = b"l"
+"""What processes ask each other for `Look.look`."""
+
+_TOTAL_S = 1.45
+"""A page is there by then, whatever hangs: a process, the database, or both."""
+
+_LEAST_S = 0.3
+
+WORDS = {
+    "read": "read",
+    "kept": "kept",
+    "undone": "undone",
+    "unknown": "unknown",
+    "retries": "retried",
+    "refused": "no slot in time",
+}
+"""How the page calls what `COUNTS` counts."""
+
+
+class View(NamedTuple):
+    """What is shown. Lives as long as one answer."""
+
+    live: Live
+    charts: list[Chart]
+    past: Past
+    at: str
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The counts of ten minutes, as the page calls them."""
+        return {WORDS[name]: self.past.counts[name] for name in COUNTS}
+
+    def as_json(self) -> dict[str, Any]:
+        """The same, for a program."""
+        return {
+            "at": self.at,
+            "until_s": self.past.until_s,
+            "pools": {
+                chart.name: {
+                    "size": chart.size,
+                    "taken": chart.taken,
+                    "waiting": chart.waiting,
+                    "full": chart.full,
+                    "history": self.past.pools[chart.name]._asdict(),
+                }
+                for chart in self.charts
+            },
+            "open": self.live.open,
+            "units": [asdict(row) for row in self.live.rows],
+            "stuck_processes": self.live.stuck,
+            "why_no_locks": self.live.why_no_locks or None,
+            "counts": self.past.counts,
+        }
+
+
+class LiveView:
+    """Gathers the view. Lives as long as the process, from `start` to `stop`; idle while no page is open."""
+
+    def __init__(self, ops: Ops) -> None:
+        self._ops = ops
+        self._sessions: AskedSessions | None = None
+
+    def start(self, database: Database, server: DrainingServer) -> None:
+        """Answer the other processes."""
+        self._ops.peers.answer(QUESTION, Look(self._ops, database, server).look)
+        self._sessions = AskedSessions(database)
+
+    async def stop(self) -> None:
+        """Close the connection to the database, if there is one."""
+        if self._sessions is not None:
+            await self._sessions.stop()
+
+    async def gather(self) -> View:
+        """Ask the processes and the database."""
+        began_at = time.monotonic()
+        processes = await self._ops.peers.ask(QUESTION)
+        left_s = max(_LEAST_S, min(ANSWER_S, _TOTAL_S - (time.monotonic() - began_at)))
+        assert self._sessions is not None  # noqa: S101  # pages are served from `start` on
+        live = live_of(processes, await self._sessions.ask(pids_of(processes), within_s=left_s))
+        now_s = int(time.time())
+        past = self._ops.history.past(now_s)
+        charts = []
+        for name, history in past.pools.items():
+            sums = {
+                key: sum(process["pools"][name][key] for process in processes if "pools" in process)
+                for key in ("size", "taken", "waiting")
+            }
+            charts.append(chart_of(name, history, until_s=now_s, **sums))
+        return View(live, charts, past, time.strftime("%H:%M:%S", time.localtime(now_s)))

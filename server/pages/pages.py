@@ -1,0 +1,229 @@
+"""What the pages of one process show."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+from tornado.httputil import HTTPServerRequest
+
+from conf import Settings
+from db import Database
+from db.errors import DatabaseError
+from db.health import Fault, faults_of
+from handlers.json_api.errors import ProblemBody
+from handlers.json_api.problem import Page
+from handlers.openapi.document import About
+from server.edge.http import DrainingServer
+from server.monitoring.ops import Ops
+from server.pages.accept import prefers_html
+from server.pages.live.view import LiveView
+from server.pages.site import POLICY, Link, Site, root_of
+
+ANSWER_S = 1.2
+"""How long a page waits for the database; then the page says that it does not answer."""
+
+FirstStep = Callable[[Session], str | None]
+"""What an application whose database is still empty suggests, with a command; None where it is not."""
+
+_OUTCOMES = {
+    "not_applied": "Nothing of this request was kept.",
+    "applied": "What the request wrote was kept: it was committed before the error.",
+    "unknown": "It is not known whether what the request wrote was kept.",
+}
+
+HOME = Link("Home", "")
+LIVE = Link("Live", "-/live", "what every request is doing now: its line, its SQL, who waits for whom")
+API = Link("API", "docs", "every call, to read and to try")
+COMPARE = Link("Compare", "compare", "four ways for model code to find its session: what holds, what breaks")
+METRICS = Link("Metrics", "metrics", "the numbers of all processes, for Prometheus")
+STATS = Link("Stats", "stats", "what each process is doing, as JSON")
+
+
+@dataclass(frozen=True)
+class Application:
+    """What the pages show of the application.
+
+    Args:
+        about: how it introduces itself.
+        document: what ``/openapi.json`` has.
+        revision: of the schema that the code expects.
+        first_step: suggests how to fill an empty database.
+    """
+
+    about: About
+    document: Mapping[str, Any]
+    revision: str | None
+    first_step: FirstStep | None
+
+
+class Pages:
+    """What the pages of one process show. Lives as long as that.
+
+    Args:
+        settings: those of the service.
+        database: the process's own.
+        ops: its monitoring.
+        application: what they show.
+    """
+
+    def __init__(self, settings: Settings, database: Database, ops: Ops, application: Application) -> None:
+        self.settings = settings
+        self._database = database
+        self.ops = ops
+        self.application = application
+        self.site = Site()
+        self.live = LiveView(ops)
+        self._server: DrainingServer | None = None
+        self._began_at = time.monotonic()
+
+    # -- what is where
+
+    def is_operators(self, request: HTTPServerRequest) -> bool:
+        """Whether a request of the main port may see what is for operators; never in production."""
+        return not self.settings.production and self.ops.admits(request)
+
+    def links(self, request: HTTPServerRequest, *, local: bool) -> list[Link]:
+        """The links of the bar: pages that are on this port, and that this caller may see."""
+        if not local:
+            return [HOME, LIVE, METRICS, STATS]
+        links = []
+        is_operators = self.is_operators(request)
+        if is_operators:
+            links.append(HOME)
+            if self.ops.on_main_port:
+                links.append(LIVE)
+        if shows_docs(self.settings):
+            links.append(API)
+        if self.settings.compare.mount:
+            links.append(COMPARE)
+        if self.ops.on_main_port and is_operators:
+            links += [METRICS, STATS]
+        return links
+
+    @property
+    def about(self) -> str:
+        """What operators see in the bar."""
+        http, database = self.settings.http, self.settings.database
+        processes = f"{http.processes} processes" if http.processes > 1 else "1 process"
+        return f"{self.settings.environment} · {processes} · {database.shown_url}"
+
+    # -- what they show
+
+    async def faults(self) -> list[Fault]:
+        """Why the database cannot be worked with, in `ANSWER_S` at most."""
+        asked = faults_of(self._database, revision=self.application.revision)
+        found = await _within(ANSWER_S, asked)
+        return [Fault(f"the database does not answer within {ANSWER_S:g} s")] if found is None else found
+
+    async def first_step(self) -> str | None:
+        """What to do with an application whose database is still empty."""
+        ask = self.application.first_step
+        return None if ask is None else await _within(ANSWER_S, first_step_of(self._database, ask))
+
+    def tiles(self) -> list[tuple[str, str, str]]:
+        """Numbers of this process: value, label, class."""
+        database = self._database
+        tiles = [(str(len(database.open_units)), "open units of work", "")]
+        for endpoint in dict.fromkeys((database.writer, database.reader)):
+            limiter = endpoint.limiter
+            full = "warn" if limiter.waiting else ""
+            tiles.append((f"{limiter.taken} of {limiter.size}", f"slots of the {limiter.name} in use", full))
+        if self._server is not None:
+            tiles.append((str(self._server.busy), "requests in flight", ""))
+        tiles.append((_duration(time.monotonic() - self._began_at), "up", ""))
+        return tiles
+
+    def with_bar(self, request: HTTPServerRequest, page: bytes, current: str) -> bytes:
+        """A page that was made elsewhere, with the bar at its top; see `Site.with_bar`."""
+        links = self.links(request, local=True)
+        return self.site.with_bar(page, root=root_of(request.path), links=links, current=current)
+
+    def error_page(self, request: HTTPServerRequest, problem: ProblemBody) -> Page | None:
+        """The page of an error, for a browser that opens a page; see `ErrorPage`."""
+        if not prefers_html(request.headers.get("Accept", "")):
+            return None
+        body = self.site.render(
+            "error.html",
+            root=root_of(request.path),
+            problem=problem,
+            method=request.method,
+            outcome=_OUTCOMES.get(problem["outcome"], problem["outcome"]),
+            links=self.links(request, local=True),
+            current="",
+            where="",
+        )
+        return Page(body, POLICY)
+
+    # -- the process
+
+    def start(self, database: Database, server: DrainingServer) -> None:
+        """The process is about to serve."""
+        self.live.start(database, server)
+        self._server = server
+        self._began_at = time.monotonic()
+
+
+def addresses(settings: Settings, *, main: str, ops: str | None) -> list[tuple[str, str]]:
+    """The addresses of the pages that a browser can open, each with what is there.
+
+    Args:
+        main: the address of the main port, with a slash at the end.
+        ops: that of ``ops.port``, where there is one.
+    """
+    found = []
+    if not settings.production:
+        found.append((main, "home"))
+        if ops is None:
+            found.append((main + LIVE.path, LIVE.about))
+    if shows_docs(settings):
+        found.append((main + API.path, API.about))
+    if settings.compare.mount:
+        found.append((main + COMPARE.path, COMPARE.about))
+    if ops is not None:
+        found += [(ops, "home, for operators"), (ops + LIVE.path, LIVE.about)]
+    return found
+
+
+def shows_docs(settings: Settings) -> bool:
+    """Whether ``/docs`` is there."""
+    docs = settings.http.docs
+    return not settings.production if docs is None else docs
+
+
+async def first_step_of(database: Database, ask: FirstStep) -> str | None:
+    """Ask an application for its first step, on the reader. None where the database cannot be asked."""
+    deadline_at = time.monotonic() + ANSWER_S
+    try:
+        async with database.unit_of_work(label="first step", read_only=True, deadline_at=deadline_at) as unit:
+            return await unit.run(ask, unit.session)
+    except DatabaseError:
+        return None
+
+
+_late: set[asyncio.Future[Any]] = set()
+"""Questions that were not answered in time, until they end."""
+
+
+async def _within(limit_s: float, question: Any) -> Any:
+    """The answer to a question; None where it takes longer. The question runs on, and ends by itself."""
+    task = asyncio.ensure_future(question)
+    await asyncio.wait([task], timeout=limit_s)
+    if task.done():
+        return task.result()
+    _late.add(task)
+    task.add_done_callback(_late.discard)
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    return None
+
+
+def _duration(seconds: float) -> str:
+    """A time as one reads it: ``12 s``, ``3 min``, ``4.5 h``, ``2.1 days``."""
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}" if unit != "h" else f"{seconds / size:.1f} h"
+    return f"{seconds / 86400:.1f} days"

@@ -1,0 +1,1 @@
+"""Tests of what a browser shows of the board."""
