@@ -98,6 +98,7 @@ class ExplicitCommit:
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
+        self._is_known = False
 
     @property
     def begun(self) -> bool:
@@ -115,6 +116,11 @@ class ExplicitCommit:
         task = self._task
         return task is not None and task.done() and not task.cancelled() and task.exception() is None
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the answer waits for its result: it is under way, or has failed and no caller knows."""
+        return self.under_way or (self.begun and not self.done and not self._is_known)
+
     async def make(self, unit: AsyncUnitOfWork, last: Work | None) -> None:
         """Commit, or wait for the commit that is under way.
 
@@ -123,7 +129,11 @@ class ExplicitCommit:
         """
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(unit.settle(keep=True, last=last))
-        await asyncio.shield(self._task)
+        try:
+            await asyncio.shield(self._task)
+        except Exception:
+            self._is_known = True  # a caller that is cancelled does not get here
+            raise
 
     async def end(self) -> Exception | None:
         """Wait until it is over, in place of a caller that is gone. Returns its exception, if any."""

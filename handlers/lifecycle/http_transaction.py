@@ -208,7 +208,7 @@ class HttpTransaction(RequestTransaction):
         if fault is None and self.settle_at_once(keep=keep):
             self._respond(None)
         else:
-            self._database.start(self._end(keep, fault, self.explicit.under_way))
+            self._database.start(self._end(keep, fault, self.explicit.is_awaited))
 
     async def _end(self, keep: bool, fault: Exception | None, commits: bool) -> None:
         fault = await self.settle(keep=keep, fault=fault, commits=commits)
@@ -246,10 +246,10 @@ class HttpTransaction(RequestTransaction):
             fault = UsageError(f"{self.summary}: the handler ended without a response")
         self.fail(fault)
         self.decided = True
-        self._database.start(self._end_unanswered(fault, self.explicit.under_way))
+        self._database.start(self._end_unanswered(fault, self.explicit.is_awaited))
 
     async def _end_unanswered(self, fault: Exception, commits: bool) -> None:
-        if commits or self.explicit.under_way:
+        if commits or self.explicit.is_awaited:
             fault = await self.explicit.end() or fault
         try:
             await self.unit.settle(keep=False, follow_ups=self._due_follow_ups)

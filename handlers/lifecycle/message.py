@@ -86,7 +86,7 @@ class MessageTransaction(RequestTransaction):
 
     async def _end(self, *, keep: bool) -> BaseException | None:
         self.decided = True
-        fault: BaseException | None = await self.settle(keep=keep, commits=self.explicit.under_way)
+        fault: BaseException | None = await self.settle(keep=keep, commits=self.explicit.is_awaited)
         error = meant(fault or self.raised)
         # Of one that was stopped, that is what is answered; but for a COMMIT that it could not stop any more.
         if error is not None and not leaves_unknown(error):

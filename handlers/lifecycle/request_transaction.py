@@ -143,7 +143,7 @@ class RequestTransaction:
 
     def settle_at_once(self, *, keep: bool) -> bool:
         """Settle without leaving the event loop, where that sends nothing. Returns whether it was so."""
-        if self.hooks or self.explicit.under_way or not self.unit.settle_at_once(keep=keep):
+        if self.hooks or self.explicit.is_awaited or not self.unit.settle_at_once(keep=keep):
             return False
         self._decide_retry(self.raised)
         return True
@@ -156,12 +156,12 @@ class RequestTransaction:
         Args:
             keep: commit, as far as nothing has stopped or failed it.
             fault: why the answer cannot be sent as it is.
-            commits: a `commit` was under way when this was decided; it may have ended since.
+            commits: a `commit` was still to be awaited when this was decided; it may have ended since.
 
         Returns:
             The error that is to be answered in place of the answer; None where the answer may leave.
         """
-        if commits or self.explicit.under_way:
+        if commits or self.explicit.is_awaited:
             fault = await self._await_commit() or fault
         self._decide_retry(fault or self.raised)
         try:
