@@ -12,7 +12,7 @@ from db import Database
 from db.capacity.limiter import AdmissionLimiter
 from db.schema import migrate
 from handlers import NotFoundHandler, log_request
-from handlers.board.routes import ABOUT as BOARD, first_step as board_first_step, routes as board_routes
+from handlers.board.routes import ABOUT as BOARD, routes as board_routes
 from handlers.openapi.document import About, Document, describe
 from handlers.openapi.handler import PATH as OPENAPI, OpenApiHandler
 from handlers.openapi.operation import Limits
@@ -21,7 +21,7 @@ from handlers.ops import ROUTES as PROBES
 from handlers.websocket import Sockets
 from server.compare.mount import Twins, compared_routes
 from server.monitoring.ops import Ops, pages
-from server.pages.pages import Application as Shown, FirstStep, Pages, first_step_of
+from server.pages.pages import Application as Shown, Pages, first_step_of
 from server.pages.routes import PageRoutes
 
 KERNEL_ROUTES = (URLSpec(OPENAPI, OpenApiHandler, name="openapi"), *PROBES)
@@ -34,7 +34,6 @@ def make_app(
     *,
     routes: Sequence[URLSpec] | None = None,
     about: About | None = None,
-    first_step: FirstStep | None = None,
 ) -> Application:
     """An application on a database.
 
@@ -46,10 +45,9 @@ def make_app(
         ops: counts its answers, and may show them.
         routes: its own, beside those that every application has; by default the board's.
         about: what its document is headed with; by default that of the board, where the routes are.
-        first_step: what its home suggests where the database is empty; by default as `about`.
     """
     if routes is None:
-        routes, about, first_step = board_routes(), about or BOARD, first_step or board_first_step
+        routes, about = board_routes(), about or BOARD
         compared = [route for route in routes if route.regex.pattern.startswith("/tasks")]
     else:
         compared = [*routes]
@@ -69,7 +67,7 @@ def make_app(
     described = describe(described_operations(routes), about, limits)
     shown = page_routes = None
     if ops is not None:
-        shown = Pages(settings, database, ops, Shown(about, described, revision, first_step))
+        shown = Pages(settings, database, ops, Shown(about, described, revision))
         page_routes = PageRoutes(shown)
     all_routes = [
         *routes,
@@ -126,4 +124,4 @@ async def first_step(database: Database) -> str | None:
 
     None where there is nothing to suggest, or the database cannot be asked.
     """
-    return await first_step_of(database, board_first_step)
+    return await first_step_of(database, BOARD)

@@ -10,21 +10,23 @@ from db.board.tasks import Task
 from handlers.board import export, tasks, teams, transfers
 from handlers.openapi.document import About
 
-ABOUT = About(
-    title="onfinish",
-    summary="A board of QA tasks; every request is one transaction.",
-    description="A board of bulk QA tasks that belong to teams and move between them.",
-    license={"name": "MIT", "identifier": "MIT"},
-)
-
-
-def routes() -> list[URLSpec]:
-    """Those of each resource. Any other path is for the application's default handler, which answers 404."""
-    return [*tasks.ROUTES, *export.ROUTES, *transfers.ROUTES, *teams.ROUTES]
-
 
 def first_step(session: Session) -> str | None:
     """What to do with a board that has no tasks yet; None where it has some."""
     if session.scalar(select(exists().select_from(Task))):
         return None
     return "the board is empty: `python -m server seed` adds example teams and tasks"
+
+
+ABOUT = About(
+    title="onfinish",
+    summary="A board of QA tasks; every request is one transaction.",
+    description="A board of bulk QA tasks that belong to teams and move between them.",
+    license={"name": "MIT", "identifier": "MIT"},
+    first_step=first_step,
+)
+
+
+def routes() -> list[URLSpec]:
+    """Those of each resource. Any other path is for the application's default handler, which answers 404."""
+    return [*tasks.ROUTES, *export.ROUTES, *transfers.ROUTES, *teams.ROUTES]

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
+from sqlalchemy.orm import Session
 
 from db.errors import OutcomeUnknown
 from handlers.json_api.body import NAMES_MAX, VALUES_MAX
@@ -54,6 +55,8 @@ class About:
         description: Markdown; what holds for each operation because of the kernel is added.
         distribution: the package whose version is the document's.
         license: as OpenAPI has it; None leaves it out.
+        first_step: called with a session of the reader; returns what to do first with an application whose
+            database is still empty, for its home and the banner, or None. No part of the document.
     """
 
     title: str
@@ -61,6 +64,7 @@ class About:
     description: str = ""
     distribution: str = "onfinish"
     license: Mapping[str, str] | None = None
+    first_step: Callable[[Session], str | None] | None = None
 
 
 class Document(NamedTuple):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.orm import Session
 from tornado.httputil import HTTPServerRequest
 
 from conf import Settings
@@ -26,9 +25,6 @@ from server.pages.site import POLICY, Link, Site, root_of
 
 ANSWER_S = 1.2
 """How long a page waits for the database; then the page says that it does not answer."""
-
-FirstStep = Callable[[Session], str | None]
-"""What an application whose database is still empty suggests, with a command; None where it is not."""
 
 _OUTCOMES = {
     "not_applied": "Nothing of this request was kept.",
@@ -52,13 +48,11 @@ class Application:
         about: how it introduces itself.
         document: what ``/openapi.json`` has.
         revision: of the schema that the code expects.
-        first_step: suggests how to fill an empty database.
     """
 
     about: About
     document: Mapping[str, Any]
     revision: str | None
-    first_step: FirstStep | None
 
 
 class Pages:
@@ -122,8 +116,9 @@ class Pages:
 
     async def first_step(self) -> str | None:
         """What to do with an application whose database is still empty."""
-        ask = self.application.first_step
-        return None if ask is None else await _within(ANSWER_S, first_step_of(self._database, ask))
+        asked = first_step_of(self._database, self.application.about)
+        found: str | None = await _within(ANSWER_S, asked)
+        return found
 
     def tiles(self) -> list[tuple[str, str, str]]:
         """Numbers of this process: value, label, class."""
@@ -195,12 +190,14 @@ def shows_docs(settings: Settings) -> bool:
     return not settings.production if docs is None else docs
 
 
-async def first_step_of(database: Database, ask: FirstStep) -> str | None:
-    """Ask an application for its first step, on the reader. None where the database cannot be asked."""
+async def first_step_of(database: Database, about: About) -> str | None:
+    """The application's `About.first_step`, on the reader. None where the database cannot be asked."""
+    if about.first_step is None:
+        return None
     deadline_at = time.monotonic() + ANSWER_S
     try:
         async with database.unit_of_work(label="first step", read_only=True, deadline_at=deadline_at) as unit:
-            return await unit.run(ask, unit.session)
+            return await unit.run(about.first_step, unit.session)
     except DatabaseError:
         return None
 

@@ -25,6 +25,7 @@ from handlers.openapi.routed import RoutedOperation
 from server.app import make_app
 from server.edge.http import DrainingServer
 from server.monitoring.ops import Ops
+from server.pages.handlers import PageHandler
 from tests.fixtures.board.contract import DOCUMENT, OPERATIONS, faults_in, resolved, validator
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Client, Serve
@@ -34,8 +35,15 @@ PLACEHOLDERS = {"([0-9a-f]{32})": "{task_id}", "([1-9][0-9]{0,17})": "{team_id}"
 
 
 def served_by(application: Application) -> dict[str, set[str]]:
-    """The methods of every path of an application, as the document writes it."""
-    return {path: methods_of(handler) for path, handler in _routes_of(application)}
+    """The methods of every path of an application, as the document writes it.
+
+    Pages for people are no operations of the API: docs/pages.md has them.
+    """
+    return {
+        path: methods_of(handler)
+        for path, handler in _routes_of(application)
+        if not issubclass(handler, PageHandler)
+    }
 
 
 def _routes_of(application: Application) -> Iterator[tuple[str, type[RequestHandler]]]:

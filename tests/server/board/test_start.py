@@ -29,6 +29,10 @@ def test_development_is_the_default_and_puts_its_file_where_it_was_started(start
     assert second.split() == ["database", "sqlite:///onfinish.db"]
     assert third.strip().endswith("/onfinish.db")
     assert Path(third.strip()).is_file()
+    for path in ("", "-/live", "docs", "compare"):
+        assert f"http://127.0.0.1:{server.port}/{path} " in server.out
+    told = " ".join(server.out.split())
+    assert "next the board is empty: `python -m server seed` adds example teams and tasks" in told
     assert server.request("POST", "/teams", {"name": "Store"}).status == 201
     server.send_signal(signal.SIGTERM)
     assert server.wait() == 0
@@ -49,6 +53,7 @@ def test_a_file_that_is_new_gets_its_schema_once(start_server, tmp_path):
     url = f"sqlite:///{tmp_path / 'new.db'}"
     server = start_server("--processes", "2", "--grace-s", "0", url=url)
 
+    assert "next      the board is empty" in server.out
     assert server.request("POST", "/teams", {"name": "Store"}).status == 201
     assert RawSql(url)("SELECT name FROM teams") == [{"name": "Store"}]
     server.send_signal(signal.SIGTERM)

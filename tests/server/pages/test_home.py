@@ -187,3 +187,19 @@ async def test_home_and_errors_look_well_in_a_browser(width: int, scheme: str, s
         await page.open(f"http://127.0.0.1:{port}{path}", width=width, scheme=scheme, scripts=False)
 
         assert await faults_of(page, width=width, port=port, status=status) == [], path
+
+
+@on_sqlite
+@pytest.mark.gen_test
+async def test_a_page_of_its_own_error_is_500_and_not_an_endless_page(seen: Seen, expect_log, monkeypatch):
+    """Where home fails, its error is a page of the same look."""
+
+    async def fails() -> None:
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr(seen.application.settings["pages"], "faults", fails)
+    with expect_log("onfinish.handlers", "ZeroDivisionError"), expect_log("tornado.access", "^500"):
+        answer = await seen.client.get("/", headers=BROWSER)
+
+    assert answer.code == 500
+    assert b'<h1><span class="bad">500</span>' in answer.body
