@@ -56,7 +56,9 @@ class Command(Protocol):
 def find_commands() -> dict[str, Command]:
     """Every command by its name: a module in ``server.commands``, or in a package there, is one."""
     modules = [
-        module.name for module in walk_packages(commands.__path__, "server.commands.") if not module.ispkg
+        module.name
+        for module in walk_packages(commands.__path__, f"{commands.__name__}.")
+        if not module.ispkg
     ]
     found = {name.rpartition(".")[2]: name for name in modules}
     return {

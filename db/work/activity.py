@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Literal, NamedTuple
 
+from db import statement_hooks
 from db.backend import Backend
 from db.capacity.registry import UnitRegistry
+from db.engines import engine
 from db.guard import StatementGuard
 from db.observer import ObservedUnit
 from db.work.async_unit_of_work import AsyncUnitOfWork
@@ -21,10 +23,10 @@ Step = Literal["statement", "commit", "rollback", "connect", "lock", "python"]
 """What a call is at: one of the driver's calls, a lock that no server knows of, or code of the program."""
 
 _MARKS: Mapping[tuple[str, str], Step] = {
-    ("db.statement_hooks", "do_guarded"): "statement",
-    ("db.engines.engine", "do_commit"): "commit",
-    ("db.engines.engine", "do_rollback"): "rollback",
-    ("db.engines.engine", "connect_guarded"): "connect",
+    (statement_hooks.__name__, "do_guarded"): "statement",
+    (engine.__name__, "do_commit"): "commit",
+    (engine.__name__, "do_rollback"): "rollback",
+    (engine.__name__, "connect_guarded"): "connect",
 }
 """The functions of ours that stand around the driver's calls, by module and name."""
 

@@ -6,6 +6,7 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 from tornado.routing import URLSpec
 
+from conf.program import COMMAND
 from db.board.tasks import Task
 from handlers.board import export, tasks, teams, transfers
 from handlers.openapi.document import About
@@ -15,7 +16,7 @@ def first_step(session: Session) -> str | None:
     """What to do with a board that has no tasks yet; None where it has some."""
     if session.scalar(select(exists().select_from(Task))):
         return None
-    return "the board is empty: `python -m server seed` adds example teams and tasks"
+    return f"the board is empty: `{COMMAND} seed` adds example teams and tasks"
 
 
 ABOUT = About(

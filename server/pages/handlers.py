@@ -7,6 +7,7 @@ from typing import Any
 
 from tornado.web import HTTPError
 
+from conf.program import COMMAND
 from server.monitoring.ops import OpsHandler
 from server.pages.accept import prefers_html
 from server.pages.docs import code, groups_of, paragraphs
@@ -83,6 +84,7 @@ class HomeHandler(PageHandler):
             ready="The database answers, and its schema is the one that the code expects.",
             first_step=None if faults else first_step,
             tiles=pages.tiles(),
+            program=COMMAND,
             commands=_COMMANDS,
             code=code,
         )

@@ -83,9 +83,9 @@ def test_engines_and_sessions_are_made_in_one_place_each():
         return {place for place in found if not place.startswith(("db/scope/", "server/compare/"))}
 
     assert callers("create_engine") == {"db/engines/engine.py"}
-    assert callers("OwnedSession") == {"db/work/unit_of_work.py"}
+    assert callers("_class") == {"db/work/session.py"}
     # Its two subclasses; commit markers are read on a connection outside of any unit of work.
-    assert callers("Session") == {"db/work/unit_of_work.py", "db/idempotency.py"}
+    assert callers("Session") == {"db/work/session.py", "db/idempotency.py"}
     assert callers("sessionmaker") | callers("scoped_session") == set()
 
 
@@ -111,11 +111,11 @@ def test_each_environment_has_its_engine():
 
 
 def test_the_tables_come_from_migrations_and_are_those_of_the_models(database_settings):
-    """`create_all` is called for the comparison's scratch databases alone; what Alembic makes does not differ
-    from the models."""
+    """`create_all` is called for the comparison's scratch databases alone, and is there for applications; what
+    Alembic makes does not differ from the models."""
     assert {
         place for package in ("db", "handlers", "server") for place in _calls_of("create_all", package)
-    } == {"server/compare/scratch.py"}
+    } == {"db/database.py", "server/compare/scratch.py"}
     assert migrate.drift(database_settings) == []
 
 

@@ -63,7 +63,7 @@ def test_a_row_says_what_a_request_does(handler: type[ApiHandler], path: str, ro
 
 def test_the_command_lists_every_route_and_connects_to_nothing():
     """Probes, pages for operators and the document among them."""
-    url = "postgresql://nobody@127.0.0.1:1/nowhere"
+    url = "postgresql://user@127.0.0.1:1/nowhere"
     table = run("routes", DATABASE_URL=url)
     rows = json.loads(run("routes", "--json", DATABASE_URL=url).out)
 
