@@ -6,7 +6,8 @@ them. So a wheel has `onfinish.conf`, …, of the same source: the build puts th
 rewrites their imports of each other. It rewrites no string: a module that needs a package's name in one
 derives it from ``__name__`` (`tests/packaging/test_strings.py`).
 
-This file is the build backend too (`pyproject.toml`), for the sake of the one hook that it does not have.
+This file is the build backend too (`pyproject.toml`): setuptools' hooks, but for those that would put a
+wheel's metadata where an editable install has its own.
 """
 
 from __future__ import annotations
@@ -14,31 +15,23 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+from collections.abc import Callable
+from functools import wraps
 from itertools import accumulate
 from pathlib import Path
-
-from setuptools import Distribution, setup
+from typing import Any
 
 # Without prepare_metadata_for_build_editable: setuptools' makes a wheel's, with other names of the packages.
-# Where there is none, a build frontend reads the metadata from the editable wheel (PEP 660).
-from setuptools.build_meta import (
-    build_editable,
-    build_sdist,
-    build_wheel,
-    get_requires_for_build_editable,
-    get_requires_for_build_sdist,
-    get_requires_for_build_wheel,
-    prepare_metadata_for_build_wheel,
-)
+# Where there is none, a build frontend reads the metadata from the editable wheel (PEP 660). And without
+# get_requires_for_…, which are optional too, return nothing here, and leave metadata in the tree.
+from setuptools import Distribution, build_meta, setup
+from setuptools.build_meta import build_editable, prepare_metadata_for_build_wheel
 from setuptools.command.build_py import build_py
 
 __all__ = [
     "build_editable",
     "build_sdist",
     "build_wheel",
-    "get_requires_for_build_editable",
-    "get_requires_for_build_sdist",
-    "get_requires_for_build_wheel",
     "move_imports",
     "prepare_metadata_for_build_wheel",
 ]
@@ -47,6 +40,26 @@ PACKAGES = ("conf", "db", "handlers", "server")
 TOP = "onfinish"
 
 _FROM = re.compile(rb"from[\s\\]+")
+
+
+def _clean(hook: Callable[..., str]) -> Callable[..., str]:
+    """A hook that removes the metadata which it leaves in the tree.
+
+    There it would be found beside an editable install's, with entry points that are not in the tree.
+    """
+
+    @wraps(hook)
+    def build(*arguments: Any, **options: Any) -> str:
+        try:
+            return hook(*arguments, **options)
+        finally:
+            shutil.rmtree(f"{TOP}.egg-info", ignore_errors=True)
+
+    return build
+
+
+build_sdist = _clean(build_meta.build_sdist)
+build_wheel = _clean(build_meta.build_wheel)
 
 
 def move_imports(source: str) -> str:

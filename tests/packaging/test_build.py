@@ -153,6 +153,18 @@ def test_nothing_of_an_earlier_build_is_packed(tree, hooks: Hooks, wheel, tmp_pa
 
 
 @pytest.mark.slow
+def test_a_build_leaves_no_metadata_in_the_tree(tree, hooks: Hooks, tmp_path):
+    """An editable install of the same tree would be read with the wheel's entry points."""
+    hooks(tree).build_sdist(str(tmp_path))
+    hooks(tree).get_requires_for_build_wheel()
+    hooks(tree).build_wheel(str(tmp_path))
+    hooks(tree).get_requires_for_build_editable()
+    hooks(tree).build_editable(str(tmp_path))
+
+    assert list(tree.glob("*.egg-info")) == []
+
+
+@pytest.mark.slow
 def test_an_editable_install_is_a_path_to_the_tree(tree, hooks: Hooks, tmp_path):
     """Four packages under their own names, and nothing rewritten; its metadata step agrees with it."""
     prepared, before = tmp_path / "prepared", _files(tree)
@@ -169,7 +181,7 @@ def test_an_editable_install_is_a_path_to_the_tree(tree, hooks: Hooks, tmp_path)
     assert said["top_level.txt"].split() == sorted(PACKAGES)
     for name, text in said.items():
         assert contents[f"onfinish-0.1.0.dist-info/{name}"].decode() == text
-    assert {path: text for path, text in _files(tree).items() if "egg-info" not in path.parts[0]} == before
+    assert _files(tree) == before
 
 
 def _files(tree: Path) -> dict[Path, bytes]:
