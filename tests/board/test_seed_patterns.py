@@ -111,8 +111,8 @@ def test_each_environment_has_its_engine():
 
 
 def test_the_tables_come_from_migrations_and_are_those_of_the_models(database_settings):
-    """`create_all` is for the comparison's scratch databases and for applications; what Alembic makes does not
-    differ from the models."""
+    """`create_all` is for scratch databases of the comparison, and for applications; what Alembic makes does
+    not differ from the models."""
     assert {
         place for package in ("db", "handlers", "server") for place in _calls_of("create_all", package)
     } == {"db/database.py", "server/compare/scratch.py"}
