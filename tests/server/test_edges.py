@@ -181,7 +181,12 @@ ODD_TARGETS = [
 
 @gen_test
 async def test_an_odd_target_is_refused(edge: Edge, subtests: pytest.Subtests):
-    for target, status in ODD_TARGETS:
+    await check_odd_targets(edge, ODD_TARGETS, subtests)
+
+
+async def check_odd_targets(edge: Edge, targets: list[tuple[str, int]], subtests: pytest.Subtests) -> None:
+    """Each target is answered by its status, and by a problem whose instance is a URI reference."""
+    for target, status in targets:
         with subtests.test(target[:40]):
             answer = await edge.ask(request(target))
 
