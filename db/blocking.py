@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy.util.concurrency import await_
+from sqlalchemy.util.concurrency import await_, in_greenlet
 
 from db.errors import Unavailable
 
@@ -41,5 +41,4 @@ def off_loop(function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
 
 
 def _in_greenlet() -> bool:
-    greenlet = sys.modules.get("greenlet")  # an extra, imported where there is a driver for it
-    return greenlet is not None and getattr(greenlet.getcurrent(), "__sqlalchemy_greenlet_provider__", False)
+    return "greenlet" in sys.modules and in_greenlet()  # an extra, imported where there is a driver for it

@@ -123,11 +123,7 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
         return DONE
 
     def flush(self, include_footers: bool = False) -> Any:
-        """As Tornado's, for a handler that `streams`.
-
-        Raises:
-            RuntimeError: part of a response would be sent before its COMMIT.
-        """
+        """As Tornado's, for a handler that `streams`; `RuntimeError` in any other, before COMMIT."""
         if not include_footers and self._transaction is not None:
             self._transaction.check_flush()
         return super().flush(include_footers)
@@ -183,8 +179,8 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
         """Log an error that is not the one that is answered."""
         super().log_exception(type(error), error, error.__traceback__)
 
-    def _log(self) -> None:
-        """Tornado calls this before `on_finish`; of a held response the line is written when it has left."""
+    def access_line_is_due(self) -> None:
+        """Write the access line; of a held response that is done when it has left."""
         if self._attempts is None:
             self.write_access_line()
 

@@ -21,7 +21,7 @@ from db import idempotency, passes_on
 from db.errors import DeadlinePassed, Unavailable, UsageError
 from db.idempotency import KEY_CHARS_MAX, Answer, Key
 from handlers.base import SessionHandler
-from handlers.lifecycle._tornado import has_stream_request_body
+from handlers.lifecycle._tornado import STREAMS_BODY, has_stream_request_body
 from handlers.lifecycle.errors import Problem
 
 HEADER = "Idempotency-Key"
@@ -42,7 +42,7 @@ class _WholeBodies(ABCMeta):
     """
 
     def __setattr__(cls, name: str, value: object) -> None:
-        if name == "_stream_request_body" and value:
+        if name == STREAMS_BODY and value:
             raise _has_no_fingerprint(cls)
         super().__setattr__(name, value)
 

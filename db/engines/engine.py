@@ -27,6 +27,7 @@ from db import backends
 from db.backend import Backend, Role
 from db.backends.choose import backend_for
 from db.backends.sqlite import READ_ONLY
+from db.engines._sqlalchemy import set_connection_class
 from db.engines.idle_pool import IdleAsyncPool, IdlePool, ping_after_idle
 from db.guard import OPTION, OWN, StatementGuard, guard_at_work, guard_of
 from db.statement_hooks import hook_statements
@@ -160,7 +161,7 @@ def _install_guard(engine: Engine, backend: Backend, role: Role) -> None:
         return connection
 
     if role == "writer":
-        engine._connection_cls = GuardedConnection  # there is no public way to it
+        set_connection_class(engine, GuardedConnection)
 
     own = engine.dialect
     own.connect = connect_guarded  # type: ignore[method-assign]  # do_connect is the application's

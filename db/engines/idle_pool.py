@@ -8,10 +8,11 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DisconnectionError, TimeoutError as NoConnectionLeft
-from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from conf import DatabaseSettings
 from db.backend import Backend
+from db.engines._sqlalchemy import AsyncioPoolInside, QueuePoolInside
 from db.errors import PoolTimeout
 from db.guard import guard_at_work
 from db.observer import Observer
@@ -20,7 +21,7 @@ _IDLE_SINCE = "onfinish_idle_since"
 _CHECKED_OUT_AT = "onfinish_checked_out_at"
 
 
-class IdlePool(QueuePool):
+class IdlePool(QueuePoolInside):
     """SQLAlchemy's queue of connections, which can close those that are idle for long.
 
     Lives as long as its engine. Last in, first out, so that what a peak opened stays idle at the
@@ -39,33 +40,24 @@ class IdlePool(QueuePool):
             How many were closed.
         """
         since = time.monotonic() - longer_than_s
-        waiting: Any = self._pool  # SQLAlchemy has no public way to the idle connections
-        with waiting.mutex:
-            surplus = max(0, len(waiting.queue) - keep)
-            idle = [record for record in waiting.queue if record.info.get(_IDLE_SINCE, since) < since]
-            closing = idle[:surplus]
-            for record in closing:
-                waiting.queue.remove(record)
-        for record in closing:
-            record.close()
-            self._dec_overflow()
-        return len(closing)
+        return self.take_out(lambda record: record.info.get(_IDLE_SINCE, since) < since, keep=keep)
 
-    def _do_get(self) -> ConnectionPoolEntry:
-        # A unit of work holds a slot before it asks, and finds one, unless a function took another one.
+    def connect(self) -> PoolProxiedConnection:
+        """As `Pool.connect`, with an error that says who has the connections.
+
+        A unit of work holds a slot before it asks, and finds one, unless a function took another one.
+        """
         try:
-            return super()._do_get()
+            return super().connect()
         except NoConnectionLeft:
-            size = self.size() + self._max_overflow
             raise PoolTimeout(
-                f"all {size} connections are in use, by sessions, or by functions that open one beside theirs"
+                f"all {self.connections_max} connections are in use, by sessions, or by functions that open "
+                "one beside theirs"
             ) from None
 
 
-class IdleAsyncPool(IdlePool):
+class IdleAsyncPool(IdlePool, AsyncioPoolInside):
     """The same, for an asyncio driver. It never waits, which would stop the loop."""
-
-    _is_asyncio = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **(kwargs | {"timeout": 0}))

@@ -16,11 +16,15 @@ from handlers.json_api.cors import cors_headers, preflight_headers
 from handlers.json_api.debug import debug_of
 from handlers.json_api.errors import ProblemBody, body_of, log_fault, log_refusal
 from handlers.json_api.security_headers import security_headers
+from handlers.lifecycle._tornado import leave_body_unread
 from handlers.lifecycle.errors import Problem, is_fault, leaves_unknown, meant, problem_of, status_of
 from handlers.lifecycle.instrumentation import InstrumentedHandler, report_to_trackers
 from handlers.request_id import HEADER, request_id_of
 
 MIB = 1024 * 1024
+
+BODILESS = (204, 304)
+"""Statuses without a body, besides those below 200."""
 
 
 class Page(NamedTuple):
@@ -54,7 +58,7 @@ class ProblemHandler(InstrumentedHandler):
 
     def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
         if not application.settings.get("forms", True):
-            request._parse_body = _leave_unread  # type: ignore[method-assign]  # there is no public way
+            leave_body_unread(request)
         super().__init__(application, request, **kwargs)
 
     @property
@@ -126,7 +130,7 @@ class ProblemHandler(InstrumentedHandler):
         rolls the work back all the same. With the application's setting ``serve_traceback``, the problem of
         a 5xx has the traceback of the exception.
         """
-        if self._should_not_send_content(status_code):
+        if status_code in BODILESS or status_code < 200:
             self.finish()
             return
         error = meant(kwargs["exc_info"][1]) if "exc_info" in kwargs else None
@@ -166,7 +170,8 @@ class ProblemHandler(InstrumentedHandler):
 
         Faults are passed to Tornado's own method too, which error trackers wrap, and to tracers.
         """
-        summary = f"{self._request_summary()} [{self.request_id}]"
+        request = self.request
+        summary = f"{request.method} {request.uri} ({request.remote_ip}) [{self.request_id}]"
         fault = self._log_error(summary, value)
         if fault is not None or isinstance(value, HTTPError):
             self._trace_exception(fault or value)
@@ -184,8 +189,7 @@ class ProblemHandler(InstrumentedHandler):
 
     def flush(self, include_footers: bool = False) -> Any:
         """As Tornado's; adds the headers that every answer carries."""
-        if not self._headers_written:
-            self.set_header(HEADER, self.request_id)
+        self.set_header(HEADER, self.request_id)  # without effect where they were sent before
         return super().flush(include_footers)
 
     @property
@@ -213,7 +217,3 @@ class NotFoundHandler(ProblemHandler):
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """404, also where Tornado refuses before `prepare`: a path that is not there has no methods."""
         super().send_error(404)
-
-
-def _leave_unread() -> None:
-    """Instead of Tornado's reader of forms."""

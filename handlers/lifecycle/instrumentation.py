@@ -25,6 +25,7 @@ from tornado.log import app_log
 from tornado.web import Application, HTTPError, RequestHandler
 
 from conf.redaction import redacted
+from handlers.lifecycle._tornado import AccessLine
 from handlers.lifecycle.errors import http_error_of, is_fault
 from handlers.request_id import request_id_of
 
@@ -112,7 +113,7 @@ class Traced:
             self._context.run(self._instrumentation.call, hook, self._handler, *args)
 
 
-class InstrumentedHandler(RequestHandler):
+class InstrumentedHandler(AccessLine):
     """Tornado's handler, with the wrappers of an instrumentation taken off its class.
 
     Lives as long as one request. Logs no data of the database's messages, unless the application's setting
@@ -151,7 +152,7 @@ class InstrumentedHandler(RequestHandler):
     def write_access_line(self) -> None:
         """Write the access line, and end the trace with the status that was sent to the client."""
         try:
-            super()._log()
+            self.log_answer()
         except Exception:
             log.exception("%s: the application's log_function failed", self.summary)
         if self.instrumentation is None:

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from pydantic import Field
-from sqlalchemy.orm import session as orm_session
 from sqlalchemy.pool import QueuePool
 from tornado.routing import URLSpec
 from tornado.web import Application, RequestHandler, stream_request_body
 
 from db import Database
+from db.engines._sqlalchemy import sessions_alive
 from db.scope import Registry, Scope
 from handlers import log_request
 from handlers.json_api.api import ApiHandler
@@ -127,7 +127,7 @@ class UsageHandler(RequestHandler):
             gc.collect()
             pools = [endpoint.engine.pool for endpoint in (database.writer, database.reader)]
             usage |= {
-                "sessions_alive": len(orm_session._sessions),
+                "sessions_alive": sessions_alive(),
                 "sessions_registered": sum(map(registered, self.settings["scopes"])),
                 "units_open": len(database.units),
                 "connections_out": sum(pool.checkedout() for pool in pools if isinstance(pool, QueuePool)),

@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterable
 from typing import Any, cast
 
-from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
+from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPConnection, HTTPMessageDelegate
 from tornado.iostream import IOStream
 
 from conf import HttpSettings
 from handlers.lifecycle.errors import Problem
+from server.edge._tornado import disconnect_after_response
 from server.edge.bodies import Bodies
 from server.edge.early_errors import Caller, Head, error_response
 from server.edge.hosts import Hosts
@@ -191,8 +192,7 @@ class DrainingServer(HTTPServer):
         """
         self.conn_params.no_keep_alive = True
         for connection in self._busy.values():
-            # Tornado's copy of the parameter, to which there is no public way.
-            cast(HTTP1Connection, connection)._disconnect_on_finish = True
+            disconnect_after_response(connection)
 
     def _is_busy(self, connection: object, request: HTTPConnection) -> None:
         """A request's headers have arrived."""

@@ -12,16 +12,13 @@ from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-from tornado.web import RequestHandler
+from server.edge._tornado import EXECUTE
 
 _DEPTH_MAX = 20
 """The innermost calls: below them is the event loop."""
 
 _LINES_MAX = 512
 """Lines that are kept: some 50 KB."""
-
-_EXECUTES = RequestHandler._execute.__code__
-"""In a request's stack, all calls below this are the event loop's."""
 
 
 class Origin(NamedTuple):
@@ -54,7 +51,7 @@ def origin_here(*, skip: int) -> Origin:
     while frame is not None and len(calls) < _DEPTH_MAX:
         code = frame.f_code
         calls.append((code, frame.f_lasti))
-        if code is _EXECUTES:
+        if code is EXECUTE:
             break
         frame = frame.f_back
     loop = asyncio._get_running_loop()

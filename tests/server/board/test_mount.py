@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from tornado.ioloop import IOLoop
 from tornado.web import Application
 
 from tests.fixtures.server import Client, Serve
 
 
 @pytest.fixture
-def client(app: Application, serve: Serve) -> Client:
+def client(app: Application, serve: Serve, io_loop: IOLoop) -> Iterator[Client]:
     """A client for the board that also asks for what its OpenAPI document does not describe."""
-    return serve(app)
+    yield serve(app)
+    io_loop.run_sync(app.settings["twins"].close)
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
