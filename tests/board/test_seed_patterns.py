@@ -24,6 +24,7 @@ from db.board.transfers import list_transfers, transfer_task
 from db.errors import Conflict, SessionSettled
 from db.schema import migrate
 from handlers import ApiHandler
+from server.compare.lint import lint
 from tests.fixtures.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +88,10 @@ def test_engines_and_sessions_are_made_in_one_place_each():
     # Its two subclasses; commit markers are read on a connection outside of any unit of work.
     assert callers("Session") == {"db/work/session.py", "db/idempotency.py"}
     assert callers("sessionmaker") | callers("scoped_session") == set()
+
+
+def test_the_boards_model_functions_do_nothing_that_the_comparison_shows_to_be_wrong():
+    assert lint([ROOT / "db" / "board"]) == []
 
 
 def test_each_environment_has_its_engine():

@@ -60,8 +60,11 @@ def value(sql: RawSql, counter: int = 1) -> int:
 
 def sleep(session: Session, seconds: float) -> None:
     """A statement that takes a while in the database itself; on SQLite until it is interrupted."""
-    if session.get_bind().dialect.name == "postgresql":
+    name = session.get_bind().dialect.name
+    if name == "postgresql":
         session.execute(text("SELECT pg_sleep(:s)"), {"s": seconds})
+    elif name in ("mysql", "mariadb"):
+        session.execute(text("SELECT sleep(:s)"), {"s": seconds})
     else:
         session.execute(
             text("WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM t) SELECT count(*) FROM t")

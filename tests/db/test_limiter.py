@@ -521,6 +521,8 @@ def test_whatever_happens_no_slot_is_lost_or_doubled_and_the_first_is_the_first(
 
         for step, which in steps:
             if step in ("acquire", "time out"):
+                for _ in range(2):  # a waiter that was given a slot resumes, and is noted before this caller
+                    await asyncio.sleep(0)
                 waiters.append(asyncio.ensure_future(acquire(len(waiters), 5 if step == "acquire" else 0.0)))
                 await asyncio.sleep(0)
             elif step == "cancel" and waiters:

@@ -91,9 +91,7 @@ def test_the_plain_forms_are_found():
     assert {"commit_fails", "coroutine_prepare"} <= plain
 
 
-@pytest.mark.parametrize(
-    "clean", ["tests/examples", "handlers", "db/board", "server/compare/forms/explicit.py"]
-)
+@pytest.mark.parametrize("clean", ["tests/examples", "handlers", "server/compare/forms/explicit.py"])
 def test_the_examples_and_the_product_are_clean(clean: str):
     assert lint([ROOT / clean]) == []
 
