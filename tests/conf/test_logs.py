@@ -22,6 +22,7 @@ from hypothesis import given, strategies as st
 
 from conf import LogSettings
 from conf.logs import JsonFormatter, LineFormatter, LogHandler, set_up_logs
+from conf.program import PREFIX
 from tests.fixtures.logs import ExpectLog
 
 ROOT = Path(__file__).parents[2]
@@ -174,7 +175,8 @@ GREEN, YELLOW, RED = "\x1b[32m", "\x1b[33m", "\x1b[31;1m"
 def on_terminal(**variables: str) -> str:
     """What a terminal is sent for an access line, a warning, and a message that would move its cursor."""
     code = (
-        "import logging, sys; from conf import LogSettings; from conf.logs import set_up_logs\n"
+        "import logging, sys\n"
+        f"from {PREFIX}conf import LogSettings; from {PREFIX}conf.logs import set_up_logs\n"
         "handler = set_up_logs(LogSettings(level='info'))\n"
         "for status in (201, 404, 503):\n"
         "    logging.getLogger('tornado.access').info('%d GET /tasks (127.0.0.1) 1.20ms read r1', status)\n"
