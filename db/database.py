@@ -82,9 +82,8 @@ class Database:
         self.observer = observer or Observer()
         self.retry_policy = RetryPolicy(settings.attempts_max)
         self._stoppers = Threads(_STOPPERS, name="onfinish-stopper")
-        self._deadlines = Threads(
-            sys.maxsize, name="onfinish-deadline"
-        )  # one for each scope with a time limit
+        # As many as there are scopes with a time limit.
+        self._deadlines = Threads(sys.maxsize, name="onfinish-deadline")
         self.writer = self._endpoint("writer", settings, backend_for(make_url(settings), settings.pooler))
         self.backend = backend = self.writer.backend
         if backend.shares_one_connection:
@@ -301,7 +300,8 @@ class Database:
     def create_all(self, metadata: MetaData) -> None:
         """Create the tables of an application that are not there yet, and the kernel's, with their revision.
 
-        For examples, tests and first steps: it alters no table. Blocks, through an asyncio driver's URL too;
+        For examples, tests and first steps: it alters no table. Called before the first request, since a
+        connection looks for the kernel's tables when it is made. Blocks, through an asyncio driver's URL too;
         on an event loop ``await asyncio.to_thread(database.create_all, …)``.
 
         Raises:

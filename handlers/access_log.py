@@ -33,7 +33,7 @@ def log_request(handler: RequestHandler) -> None:
         took_s=request.request_time(),
         work=handler.work_outcome if isinstance(handler, SessionHandler) else "-",
         request_id=request_id_of(request),
-        statements=handler.statements if isinstance(handler, SessionHandler) else None,
+        statements=handler._statements if isinstance(handler, SessionHandler) else None,
     )
 
 

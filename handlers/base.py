@@ -31,7 +31,7 @@ from tornado.web import Application
 from db import Outcome
 from db.errors import UsageError
 from handlers.lifecycle.attempts import RequestAttempts, attempts_of
-from handlers.lifecycle.errors import http_error_of, status_of
+from handlers.lifecycle.errors import Problem, http_error_of, status_of
 from handlers.lifecycle.held_response import HeldResponse, StreamedResponse
 from handlers.lifecycle.http_transaction import DONE, HttpTransaction, check_is_first, first_attempt
 from handlers.lifecycle.instrumentation import InstrumentedHandler, Traced
@@ -85,7 +85,7 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
 
     def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
         attempts = self._attempts = attempts_of(request)
-        if attempts is not None and attempts.error is not None:
+        if attempts is not None:
             attempts.take_over(self, request)
         super().__init__(application, request, **kwargs)
 
@@ -100,7 +100,7 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
         return self._work.value
 
     @property
-    def statements(self) -> int | None:
+    def _statements(self) -> int | None:
         """How many statements all attempts have sent, for the access line; None where none was begun."""
         return None if self._attempts is None else self._attempts.statements
 
@@ -162,7 +162,7 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
             kwargs["exc_info"] = (type(error), error, error.__traceback__)
             status_code = status_of(error, status_code)
             if self._attempts is not None:
-                self._attempts.error_headers = getattr(error, "headers", {})
+                self._attempts.error_headers = error.headers if isinstance(error, Problem) else {}
         super().send_error(status_code, **kwargs)
 
     def on_finish(self) -> None:
@@ -172,17 +172,17 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
         """
         if self._transaction is not None:
             self._transaction.commit_or_roll_back()
-        elif self._attempts is not None:  # this handler answers an error, there is nothing to commit
-            self._attempts.send_error(self)
+        elif self._attempts is not None:  # it answers an error, or `prepare` has: there is nothing to commit
+            self._attempts.send(self)
 
-    def log_raised(self, error: BaseException) -> None:
+    def _log_raised(self, error: BaseException) -> None:
         """Log an error that is not the one that is answered."""
         super().log_exception(type(error), error, error.__traceback__)
 
     def access_line_is_due(self) -> None:
         """Write the access line; of a held response that is done when it has left."""
         if self._attempts is None:
-            self.write_access_line()
+            self._write_access_line()
 
     @property
     def _work(self) -> Outcome:
@@ -192,7 +192,7 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
 
     def _begun(self) -> HttpTransaction:
         if self._transaction is None:
-            raise UsageError(f"{self.summary}: there is no session: {forgotten(type(self), 'prepare')}")
+            raise UsageError(f"{self._summary}: there is no session: {forgotten(type(self), 'prepare')}")
         return self._transaction
 
     @property

@@ -142,12 +142,12 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
     def _run_in_turn(
         self, run: Callable[..., Coroutine[Any, Any, Any]], /, *args: Any, **kwargs: Any
     ) -> Coroutine[Any, Any, Any]:
-        """As `run`, for what comes before the method: the turn first, since `run` takes a place."""
+        """As `run`, for what comes before the method: the turn first, since `run` takes a slot."""
         return self._in_turn(run(*args, **kwargs))  # made now: one that is never awaited fails the request
 
     async def _in_turn(self, call: Coroutine[Any, Any, Any]) -> Any:
         # The caller may be what this call is to look up, so here the credentials stand for it. Cookies may
-        # change between retries, and count where there is nothing else: each of those would take a place.
+        # change between retries, and count where there is nothing else: each of those would take a slot.
         headers = self.request.headers
         try:
             await self._take_turn((headers.get("Authorization") or headers.get("Cookie"),))

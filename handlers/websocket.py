@@ -207,6 +207,7 @@ class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandl
             unit,
             summary=summary,
             policy=partial(policy_of, self._database.retry_policy, self.settings, self.retry_on),
+            log_error=self._log_error,
             attempt=attempt,
             may_retry=self.retry,
         )

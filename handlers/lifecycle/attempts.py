@@ -27,10 +27,10 @@ log = logging.getLogger("onfinish.handlers")
 
 
 class TakenOver(Protocol):
-    """A handler that answers an error with which another one has ended."""
+    """A handler that takes a request over from another one."""
 
     @property
-    def summary(self) -> str:
+    def _summary(self) -> str:
         """How messages and log lines name the request."""
 
     def prepare(self) -> Any:
@@ -39,7 +39,7 @@ class TakenOver(Protocol):
     def set_status(self, status_code: int, reason: str | None = None) -> None:
         """As Tornado's."""
 
-    def write_access_line(self) -> None:
+    def _write_access_line(self) -> None:
         """Write the access line, and end the trace."""
 
 
@@ -127,12 +127,14 @@ class RequestAttempts:
         self._dispatch()
 
     def take_over(self, handler: TakenOver, request: HTTPServerRequest) -> None:
-        """Have a handler raise the error in place of its `prepare`.
+        """Hold the response of a further handler, which may end before its `prepare` has made a session.
 
-        A subclass's `prepare` may count, authenticate, or consume a nonce: it has already run.
+        One that is to answer an error raises that in place of its `prepare`. A subclass's may count,
+        authenticate, or consume a nonce: it has already run.
         """
         self.hold(request)
-        handler.prepare = functools.partial(self._raise_error, handler)  # type: ignore[method-assign]
+        if self.error is not None:
+            handler.prepare = functools.partial(self._raise_error, handler)  # type: ignore[method-assign]
 
     def _raise_error(self, handler: TakenOver) -> None:
         del handler.__dict__["prepare"]  # it references its handler
@@ -144,17 +146,17 @@ class RequestAttempts:
     def _error_ended(self, handler: TakenOver) -> None:
         """The task that answers an error has ended; without a response if its page raised no `Exception`."""
         if self.response.finished:  # perhaps its class overrides `on_finish` and does not call ``super()``
-            self.send_error(handler)
+            self.send(handler)
         else:
             self.answer_without_handler()
             handler.set_status(500)
-            handler.write_access_line()
+            handler._write_access_line()
 
-    def send_error(self, handler: TakenOver) -> None:
-        """Send the error response that a handler without a session has written, once."""
+    def send(self, handler: TakenOver) -> None:
+        """Send the response that a handler without a session has written, once."""
         if not self.response.has_left:
-            handler.set_status(self.release(handler.summary))
-            handler.write_access_line()
+            handler.set_status(self.release(handler._summary))
+            handler._write_access_line()
 
     def _dispatch(self) -> None:
         first = self.request

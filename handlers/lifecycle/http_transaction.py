@@ -43,7 +43,7 @@ class Handler(Protocol):
         """As Tornado's."""
 
     @property
-    def summary(self) -> str:
+    def _summary(self) -> str:
         """How messages and log lines name the request."""
 
     streams: ClassVar[bool]
@@ -53,7 +53,7 @@ class Handler(Protocol):
     retry: ClassVar[bool]
     retry_on: ClassVar[tuple[type[Exception], ...]]
     timeout_s: ClassVar[float | None]
-    instrumentation: ClassVar[Instrumentation | None]
+    _instrumentation: ClassVar[Instrumentation | None]
 
     def require_setting(self, name: str, feature: str = "this feature") -> None:
         """As Tornado's."""
@@ -67,10 +67,10 @@ class Handler(Protocol):
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """As Tornado's."""
 
-    def log_raised(self, error: BaseException) -> None:
+    def _log_raised(self, error: BaseException) -> None:
         """Log an error, whatever answers the request."""
 
-    def write_access_line(self) -> None:
+    def _write_access_line(self) -> None:
         """Write the access line, and end the trace."""
 
 
@@ -80,8 +80,8 @@ def first_attempt(handler: Handler) -> RequestAttempts:
     if timeout_s is None and not handler.streams:
         timeout_s = handler.settings.get("request_timeout_s", DEFAULT_TIMEOUT_S)
     attempts = RequestAttempts(handler.application, handler.request, timeout_s=timeout_s)
-    if handler.instrumentation is not None:
-        attempts.traced = Traced(handler.instrumentation, handler)
+    if handler._instrumentation is not None:
+        attempts.traced = Traced(handler._instrumentation, handler)
     return attempts
 
 
@@ -115,11 +115,7 @@ class HttpTransaction(RequestTransaction):
             origin=handler.request,
             retries=may_retry,
         )
-        super().__init__(
-            unit,
-            attempt=attempts.attempt,
-            may_retry=may_retry and attempts.error is None,
-        )
+        super().__init__(unit, attempt=attempts.attempt, may_retry=may_retry)
         self.attempts = attempts
         self.client_gone = False
         self._streams = handler.streams
@@ -152,7 +148,7 @@ class HttpTransaction(RequestTransaction):
 
     def log_raised(self, error: BaseException) -> None:
         """Log an error that was raised by the handler and is not the one that is answered."""
-        self._handler.log_raised(error)
+        self._handler._log_raised(error)
 
     def fail(self, error: BaseException | None) -> None:
         """As `RequestTransaction.fail`; a response that is streamed is broken off."""
@@ -225,7 +221,7 @@ class HttpTransaction(RequestTransaction):
         attempts.work = Outcome.UNKNOWN if leaves_unknown(fault) else self.outcome
         handler = self._clear()
         if response.has_left:
-            handler.write_access_line()
+            handler._write_access_line()
         elif self.conflict is not None:
             response.drop()
             attempts.retry(self.conflict, summary=self.summary)
@@ -234,7 +230,7 @@ class HttpTransaction(RequestTransaction):
             attempts.answer_with_error(fault)
         else:
             handler.set_status(attempts.release(self.summary))  # it may have set another since
-            handler.write_access_line()
+            handler._write_access_line()
 
     def _task_ended(self, task: asyncio.Task[Any]) -> None:
         """The request's task has ended; if that was without a response, roll back and send one."""
@@ -266,7 +262,7 @@ class HttpTransaction(RequestTransaction):
             else:
                 log.error("%s", fault)  # there is no client left to send it to
                 response.drop()
-            handler.write_access_line()
+            handler._write_access_line()
         if self.explicit.done:
             await self.call_on_commit()
 
@@ -308,7 +304,7 @@ def check_is_first(handler: Handler, transaction: HttpTransaction | None) -> Non
     """Raise `UsageError` where `prepare` was reached before, or in no task, after something was awaited."""
     if transaction is not None or asyncio.current_task() is None:
         raise UsageError(
-            f"{handler.summary}: prepare() is to be reached once, before anything is awaited or yielded: "
+            f"{handler._summary}: prepare() is to be reached once, before anything is awaited or yielded: "
             "call `super().prepare()` first"
         )
 

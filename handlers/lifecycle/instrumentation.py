@@ -120,14 +120,14 @@ class InstrumentedHandler(AccessLine):
     ``database_messages`` is on.
     """
 
-    instrumentation: ClassVar[Instrumentation | None] = None
+    _instrumentation: ClassVar[Instrumentation | None] = None
     _instrumented_hooks: ClassVar[tuple[str, ...]] = ("log_exception",)
 
     def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
         super().__init__(application, request, **kwargs)
         kind = type(self)
         if "log_exception" in kind.__dict__:  # perhaps an instrumentation has just seen its first instance
-            kind.instrumentation = take_off(kind, kind._instrumented_hooks) or kind.instrumentation
+            kind._instrumentation = take_off(kind, kind._instrumented_hooks) or kind._instrumentation
 
     def log_exception(
         self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
@@ -149,21 +149,21 @@ class InstrumentedHandler(AccessLine):
             kwargs["exc_info"] = (type(error), error, error.__traceback__)
         super().write_error(status_code, **kwargs)
 
-    def write_access_line(self) -> None:
+    def _write_access_line(self) -> None:
         """Write the access line, and end the trace with the status that was sent to the client."""
         try:
             self.log_answer()
         except Exception:
-            log.exception("%s: the application's log_function failed", self.summary)
-        if self.instrumentation is None:
+            log.exception("%s: the application's log_function failed", self._summary)
+        if self._instrumentation is None:
             return
         if self._traced is not None:
             self._traced.ended(self.get_status())
         else:  # rejected before `prepare`
-            self.instrumentation.call("on_finish", self)
+            self._instrumentation.call("on_finish", self)
 
     @property
-    def summary(self) -> str:
+    def _summary(self) -> str:
         """How messages and log lines name the request."""
         return f"{self.request.method} {type(self).__name__} [{request_id_of(self.request)}]"
 
@@ -173,10 +173,10 @@ class InstrumentedHandler(AccessLine):
         return None
 
     def _trace_exception(self, error: BaseException | None) -> None:
-        if self.instrumentation is None or error is None:
+        if self._instrumentation is None or error is None:
             return
         if self._traced is None:
-            self.instrumentation.call("log_exception", self, type(error), error, error.__traceback__)
+            self._instrumentation.call("log_exception", self, type(error), error, error.__traceback__)
         elif is_fault(error):
             self._traced.failed(error)
 

@@ -28,11 +28,18 @@ class MessageTransaction(RequestTransaction):
     summary = ""
 
     def __init__(
-        self, unit: AsyncUnitOfWork, *, summary: str, policy: Callable[[], RetryPolicy], **options: Any
+        self,
+        unit: AsyncUnitOfWork,
+        *,
+        summary: str,
+        policy: Callable[[], RetryPolicy],
+        log_error: Callable[[str, BaseException], object],
+        **options: Any,
     ) -> None:
         super().__init__(unit, **options)
         self.summary = summary
         self._policy = policy
+        self._log_error = log_error
         self.holds = True
         self._replies: list[Callable[[], object]] = []
         self._closes: list[Callable[[], object]] = []
@@ -41,6 +48,10 @@ class MessageTransaction(RequestTransaction):
     def policy(self) -> RetryPolicy:
         """The database's, with the errors that the application and the handler add."""
         return self._policy()
+
+    def log_raised(self, error: BaseException) -> None:
+        """Log an error that was raised by the handler and is not the one that is answered."""
+        self._log_error(self.summary, error)
 
     def hold(self, reply: Callable[[], object]) -> None:
         """Hold a reply."""

@@ -201,6 +201,7 @@ class RequestTransaction:
 
     def log_raised(self, error: BaseException) -> None:
         """Log an error that was raised by the handler and is not the one that is answered."""
+        raise NotImplementedError
 
     def _decide_retry(self, error: BaseException | None) -> None:
         if leaves_unknown(error):  # a retry could apply the work twice

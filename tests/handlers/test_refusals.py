@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 from collections.abc import Awaitable
 
 import pytest
 from sqlalchemy import event
 from tornado.web import HTTPError
 
-from db.errors import Conflict, OutcomeUnknown
+from db.errors import Conflict, OutcomeUnknown, RetryableConflict
 from handlers import ApiHandler
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
@@ -108,3 +110,73 @@ async def test_an_unknown_outcome_stays_unknown_where_prepare_would_raise_again(
 
     assert (answer.code, answer.json()["outcome"]) == (503, "unknown")
     assert USES == ["a turn"]
+
+
+class Once(ApiHandler):
+    """Lets a client in once, and has each attempt refused as a conflict."""
+
+    how = "raises"
+
+    def prepare(self) -> Awaitable[None] | None:
+        if USES:
+            if self.how == "raises":
+                raise HTTPError(429)
+            self.redirect("/elsewhere")
+            return None
+        USES.append("a turn")
+        return super().prepare()
+
+    async def post(self) -> None:
+        await self.run(add_note, self.session, text="undone")
+        raise RetryableConflict("deadlock")
+
+
+@pytest.mark.parametrize(("how", "status"), [("raises", 429), ("redirects", 302)])
+async def test_an_attempt_that_prepare_ends_before_there_is_a_session_has_one_answer(
+    how: str, status: int, mount: Mount, notes: Notes, expect_log: ExpectLog
+):
+    """The first attempt's response was dropped; sent as well, it would answer the next request."""
+
+    class Handler(Once):
+        pass
+
+    Handler.how = how
+    client = mount(Handler)
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    with expect_log("tornado.access", rf"^{status} POST / ", level=logging.INFO) as lines:
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        await asyncio.sleep(0.3)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        sent = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+
+    second = 429 if how == "raises" else 302
+    assert re.findall(rb"HTTP/1\.1 (\d+)", sent) == [b"%d" % status, b"%d" % second]
+    assert b"X-Request-Id" in sent
+    assert len(lines) == 1
+    assert notes() == []
+
+
+async def test_an_error_with_headers_of_its_own_gives_the_client_none_of_them(
+    mount: Mount, expect_log: ExpectLog
+):
+    """As those of `urllib`, `requests` and `aiohttp`: they are an upstream's answer."""
+
+    class UpstreamError(Exception):
+        headers = {"Set-Cookie": "upstream=secret", "Content-Length": "3"}  # noqa: RUF012
+
+    class Handler(ApiHandler):
+        def post(self) -> None:
+            raise UpstreamError
+
+    client = mount(Handler)
+    with (
+        expect_log("onfinish.handlers", "UpstreamError"),
+        expect_log("tornado.access", "^500 POST / "),
+    ):
+        answer = await client.post("/")
+
+    assert answer.code == 500
+    assert answer.headers["Content-Length"] == str(len(answer.body))
+    assert "Set-Cookie" not in answer.headers

@@ -312,3 +312,25 @@ async def test_super_prepare_works_awaited_and_not(name: str, mount: Mount, note
 
     assert (await mount(Handler).post("/")).code == 200
     assert notes() == ["kept"]
+
+
+async def test_an_application_has_its_own_attributes(mount: Mount, notes: Notes):
+    """Of an existing handler, whose base class is changed: a statement of account, a summary of it."""
+
+    class Handler(SessionHandler):
+        instrumentation = "strings"
+
+        def prepare(self) -> None:
+            super().prepare()
+            self.statements = ["of October"]
+            self.attempts = self.transaction = None
+
+        def summary(self) -> str:
+            return f"{len(self.statements)} for {self.instrumentation}"
+
+        async def get(self) -> None:
+            self.write(self.summary())
+
+    answer = await mount(Handler).get("/")
+
+    assert (answer.code, answer.body) == (200, b"1 for strings")

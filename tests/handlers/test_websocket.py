@@ -7,6 +7,7 @@ import contextlib
 import json
 import signal
 import textwrap
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -658,4 +659,28 @@ async def test_nothing_is_registered_once_a_message_is_decided(port_of, words):
         await asyncio.wait_for(answered.wait(), PATIENCE_S)
 
     assert len(late) == 2
+    assert words() == []
+
+
+async def test_what_a_message_raised_beside_a_commit_that_fails_is_in_the_log(port_of, words, expect_log):
+    """The COMMIT's error is what is answered; the other one would be nowhere."""
+
+    def refuse(session: Any) -> None:
+        time.sleep(0.3)
+        raise Conflict("refused at its commit")
+
+    class Handler(SessionWebSocketHandler):
+        async def handle_message(self, message: str | bytes) -> None:
+            await self.run(insert, self.session, str(message))
+            self.before_commit(refuse)
+            committing = asyncio.ensure_future(self.commit())
+            await asyncio.sleep(0.05)
+            committing.cancel()
+            raise ZeroDivisionError("beside it")
+
+    async with connected(port_of(Handler)) as socket:
+        with expect_log("onfinish.handlers", "message 1 Handler .*ZeroDivisionError: beside it"):
+            problem = await ask(socket, "one")
+
+    assert (problem["status"], problem["outcome"]) == (409, "not_applied")
     assert words() == []
