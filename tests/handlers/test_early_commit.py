@@ -170,6 +170,35 @@ async def test_an_answer_given_while_the_commit_is_under_way_is_dropped_when_tha
     assert notes() == []
 
 
+async def test_an_answer_is_dropped_where_the_commit_has_failed_and_its_caller_was_cancelled(
+    mount: Mount, notes: Notes
+):
+    """Its error has no other place: the caller that would have raised it is gone."""
+
+    class Handler(ApiHandler):
+        async def post(self) -> None:
+            refused = asyncio.Event()
+            loop = asyncio.get_running_loop()
+
+            def refuse(session: Session) -> None:
+                loop.call_soon_threadsafe(refused.set)
+                raise Conflict("on purpose")
+
+            await self.run(add_note, self.session, text="written")
+            self.before_commit(refuse)
+            caller = asyncio.create_task(self.commit())
+            await asyncio.sleep(0)
+            caller.cancel()
+            await refused.wait()
+            await asyncio.sleep(COMMIT_S)  # for the COMMIT to have failed: else the answer waits for it
+            self.write({})
+
+    answer = await mount(Handler).post("/")
+
+    assert (answer.code, answer.json()["detail"]) == (409, "on purpose")
+    assert notes() == []
+
+
 async def test_a_handler_that_ends_without_an_answer_while_its_commit_is_under_way_says_how_that_ended(
     mount: Mount, database: Database, notes: Notes, expect_log: ExpectLog
 ):
