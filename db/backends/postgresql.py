@@ -63,9 +63,12 @@ _OF_THE_LINK = (
     "DatabaseError",
     "InternalClientError",
 )
-"""What the drivers raise of their own where a connection is not what it should be (psycopg the second, where
-a host accepts it and sends nothing): the last three for one that broke off in an answer (psycopg: "got no result from the query"; psycopg2: "error with status … and no
-message"; asyncpg: "cannot switch to state 15; another operation (2) is in progress")."""
+"""What the drivers raise of their own where a connection is not what it should be.
+
+The second, psycopg's, where a host accepts it and sends nothing; the last three where it broke off in an
+answer: psycopg: "got no result from the query"; psycopg2: "error with status … and no message"; asyncpg:
+"cannot switch to state 15; another operation (2) is in progress".
+"""
 
 READ_ONLY_DEFAULT = "default_transaction_read_only"
 

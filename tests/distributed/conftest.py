@@ -65,6 +65,8 @@ def cluster(synchronous_cluster: PatroniCluster) -> Iterator[PatroniCluster]:
     """The module's, whole before the test and after it."""
     synchronous_cluster.wait_until_whole()
     yield synchronous_cluster
+    for member in synchronous_cluster.members:
+        member.thaw()
     synchronous_cluster.wait_until_whole()
 
 
