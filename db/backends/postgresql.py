@@ -55,10 +55,20 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 _UNDEFINED = ("42P01", "42703")  # a table, a column
 _TERMINATED = ("57P01", "57P02", "57P05")  # admin_shutdown, crash_shutdown, idle_session_timeout
 
-_OF_THE_LINK = ("OperationalError", "InterfaceError", "InternalError", "DatabaseError", "InternalClientError")
-"""What the drivers raise of their own where a connection is not what it should be: the last three for one
-that broke off in an answer (psycopg: "got no result from the query"; psycopg2: "error with status … and no
-message"; asyncpg: "cannot switch to state 15; another operation (2) is in progress")."""
+_OF_THE_LINK = (
+    "OperationalError",
+    "ConnectionTimeout",
+    "InterfaceError",
+    "InternalError",
+    "DatabaseError",
+    "InternalClientError",
+)
+"""What the drivers raise of their own where a connection is not what it should be.
+
+The second, psycopg's, where a host accepts it and sends nothing; the last three where it broke off in an
+answer: psycopg: "got no result from the query"; psycopg2: "error with status … and no message"; asyncpg:
+"cannot switch to state 15; another operation (2) is in progress".
+"""
 
 READ_ONLY_DEFAULT = "default_transaction_read_only"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -39,12 +40,18 @@ class Asyncpg(PostgresDriver):
         for known_to_libpq in ("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"):
             query.pop(known_to_libpq, None)
         query.pop("tcp_user_timeout", None)
-        if role == "reader" and query.get("target_session_attrs") == "read-write":
-            query["target_session_attrs"] = "primary"
+        wanted = str(query.pop("target_session_attrs", os.environ.get("PGTARGETSESSIONATTRS", "any")))
+        if role == "reader" and wanted == "read-write":
+            wanted = "primary"
         start_up = {"application_name": name, **server_settings}
         if given:
             start_up["options"] = given
-        arguments: dict[str, Any] = {"timeout": timeout_s} | settings.connect_args
+        arguments: dict[str, Any] = {
+            "timeout": timeout_s,
+            "target_session_attrs": wanted,
+            "async_creator_fn": _connect,
+        }
+        arguments |= settings.connect_args
         arguments.pop("options", None)
         arguments["server_settings"] = start_up | settings.connect_args.get("server_settings", {})
         if query:
@@ -101,3 +108,28 @@ class Asyncpg(PostgresDriver):
 
     def shutdown_socket(self, connection: Any) -> None:
         connection.driver_connection.terminate()
+
+
+async def _connect(host: Any = None, port: Any = None, **arguments: Any) -> Any:
+    """As asyncpg's ``connect``, with its time-out for each host, as libpq has it.
+
+    asyncpg's own is for all hosts together: a first one that accepts connections and sends nothing, as a
+    machine that hangs, is never left.
+    """
+    import asyncpg  # type: ignore[import-untyped,unused-ignore]
+
+    if not isinstance(host, list):
+        return await asyncpg.connect(host=host, port=port, **arguments)
+    wanted = arguments.pop("target_session_attrs")
+    # What is preferred is looked for among all hosts first.
+    rounds = ("standby", "any") if wanted == "prefer-standby" else (wanted,)
+    attempts = [(attributes, *address) for attributes in rounds for address in zip(host, port, strict=True)]
+    leaves = (OSError, TimeoutError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
+    for attributes, one, its_port in attempts:
+        try:
+            return await asyncpg.connect(
+                host=one, port=its_port, target_session_attrs=attributes, **arguments
+            )
+        except leaves as error:
+            failed = error
+    raise failed

@@ -1,0 +1,82 @@
+"""PostgreSQL under Patroni: switchovers, crashes and frozen leaders lose nothing that a client was told."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.distributed.conftest import differences, goes_on
+from tests.faults.ledger import Ledger
+from tests.faults.load import Load
+from tests.fixtures.patroni import PatroniCluster
+
+pytestmark = [
+    pytest.mark.debian,
+    pytest.mark.gen_test(timeout=240),
+    pytest.mark.usefixtures("told_in_the_log"),
+]
+
+DRIVERS = [
+    "postgresql+psycopg2",
+    "postgresql+asyncpg",
+    pytest.param("postgresql+psycopg", marks=pytest.mark.long),
+]
+BEHIND = pytest.mark.parametrize("haproxy", [False, True], ids=["hosts", "haproxy"])
+
+
+@BEHIND
+@pytest.mark.parametrize("drivername", DRIVERS)
+async def test_a_switchover_under_load_loses_no_acknowledged_write(
+    load: Load, ledger: Ledger, cluster: PatroniCluster
+):
+    async with load:
+        await asyncio.sleep(1.0)
+        before = ledger.acknowledged
+        await asyncio.to_thread(cluster.switch_over)
+        took_s = await goes_on(ledger)
+        await asyncio.sleep(0.5)
+
+    print(f"first write {took_s:.2f} s after the new leader; {dict(ledger.answers)}")
+    assert before > 20, "there was no load"
+    assert ledger.answers["503 unknown"] == 0
+    assert await asyncio.to_thread(differences, cluster, ledger) == []
+
+
+@pytest.mark.parametrize("drivername", DRIVERS)
+async def test_a_leader_that_is_killed_loses_no_acknowledged_write(
+    load: Load, ledger: Ledger, cluster: PatroniCluster
+):
+    leader = await asyncio.to_thread(cluster.wait_for_leader)
+
+    async with load:
+        await asyncio.sleep(1.0)
+        await asyncio.to_thread(leader.kill)
+        await asyncio.to_thread(cluster.wait_for_leader, other_than=leader)
+        took_s = await goes_on(ledger)
+        await asyncio.sleep(0.5)
+
+    print(f"first write {took_s:.2f} s after the new leader; {dict(ledger.answers)}")
+    await asyncio.to_thread(leader.start)
+    assert await asyncio.to_thread(differences, cluster, ledger) == []
+
+
+@pytest.mark.parametrize("drivername", DRIVERS)
+@BEHIND
+async def test_a_leader_that_is_frozen_and_wakes_loses_no_acknowledged_write(
+    load: Load, ledger: Ledger, cluster: PatroniCluster
+):
+    """It wakes as a leader of the past, with connections of the service's on it."""
+    leader = await asyncio.to_thread(cluster.wait_for_leader)
+
+    async with load:
+        await asyncio.sleep(1.0)
+        await asyncio.to_thread(leader.freeze)
+        await asyncio.to_thread(cluster.wait_for_leader, other_than=leader)
+        took_s = await goes_on(ledger)
+        await asyncio.to_thread(leader.thaw)
+        await asyncio.sleep(2.0)
+
+    print(f"first write {took_s:.2f} s after the new leader; {dict(ledger.answers)}")
+    await asyncio.to_thread(cluster.wait_until_whole)
+    assert await asyncio.to_thread(differences, cluster, ledger) == []
