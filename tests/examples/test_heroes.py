@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import pytest
 from httpx import ASGITransport, AsyncClient
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
+from sqlalchemy.orm import Session
 from tornado.ioloop import IOLoop
 
 from conf import Settings
 from db import Database
+from db.errors import Unavailable
 from server.app import make_app
-from tests.examples import hero_api, hero_fastapi
+from tests.examples import hero_api, hero_fastapi, hero_model
 from tests.examples.hero_model import Base
+from tests.fixtures.databases import RawSql
+from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Serve
 
 LINES_MAX = 30
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "handlers.md"
 
 
 class Api(Protocol):
@@ -44,7 +51,8 @@ def fastapi(database_url: str, io_loop: IOLoop) -> Iterator[Api]:
     engine = create_engine(database_url)
     Base.metadata.create_all(engine)
     hero_fastapi.SessionLocal.configure(bind=engine)
-    client = AsyncClient(transport=ASGITransport(hero_fastapi.app), base_url="http://localhost")
+    transport = ASGITransport(hero_fastapi.app, raise_app_exceptions=False)
+    client = AsyncClient(transport=transport, base_url="http://localhost")
 
     def call(method: str, path: str, body: Any = None) -> tuple[int, Any]:
         answer = io_loop.run_sync(lambda: client.request(method, path, json=body))
@@ -87,6 +95,24 @@ def test_a_hero_that_is_not_there_is_404(api: Api):
     assert status == 404
 
 
+@pytest.mark.parametrize(("api", "status"), [("ours", 503), ("fastapi", 201)], indirect=["api"])
+def test_a_commit_that_fails(api: Api, status: int, sql: RawSql, expect_log: ExpectLog):
+    """What the page says of both: here its error is the answer, there a success was read that is not so."""
+
+    @event.listens_for(Session, "before_commit")
+    def fail(session: Session) -> None:
+        raise Unavailable("the database takes no writes at the moment")
+
+    try:
+        with expect_log("tornado.access", "^503", required=False), expect_log("onfinish", "", required=False):
+            answered, _ = api("POST", "/heroes", {"name": "Deadpond"})
+    finally:
+        event.remove(Session, "before_commit", fail)
+
+    assert answered == status
+    assert sql("SELECT name FROM heroes") == []
+
+
 def test_both_are_described(ours: Api):
     _, document = ours("GET", "/openapi.json")
     theirs = hero_fastapi.app.openapi()
@@ -105,14 +131,26 @@ def test_both_are_described(ours: Api):
     }.keys() == (document["components"]["schemas"]["HeroNew"]["properties"].keys())
 
 
+def source_of(module: ModuleType) -> str:
+    """A module's text without its docstring."""
+    return Path(str(module.__file__)).read_text().split('"""\n', 1)[1].lstrip()
+
+
+def test_the_page_shows_these_files():
+    page = PAGE.read_text()
+
+    for module in (hero_model, hero_api, hero_fastapi):
+        assert f"```python\n{source_of(module)}```" in page
+
+
 def test_the_handlers_take_no_more_lines_than_is_said():
+    page = PAGE.read_text()
     lines = {
-        module.__name__: len(
-            [line for line in Path(str(module.__file__)).read_text().splitlines() if line.strip()]
-        )
+        module: len([line for line in source_of(module).splitlines() if line.strip()])
         for module in (hero_api, hero_fastapi)
     }
-    print(lines)
 
-    assert lines[hero_api.__name__] <= LINES_MAX
-    assert lines[hero_api.__name__] < lines[hero_fastapi.__name__]
+    assert lines[hero_api] < lines[hero_fastapi] <= LINES_MAX
+    for module, count in lines.items():
+        name = module.__name__.rpartition(".")[2]
+        assert f"[`{name}.py`](../tests/examples/{name}.py), {count} lines)" in page
