@@ -31,12 +31,11 @@ from handlers.board.responses import (
 )
 from handlers.idempotency import IdempotentHandler
 from handlers.json_api.api import ApiHandler
-from handlers.json_api.body import UNKNOWN_FIELD, read_body
+from handlers.json_api.body import UNKNOWN_FIELD
 from handlers.json_api.errors import FAULTS_MAX
 from handlers.json_api.fields import HEX_ID, HEX_ID_GROUP
 from handlers.json_api.json_text import PIECE_CHARS_MAX
 from handlers.json_api.preconditions import if_match
-from handlers.json_api.query import read_query
 from handlers.json_api.security_headers import REVALIDATED
 from handlers.lifecycle.errors import Problem
 from handlers.openapi.operation import (
@@ -81,12 +80,10 @@ class TasksHandler(IdempotentHandler, ApiHandler):
         "exactly once, whatever others insert meanwhile. A page of tasks with large "
         "`s3_keys` has fewer than `limit`: it ends at about 4 MiB of them. The list ends where `next_cursor` "
         "is null.",
-        query=TaskQuery,
         answers=(Answer(200, "A page of tasks.", TaskPage, examples.PAGE),),
         errors=(Problem(400, FOREIGN),),
     )
-    async def get(self) -> None:
-        query = read_query(self, TaskQuery)
+    async def get(self, query: TaskQuery) -> None:
         where = query.where()
         after = None if query.cursor is None else position_of(query.cursor, where)
         # One more than was asked for: whether there is another page.
@@ -100,7 +97,6 @@ class TasksHandler(IdempotentHandler, ApiHandler):
         name="create_task",
         tag=TASKS,
         summary="Add a task",
-        body=TaskNew,
         body_examples={"with what is required": examples.NEW_TASK, "with everything": examples.WHOLE_TASK},
         answers=(
             Answer(201, "The task.", Task, examples.TASK, headers=("Location", "ETag"), made="task_id"),
@@ -111,8 +107,7 @@ class TasksHandler(IdempotentHandler, ApiHandler):
             Invalid(_NO_SUCH_TEAM, pointer="/team_id"),
         ),
     )
-    async def post(self) -> None:
-        new = await read_body(self, TaskNew)
+    async def post(self, new: TaskNew) -> None:
         task = await self.run(tasks.create_task, self.session, new=new.new())
         self.set_header("Location", f"{self.request.path}/{task.id}")
         self.set_header("ETag", etag_of(task))
@@ -147,7 +142,6 @@ class TaskHandler(ApiHandler):
         f"{PASSED}, {FAILED}, {QUEUED} or {CANCELLED}. What finds everything as it should be is 200 too, and "
         "moves neither `version` nor `update_time`.",
         path_parameters=(TASK_ID,),
-        body=TaskChange,
         body_examples={
             "begin": {"task_status": RUNNING},
             "move to another day": {"target_date": "2020-04-02"},
@@ -161,8 +155,8 @@ class TaskHandler(ApiHandler):
             body_faults(("team_id", UNKNOWN_FIELD)),
         ),
     )
-    async def patch(self, task_id: str) -> None:
-        change = (await read_body(self, TaskChange)).change()
+    async def patch(self, task_id: str, given: TaskChange) -> None:
+        change = given.change()
         expected = if_match(self, etag_of)
         task = await self.run(
             tasks.update_task, self.session, task_id=task_id, change=change, expected=expected
@@ -196,7 +190,6 @@ class BulkHandler(IdempotentHandler, ApiHandler):
         tag=TASKS,
         summary=f"Add up to {BULK_MAX:,} tasks: all of them, or none",
         description=_about_bulk,
-        body=TasksNew,
         body_examples={"two tasks": {"items": [examples.NEW_TASK, examples.WHOLE_TASK]}},
         answers=(Answer(201, "They were all added.", TasksCreated, examples.CREATED),),
         errors=(
@@ -205,8 +198,7 @@ class BulkHandler(IdempotentHandler, ApiHandler):
             Invalid(_NO_SUCH_TEAM, pointer="/items/3/team_id"),
         ),
     )
-    async def post(self) -> None:
-        bulk = await read_body(self, TasksNew)
+    async def post(self, bulk: TasksNew) -> None:
         ids = await self.run(tasks.create_tasks, self.session, new=bulk.new())
         self.write_json({"created": len(ids), "ids": ids}, 201)
 
@@ -219,15 +211,13 @@ class ClaimHandler(IdempotentHandler, ApiHandler):
         tag=TASKS,
         summary="Take the oldest queued tasks, which are running from then on",
         description="No task is given to two callers, unless it was put back to 101 in between.",
-        body=Claim,
         body_examples={"of any team": {"limit": 10}, "of one team": {"limit": 10, "team_id": 1}},
         answers=(
             Answer(200, "The tasks, oldest first; none where none is queued.", TaskList, examples.CLAIMED),
         ),
         errors=(body_faults(("limit", "should be greater than or equal to 1")),),
     )
-    async def post(self) -> None:
-        claim = await read_body(self, Claim)
+    async def post(self, claim: Claim) -> None:
         taken = await self.run(tasks.claim_tasks, self.session, limit=claim.limit, team_id=claim.team_id)
         await write_items(self, map(listed_json, taken))
 

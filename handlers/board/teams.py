@@ -12,7 +12,7 @@ from db.board import teams
 from db.errors import Conflict, NotFound
 from handlers.idempotency import IdempotentHandler
 from handlers.json_api.api import ApiHandler
-from handlers.json_api.body import Body, read_body
+from handlers.json_api.body import Body
 from handlers.json_api.errors import CLOSED
 from handlers.json_api.fields import (
     NO_CONTROLS,
@@ -88,13 +88,11 @@ class TeamsHandler(IdempotentHandler, ApiHandler):
         name="create_team",
         tag=TEAMS,
         summary="Add a team",
-        body=TeamNew,
         body_examples={"a team": {"name": EXAMPLE["name"]}},
         answers=(Answer(201, "The team.", Team, EXAMPLE, headers=("Location",), made="team_id"),),
         errors=(_NAME_TAKEN, _TOO_LONG),
     )
-    async def post(self) -> None:
-        new = await read_body(self, TeamNew)
+    async def post(self, new: TeamNew) -> None:
         team = await self.run(teams.create_team, self.session, name=new.name)
         self.set_header("Location", f"{self.request.path}/{team.id}")
         self.write_json(team_json(team), 201)
@@ -120,13 +118,11 @@ class TeamHandler(ApiHandler):
         tag=TEAMS,
         summary="Rename a team",
         path_parameters=(TEAM_ID,),
-        body=TeamChange,
         body_examples={"another name": {"name": _RENAMED}},
         answers=(Answer(200, "The team as it is now.", Team, {**EXAMPLE, "name": _RENAMED}),),
         errors=(_NO_TEAM, _NAME_TAKEN, _TOO_LONG),
     )
-    async def patch(self, team_id: str) -> None:
-        change = await read_body(self, TeamChange)
+    async def patch(self, team_id: str, change: TeamChange) -> None:
         team = await self.run(teams.update_team, self.session, team_id=int(team_id), name=change.name)
         self.write_json(team_json(team))
 

@@ -15,7 +15,7 @@ from handlers.board.responses import Task, task_json
 from handlers.board.tasks import NO_TASK, TASK_ID
 from handlers.idempotency import IdempotentHandler
 from handlers.json_api.api import ApiHandler
-from handlers.json_api.body import Body, read_body
+from handlers.json_api.body import Body
 from handlers.json_api.errors import CLOSED
 from handlers.json_api.fields import HEX_ID_GROUP, NO_NUL, HexId, Moment, SerialId
 from handlers.openapi.operation import Answer, Tag, operation
@@ -95,7 +95,6 @@ class TransferHandler(IdempotentHandler, ApiHandler):
         summary="Move a task from one team to another, and write that into its log",
         description="Both, or neither. null is no team.",
         path_parameters=(TASK_ID,),
-        body=TransferNew,
         body_examples={"to its first team": _NEW},
         answers=(Answer(200, "It has moved.", Transferred, _DONE),),
         errors=(
@@ -105,8 +104,7 @@ class TransferHandler(IdempotentHandler, ApiHandler):
             Invalid("there is no such team", pointer="/to_team_id"),
         ),
     )
-    async def post(self, task_id: str) -> None:
-        move = await read_body(self, TransferNew)
+    async def post(self, task_id: str, move: TransferNew) -> None:
         task, transfer = await self.run(transfers.transfer_task, self.session, task_id=task_id, **dict(move))
         self.write_json({"task": task_json(task), "transfer": transfer_json(transfer)})
 

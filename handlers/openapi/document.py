@@ -206,10 +206,11 @@ class _Description:
         described["parameters"] = query + headers
         if operation.body is not None:
             content: Json = {"schema": self._schemas[operation.body]}
-            content["examples"] = {
-                name.replace(" ", "_"): {"summary": name, "value": value}
-                for name, value in operation.body_examples.items()
-            }
+            if operation.body_examples:
+                content["examples"] = {
+                    name.replace(" ", "_"): {"summary": name, "value": value}
+                    for name, value in operation.body_examples.items()
+                }
             described["requestBody"] = {"required": True, "content": {"application/json": content}}
         responses = {str(answer.status): self._answer(answer, routed) for answer in operation.answers}
         for status, problems in self._errors(routed.example_path, self._common.of(routed)).items():
@@ -227,10 +228,9 @@ class _Description:
             "headers": self._headers_of(routed.response_headers(answer)),
         }
         if answer.model is not None:
-            content = {
-                "schema": self._schemas[answer.model],
-                "examples": {"answer": {"value": answer.example}},
-            }
+            content = {"schema": self._schemas[answer.model]}
+            if answer.example is not None:
+                content["examples"] = {"answer": {"value": answer.example}}
             described["content"] = {answer.media_type: content}
         if answer.made:
             described["links"] = {
@@ -326,7 +326,7 @@ def _query(model: type[BaseModel]) -> Iterable[Json]:
         for arm in found.get("anyOf", ()):
             field |= {key: value for key, value in arm.items() if arm != {"type": "null"}}
         field = {key: value for key, value in field.items() if (key, value) != ("default", None)}
-        yield {"name": name, "in": "query", "description": found["description"], "schema": field}
+        yield {"name": name, "in": "query", "description": found.get("description", ""), "schema": field}
 
 
 def _head(get: Json) -> Json:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from difflib import unified_diff
 from pathlib import Path
 from textwrap import dedent
 
@@ -173,11 +175,117 @@ FILES = {
 }
 """Its files."""
 
+BEFORE = {
+    "handlers/base.py": '''
+        """What the handlers have in common."""
 
-def write_application(folder: Path) -> Path:
+        from tornado.web import RequestHandler
+
+
+        class ShopHandler(RequestHandler):
+            def prepare(self) -> None:
+                self.session = self.settings["make_session"]()
+
+            def on_finish(self) -> None:
+                self.session.close()
+
+            def text(self, text: str) -> None:
+                self.set_header("Content-Type", "text/plain; charset=utf-8")
+                self.write(text)
+    ''',
+    "handlers/orders.py": '''
+        """Orders."""
+
+        from db.errors import NoSuchOrder
+        from db.orders import create_order, get_item
+        from handlers.base import ShopHandler
+
+
+        class OrdersHandler(ShopHandler):
+            def post(self) -> None:
+                number = create_order(self.session, item=self.get_body_argument("item"))
+                self.session.commit()
+                self.set_status(201)
+                self.text(str(number))
+
+
+        class OrderHandler(ShopHandler):
+            def get(self, number: str) -> None:
+                try:
+                    self.text(get_item(self.session, number=int(number)))
+                except NoSuchOrder:
+                    self.send_error(404)
+    ''',
+    "server/app.py": '''
+        """The application."""
+
+        from sqlalchemy import create_engine
+        from sqlalchemy.orm import sessionmaker
+        from tornado.web import Application
+
+        from handlers.orders import OrderHandler, OrdersHandler
+
+
+        def make_app(url: str) -> Application:
+            routes = [("/orders", OrdersHandler), (r"/orders/(\\d+)", OrderHandler)]
+            return Application(routes, make_session=sessionmaker(create_engine(url)))
+    ''',
+    "tests/test_orders.py": """
+        from __future__ import annotations
+
+        from pathlib import Path
+        from tempfile import TemporaryDirectory
+
+        from sqlalchemy import create_engine
+        from tornado.testing import AsyncHTTPTestCase
+        from tornado.web import Application
+
+        from db.base import Base
+        from server.app import make_app
+
+
+        class TestOrders(AsyncHTTPTestCase):
+            def get_app(self) -> Application:
+                folder = TemporaryDirectory()
+                self.addCleanup(folder.cleanup)
+                url = f"sqlite:///{Path(folder.name, 'shop.db')}"
+                Base.metadata.create_all(create_engine(url))
+                return make_app(url)
+
+            def test_an_order_is_kept(self) -> None:
+                created = self.fetch("/orders", method="POST", body="item=tea")
+                found = self.fetch(f"/orders/{created.body.decode()}")
+
+                assert (created.code, found.code, found.body) == (201, 200, b"tea")
+    """,
+}
+"""What it was on plain Tornado and SQLAlchemy, where that is something else."""
+
+PROGRAM = ("handlers/base.py", "handlers/orders.py", "server/app.py")
+"""The files that change when it takes the handler, tests apart."""
+
+
+def text_of(text: str) -> str:
+    """A file as it is written."""
+    return dedent(text).lstrip()
+
+
+def change() -> list[str]:
+    """The lines of a diff from what it was, without context."""
+    lines: list[str] = []
+    for name in PROGRAM:
+        before, after = (text_of(files[name]).splitlines() for files in (BEFORE, FILES))
+        lines += [
+            f"--- {name}",
+            *[line for line in unified_diff(before, after, n=0) if line[:2] not in ("--", "++", "@@")],
+        ]
+    return lines
+
+
+def write_application(folder: Path, files: Mapping[str, str] = FILES) -> Path:
     """Write it into a folder, and return that."""
-    for name, text in FILES.items():
+    for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(dedent(text).lstrip())
+        path.write_text(text_of(text))
     return folder

@@ -21,7 +21,7 @@ from conf import DatabaseSettings
 from db.schema import migrate
 from setup import PACKAGES
 from tests.fixtures.waiting import wait_until
-from tests.packaging.application import FILES, write_application
+from tests.packaging.application import BEFORE, FILES, change, write_application
 from tests.packaging.conftest import ROOT, Environment
 
 START_S = 60.0
@@ -65,6 +65,29 @@ def get(url: str) -> Any:
     """The JSON of an answer; an error is raised."""
     with urllib.request.urlopen(url, timeout=30) as answer:
         return json.load(answer)
+
+
+LINES_CHANGED_MAX = 20
+
+
+def test_an_application_takes_the_handler_in_few_lines_as_the_page_shows():
+    changed = change()
+    page = (ROOT / "docs" / "install.md").read_text()
+
+    written = [line for line in changed if line.startswith("+")]
+    assert 0 < len(written) <= LINES_CHANGED_MAX
+    assert "```diff\n" + "\n".join(changed) + "\n```\n" in page
+    assert f"{len(written)} lines are written" in page
+
+
+@pytest.mark.slow
+def test_what_it_was_before_worked(environment: Environment, tmp_path: Path):
+    """Else the change would be from something that never ran."""
+    folder = write_application(tmp_path / "shop", FILES | BEFORE)
+
+    done = environment.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=folder)
+
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_pages_application_is_this_one():

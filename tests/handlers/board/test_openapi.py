@@ -16,9 +16,10 @@ from tornado.web import Application, RequestHandler
 from conf import DatabaseSettings, Settings
 from db import Database
 from handlers import ApiHandler, Problem, ProblemHandler
-from handlers.board import export, tasks, teams, transfers
+from handlers.board import export, tasks
 from handlers.board.queries import TaskQuery
 from handlers.json_api import body as bodies
+from handlers.openapi import signature
 from handlers.openapi.document import About
 from handlers.openapi.operation import Answer, PathParameter, Tag, operation
 from handlers.openapi.routed import RoutedOperation
@@ -95,9 +96,8 @@ class TestItIsOfThisService:
         async def read_body(handler: object, model: Any) -> None:
             note("body", model)
 
-        for module in (tasks, teams, transfers):
-            monkeypatch.setattr(module, "read_body", read_body)
-        for module in (tasks, export):
+        monkeypatch.setattr(signature, "read_body", read_body)
+        for module in (signature, export):
             monkeypatch.setattr(module, "read_query", lambda handler, model: note("query", model))
 
         for routed in OPERATIONS:
@@ -401,5 +401,5 @@ class TestAnotherApplicationsRoutes:
         self, settings: Settings, database: Database
     ):
         """The message names the handler, the argument and the way out."""
-        with pytest.raises(TypeError, match=r"UndescribedHandler\.get .*'thing_id'.*PathParameter"):
-            make_app(settings, database, routes=[URLSpec("/things/([0-9]+)", UndescribedHandler)])
+        with pytest.raises(TypeError, match=r"UndescribedHandler\.get .*'number'.*PathParameter"):
+            make_app(settings, database, routes=[URLSpec("/things/(?P<number>[0-9]+)", UndescribedHandler)])
