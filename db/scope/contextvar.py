@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 class Entry:
-    """A session that was entered. Lives as long as the contexts that have it; it has the session until `leave`.
+    """A session that was entered. Lives as long as the contexts that have it; has the session until `leave`.
 
     Args:
         session: the one that `current_session` finds.
@@ -65,8 +65,8 @@ def current_session() -> Session:
     session = entry.session
     if session is None:
         raise NoSession(
-            f"{entry.owner}: has ended, and model code has looked for its session: call it before `finish()`, "
-            f"or give later work a unit of work of its own: `self.in_new_transaction(…)`, or {_ELSEWHERE}"
+            f"{entry.owner}: has ended, and model code looked for its session: call it before `finish()`; "
+            f"later work has a unit of work of its own, `self.in_new_transaction(…)`, or {_ELSEWHERE}"
         )
     if entry.task is not None and _is_in_another_task(entry.task):
         raise NoSession(
@@ -134,4 +134,4 @@ class Contextvar(Scope):
 
 
 entered = Contextvar().entered
-"""``with entered(unit.session):`` makes a session the one that `current_session` finds, for a job or a test."""
+"""``with entered(unit.session):`` makes a session the one that `current_session` finds: for a job, a test."""

@@ -120,7 +120,7 @@ def _check_call(call: ast.Call) -> Iterator[_Place]:
             call.lineno,
             "coroutine_prepare" if keyed else "plain_async",
             "code that finds no session in it gets a new one, which nothing commits or closes; "
-            "pass the session, or take a ContextVar without default",
+            "pass the session, or take a ContextvarHandler and `current_session()`",
         )
     elif name in _IN_ANOTHER_THREAD and _mentions_session(call):
         scenario, message = _IN_ANOTHER_THREAD[name]
