@@ -71,8 +71,8 @@ class ContextvarHandler(ScopedHandler):
     For model code that cannot be passed a session, or is not yet. With a face:
     ``class MyHandler(ContextvarHandler, ApiHandler)``.
 
-    The session is found in the request's own task, from ``super().prepare()`` to ``finish()``, and in what the
-    handler's methods call, `run` above all, from any task. Elsewhere `current_session` raises `NoSession`: in
+    The session is found in the request's own task, from ``super().prepare()`` to ``finish()``, and in what
+    `run` and the other methods call, from any task. Elsewhere `current_session` raises `NoSession`: in
     ``data_received`` and ``on_connection_close``, which Tornado calls in the connection's context; on the
     event loop behind a `prepare` under ``@gen.coroutine``; in a task that the request creates. Not detected:
     a callback of the event loop that works for other requests while the one that scheduled it is open, as of
