@@ -12,11 +12,15 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy.orm import close_all_sessions
 from tornado.ioloop import IOLoop
+from tornado.web import Application
 from tornado_sqlalchemy import set_max_workers
 
+from conf import DatabaseSettings
+from db import Database
 from db.errors import UsageError
 from server.compare.lint import lint
-from tests.examples.migration import bridge
+from tests.examples.migration import bridge, explicit, mixin
+from tests.examples.migration.tables import Base
 from tests.fixtures.databases import RawSql
 from tests.fixtures.server import Client, Serve
 
@@ -27,6 +31,14 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 BEFORE = ["threadlocal", "registry", "mixin"]
 AFTER = ["bridge", "explicit"]
+
+FAULTS = {
+    "an order is taken and listed": set(),
+    "a refused order, alone": {"mixin"},
+    "a refused order, beside one that is taken": {"threadlocal", "mixin"},
+    "an import, off the event loop": {"threadlocal", "registry"},
+}
+"""The forms in which each goes wrong, by its line in the documentation."""
 
 on_every_form = pytest.mark.parametrize(
     ("form", "backend"),
@@ -102,7 +114,7 @@ async def test_a_refused_order_is_not_kept(form, client, orders):
     """The mixin commits behind whatever answer."""
     assert await post(client, "bad pears") == 409
 
-    assert orders() == (["bad pears"] if form == "mixin" else [])
+    assert orders() == (["bad pears"] if form in FAULTS["a refused order, alone"] else [])
 
 
 @on_every_form
@@ -117,7 +129,10 @@ async def test_an_order_that_is_refused_beside_another_is_not_kept(form, client,
     supplier.decides.set()
 
     assert (taken, await refused) == (201, 409)
-    assert orders() == (["bad pears", "plums"] if form in ("threadlocal", "mixin") else ["plums"])
+    kept = (
+        ["bad pears", "plums"] if form in FAULTS["a refused order, beside one that is taken"] else ["plums"]
+    )
+    assert orders() == kept
 
 
 @on_every_form
@@ -125,7 +140,37 @@ async def test_orders_that_are_added_off_the_event_loop_are_kept(form, client, o
     """The thread-local and the registry find another session there, which is never committed."""
     assert await post(client, "pears", "plums", to="/import") == 201
 
-    assert orders() == ([] if form in ("threadlocal", "registry") else ["pears", "plums"])
+    lost = form in FAULTS["an import, off the event loop"]
+    assert orders() == ([] if lost else ["pears", "plums"])
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+async def test_one_handler_of_the_mixin_can_go_first(database_url, serve, supplier, orders, io_loop):
+    """Both are mounted in one application, each with its pool."""
+    old = mixin.make_app(database_url)
+    new = Database(DatabaseSettings(url=database_url))
+    new.create_all(Base.metadata)
+    routes = [("/orders", explicit.OrdersHandler), ("/import", mixin.ImportHandler)]
+    client = serve(Application(routes, database=new, db=old.settings["db"], supplier=supplier))
+
+    assert await post(client, "plums") == 201
+    assert await post(client, "pears", to="/import") == 201
+
+    assert orders() == ["pears", "plums"]
+    await new.close()
+    old.settings["engine"].dispose()
+    set_max_workers(1)
+
+
+def test_the_documentation_has_the_faults_of_each():
+    """In bold, in the forms' own columns."""
+    lines = (FOLDER.parents[2] / "docs" / "scoping.md").read_text().splitlines()
+    rows = {
+        cells[0]: cells[1:] for cells in ([*map(str.strip, line.strip("|").split("|"))] for line in lines)
+    }
+    for promise, forms in FAULTS.items():
+        bold = {form for form, cell in zip([*BEFORE, *AFTER], rows[promise], strict=True) if "**" in cell}
+        assert bold == forms, promise
 
 
 def test_the_lint_finds_each_before_and_nothing_afterwards():

@@ -261,7 +261,6 @@ async def test_a_thread_finds_none_or_may_not_use_it(mount: Mount, notes: Notes)
     assert notes() == []
 
 
-@pytest.mark.parametrize("backend", ["sqlite", "postgresql"], indirect=True)
 async def test_two_calls_at_once_are_refused(mount: Mount, notes: Notes):
     """The second of a `gather`; the first goes on."""
     found: list[Any] = []
