@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from db.blocking import is_in_greenlet
 from db.errors import NoSession
-from db.guard import OPTION
+from db.guard import OPTION, StatementGuard
 from db.scope.base import Scope
 
 P = ParamSpec("P")
@@ -25,17 +25,40 @@ class Entry:
 
     Args:
         session: the one that `current_session` finds.
-        task: the only task that finds it on the event loop; None for any.
+        task: the only task that finds it on the event loop; None where the caller has been checked already.
     """
 
-    __slots__ = ("session", "task", "owner", "token")
+    __slots__ = ("session", "task", "guard", "token")
 
     def __init__(self, session: Session, task: asyncio.Task[object] | None) -> None:
         self.session: Session | None = session
         self.task = task
-        guard = session.execution_options.get(OPTION)
-        self.owner = "a session that was entered" if guard is None else guard.label
+        self.guard: StatementGuard | None = session.execution_options.get(OPTION)
         self.token: Token[Entry] = _entry.set(self)
+
+    @property
+    def owner(self) -> str:
+        """How messages name it."""
+        return "a session that was entered" if self.guard is None else self.guard.label
+
+    def check(self) -> None:
+        """Raise where the caller is not what the session was entered for."""
+        try:
+            current = asyncio.current_task()
+        except RuntimeError:  # no loop runs in this thread
+            is_off_loop = True
+        else:
+            if current is None or current is self.task:  # a callback has no task
+                return
+            is_off_loop = is_in_greenlet()
+        if not is_off_loop:
+            raise NoSession(
+                f"{self.owner}: model code looked for its session in another task, which may outlive it or "
+                "work for other requests too: `await self.run(function, …)` and `self.session` are the "
+                f"request's in any task; a task with work of its own: {_ELSEWHERE}"
+            )
+        if self.guard is not None:
+            self.guard.check()
 
 
 # Without a default: where no session was entered, none is found, and nothing is made up.
@@ -47,13 +70,11 @@ _ELSEWHERE = "`async with database.unit_of_work() as unit` and `with entered(uni
 def current_session() -> Session:
     """The session of the request, message or job that the caller works for.
 
-    The session itself refuses what `current_session` cannot see: SQL outside of ``run`` (`OutsideRun`), two
-    calls at once (`ConcurrentUse`), use of a session that was kept and is settled (`SessionSettled`).
-
     Raises:
         NoSession: none was entered in this context; the request has finished, or the block was left; or the
             caller is in another task than the one that entered it, which may outlive the request or serve
             others. Nothing was done.
+        OutsideRun: the caller is in a thread with a copy of the context, and not in ``run``.
     """
     entry = _entry.get(None)
     if entry is None:
@@ -68,25 +89,9 @@ def current_session() -> Session:
             f"{entry.owner}: has ended, and model code looked for its session: call it before `finish()`; "
             f"later work has a unit of work of its own, `self.in_new_transaction(…)`, or {_ELSEWHERE}"
         )
-    if entry.task is not None and _is_in_another_task(entry.task):
-        raise NoSession(
-            f"{entry.owner}: model code has looked for its session in another task, which may outlive it or "
-            "work for other requests too: `await self.run(function, …)` and `self.session` are the "
-            f"request's in any task; a task with work of its own: {_ELSEWHERE}"
-        )
+    if entry.task is not None:
+        entry.check()
     return session
-
-
-def _is_in_another_task(task: asyncio.Task[object]) -> bool:
-    """Whether the caller is in a task, on the event loop, that is not this one.
-
-    In a thread, and where `run` works on the loop, the session's own guard knows what is right.
-    """
-    try:
-        current = asyncio.current_task()
-    except RuntimeError:  # no loop runs in this thread
-        return False
-    return current is not None and current is not task and not is_in_greenlet()
 
 
 class Contextvar(Scope):

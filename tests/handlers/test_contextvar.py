@@ -245,14 +245,14 @@ async def test_a_worker_that_the_first_request_starts_works_for_none_of_them(mou
 
 
 async def test_a_thread_finds_none_or_may_not_use_it(mount: Mount, notes: Notes):
-    """`run_in_executor` has not the context; `to_thread` has, and its SQL is refused. Both name `run`."""
+    """`run_in_executor` has not the context; `to_thread` has, and is no `run`. Both errors name that."""
     found: list[UsageError | None] = []
 
     class Handler(Base):
         async def post(self) -> None:
             loop = asyncio.get_running_loop()
             found.append(await loop.run_in_executor(None, raised_by, lambda: write(text="row")))
-            found.append(await asyncio.to_thread(raised_by, lambda: list_texts(current_session())))
+            found.append(await asyncio.to_thread(raised_by, lambda: add("row")))
 
     await mount(Handler).post("/")
 
