@@ -267,7 +267,10 @@ def _is_own_session(node: ast.AST) -> bool:
 
 
 def _is_on_own_session(function: ast.expr) -> bool:
-    return isinstance(function, ast.Attribute) and _is_own_session(function.value)
+    if not isinstance(function, ast.Attribute):
+        return False
+    on = function.value
+    return _is_own_session(on) or (isinstance(on, ast.Call) and _name(on.func) == "current_session")
 
 
 def _outlives(target: ast.expr) -> bool:
