@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 def pause(seconds: float) -> None:
     """Wait, inside of a call or in a thread: on the loop's thread without blocking the loop."""
-    if _in_greenlet():
+    if is_in_greenlet():
         await_(asyncio.sleep(seconds))
     else:
         time.sleep(seconds)
@@ -30,7 +30,7 @@ def off_loop(function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
     Raises:
         Unavailable: there is no thread for it. It may be called later all the same.
     """
-    if not _in_greenlet():
+    if not is_in_greenlet():
         return function(*args, **kwargs)
     loop = asyncio.get_running_loop()
     try:
@@ -40,5 +40,6 @@ def off_loop(function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
     return await_(result)
 
 
-def _in_greenlet() -> bool:
+def is_in_greenlet() -> bool:
+    """Whether the caller is work that an asyncio driver's call runs on the event loop."""
     return "greenlet" in sys.modules and in_greenlet()  # an extra, imported where there is a driver for it

@@ -20,7 +20,7 @@
     │   ├── DeadlinePassed
     │   └── ClientDisconnected
     ├── UsageError              a fault of the program
-    │   ├── SessionSettled, ConcurrentUse, OutsideRun, SessionNotOwned, NestedUnitOfWork
+    │   ├── SessionSettled, ConcurrentUse, OutsideRun, SessionNotOwned, NestedUnitOfWork, NoSession
     │   ├── ReadOnlyViolation
     │   └── TransactionAborted
     │       └── TransactionEnded  and part of its work may be kept
@@ -220,6 +220,10 @@ class SessionNotOwned(UsageError):
 
 class NestedUnitOfWork(UsageError):
     """A unit of work was begun in a task or thread that holds another one open."""
+
+
+class NoSession(UsageError):
+    """Model code looked its session up where it has none. Nothing was done."""
 
 
 class ReadOnlyViolation(UsageError):

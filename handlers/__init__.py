@@ -11,12 +11,15 @@ from handlers.json_api.problem import NotFoundHandler, ProblemHandler
 from handlers.json_api.query import Query, read_query
 from handlers.lifecycle.errors import Problem
 from handlers.openapi.operation import Answer, PathParameter, Tag, operation
+from handlers.scoped import ContextvarHandler, ContextvarWebSocketHandler
 from handlers.websocket import SessionWebSocketHandler
 
 __all__ = [
     "Answer",
     "ApiHandler",
     "Body",
+    "ContextvarHandler",
+    "ContextvarWebSocketHandler",
     "IdempotentHandler",
     "NotFoundHandler",
     "PathParameter",

@@ -1,29 +1,53 @@
-"""Handlers whose model code looks its session up, for comparison with a session that is passed."""
+"""Handlers whose model code looks its session up, for code that cannot be passed one."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from sqlalchemy.orm import Session
-from tornado.routing import URLSpec
 
 from db import passes_on
-from db.scope import Scope
+from db.scope import Contextvar, Scope
 from handlers.base import SessionHandler
+from handlers.lifecycle.methods import TransactionMethods
+from handlers.websocket import SessionWebSocketHandler
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class ScopedHandler(SessionHandler):
-    """A `SessionHandler` under a scope: entered at the end of `prepare`, left when `on_finish` begins.
+class ScopedMethods(TransactionMethods):
+    """`TransactionMethods`, each of which enters the scope for the function that it calls.
 
-    As a mixin of another handler it changes how that handler's model functions find their session, and
-    nothing else.
+    What they are called with is the same: a function that takes the session is passed it as before.
     """
 
     scope: ClassVar[Scope]
+
+    @passes_on
+    def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """As `SessionHandler.run`; model code in it finds the session, from whatever task it is called."""
+        return super().run(self.scope.carry(function, self.session), *args, **kwargs)
+
+    def before_commit(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+        """As `SessionHandler.before_commit`; model code in it finds the session that it is passed."""
+        super().before_commit(self._entering(function), *args, **kwargs)
+
+    def in_new_transaction(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+        """As `SessionHandler.in_new_transaction`; model code in it finds the session that it is passed."""
+        super().in_new_transaction(self._entering(function), *args, **kwargs)
+
+    def _entering(self, function: Callable[..., R]) -> Callable[..., R]:
+        def call(session: Session, *args: Any, **kwargs: Any) -> R:
+            with self.scope.entered(session):
+                return function(session, *args, **kwargs)
+
+        return call
+
+
+class ScopedHandler(ScopedMethods, SessionHandler):
+    """A `SessionHandler` under a scope: entered at the end of `prepare`, left when `on_finish` begins."""
 
     _entered: object = None
     _is_entered = False
@@ -40,40 +64,32 @@ class ScopedHandler(SessionHandler):
             self.scope.leave(self._entered)
         super().on_finish()
 
-    @passes_on
-    def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        """As `SessionHandler.run`; a model function is called without the session, and looks it up."""
-        session = self.session
-        if args and args[0] is session:
-            bound: Callable[..., R] = self.scope.bind(function, session)  # type: ignore[arg-type]
-            return super().run(self.scope.carry(bound, session), *args[1:], **kwargs)
-        return super().run(self.scope.carry(function, session), *args, **kwargs)
 
-    def in_new_transaction(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
-        """As `SessionHandler.in_new_transaction`; the scope is entered for that unit of work's session."""
-        scope = self.scope
+class ContextvarHandler(ScopedHandler):
+    """A `SessionHandler` whose session is found by `db.scope.current_session`. Lives as it does.
 
-        def entered(session: Session) -> object:
-            with scope.entered(session):
-                return scope.bind(function, session)(*args, **kwargs)
+    For model code that cannot be passed a session, or is not yet. With a face:
+    ``class MyHandler(ContextvarHandler, ApiHandler)``.
 
-        super().in_new_transaction(entered)
-
-
-def scoped_routes(routes: Iterable[URLSpec], scope: Scope) -> list[URLSpec]:
-    """Routes once more, below ``/<scope>``, with each of their session handlers under that scope.
-
-    Args:
-        routes: of any application. A handler that owns no session is left out.
-        scope: how their model functions find their session.
+    The session is found in the request's own task, from ``super().prepare()`` to ``finish()``, and in what
+    `run` and the other methods call, from any task. Elsewhere `current_session` raises `NoSession`: in
+    ``data_received`` and ``on_connection_close``, which Tornado calls in the connection's context; on the
+    event loop behind a `prepare` under ``@gen.coroutine``; in a task that the request creates. Not detected:
+    a callback of the event loop that works for other requests while the one that scheduled it is open, as of
+    a ``PeriodicCallback`` that a request starts.
     """
-    return [
-        URLSpec(f"/{scope.name}{spec.regex.pattern}", scoped(spec.handler_class, scope), spec.kwargs)
-        for spec in routes
-        if issubclass(spec.handler_class, SessionHandler)
-    ]
+
+    scope = Contextvar()
 
 
-def scoped(handler: type[SessionHandler], scope: Scope) -> type[SessionHandler]:
-    """A subclass of a handler, under a scope."""
-    return type(f"{scope.name.title()}{handler.__name__}", (ScopedHandler, handler), {"scope": scope})
+class ContextvarWebSocketHandler(ScopedMethods, SessionWebSocketHandler):
+    """A `SessionWebSocketHandler` whose message's session is found by `db.scope.current_session`.
+
+    Found in `handle_message` alone: ``open`` and ``on_close`` have no session.
+    """
+
+    scope = Contextvar()
+
+    async def _handle(self, message: str | bytes) -> None:
+        with self.scope.entered(self.session):
+            await super()._handle(message)

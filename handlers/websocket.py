@@ -165,7 +165,7 @@ class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandl
         while True:
             transaction = self._begin(deadline_at, summary, attempt)
             try:
-                error = await transaction.handle(partial(self.handle_message, message))
+                error = await transaction.handle(partial(self._handle, message))
             finally:
                 self._transaction = None
             if transaction.conflict is None:
@@ -193,6 +193,9 @@ class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandl
             self._transaction.cancel(ClientDisconnected())
 
     # -- the life of a message
+
+    async def _handle(self, message: str | bytes) -> None:
+        await self.handle_message(message)
 
     def _begin(self, deadline_at: float, summary: str, attempt: int) -> MessageTransaction:
         unit = self._database.unit_of_work(

@@ -13,10 +13,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class NoSession(LookupError):
-    """Model code looked for its session where none was entered. Nothing was done."""
-
-
 class Scope(ABC):
     """How model code comes by its session. Lives as long as the program; holds no session longer than asked.
 

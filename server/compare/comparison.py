@@ -32,7 +32,7 @@ SOUND = ("holds", "refused")
 
 # Five rounds are 10,000 requests to each server; of them 1 % in addition end badly.
 TURN = Turn(reads=1_600, writes=400, bad=20)
-AT_ONCE = 2
+AT_ONCE = 3
 """Scenarios that run at a time, each in its own process and database: they wait more than they work."""
 
 AMOUNT = Amount(requests=20, kills=3)

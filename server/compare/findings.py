@@ -116,7 +116,7 @@ def recommendation(result: Result) -> list[str]:
         counts, bad = tally(result)["contextvar"], wrong(result, "contextvar")
         where = "; ".join(titles(result, "contextvar", *_unsound()))
         found.append(
-            "Where code cannot be given an argument, take a contextvar, under the four conditions below: it "
+            "Where code cannot be given an argument, take a contextvar, as ContextvarHandler has it: it "
             f"held in {counts.get('holds', 0)}, refused in {counts.get('refused', 0)}"
             + (f", and went wrong in {bad} ({where})." if bad else ", and went wrong in none.")
         )

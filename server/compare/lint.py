@@ -120,7 +120,7 @@ def _check_call(call: ast.Call) -> Iterator[_Place]:
             call.lineno,
             "coroutine_prepare" if keyed else "plain_async",
             "code that finds no session in it gets a new one, which nothing commits or closes; "
-            "pass the session, or take a ContextVar without default",
+            "pass the session, or take a ContextvarHandler and `current_session()`",
         )
     elif name in _IN_ANOTHER_THREAD and _mentions_session(call):
         scenario, message = _IN_ANOTHER_THREAD[name]
@@ -267,7 +267,10 @@ def _is_own_session(node: ast.AST) -> bool:
 
 
 def _is_on_own_session(function: ast.expr) -> bool:
-    return isinstance(function, ast.Attribute) and _is_own_session(function.value)
+    if not isinstance(function, ast.Attribute):
+        return False
+    on = function.value
+    return _is_own_session(on) or (isinstance(on, ast.Call) and _name(on.func) == "current_session")
 
 
 def _outlives(target: ast.expr) -> bool:

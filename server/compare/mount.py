@@ -14,7 +14,7 @@ from tornado.web import Application
 from conf import DatabaseSettings
 from db import Database
 from db.scope import Contextvar, Registry, Scope, ThreadLocal
-from handlers.scoped import scoped_routes
+from server.compare.ambient import scoped_routes
 from server.compare.page import ReportHandler
 from server.compare.scratch import scratch_database
 

@@ -17,7 +17,7 @@ from tornado.web import Application
 
 from conf import DatabaseSettings
 from db import Database
-from handlers.scoped import scoped_routes
+from server.compare.ambient import scoped_routes
 from server.compare.handlers import UsageHandler, application, routes
 from server.compare.mount import ambient_scopes
 from server.compare.processes import when_closed

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from db.errors import UsageError
-from db.scope import NoSession
 
 
 class Kind(enum.Enum):
@@ -247,7 +246,7 @@ def is_clear(error: BaseException) -> bool:
     """Whether an error names the mistake: its message is enough to mend the code."""
     forgotten = isinstance(error, TypeError) and "'session'" in str(error)
     not_set = type(error) is LookupError and "ContextVar" in str(error)
-    return isinstance(error, (UsageError, NoSession)) or forgotten or not_set
+    return isinstance(error, UsageError) or forgotten or not_set
 
 
 def _listed(texts: set[str] | list[str]) -> list[str]:

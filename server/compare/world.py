@@ -133,6 +133,7 @@ class World:
             settings |= {"log_function": lambda handler: None}
         server = HTTPServer(Application(bound, **settings))
         listening, port = bind_unused_port()
+        listening.listen(_BACKLOG)
         server.add_socket(listening)
         self._servers.append(server)
         self.port = self.port or port
@@ -369,6 +370,10 @@ _run: contextvars.ContextVar[set[int]] = contextvars.ContextVar("onfinish_compar
 """The sessions that the function under way in ``run`` has used, by number."""
 
 POOL_SIZE = 5
+
+_BACKLOG = 512
+"""As many connections as one scenario opens at once; of more than Tornado's 128 the kernel drops some, and
+their clients begin again a second later."""
 
 _LIMITS = {
     "pool_size": POOL_SIZE,

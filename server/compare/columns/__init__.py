@@ -58,7 +58,7 @@ TITLES = {
 
 ABOUT = {
     "explicit": "the session is an argument; the guards of this service own it",
-    "contextvar": "the session is in a ContextVar without default; guarded",
+    "contextvar": "the session is in a ContextVar without default, by ContextvarHandler; guarded",
     "registry": "the session is in a scoped_session keyed by a ContextVar; guarded",
     "threadlocal": "the session is in a scoped_session as it comes, one a thread; guarded",
     "explicit-plain": "an attribute of the handler, passed; a sessionmaker, commit in on_finish",

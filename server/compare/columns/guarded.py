@@ -13,14 +13,10 @@ from sqlalchemy.util.concurrency import greenlet_spawn
 from conf import DatabaseSettings
 from db import Database, make_url
 from db.backends.choose import backend_for
-from db.scope import SCOPES
+from db.scope import SCOPES, Explicit
 from handlers.json_api.api import ApiHandler
-from handlers.scoped import ScopedHandler
+from server.compare.ambient import scoped
 from server.compare.columns.base import Column, Work
-
-
-class GuardedHandler(ScopedHandler, ApiHandler):
-    """A handler of this service, under a scope. Lives as long as one attempt at a request."""
 
 
 class Guarded(Column):
@@ -31,13 +27,13 @@ class Guarded(Column):
     """
 
     guarded = True
-    handler = GuardedHandler
 
     def __init__(self, name: str, settings: DatabaseSettings) -> None:
         self.name = name
         self._settings = settings
         self.database = Database(settings)
         self.scope = SCOPES[name](self.database.writer.engine)
+        self.handler = ApiHandler if isinstance(self.scope, Explicit) else scoped(ApiHandler, self.scope)
         self._databases = [self.database]
         self._out: dict[int, PoolProxiedConnection] = {}
         self.collects = not backend_for(make_url(settings)).is_async

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sqlalchemy import func, select
 
-from db.scope.contextvar import Contextvar, current_session
+from db.scope import current_session
 from handlers.json_api.api import ApiHandler
 from handlers.json_api.body import read_body
-from handlers.scoped import ScopedHandler
+from handlers.scoped import ContextvarHandler
 from server.compare.handlers import EntryNew
 from server.compare.model import Entry
 
@@ -24,9 +24,7 @@ def number_entry(*, text: str) -> int:
     return count_entries(text=text)
 
 
-class NumberHandler(ScopedHandler, ApiHandler):
-    scope = Contextvar()
-
+class NumberHandler(ContextvarHandler, ApiHandler):
     async def post(self) -> None:
         new = await read_body(self, EntryNew)
         number = await self.run(number_entry, text=new.text)

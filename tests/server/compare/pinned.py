@@ -251,7 +251,7 @@ PINNED: dict[str, tuple[str, ...]] = {
     ),
     "outliving_task": (
         SETTLED,
-        SETTLED,
+        NOT_FOUND,
         SECOND + " + leaked",
         SECOND + " + leaked",
         ACKNOWLEDGED + " + stale + leaked",
@@ -275,7 +275,7 @@ PINNED: dict[str, tuple[str, ...]] = {
     ),
     "timer_beside_another": (
         SETTLED,
-        SETTLED,
+        NOT_FOUND,
         SECOND,
         ANOTHERS,
         FINISHED,
@@ -299,7 +299,7 @@ PINNED: dict[str, tuple[str, ...]] = {
     ),
     "lazy_worker": (
         HOLDS,
-        ANOTHERS + " + lost",
+        NOT_FOUND,
         ANOTHERS + " + lost",
         ANOTHERS,
         COMMITTED,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from tornado.web import Application
@@ -14,6 +17,7 @@ from server.compare import DEFAULT_OUT
 from server.compare.columns import TITLES
 from server.compare.report import write_report
 from tests.fixtures.browser import Page
+from tests.fixtures.process import StartServer
 from tests.fixtures.server import Client, Serve
 from tests.server.compare.sample import SCOPES, comparison
 from tests.server.conftest import Seen
@@ -50,6 +54,24 @@ async def test_the_report_is_shown(report: Path, client: Client):
     assert answer.code == 200
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     assert answer.body == report.read_bytes()  # noqa: ASYNC240
+
+
+@on_sqlite
+def test_the_banner_and_the_home_page_of_a_development_server_lead_to_it(
+    database_url: str, start_server: StartServer
+):
+    """As an address that a terminal opens, and as a link; where there is no report, to the command."""
+    server = start_server("--environment", "development", "--port", "0", url=database_url)
+
+    found = re.search(r"(http://127\.0\.0\.1:\d+/)compare  ", server.out)
+    assert found is not None, server.out
+    with urlopen(Request(found[1], headers={"Accept": "text/html"})) as home:
+        assert 'href="./compare"' in home.read().decode()
+    with pytest.raises(HTTPError) as answered:
+        urlopen(f"{found[1]}compare")
+    with answered.value as page:
+        assert page.status == 404
+        assert "compare</code> in the folder" in page.read().decode()
 
 
 @on_sqlite
