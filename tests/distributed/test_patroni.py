@@ -17,16 +17,24 @@ pytestmark = [
     pytest.mark.usefixtures("told_in_the_log"),
 ]
 
-DRIVERS = [
-    "postgresql+psycopg2",
-    "postgresql+asyncpg",
-    pytest.param("postgresql+psycopg", marks=pytest.mark.long),
-]
-BEHIND = pytest.mark.parametrize("haproxy", [False, True], ids=["hosts", "haproxy"])
+
+def ways(*quick: tuple[str, bool]) -> pytest.MarkDecorator:
+    """Each driver, by the members' hosts and behind HAProxy; those that are not quick take minutes in all."""
+    every = [
+        pytest.param(f"postgresql+{driver}", haproxy, id=f"{driver}-{'haproxy' if haproxy else 'hosts'}")
+        for driver in ("psycopg2", "asyncpg", "psycopg")
+        for haproxy in (False, True)
+    ]
+    chosen = [
+        one
+        if (str(one.values[0]).partition("+")[2], one.values[1]) in quick
+        else pytest.param(*one.values, id=one.id, marks=pytest.mark.long)
+        for one in every
+    ]
+    return pytest.mark.parametrize(("drivername", "haproxy"), chosen)
 
 
-@BEHIND
-@pytest.mark.parametrize("drivername", DRIVERS)
+@ways(("psycopg2", False), ("asyncpg", True))
 async def test_a_switchover_under_load_loses_no_acknowledged_write(
     load: Load, ledger: Ledger, cluster: PatroniCluster
 ):
@@ -43,7 +51,7 @@ async def test_a_switchover_under_load_loses_no_acknowledged_write(
     assert await asyncio.to_thread(differences, cluster, ledger) == []
 
 
-@pytest.mark.parametrize("drivername", DRIVERS)
+@ways(("psycopg2", False))
 async def test_a_leader_that_is_killed_loses_no_acknowledged_write(
     load: Load, ledger: Ledger, cluster: PatroniCluster
 ):
@@ -61,8 +69,7 @@ async def test_a_leader_that_is_killed_loses_no_acknowledged_write(
     assert await asyncio.to_thread(differences, cluster, ledger) == []
 
 
-@pytest.mark.parametrize("drivername", DRIVERS)
-@BEHIND
+@ways(("asyncpg", False))
 async def test_a_leader_that_is_frozen_and_wakes_loses_no_acknowledged_write(
     load: Load, ledger: Ledger, cluster: PatroniCluster
 ):
