@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Iterable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -25,8 +25,11 @@ from db.errors import (
     PoolerInBetween,
     PoolTimeout,
     StatementFailed,
+    Unavailable,
 )
 from db.schema.state import WAY_OUT, joined, not_migrated, revisions
+
+Work = Literal["reads", "writes"]
 
 CHECK_TIMEOUT_S = 2.0
 """A probe that waits longer is of no use to its load balancer."""
@@ -48,14 +51,7 @@ class Fault(NamedTuple):
 
 
 async def why_not_ready(database: Database, *, revision: str | None) -> str | None:
-    """Ask the database, on the reader, as a request would; where that is a replica, ask both.
-
-    Args:
-        revision: what the code expects, `db.schema.migrate.head()`; None where no revisions are kept.
-
-    Returns:
-        None where all is well, else a sentence that names the fault and no host.
-    """
+    """As `faults_of`, as one sentence; None where there is none."""
     return told(await faults_of(database, revision=revision))
 
 
@@ -64,17 +60,27 @@ def told(faults: Iterable[Fault]) -> str | None:
     return "; ".join(fault.told for fault in faults) or None
 
 
-async def faults_of(database: Database, *, revision: str | None) -> list[Fault]:
-    """As `why_not_ready`, with what else is known of each fault."""
+async def faults_of(database: Database, *, revision: str | None, work: Work | None = None) -> list[Fault]:
+    """Ask the database, as a request would.
+
+    Args:
+        revision: what the code expects, `db.schema.migrate.head()`; None where no revisions are kept.
+        work: what it is to be ready for: ``reads`` asks the reader, ``writes`` the writer, which then has to
+            take writes. None: both, where they are two databases.
+
+    Returns:
+        Why it is not ready; nothing where it is.
+    """
     if database.settings.reader_url is None:
-        fault = await _fault(database, revision=revision, read_only=True)
+        fault = await _fault(database, revision=revision, work=work or "reads")
         return [fault] if fault is not None else []
-    endpoints = {"primary": False, "replica": True}
+    endpoints: dict[Work, str] = {"writes": "primary", "reads": "replica"}
+    chosen = [each for each in endpoints if work in (None, each)]
     # At once, for a probe has no patience for one after the other.
-    asked = [_fault(database, revision=revision, read_only=read_only) for read_only in endpoints.values()]
+    found = await _all(_fault(database, revision=revision, work=each) for each in chosen)
     return [
-        fault._replace(told=f"{name}: {fault.told}")
-        for name, fault in zip(endpoints, await _all(asked), strict=True)
+        fault._replace(told=f"{endpoints[each]}: {fault.told}")
+        for each, fault in zip(chosen, found, strict=True)
         if fault is not None
     ]
 
@@ -86,7 +92,8 @@ async def _all(asked: Iterable[Coroutine[Any, Any, Fault | None]]) -> list[Fault
     return [task.result() for task in tasks]
 
 
-async def _fault(database: Database, *, revision: str | None, read_only: bool) -> Fault | None:
+async def _fault(database: Database, *, revision: str | None, work: Work) -> Fault | None:
+    read_only = work == "reads"
     deadline_at = time.monotonic() + CHECK_TIMEOUT_S
     try:
         async with database.unit_of_work(
@@ -94,6 +101,8 @@ async def _fault(database: Database, *, revision: str | None, read_only: bool) -
         ) as unit:
             unit.exempt_from_max_waiting = True  # a queue that is full for a moment is served soon
             found = await unit.run(_revision if revision else _answers, unit.session, database.settings)
+            if not read_only and await unit.run(_is_read_only, unit.session, database.backend):
+                raise Unavailable("the database takes no writes at the moment")  # which rolls back
     except PoolTimeout as error:
         # Writers that are stuck behind a lock are no reason to send reads elsewhere.
         return Fault(f"no connection is free: {error}") if read_only else None
@@ -115,6 +124,8 @@ def _fault_of(error: DatabaseError, backend: Backend) -> Fault:
         fix = "is the server running, does it take connections from here, are user and password right?"
         return Fault(f"the database does not answer within {CHECK_TIMEOUT_S:g} s", fix=fix)
     words = drivers_words(error)
+    if type(error) is Unavailable:
+        return Fault(str(error), words)
     if isinstance(error, StatementFailed):
         fix = f"may this user read the tables? `{COMMAND} check` looks at it all"
         return Fault(f"the database does not tell its schema's revision: {error}", words, fix)

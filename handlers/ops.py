@@ -6,21 +6,30 @@ import logging
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import with_config
+from pydantic import Field, with_config
 from tornado.routing import URLSpec
 from typing_extensions import TypedDict  # typing's own is enough for pydantic from Python 3.12 on
 
 from db import Database
-from db.health import Fault, faults_of, told
+from db.health import Fault, Work, faults_of, told
 from handlers.json_api.errors import CLOSED
 from handlers.json_api.problem import ProblemHandler
+from handlers.json_api.query import Query
 from handlers.lifecycle.errors import RETRY_AFTER_S
 from handlers.openapi.operation import OPERATION, Answer, operation
 
 log = logging.getLogger("onfinish.handlers")
 
-_REASON = "not_ready_reason"
+_REASONS = "not_ready_reasons"
 _DRAINING = "draining: the service is shutting down"
+
+
+class Purpose(Query):
+    """What for."""
+
+    work: Work | None = Field(
+        None, description="`reads` or `writes`, of which a failover may leave the former; both by default."
+    )
 
 
 @with_config(CLOSED)
@@ -78,30 +87,33 @@ class ReadyzHandler(ProblemHandler):
             ),
         ),
     )
-    async def get(self) -> None:
+    async def get(self, purpose: Purpose) -> None:
         """200, or 503 with the reason."""
         reason = _DRAINING if self.settings.get("draining") else None
         if reason is None:
             database: Database = self.settings["database"]
-            faults = await faults_of(database, revision=self.settings.get("schema_revision"))
+            revision = self.settings.get("schema_revision")
+            faults = await faults_of(database, revision=revision, work=purpose.work)
             reason = told(faults)
-            self._log_change(faults)
+            self._log_change(faults, purpose.work)
         if reason is None:
             self.write_json({"status": "ready"})
         else:
             self.set_header("Retry-After", str(RETRY_AFTER_S))
             self.write_json({"status": "not ready", "reason": reason}, status=503)
 
-    def _log_change(self, faults: Sequence[Fault]) -> None:
+    def _log_change(self, faults: Sequence[Fault], work: Work | None) -> None:
         """Log a change, once: probes come every few seconds. The driver's message is in the log alone."""
-        reason, before = told(faults), self.settings.get(_REASON)
+        reasons = self.settings.setdefault(_REASONS, {})
+        reason, before = told(faults), reasons.get(work)
         if reason == before:
             return
-        self.settings[_REASON] = reason
+        reasons[work] = reason
+        what = f" for {work}" if work else ""
         if reason is None:
-            log.info("ready again")
+            log.info("ready again%s", what)
         else:
-            log.warning("not ready: %s", "; ".join(map(str, faults)))
+            log.warning("not ready%s: %s", what, "; ".join(map(str, faults)))
 
 
 ROUTES = (URLSpec("/livez", LivezHandler, name="livez"), URLSpec("/readyz", ReadyzHandler, name="readyz"))

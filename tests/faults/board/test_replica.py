@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 from tornado.ioloop import IOLoop
@@ -18,6 +19,7 @@ from conf import DatabaseSettings, Settings, load_settings
 from db import Database
 from db.doctor import examine as checkup
 from db.doctor.findings import Plan
+from db.engines.engine import make_url
 from handlers import ApiHandler
 from server.app import make_app
 from tests.fixtures.clock import own_time
@@ -236,6 +238,29 @@ async def test_a_read_that_is_in_the_way_of_the_replay_runs_again(
     assert (answer.code, len(attempts)) == (200, 2)
 
 
+async def test_without_a_primary_it_is_ready_for_reads_and_not_for_writes(
+    settings: Settings, standby: Standby, serve: Serve, io_loop: IOLoop, expect_log: ExpectLog
+):
+    """As during a failover: what the URL names takes no writes."""
+    drivername = make_url(settings.database).drivername
+    url = standby.url_for(NAME).replace("postgresql://", f"{drivername}://", 1)
+    database = Database(settings.database.model_copy(update={"url": SecretStr(url)}))
+    client = serve(make_app(settings, database))
+
+    with expect_log("onfinish.handlers", "^not ready"), expect_log("tornado.access", "^503 GET /readyz "):
+        found = {work: await client.get(f"/readyz{work}") for work in ("?work=reads", "?work=writes", "")}
+    wrong = await client.get("/readyz?work=all")
+    await database.close()
+
+    assert {work: answer.code for work, answer in found.items()} == {
+        "?work=reads": 200,
+        "?work=writes": 503,
+        "": 503,
+    }
+    assert found[""].json()["reason"] == "primary: the database takes no writes at the moment"
+    assert wrong.code == 400
+
+
 async def test_without_the_replica_reads_are_refused_and_writes_go_on(
     service: Client, standby: Standby, expect_log: ExpectLog
 ):
@@ -252,6 +277,8 @@ async def test_without_the_replica_reads_are_refused_and_writes_go_on(
             took_s = own_time() - began
             written = await service.post("/tasks", TASK)
             ready = await service.get("/readyz")
+            for_reads = await service.get("/readyz?work=reads")
+            for_writes = await service.get("/readyz?work=writes")
         finally:
             standby.start()
 
@@ -267,6 +294,8 @@ async def test_without_the_replica_reads_are_refused_and_writes_go_on(
     assert ready.code == 503
     assert ready.json()["reason"].startswith("replica: ")
     assert "primary" not in ready.json()["reason"]
+    assert (for_reads.code, for_reads.json()["reason"]) == (503, ready.json()["reason"])
+    assert (for_writes.code, for_writes.json()) == (200, {"status": "ready"})
     assert (await service.get("/readyz")).code == 200
 
 
