@@ -22,7 +22,7 @@ from sqlalchemy.exc import CompileError, DBAPIError
 
 from conf import DatabaseSettings
 from conf.database import VERSION_TABLE
-from conf.program import PREFIX
+from conf.program import COMMAND, PREFIX
 from db.backend import Role
 from db.backends.choose import backend_for
 from db.engines.engine import blocking, make_engine, make_url
@@ -96,7 +96,7 @@ def stamp(settings: DatabaseSettings, to: str) -> None:
         absent = _absent(connection, revisions, revisions.labels(named))
         if absent:
             raise SchemaError(
-                f"no table of {', '.join(absent)} is there: {WAY_OUT} --to {absent[0]}, which makes them"
+                f"no table of {', '.join(absent)} is there: `{COMMAND} migrate --to {absent[0]}` makes them"
             )
         context = MigrationContext.configure(connection, opts={"version_table": settings.version_table})
         context.stamp(revisions.scripts, revision)

@@ -137,7 +137,7 @@ def _revision(settings: Settings, arguments: argparse.Namespace) -> int:
     if written is None:
         print(
             "the database has what the code's tables have: no revision is written. Tables that were made "
-            "otherwise are compared with an empty database by --database-url sqlite://"
+            "otherwise are compared with an empty database: --database-url names one"
         )
         return 0
     print(f"{written.path}: read it before it is run")

@@ -1,4 +1,4 @@
-"""`migrate revision`, `history`, `current` and `stamp`, of an application with its tables in modules of its own."""
+"""`migrate revision`, `history`, `current` and `stamp`, of an application with a package of its own."""
 
 from __future__ import annotations
 
@@ -337,7 +337,8 @@ def test_tables_that_were_made_otherwise_are_stamped(shop: Path):
     assert (early.status, early.told) == (
         1,
         [
-            "python -m server migrate: no table of app is there: run `python -m server migrate` --to app, which makes them"
+            "python -m server migrate: no table of app is there: "
+            "`python -m server migrate --to app` makes them"
         ],
     )
     assert (stamped.status, stamped.out) == (0, "schema is at app_0001, kernel_0003 (was kernel_0003)\n")
