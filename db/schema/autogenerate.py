@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import textwrap
 from collections.abc import Collection, Iterable, Iterator
+from types import ModuleType
 from typing import Any, Literal, NamedTuple, cast
 
 from alembic import autogenerate
@@ -20,6 +21,7 @@ from sqlalchemy.util import generic_repr
 
 from db.engines._sqlalchemy import is_of_a_type
 from db.errors import SchemaError
+from db.portable import types
 from db.portable.spelled import spelled, spellings, without_binds
 
 
@@ -45,8 +47,14 @@ class Statements(NamedTuple):
 NOTHING = Statements("pass", ())
 
 
-def statements(connection: Connection, options: dict[str, Any]) -> Statements | None:
+def statements(
+    connection: Connection, options: dict[str, Any], modules: Iterable[ModuleType] = ()
+) -> Statements | None:
     """What brings a database to where the code is, for any database; None where nothing differs.
+
+    Args:
+        options: Alembic's.
+        modules: the application's. A type that is a constant in one of them is imported by its name.
 
     Raises:
         SchemaError: a type of the application's cannot be written as source.
@@ -65,7 +73,7 @@ def statements(connection: Connection, options: dict[str, Any]) -> Statements | 
     if upgrade.is_empty():
         return None
     _take_from_the_code(upgrade, metadata)
-    source = Source()
+    source = Source(modules)
     body = autogenerate.render_python_code(
         upgrade, render_as_batch=True, render_item=source.render, migration_context=context
     )
@@ -115,9 +123,15 @@ def _take_from_the_code(upgrade: ops.UpgradeOps, metadata: Iterable[MetaData]) -
 class Source:
     """Alembic's hook that writes types, defaults and checks as source. Lives for one revision."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Iterable[ModuleType] = ()) -> None:
         self._own: dict[str, str] = {}
         self._alembics: set[str] = set()
+        self._constants = {
+            id(value): (module.__name__, name)
+            for module in [*modules, types]  # of two names the kernel's is taken
+            for name, value in vars(module).items()
+            if isinstance(value, TypeEngine)
+        }
 
     @property
     def imports(self) -> set[str]:
@@ -128,6 +142,9 @@ class Source:
         """The source of an item; False for what Alembic writes as well."""
         self._alembics = context.imports
         match kind, item:
+            case "type", TypeEngine() if id(item) in self._constants:
+                module, name = self._constants[id(item)]
+                return self._imported(module, name)
             case "type", TypeEngine() if not type(item).__module__.startswith("sqlalchemy."):
                 return self._type(item)
             case "server_default", DefaultClause(arg=ClauseElement() as expression):
@@ -177,12 +194,13 @@ class Source:
 
     def _named(self, own: type) -> str:
         """The name of a class in the revision, which imports it."""
-        root = own.__qualname__.partition(".")[0]
-        if self._own.setdefault(root, own.__module__) != own.__module__:
-            raise SchemaError(
-                f"{self._own[root]} and {own.__module__} both have a {root}: rename one of them"
-            )
+        self._imported(own.__module__, own.__qualname__.partition(".")[0])
         return own.__qualname__
+
+    def _imported(self, module: str, name: str) -> str:
+        if self._own.setdefault(name, module) != module:
+            raise SchemaError(f"{self._own[name]} and {module} both have a {name}: rename one of them")
+        return name
 
 
 def _called(own: type[TypeEngine[Any]], source: str) -> TypeEngine[Any]:

@@ -326,7 +326,8 @@ def _statements(
             raise SchemaError(
                 f"the schema is at {joined(at)}, and the next revision comes after {newest}: {WAY_OUT}"
             )
-        return statements(connection, to_compare(settings.version_table, revisions.branches, [branch]))
+        options = to_compare(settings.version_table, revisions.branches, [branch])
+        return statements(connection, options, branch.modules.values())
 
 
 def _revisions_on(connection: Connection, version_table: str) -> tuple[str, ...]:

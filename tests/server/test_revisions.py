@@ -249,6 +249,7 @@ def test_a_written_revision_is_what_a_person_would_have_written(revised: Path):
             )
             assert done.returncode == 0, done.stdout + done.stderr
     assert "from shop.types import Code, Money\n" in text
+    assert 'sa.Column("id", SERIAL_ID, nullable=False)' in text
     assert 'sa.Column("made", UtcDateTime(), server_default=now(), nullable=False)' in text
     assert 'sa.Column("plain", sa.DateTime(), server_default=sa.func.now(), nullable=False)' in text
     assert ("strftime" in text, "object at" in text) == (False, False)
