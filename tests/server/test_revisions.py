@@ -303,6 +303,10 @@ def test_a_revision_is_empty_where_nothing_is_asked_for(shop: Path):
         "  app_0002  more.",
         "  app_0001  by hand?",
     ]
+    url = f"sqlite:///{shop}/shop.db"
+    migrated, shown = migrate(shop, url=url), migrate(shop, "current", url=url)
+    assert migrated.out == "schema is at app_0002, kernel_0003 (was empty)\n", migrated.err
+    assert shown.out == "kernel: kernel_0003\napp: app_0002\n"
 
 
 def test_current_shows_each_branch_and_what_is_newest(shop: Path):
@@ -363,9 +367,11 @@ def test_a_revision_is_compared_with_a_database_that_is_at_the_newest(shop: Path
     migrate(shop, url=url)
 
     same = migrate(shop, "revision", "-m", "more", "--autogenerate", url=url)
+    made_for_it = migrate(shop, "revision", "-m", "more", "--autogenerate", url="sqlite://")
 
     assert (behind.status, "the next revision comes after app_0001" in behind.err) == (1, True)
     assert (same.status, "no revision is written" in same.out) == (0, True)
+    assert made_for_it.out == same.out
     assert len(list((shop / "shop/migrations").glob("app_*"))) == 1
 
 
