@@ -120,8 +120,8 @@ def _try(engine: Engine) -> None:
 def _schema(connection: Connection, backend: Backend, settings: DatabaseSettings) -> Iterator[Finding]:
     version_table, models = settings.version_table, settings.models
     at, expected = migrate.current_on(connection, version_table=version_table), migrate.head(models)
-    if at != expected:
-        unknown = migrate.unknown_on(connection, version_table=version_table, models=models)
+    unknown = migrate.unknown_on(connection, version_table=version_table, models=models)
+    if at != expected or unknown is not None:
         told = f"is at {at}" if at else "there is none"
         if unknown is not None:
             yield error("schema", *unknown)

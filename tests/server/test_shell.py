@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
+from server.cli import main
 from tests.fixtures.databases import RawSql
 from tests.server.terminals import on_a_terminal
 from tests.server.test_cli import Run, environment, run
@@ -73,9 +74,9 @@ def test_code_reads_with_the_models_by_name(folder: Path, url: str):
         "session.get(Note, 1).text = 'other'",
     ],
 )
-def test_a_write_is_refused_in_a_sentence(folder: Path, url: str, sql: RawSql, code: str):
+def test_a_write_is_refused_in_a_sentence(folder: Path, database_url: str, sql: RawSql, code: str):
     """Also one that would only be flushed later."""
-    done = shell(folder, "-c", code, url=url)
+    done = shell(folder, "-c", code, url=database_url)
 
     assert (done.status, done.out, done.told) == (1, "", [REFUSED])
     assert sql("SELECT text FROM notes") == [{"text": "tea"}]
@@ -133,6 +134,7 @@ def test_a_lost_commit_is_said_to_be_unknown(folder: Path, database_url: str):
     assert done.told[1].startswith("OutcomeUnknown: the connection was lost during COMMIT")
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_script_from_a_pipe_is_run_whole(folder: Path, database_url: str):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "server", "shell"],
@@ -158,21 +160,18 @@ def test_a_script_from_a_pipe_is_run_whole(folder: Path, database_url: str):
         ("session", "NameError: name 'session' is not defined"),
     ],
 )
-def test_an_error_ends_with_its_sentence_and_status_1(folder: Path, database_url: str, code: str, told: str):
+def test_an_error_ends_with_its_sentence_and_status_1(
+    database_url: str, code: str, told: str, capsys: pytest.CaptureFixture[str]
+):
     """And a traceback, where there is one, has the lines of the code alone."""
     writes = ["--write"] if code == "session" else []
-    done = subprocess.run(
-        [sys.executable, "-m", "server", "shell", *writes, "-c", code],
-        cwd=folder,
-        env=environment(DATABASE_URL=database_url, DATABASE_MODELS="notes"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
-    assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(told, done.stderr.splitlines()[-1]), done.stderr
-    assert "server/commands" not in done.stderr
+    status = main(["shell", *writes, "-c", code, "--database-url", database_url])
+
+    shown = capsys.readouterr()
+    assert (status, shown.out) == (1, "")
+    assert re.fullmatch(told, shown.err.splitlines()[-1]), shown.err
+    assert "shell.py" not in shown.err
 
 
 def test_a_database_that_cannot_be_reached_is_a_line(tmp_path: Path):
@@ -212,10 +211,11 @@ def test_nothing_is_in_a_transaction_between_two_statements(folder: Path, url: s
     assert done.out == "[('idle', None)]\n", done.err
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 class TestOnATerminal:
     """Python's own shell, and IPython."""
 
-    @pytest.mark.parametrize("kind", ["plain", "ipython"])
+    @pytest.mark.parametrize("kind", ["plain", pytest.param("ipython", marks=pytest.mark.slow)])
     def test_it_reads_and_says_what_it_is(self, folder: Path, database_url: str, kind: str):
         """The banner has the database without its password; an error leaves the session usable."""
         plain = ["--plain"] if kind == "plain" else []

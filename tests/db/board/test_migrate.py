@@ -434,8 +434,9 @@ def test_a_clone_without_the_board_has_the_kernels_branch_and_its_own(
     assert (clone / "db/shop/migrations/shop_0001_the_goods.py").is_file()
 
 
-@pytest.mark.parametrize("to", ["head", "kernel"])
+@pytest.mark.parametrize(("to", "revision"), [("head", "0003"), ("kernel", "0003"), ("head", "0005")])
 def test_another_applications_revision_is_not_taken_for_the_boards(
-    empty_settings: DatabaseSettings, neighbours: Neighbours, to: str
+    empty_settings: DatabaseSettings, neighbours: Neighbours, to: str, revision: str
 ):
-    kernels.test_another_applications_revision_is_not_taken_for_ours(empty_settings, neighbours, "0003", to)
+    """Nor where it has the name of the newest."""
+    kernels.test_another_applications_revision_is_not_taken_for_ours(empty_settings, neighbours, revision, to)
