@@ -65,11 +65,11 @@ def statements(
     if upgrade is None:
         return None
     for each in _checks(connection, metadata):
-        _operations_of(upgrade, each.table).append(
-            ops.DropConstraintOp(each.name, each.table.name, type_="check")
-            if each.check is None
-            else cast(PortableCheck, PortableCheck.from_constraint(each.check))
-        )
+        operations = _operations_of(upgrade, each.table)
+        if each.check is None:  # before a column goes that it is about
+            operations.insert(0, ops.DropConstraintOp(each.name, each.table.name, type_="check"))
+        else:
+            operations.append(PortableCheck.from_constraint(each.check))
     if upgrade.is_empty():
         return None
     _take_from_the_code(upgrade, metadata)
@@ -113,7 +113,8 @@ def _take_from_the_code(upgrade: ops.UpgradeOps, metadata: Iterable[MetaData]) -
             each.info = {}
         for change in each.ops if isinstance(each, ops.ModifyTableOps) else ():
             if isinstance(change, ops.AlterColumnOp):
-                column = tables[change.table_name].columns[change.column_name]
+                columns = {column.name: column for column in tables[change.table_name].columns}
+                column = columns[change.column_name]
                 if change.modify_type is None:
                     change.existing_type = column.type
                 if change.modify_server_default is False:
@@ -227,10 +228,13 @@ def _checks(connection: Connection, metadata: Iterable[MetaData]) -> Iterator[_C
     for table in (table for each in metadata for table in each.sorted_tables):
         if table.name not in there:
             continue
-        expected = {str(each.name): each for each in table.constraints if isinstance(each, CheckConstraint)}
-        found = {str(each["name"]) for each in inspector.get_check_constraints(table.name)}
+        checks = [each for each in table.constraints if isinstance(each, CheckConstraint)]
+        expected = {str(each.name): each for each in checks if each.name is not None}
+        reflected = inspector.get_check_constraints(table.name)
+        found = {str(each["name"]) for each in reflected if each["name"] is not None}
         yield from (_Check(table, name, expected[name]) for name in sorted(expected.keys() - found))
-        yield from (_Check(table, name, None) for name in sorted(found - expected.keys()))
+        if len(expected) == len(checks):  # else it may be one that the database has named
+            yield from (_Check(table, name, None) for name in sorted(found - expected.keys()))
 
 
 def _sentence(difference: Any) -> str:
