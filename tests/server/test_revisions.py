@@ -120,6 +120,7 @@ CHANGES = {
     'index=True, server_default="a:b"': "nullable=True",  # an index, a default and a NOT NULL less
     "Mapped[str] = mapped_column(Code(12)": "Mapped[str | None] = mapped_column(Code(20)",
     "plain: Mapped[datetime]": "plain: Mapped[datetime | None]",
+    "made: Mapped[datetime]": "made: Mapped[datetime | None]",
     'server_default=text("7"))': (
         'server_default=text("8"))\n'
         "        seen: Mapped[datetime | None] = mapped_column(UtcDateTime, server_default=now())"
@@ -234,7 +235,7 @@ def test_a_refusal_by_a_written_constraint_has_its_sentence(revised: Path, url: 
     assert (done.stdout, done.stderr) == ("a name has 64 characters at most\n", "")
 
 
-def test_a_written_revision_is_what_a_person_would_have_written(revised: Path):
+def test_a_written_revision_is_formatted_and_imports_the_applications_types(revised: Path):
     """Formatted and sorted, for lines of any width; own types are imported; no word of one database alone."""
     first, second = sorted((revised / "shop" / "migrations").glob("app_*.py"))
     text = first.read_text()
