@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -55,6 +56,23 @@ def _check_query_value(value: Any) -> Any:
 
 
 QueryValue = Annotated[str | list[str], BeforeValidator(_check_query_value)]
+
+
+def words(value: Any) -> Any:
+    """A list as in TOML, or as text of a flag or variable: separated by blanks or commas; or none."""
+    if isinstance(value, str):
+        return () if value.lower() == "none" else tuple(value.replace(",", " ").split())
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_modules(modules: tuple[str, ...]) -> tuple[str, ...]:
+    for module in modules:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise ValueError(f"{mask_text(module)[:60]!r} is no name of a module: shop.models")
+    return modules
+
+
+Modules = Annotated[tuple[str, ...], BeforeValidator(words), AfterValidator(_check_modules)]
 
 
 class Section(BaseModel):
@@ -208,6 +226,12 @@ class DatabaseSettings(Section):
         max_length=63,
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
         description="the table that holds the schema's revisions; one of its own beside another Alembic",
+    )
+    # Installed, onfinish has the sample's tables in itself, and cannot know of an application's.
+    models: Modules = Field(
+        (),
+        description="modules and packages that have the application's tables, for migrate and shell; none: "
+        "the packages of db in the clone, the sample's where onfinish is installed",
     )
     application_name: str = Field(
         "onfinish", min_length=1, max_length=63, description="the name that pg_stat_activity shows"

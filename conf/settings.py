@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from conf.database import DatabaseSettings, Seconds, Section, shown
+from conf.database import DatabaseSettings, Seconds, Section, shown, words
 from conf.hosts import ANY, canonical_host
 from conf.masks import mask_text
 
@@ -33,13 +33,6 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'+.^_`|~-]+")
 
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
-
-
-def _words(value: Any) -> Any:
-    """A list as in TOML, or as text of a flag or variable: separated by blanks or commas; or none."""
-    if isinstance(value, str):
-        return () if value.lower() == "none" else tuple(value.replace(",", " ").split())
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
@@ -88,10 +81,10 @@ def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
     return networks
 
 
-Origins = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_check_origins)]
-Hosts = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_check_hosts)]
-HeaderNames = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_check_header_names)]
-Networks = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_check_networks)]
+Origins = Annotated[tuple[str, ...], BeforeValidator(words), AfterValidator(_check_origins)]
+Hosts = Annotated[tuple[str, ...], BeforeValidator(words), AfterValidator(_check_hosts)]
+HeaderNames = Annotated[tuple[str, ...], BeforeValidator(words), AfterValidator(_check_header_names)]
+Networks = Annotated[tuple[str, ...], BeforeValidator(words), AfterValidator(_check_networks)]
 
 
 class HttpSettings(Section):

@@ -311,7 +311,10 @@ class Database:
         from db.schema import migrate  # Alembic takes a while to load, and a server need not have it
 
         with self.writer.scopes.begin() as connection:
-            migrate.upgrade_on(connection, "kernel", version_table=self.settings.version_table)
+            settings = self.settings
+            migrate.upgrade_on(
+                connection, "kernel", version_table=settings.version_table, models=settings.models
+            )
             metadata.create_all(connection)
         if not self.backend.shares_one_connection:
             self.writer.scopes.dispose()  # a connection looks for the kernel's tables when it is made

@@ -52,8 +52,8 @@ def make_app(
     else:
         compared = [*routes]
     http = settings.http
-    revision = migrate.head()
-    database.expect_schema(revision, known=migrate.known())
+    revision = migrate.head(settings.database.models)
+    database.expect_schema(revision, known=migrate.known(settings.database.models))
     twins = Twins(database.settings, compared) if settings.compare.mount else None
     slots = {"writer": database.writer.limiter.size, "reader": database.reader.limiter.size}
     limits = Limits(

@@ -109,6 +109,9 @@ def _main(argv: list[str]) -> int:
         return 2
 
     set_up_logs(settings.log)
+    if settings.database.models and not sys.flags.safe_path:
+        # The application's folder, which `python -m` puts there, and a script's start does not.
+        sys.path.insert(0, os.getcwd())
     _warn_of_database_from_variable(settings)
     return run_command(
         found[arguments.command], settings, arguments, prog=f"{parser.prog} {arguments.command}"

@@ -55,7 +55,7 @@ def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
         with engine.connect() as connection:
             connect_ms = (time.perf_counter() - began) * 1000
             yield _connection(connection, connect_ms)
-            yield from _schema(connection, backend, settings.version_table)
+            yield from _schema(connection, backend, settings)
             yield from checkup.examine(connection, settings, plan)
             yield from checkup.examine_roles(connection, settings)
         yield from _other_roles(settings, backend)
@@ -97,7 +97,7 @@ def _replica(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     try:
         with engine.connect() as connection:
             at = migrate.current_on(connection, version_table=settings.version_table)
-            expected = migrate.head()
+            expected = migrate.head(settings.models)
             if at != expected:
                 fix = "wait until it has caught up, or see what keeps it from that"
                 yield error("replica", f"its schema is at {at}, the code expects {expected}", fix)
@@ -117,10 +117,11 @@ def _try(engine: Engine) -> None:
         engine.dispose()
 
 
-def _schema(connection: Connection, backend: Backend, version_table: str) -> Iterator[Finding]:
-    at, expected = migrate.current_on(connection, version_table=version_table), migrate.head()
-    if at != expected:
-        unknown = migrate.unknown_on(connection, version_table=version_table)
+def _schema(connection: Connection, backend: Backend, settings: DatabaseSettings) -> Iterator[Finding]:
+    version_table, models = settings.version_table, settings.models
+    at, expected = migrate.current_on(connection, version_table=version_table), migrate.head(models)
+    unknown = migrate.unknown_on(connection, version_table=version_table, models=models)
+    if at != expected or unknown is not None:
         told = f"is at {at}" if at else "there is none"
         if unknown is not None:
             yield error("schema", *unknown)
@@ -133,7 +134,7 @@ def _schema(connection: Connection, backend: Backend, version_table: str) -> Ite
         else:
             yield error("schema", f"{told}, the code expects {expected}", migrate.WAY_OUT)
         return
-    differences = migrate.drift_on(connection, version_table=version_table)
+    differences = migrate.drift_on(connection, version_table=version_table, models=models)
     if differences:
         fix = "undo by hand what was changed by hand, or write a revision for it"
         yield from (error("drift", difference, fix) for difference in differences)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import CheckConstraint, Connection, Engine
 from sqlalchemy.orm import session
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
@@ -17,6 +17,11 @@ def set_connection_class(engine: Engine, connection: type[Connection]) -> None:
 def sessions_alive() -> int:
     """How many sessions the process has not dropped; the registry of `close_all_sessions` is private."""
     return len(session._sessions)
+
+
+def is_of_a_type(check: CheckConstraint) -> bool:
+    """Whether a column's type has made a CHECK, and makes it again: a Boolean or an Enum."""
+    return bool(check._type_bound)
 
 
 class QueuePoolInside(QueuePool):

@@ -1,36 +1,38 @@
 """The schema: what revisions it is at, how it gets to others, and whether it is what the code expects.
 
-Alembic's revisions are the only maker of the schema, in branches: the kernel's, and those of the packages
-with tables beside it (`db.schema.branches`). They go forward only; the way back is a backup, since no
-revision can give back what a later one took away.
+Alembic's revisions are the only maker of the schema, in branches: the kernel's, and the application's
+(`db.schema.branches`). They go forward only; the way back is a backup, since no revision can give back what a
+later one took away.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
-from alembic import autogenerate, command
-from alembic.config import Config
+from alembic import command
 from alembic.migration import MigrationContext
-from alembic.script import Script, ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import CheckConstraint, Connection, MetaData, inspect
-from sqlalchemy.exc import DBAPIError
+from alembic.util import rev_id
+from sqlalchemy import Connection, inspect
+from sqlalchemy.exc import CompileError, DBAPIError
 
 from conf import DatabaseSettings
 from conf.database import VERSION_TABLE
+from conf.program import COMMAND, PREFIX
 from db.backend import Role
 from db.backends.choose import backend_for
 from db.engines.engine import blocking, make_engine, make_url
 from db.errors import Cancelled, SchemaError
-from db.schema.branches import KERNEL, Branch, branches
+from db.schema.autogenerate import NOTHING, Statements, differences, statements
+from db.schema.branches import KERNEL, Branch
 from db.schema.guards import guarded
 from db.schema.migrations.options import to_compare, to_migrate
+from db.schema.revisions import Revisions, following
+from db.schema.source import revision_text
 from db.schema.state import WAY_OUT as WAY_OUT, joined
 
 
@@ -51,25 +53,53 @@ def upgrade(settings: DatabaseSettings, to: str = "head") -> None:
             what a revision wants.
         Nothing was changed after any of them.
     """
-    try:
-        with _connection(settings, "migration") as connection:
-            upgrade_on(connection, to, version_table=settings.version_table)
-    except Cancelled as error:
-        raise SchemaError("a statement ran into the time limit of migrations; nothing was changed") from error
+    with _migration(settings) as connection:
+        upgrade_on(connection, to, version_table=settings.version_table, models=settings.models)
 
 
-def upgrade_on(connection: Connection, to: str = "head", *, version_table: str = VERSION_TABLE) -> None:
+def upgrade_on(
+    connection: Connection,
+    to: str = "head",
+    *,
+    version_table: str = VERSION_TABLE,
+    models: Sequence[str] = (),
+) -> None:
     """`upgrade` on a connection of the caller's, which commits or rolls back.
 
     For a database that lives in one connection: an in-memory SQLite.
     """
-    revision = _resolve(to)
+    revisions = Revisions(models)
+    revision = revisions.resolve(to)
     with guarded(connection):
-        unknown = unknown_on(connection, version_table=version_table)
-        if unknown is not None:
-            raise SchemaError(f"the schema {unknown.told}: {unknown.fix}")
-        _require_way(_revisions_on(connection, version_table), revision)
-        command.upgrade(_config(connection=connection, options=to_migrate(version_table)), revision)
+        _require_ours(connection, version_table, models)
+        _require_way(revisions, _revisions_on(connection, version_table), revision)
+        config = revisions.config(connection=connection, options=to_migrate(version_table))
+        command.upgrade(config, revision)
+
+
+def stamp(settings: DatabaseSettings, to: str) -> None:
+    """Note that the schema is at a revision, which its tables were made for otherwise. Runs none.
+
+    Args:
+        to: as of `upgrade`.
+
+    Raises:
+        SchemaError: no such revision; the database's revisions are another application's; of a branch that
+            it names no table is there. Nothing was changed.
+        DatabaseError: as of `upgrade`.
+    """
+    revisions = Revisions(settings.models)
+    revision = revisions.resolve(to)
+    with _migration(settings) as connection, guarded(connection):
+        _require_ours(connection, settings.version_table, settings.models)
+        named = [head.revision for head in revisions.scripts.get_revisions(revision)]
+        absent = _absent(connection, revisions, revisions.labels(named))
+        if absent:
+            raise SchemaError(
+                f"no table of {', '.join(absent)} is there: `{COMMAND} migrate --to {absent[0]}` makes them"
+            )
+        context = MigrationContext.configure(connection, opts={"version_table": settings.version_table})
+        context.stamp(revisions.scripts, revision)
 
 
 def current(settings: DatabaseSettings) -> str | None:
@@ -83,21 +113,46 @@ def current_on(connection: Connection, *, version_table: str = VERSION_TABLE) ->
     return joined(_revisions_on(connection, version_table))
 
 
-def head() -> str:
+def positions(settings: DatabaseSettings) -> dict[str, tuple[str | None, str | None]]:
+    """For each branch the revision that the database is at, and the newest; None where there is none.
+
+    Raises:
+        SchemaError: the database's revisions are another application's, or a newer release's.
+    """
+    revisions = Revisions(settings.models)
+    with _connection(settings, "reader") as connection:
+        _require_ours(connection, settings.version_table, settings.models)
+        applied = {
+            each.revision for each in revisions.applied(_revisions_on(connection, settings.version_table))
+        }
+    found = {}
+    for label, branch in revisions.branches.items():
+        line = [script.revision for script in revisions.line(branch)]
+        done = [revision for revision in line if revision in applied]
+        found[label] = (done[-1] if done else None, line[-1] if line else None)
+    return found
+
+
+def history(models: Sequence[str] = ()) -> dict[str, list[tuple[str, str]]]:
+    """For each branch its revisions, newest first, each with what it does. Connects to no database."""
+    revisions = Revisions(models)
+    return {
+        label: [(script.revision, script.doc) for script in reversed(revisions.line(branch))]
+        for label, branch in revisions.branches.items()
+    }
+
+
+def head(models: Sequence[str] = ()) -> str:
     """The newest revisions that this code knows, as `current` shows them where the database is at them.
 
     One for each branch, except for one that another's revision depends on: the database has that one implied.
     """
-    newest = joined(script.revision for script in _scripts().get_revisions("heads"))
-    if newest is None:
-        folders = ", ".join(str(branch.folder) for branch in branches().values())
-        raise SchemaError(f"this installation has no migrations: is {folders} part of it?")
-    return newest
+    return Revisions(models).head
 
 
-def known() -> frozenset[str]:
+def known(models: Sequence[str] = ()) -> frozenset[str]:
     """Every revision that this code knows."""
-    return frozenset(script.revision for script in _scripts().walk_revisions())
+    return Revisions(models).known
 
 
 class Unknown(NamedTuple):
@@ -107,25 +162,26 @@ class Unknown(NamedTuple):
     fix: str
 
 
-def unknown_on(connection: Connection, *, version_table: str = VERSION_TABLE) -> Unknown | None:
+def unknown_on(
+    connection: Connection, *, version_table: str = VERSION_TABLE, models: Sequence[str] = ()
+) -> Unknown | None:
     """Whether the version table holds what is not this code's; None where it does not, or is empty.
 
-    Another application's revisions may have the names of ours: a revision is ours where a table of its branch
+    Another application's revisions may have the names of ours: they are ours where a table of their branches
     is there.
     """
+    revisions = Revisions(models)
     at = _revisions_on(connection, version_table)
-    is_known = known().issuperset(at)
-    labels = _labels(at) if is_known else {KERNEL}  # whose tables a newer release has in any case
-    inspector = inspect(connection)
-    metadata = [branches()[label].metadata for label in labels]
-    if not all(any(map(inspector.has_table, each.tables)) for each in metadata):
+    is_known = revisions.known.issuperset(at)
+    labels = revisions.labels(at) if is_known else {KERNEL}  # whose tables a newer release has in any case
+    if at and len(_absent(connection, revisions, labels)) == len(labels):
         fix = (
             f"{version_table} is another application's: set database.version_table to the name of a table "
             "for ours, onfinish_version for one"
         )
         return Unknown(f"is at {joined(at)}, but no table of that revision is there", fix)
     if not is_known:
-        told = f"is at {joined(at)}, which this code does not know (its newest is {head()})"
+        told = f"is at {joined(at)}, which this code does not know (its newest is {revisions.head})"
         return Unknown(told, "a newer release, or one with more branches, made it: run that one")
     return None
 
@@ -133,64 +189,103 @@ def unknown_on(connection: Connection, *, version_table: str = VERSION_TABLE) ->
 def drift(settings: DatabaseSettings) -> list[str]:
     """What the database's schema and the code's tables differ in, a sentence each; empty where nothing."""
     with _connection(settings, "reader") as connection:
-        return drift_on(connection, version_table=settings.version_table)
+        return drift_on(connection, version_table=settings.version_table, models=settings.models)
 
 
-def drift_on(connection: Connection, *, version_table: str = VERSION_TABLE) -> list[str]:
+def drift_on(
+    connection: Connection, *, version_table: str = VERSION_TABLE, models: Sequence[str] = ()
+) -> list[str]:
     """`drift` on a connection of the caller's."""
-    at = current_on(connection, version_table=version_table)
+    revisions = Revisions(models)
+    at, expected = current_on(connection, version_table=version_table), revisions.head
+    unknown = unknown_on(connection, version_table=version_table, models=models)
     sentences = []
-    if at != head():
-        unknown = unknown_on(connection, version_table=version_table)
+    if at != expected or unknown is not None:
         found = f"schema is at {at}" if at else "there is no schema"
-        sentences.append(f"{found}, the code expects {head()}: {unknown.fix if unknown else WAY_OUT}")
-    options = to_compare(version_table, branches().values())
-    context = MigrationContext.configure(connection, opts=options)
-    differences = autogenerate.compare_metadata(context, options["target_metadata"])
-    sentences += [_sentence(difference) for difference in differences]
-    return sentences + list(_checks_that_differ(connection, options["target_metadata"]))
+        sentences.append(f"{found}, the code expects {expected}: {unknown.fix if unknown else WAY_OUT}")
+    options = to_compare(version_table, revisions.branches, revisions.branches.values())
+    return sentences + differences(connection, options)
 
 
-def draft(
-    settings: DatabaseSettings, message: str, *, branch: str | None = None, folder: Path | None = None
-) -> Path:
-    """Write a revision with what `drift` finds in the tables of a branch, to be read and completed.
+def compared(models: Sequence[str] = ()) -> list[Branch]:
+    """The branches whose tables `drift` compares, each with the modules that it takes them from."""
+    return [*Revisions(models).branches.values()]
+
+
+class Written(NamedTuple):
+    """A revision that was written, and the databases for which no SQL can be made of it, with the reason."""
+
+    path: Path
+    unfit: dict[str, str]
+
+
+def write_revision(
+    settings: DatabaseSettings, message: str, *, branch: str | None = None, from_tables: bool = False
+) -> Written | None:
+    """Write a branch's next revision, to be read and completed. Changes no database.
 
     Args:
-        settings: a database whose schema is at `head`.
+        settings: with ``from_tables`` a database that is at the branch's newest revision, or in memory.
         message: what the revision does, in a few words; they make its name.
-        branch: the label; None where there is one besides the kernel's, or the kernel's alone.
-        folder: where the revisions are, if not in the branch's package.
-
-    Returns:
-        The new file.
+        branch: the label; None for the only one besides the kernel's, or the kernel's alone.
+        from_tables: it does what the tables of the branch have and the database has not; None is returned
+            where nothing differs, and else it does nothing yet.
 
     Raises:
-        SchemaError: there is no such branch.
+        SchemaError: there is no such branch, or it is onfinish's own in an installation; the database is not
+            at its newest revision. Nothing was written.
+        DatabaseError: as of `drift`.
     """
-    chosen = _branch(branch)
-    newest = _newest(chosen)
-    with _connection(settings, "writer") as connection:
-        options = to_compare(settings.version_table, [chosen])
-        script = command.revision(
-            _config(connection=connection, options=options),
-            message,
-            autogenerate=True,
-            head=newest.revision if newest else "base",
-            branch_label=None if newest else chosen.label,
-            rev_id=_following(newest.revision) if newest else f"{chosen.label}_0001",
-            version_path=folder or chosen.folder,
+    revisions = Revisions(settings.models)
+    chosen = revisions.branch(branch)
+    if PREFIX and f"{chosen.names[0]}.".startswith(PREFIX):
+        raise SchemaError(
+            f"the branch {chosen.label} is a part of the installation: name the modules that have the "
+            "application's tables by database.models (--database-models shop.models)"
         )
-    return Path(cast(Script, script).path)
+    newest = revisions.newest(chosen)
+    does: Statements | None = NOTHING
+    if from_tables:
+        does = _statements(settings, revisions, chosen, newest.revision if newest else None)
+    if does is None:
+        return None
+    revision = following(chosen, newest) or rev_id()
+    variables = {
+        "revision": revision,
+        "down_revision": newest.revision if newest else None,
+        "branch_labels": None if newest else (chosen.label,),
+        "depends_on": None,
+    }
+    words = re.sub(r"\W+", "_", message.lower()).strip("_")[:40]
+    text = revision_text(message, variables, does.body, does.imports)
+    if not chosen.folder.exists():
+        chosen.folder.mkdir()
+        (chosen.folder / "__init__.py").write_text(f'"""The revisions of {chosen.names[0]}."""\n')
+    path = chosen.folder / f"{revision}_{words}.py"
+    path.write_text(text, encoding="utf-8")
+    return Written(path, dict(_unfit(settings, newest.revision if newest else "base", revision)))
 
 
 def sql(settings: DatabaseSettings, to: str = "head") -> str:
     """The SQL that makes the schema from nothing, to be run by other means. Connects to no database."""
     backend = make_url(settings).get_backend_name()
-    config = _config(backend=backend, options=to_migrate(settings.version_table))
-    config.output_buffer = io.StringIO()
-    command.upgrade(config, _resolve(to), sql=True)
-    return config.output_buffer.getvalue()
+    return _sql(settings, backend, Revisions(settings.models).resolve(to))
+
+
+def _sql(settings: DatabaseSettings, backend: str, way: str) -> str:
+    config = Revisions(settings.models).config(backend=backend, options=to_migrate(settings.version_table))
+    config.output_buffer = output = io.StringIO()
+    command.upgrade(config, way, sql=True)
+    return output.getvalue()
+
+
+def _unfit(settings: DatabaseSettings, before: str, revision: str) -> Iterator[tuple[str, str]]:
+    """Which databases have no SQL for a revision. SQLite is not asked: it rebuilds tables that it reads."""
+    for backend in ("postgresql", "mysql", "mariadb"):
+        try:
+            _sql(settings, backend, f"{before}:{revision}")
+        except CompileError as error:
+            yield backend, str(error)
 
 
 @contextmanager
@@ -208,19 +303,31 @@ def _connection(settings: DatabaseSettings, role: Role) -> Iterator[Connection]:
         engine.dispose()
 
 
-def _config(**attributes: object) -> Config:
-    """Alembic's configuration, made here: there is no alembic.ini to be found, or lost."""
-    config = Config(attributes=attributes)
-    config.set_main_option("script_location", f"{__name__.rpartition('.')[0]}:migrations")
-    folders = "\n".join(str(branch.folder) for branch in branches().values())
-    config.set_main_option("path_separator", "newline")
-    config.set_main_option("version_locations", folders.replace("%", "%%"))
-    config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
-    return config
+@contextmanager
+def _migration(settings: DatabaseSettings) -> Iterator[Connection]:
+    try:
+        with _connection(settings, "migration") as connection:
+            yield connection
+    except Cancelled as error:
+        raise SchemaError("a statement ran into the time limit of migrations; nothing was changed") from error
 
 
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
+def _statements(
+    settings: DatabaseSettings, revisions: Revisions, branch: Branch, newest: str | None
+) -> Statements | None:
+    url = make_url(settings)
+    in_memory = backend_for(url, settings.pooler).shares_one_connection
+    with _connection(settings, "migration" if in_memory else "reader") as connection:
+        if in_memory and newest is not None:
+            upgrade_on(connection, branch.label, version_table=settings.version_table, models=settings.models)
+        _require_ours(connection, settings.version_table, settings.models)
+        at = _revisions_on(connection, settings.version_table)
+        if newest is not None and newest not in {script.revision for script in revisions.applied(at)}:
+            raise SchemaError(
+                f"the schema is at {joined(at)}, and the next revision comes after {newest}: {WAY_OUT}"
+            )
+        options = to_compare(settings.version_table, revisions.branches, [branch])
+        return statements(connection, options, branch.modules.values())
 
 
 def _revisions_on(connection: Connection, version_table: str) -> tuple[str, ...]:
@@ -228,89 +335,29 @@ def _revisions_on(connection: Connection, version_table: str) -> tuple[str, ...]
     return context.get_current_heads()
 
 
-def _branch(label: str | None) -> Branch:
-    if label is None:
-        others = [branch for branch in branches().values() if branch.label != KERNEL]
-        if len(others) < 2:
-            return others[0] if others else branches()[KERNEL]
-    elif label in branches():
-        return branches()[label]
-    raise SchemaError(f"there is no branch {label!r}: choose one of {', '.join(branches())}")
+def _absent(connection: Connection, revisions: Revisions, labels: Collection[str]) -> list[str]:
+    """The branches of which no table is there."""
+    inspector = inspect(connection)
+    return [
+        label
+        for label in sorted(labels)
+        if not any(
+            inspector.has_table(table.name, table.schema) for table in revisions.branches[label].tables
+        )
+    ]
 
 
-def _newest(branch: Branch) -> Script | None:
-    """The newest revision of a branch; None where it has none yet."""
-    try:
-        return _scripts().get_revision(f"{branch.label}@head")
-    except CommandError:
-        return None
+def _require_ours(connection: Connection, version_table: str, models: Sequence[str]) -> None:
+    unknown = unknown_on(connection, version_table=version_table, models=models)
+    if unknown is not None:
+        raise SchemaError(f"the schema {unknown.told}: {unknown.fix}")
 
 
-def _following(revision: str) -> str | None:
-    """The name with the next number; None, for one of Alembic's own making, where it ends with none."""
-    following = re.sub(r"\d+$", lambda number: f"{int(number[0]) + 1:0{len(number[0])}}", revision)
-    return following if following != revision else None
-
-
-def _resolve(to: str) -> str:
-    """The full name of a revision, or Alembic's word for all that are newest."""
-    if to == "head":
-        return "heads"
-    try:
-        script = _newest(branches()[to]) if to in branches() else _scripts().get_revision(to) if to else None
-    except CommandError:
-        script = None
-    if script is None:
-        choices = ", ".join([*branches(), *sorted(known())])
-        raise SchemaError(f"there is no revision {to!r}: choose head or one of {choices}")
-    return script.revision
-
-
-def _applied(at: Iterable[str]) -> Iterator[Script]:
-    """Revisions and all that they came after, or depend on."""
-    scripts = _scripts()
-    for revision in at:  # one at a time: Alembic refuses revisions of which one implies the other
-        yield from scripts.iterate_revisions(revision, "base")
-
-
-def _labels(at: Iterable[str]) -> set[str]:
-    """The branches whose tables a database at these revisions has."""
-    return {label for script in _applied(at) for label in script.branch_labels} & branches().keys()
-
-
-def _require_way(at: Collection[str], to: str) -> None:
+def _require_way(revisions: Revisions, at: Collection[str], to: str) -> None:
     """See to it that the way from ``at`` to ``to`` leads forward."""
     if to == "heads" or to in at:
         return
-    behind = {script.revision: script for script in _applied(at)}
+    behind = {script.revision: script for script in revisions.applied(at)}
     if to in behind and behind[to].nextrev:
         found = joined(at)
         raise SchemaError(f"the schema is at {found}, which comes after {to}: migrations go forward only")
-
-
-def _checks_that_differ(connection: Connection, metadata: Iterable[MetaData]) -> Iterator[str]:
-    """Alembic compares no CHECK constraints. Their names are ours; their text each database rewrites."""
-    inspector = inspect(connection)
-    there = set(inspector.get_table_names())
-    for table in (table for each in metadata for table in each.sorted_tables):
-        if table.name not in there:
-            continue
-        expected = {str(each.name) for each in table.constraints if isinstance(each, CheckConstraint)}
-        found = {str(each["name"]) for each in inspector.get_check_constraints(table.name)}
-        yield from (f"check {table.name}.{name} is in the code only" for name in sorted(expected - found))
-        yield from (f"check {table.name}.{name} is in the database only" for name in sorted(found - expected))
-
-
-def _sentence(difference: Any) -> str:
-    """One of Alembic's differences in words: "add" for what the database lacks, "remove" for the rest."""
-    if isinstance(difference, list):  # what differs in one column
-        return "; ".join(map(_sentence, difference))
-    operation, *what = difference
-    verb, _, kind = operation.partition("_")
-    if verb == "modify":
-        _, table, column, _, there, expected = what
-        return f"{kind} of {table}.{column} is {there!r} in the database, {expected!r} in the code"
-    subject = what[-1]
-    table = what[-2] if kind == "column" else getattr(getattr(subject, "table", None), "name", None)
-    name = f"{table}.{subject.name}" if table else subject.name
-    return f"{kind} {name} is in the {'code' if verb == 'add' else 'database'} only"

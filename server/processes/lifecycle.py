@@ -130,7 +130,9 @@ class Lifecycle:
         try:
             if parent is None:
                 await self._bring_schema_up(database)
-                self._findings = await first_look(database, revision=migrate.head())
+                self._findings = await first_look(
+                    database, revision=migrate.head(self._settings.database.models)
+                )
             try:
                 listening = listen(self._settings) if parent is None else parent.listening
             except CannotListen as error:
@@ -189,7 +191,11 @@ class Lifecycle:
         def upgrade() -> None:
             if database.backend.shares_one_connection:  # in memory: no other connection would see it
                 with database.writer.engine.begin() as connection:
-                    migrate.upgrade_on(connection, version_table=self._settings.database.version_table)
+                    migrate.upgrade_on(
+                        connection,
+                        version_table=self._settings.database.version_table,
+                        models=self._settings.database.models,
+                    )
             else:
                 migrate.upgrade(self._settings.database)
 

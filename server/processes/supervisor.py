@@ -155,7 +155,7 @@ class Supervisor:
         """Find what is wrong for every process once, before there are any."""
         database = Database(self._settings.database)
         try:
-            self._findings = await first_look(database, revision=migrate.head())
+            self._findings = await first_look(database, revision=migrate.head(self._settings.database.models))
             if not self._findings:
                 self._next_step = await first_step(database)
         finally:

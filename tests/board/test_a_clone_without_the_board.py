@@ -1,8 +1,8 @@
 """An application of one's own in the board's place: the kernel's tests pass, and so do the application's.
 
-A copy of this tree loses every folder named ``board``, and is given two tables, their migration, their
-handlers, their command and their tests. Nothing else is changed in it but the line that names the routes,
-and the names in the contracts of import-linter.
+A copy of this tree loses every folder named ``board``, and is given two tables, their handlers, their
+command and their tests. Nothing else is changed in it but the line that names the routes, and the names in
+the contracts of import-linter; its first migration is written there by the command.
 """
 
 from __future__ import annotations
@@ -79,39 +79,6 @@ def list_items(session: Session) -> list[str]:
     return list(session.scalars(select(Order.item).order_by(Order.id)))
 ''',
     "db/shop/migrations/__init__.py": '"""The revisions of the shop."""\n',
-    "db/shop/migrations/shop_0001_orders.py": '''
-"""Buyers and orders."""
-
-import sqlalchemy as sa
-from alembic import op
-
-from db.base import SerialId
-
-revision = "shop_0001"
-down_revision = None
-branch_labels = ("shop",)
-depends_on = None
-
-
-def upgrade() -> None:
-    op.create_table(
-        "buyers",
-        sa.Column("id", SerialId, nullable=False),
-        sa.Column("name", sa.String(64), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_buyers")),
-        sa.UniqueConstraint("name", name=op.f("uq_buyers_name")),
-    )
-    op.create_table(
-        "orders",
-        sa.Column("id", SerialId, nullable=False),
-        sa.Column("buyer_id", SerialId, nullable=False),
-        sa.Column("item", sa.String(64), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_orders")),
-        sa.ForeignKeyConstraint(
-            ["buyer_id"], ["buyers.id"], name=op.f("fk_orders_buyer_id_buyers")
-        ),
-    )
-''',
     "handlers/shop/__init__.py": '"""The shop over HTTP."""\n',
     "handlers/shop/routes.py": '''
 """Orders over HTTP."""
@@ -249,6 +216,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tree with the shop in the board's place."""
     folder = tmp_path_factory.mktemp("clone")
     make_clone(folder)
+    revision = ["migrate", "revision", "-m", "orders", "--autogenerate", "--database-url", "sqlite://"]
+    written = run(folder, "server", *revision)
+    assert written.stderr == ""
+    assert (folder / "db/shop/migrations/shop_0001_orders.py").is_file()
     return folder
 
 

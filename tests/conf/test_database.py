@@ -94,6 +94,7 @@ def test_urls_that_are_wrong_are_told_without_showing_them(url: str, says: str) 
         ({"url": "sqlite://", "pool_max_waiting": -1}, "greater than or equal to 0"),
         ({"url": "sqlite://", "pool_max_waiting": "3"}, "valid integer"),
         ({"url": "sqlite://", "statement_timeout_s": 0}, "greater than 0"),
+        ({"url": "sqlite://", "models": ["shop/models.py"]}, "'shop/models.py' is no name of a module"),
         (
             {"url": "sqlite://", "query": {"timeout": 5}},
             "should be text, or a list of texts, as in a URL's query",

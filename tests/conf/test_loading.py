@@ -76,6 +76,7 @@ class TestOrder:
         }
         special |= {"http.cors_headers": "Authorization"}
         special |= {"http.trusted_proxies": "10.0.0.7, 10.1.0.0/16"}
+        special |= {"database.models": "shop.models, billing"}
         special |= {"http.hosts": "app.example.org", "ops.hosts": "*"}
         texts = {}
         for path in names():

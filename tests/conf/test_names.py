@@ -24,6 +24,7 @@ PROMISED = [
     ("database.max_overflow", "--max-overflow", "MAX_OVERFLOW"),
     ("database.pool_timeout_s", "--pool-timeout-s", "POOL_TIMEOUT_S"),
     ("database.pool_max_waiting", "--pool-max-waiting", "POOL_MAX_WAITING"),
+    ("database.models", "--database-models", "DATABASE_MODELS"),
     ("database.pool_recycle_s", "--pool-recycle-s", "POOL_RECYCLE_S"),
     ("database.pool_pre_ping", "--pool-pre-ping", "POOL_PRE_PING"),
     ("database.password", "--database-password", "DATABASE_PASSWORD"),

@@ -304,3 +304,20 @@ def test_an_asyncio_driver_takes_the_pool_that_is_marked_for_it():
 
 def test_private_names_are_found():
     assert {"_log", "_execute", "_connection_cls"} <= private_names()
+
+
+def test_a_check_that_a_type_makes_is_told_from_one_of_the_table():
+    """`is_of_a_type`: a revision that writes both would make it twice."""
+    table = sqlalchemy.Table(
+        "things",
+        sqlalchemy.MetaData(),
+        sqlalchemy.Column("colour", sqlalchemy.Enum("red", "blue", name="colour", create_constraint=True)),
+        sqlalchemy.CheckConstraint("colour <> 'blue'", name="not_blue"),
+    )
+
+    checks = [each for each in table.constraints if isinstance(each, sqlalchemy.CheckConstraint)]
+
+    assert {str(each.name): of_sqlalchemy.is_of_a_type(each) for each in checks} == {
+        "colour": True,
+        "not_blue": False,
+    }

@@ -200,6 +200,36 @@ def test_the_commands_migrate_and_check(environment: Environment, shop: Path):
 
 
 @pytest.mark.slow
+def test_the_applications_tables_have_revisions_of_their_own(environment: Environment, shop: Path):
+    """Found by `database.models`, in the application's folder; none of the sample's tables is made."""
+    models = {"DATABASE_MODELS": "db"}
+    revision = ["migrate", "revision", "-m", "orders", "--autogenerate"]
+
+    refused = environment.run("onfinish", *revision, cwd=shop)
+    written = environment.run("onfinish", *revision, cwd=shop, environ=models)
+    migrated = environment.run("onfinish", "migrate", cwd=shop, environ=models)
+    checked = environment.run("python", "-m", "onfinish.server", "migrate", "check", cwd=shop, environ=models)
+    read = environment.run(
+        "onfinish", "shell", "-c", "print(session.get(Order, 1))", cwd=shop, environ=models
+    )
+
+    assert (refused.returncode, "name the modules that have the application's tables" in refused.stderr) == (
+        1,
+        True,
+    )
+    path = shop / "db/migrations/app_0001_orders.py"
+    assert written.stdout == f"{path}: read it before it is run\n", written.stderr
+    assert "sa.UniqueConstraint(" in path.read_text()
+    assert migrated.stdout == "schema is at app_0001, kernel_0003 (was empty)\n", migrated.stderr
+    assert checked.stdout.splitlines() == [
+        "schema is at app_0001, kernel_0003, as the code expects",
+        "  kernel: 2 tables of onfinish.db.idempotency, onfinish.db.work.commit_marker",
+        "  app: 1 table of db, db.base, db.elsewhere, db.errors, db.orders",
+    ], checked.stderr
+    assert (read.stdout, read.stderr) == ("None\n", "")
+
+
+@pytest.mark.slow
 def test_clone_and_wheel_share_a_database(environment: Environment, shop: Path):
     """One version table, with revisions of the same names."""
     migrate.upgrade(DatabaseSettings(url=f"sqlite:///{shop / 'onfinish.db'}"))

@@ -46,10 +46,10 @@ def test_no_string_names_a_package():
 
 
 def test_no_template_names_a_package():
-    """What is installed beside the modules: settings, Alembic's template, the report's."""
+    """What is installed beside the modules: settings, the report's template."""
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*"):
-            if path.suffix in {".mako", ".html", ".toml"}:
+            if path.suffix in {".html", ".toml"}:
                 assert NAMED.search(path.read_text()) is None, path
 
 

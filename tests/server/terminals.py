@@ -7,12 +7,15 @@ import pty
 import select
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.server.test_cli import environment
 
 
-def on_a_terminal(*arguments: str, **variables: str) -> str:
-    """Run the command line on a terminal of 80 columns; what it has shown."""
+def on_a_terminal(
+    *arguments: str, typed: str = "", cwd: Path | None = None, status: int = 0, **variables: str
+) -> str:
+    """Run the command line on a terminal of 80 columns, in which something is typed; what it has shown."""
     ours, theirs = pty.openpty()
     env = environment(**variables, TERM="xterm", LINES="24")
     os.set_blocking(ours, False)
@@ -20,9 +23,15 @@ def on_a_terminal(*arguments: str, **variables: str) -> str:
         sized.wait(10)
     shown = b""
     with subprocess.Popen(
-        [sys.executable, "-m", "server", *arguments], env=env, stdin=theirs, stdout=theirs, stderr=theirs
+        [sys.executable, "-m", "server", *arguments],
+        cwd=cwd,
+        env=env,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
     ) as process:
         os.close(theirs)
+        os.write(ours, typed.encode())
         while select.select([ours], [], [], 30)[0]:
             try:
                 piece = os.read(ours, 65_536)
@@ -31,6 +40,6 @@ def on_a_terminal(*arguments: str, **variables: str) -> str:
             if not piece:
                 break
             shown += piece
-        assert process.wait(30) == 0
+        assert process.wait(30) == status
     os.close(ours)
     return shown.decode()

@@ -162,7 +162,7 @@ class TestWrongUse:
     def test_check_changes_nothing_so_it_takes_no_revision(self) -> None:
         done = run("migrate", "check", "--to", "head")
 
-        assert (done.status, done.told) == (2, ["migrate check takes neither --to nor --sql"])
+        assert (done.status, done.told) == (2, ["migrate check takes no --to"])
 
     def test_a_driver_that_is_not_supported_is_a_wrong_setting(self) -> None:
         done = run("migrate", DATABASE_URL="postgresql+pg8000://me:geheim@h/x")
@@ -291,7 +291,9 @@ class TestMigrate:
 
         assert re.fullmatch(r"schema is at ([\w, ]+) \(was empty\)\n", first.out)
         assert re.fullmatch(r"schema is already at ([\w, ]+)\n", second.out)
-        assert re.fullmatch(r"schema is at ([\w, ]+), as the code expects\n", check.out)
+        assert re.fullmatch(
+            r"schema is at ([\w, ]+), as the code expects\n(  \w+: \d+ tables of [\w., ]+\n)+", check.out
+        )
         assert [done.status for done in (first, second, check)] == [0, 0, 0]
         assert [done.err for done in (first, second, check)] == ["", "", ""]
 

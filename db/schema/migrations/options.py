@@ -1,13 +1,13 @@
-"""Alembic's options: to migrate, to compare, and to draft a revision."""
+"""Alembic's options: to migrate, and to compare."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from conf.database import VERSION_TABLE
 from db.base import Json
-from db.schema.branches import KERNEL, Branch, branches
+from db.schema.branches import KERNEL, Branch
 
 
 def to_migrate(version_table: str) -> dict[str, Any]:
@@ -20,15 +20,14 @@ def to_migrate(version_table: str) -> dict[str, Any]:
     }
 
 
-def to_compare(version_table: str, of: Collection[Branch]) -> dict[str, Any]:
+def to_compare(version_table: str, branches: Mapping[str, Branch], of: Collection[Branch]) -> dict[str, Any]:
     """For a comparison of the database with the tables of some branches; those of the others are left out.
 
     A table of no branch is a difference, unless it may be another application's: where there is no branch but
     the kernel's, and where the version table has a name of its own, which it needs beside another one only.
     """
     alone = version_table == VERSION_TABLE and any(branch.label != KERNEL for branch in of)
-    others = [branch for branch in branches().values() if branch not in of]
-    theirs = {name for branch in others for name in branch.metadata.tables}
+    theirs = {table.name for branch in branches.values() if branch not in of for table in branch.tables}
 
     def is_compared(subject: Any, name: str | None, kind: str, reflected: bool, twin: Any) -> bool:
         if kind != "table" or not reflected or twin is not None:
@@ -36,7 +35,7 @@ def to_compare(version_table: str, of: Collection[Branch]) -> dict[str, Any]:
         return alone and name not in theirs
 
     return to_migrate(version_table) | {
-        "target_metadata": [branch.metadata for branch in of],
+        "target_metadata": [metadata for branch in of for metadata in branch.metadata],
         "include_object": is_compared,
         # SQLite cannot alter most of a table; batch mode makes a new one and copies.
         "render_as_batch": True,
@@ -45,14 +44,19 @@ def to_compare(version_table: str, of: Collection[Branch]) -> dict[str, Any]:
     }
 
 
+_CLOCK = {"now()", "current_timestamp", "current_timestamp()"}
+
+
 def _default_differs(
     context: Any, found: Any, column: Any, default: str | None, *expected: Any
 ) -> bool | None:
     """Compare a column's server default; None leaves it to Alembic, which asks the database about it.
 
-    PostgreSQL has no equality for json.
+    PostgreSQL has no equality for json; MySQL and MariaDB have a word of their own for now().
     """
+    wanted = expected[-1]
+    if {default and default.lower(), wanted and wanted.lower()} <= _CLOCK:
+        return False
     if not isinstance(column.type, Json):
         return None
-    wanted = expected[-1]
     return (default or "").removesuffix("::json") != (wanted or "").strip("()")

@@ -68,7 +68,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     if dialect.belongs_to_process:
         migrate.upgrade(settings.database)
     else:
-        at, expected = migrate.current(settings.database), migrate.head()
+        at, expected = migrate.current(settings.database), migrate.head(settings.database.models)
         if at != expected:
             found = f"the schema is at {at}" if at else "there is no schema"
             raise SchemaError(f"{found}, the code expects {expected}: {migrate.WAY_OUT}")

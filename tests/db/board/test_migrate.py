@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import dataclasses
 import functools
 import re
 import shutil
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic.config import Config
 
 from conf import DatabaseSettings
 from db import Database
@@ -21,7 +22,8 @@ from db.board.base import Base
 from db.errors import Conflict, DatabaseError, SchemaError, Unavailable
 from db.health import why_not_ready
 from db.schema import guards as migration, migrate
-from db.schema.branches import branches
+from db.schema.branches import Branch, branches
+from db.schema.revisions import Revisions
 from tests.db import test_migrate as kernels
 from tests.fixtures.board.rows import add_task, add_team
 from tests.fixtures.databases import RawSql
@@ -220,18 +222,45 @@ def test_an_in_memory_database_is_migrated_on_its_one_connection(io_loop):
         io_loop.run_sync(database.close)
 
 
-def test_a_draft_holds_what_the_code_has_and_the_database_has_not(
-    database_settings: DatabaseSettings, sql: RawSql, add_revision: AddRevision, tmp_path: Path
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where revisions of both branches are written, and found: no file of this tree changes."""
+    folder = tmp_path / "versions"
+    folder.mkdir()
+    plain = Revisions.config
+
+    def config(revisions: Revisions, **attributes: object) -> Config:
+        made = plain(revisions, **attributes)
+        made.set_main_option("version_locations", f"{made.get_main_option('version_locations')}\n{folder}")
+        return made
+
+    def branch(revisions: Revisions, label: str | None) -> Branch:
+        return dataclasses.replace(chosen(revisions, label), folder=folder)
+
+    chosen = Revisions.branch
+    monkeypatch.setattr(Revisions, "config", config)
+    monkeypatch.setattr(Revisions, "branch", branch)
+    return folder
+
+
+def write(settings: DatabaseSettings, message: str, branch: str) -> Path:
+    """A revision of what its tables have and the database has not."""
+    revision = migrate.write_revision(settings, message, branch=branch, from_tables=True)
+    assert revision is not None
+    assert revision.unfit == {}
+    return revision.path
+
+
+def test_a_revision_holds_what_the_code_has_and_the_database_has_not(
+    database_settings: DatabaseSettings, sql: RawSql, written: Path
 ):
     """It is Python, comes after the newest, and brings the database to where the code is."""
     sql("DROP INDEX ix_tasks_bundle_create_time_id")
-    folder = tmp_path / "versions"
 
-    path = migrate.draft(database_settings, "the list by bundle", folder=folder)
+    path = write(database_settings, "the list by bundle", "board")
 
     revision = f"{int(migrate.head()):04}"
-    assert path == folder / f"{revision}_the_list_by_bundle.py"
-    ast.parse(path.read_text())
+    assert path == written / f"{revision}_the_list_by_bundle.py"
     migrate.upgrade(database_settings)
     assert migrate.current(database_settings) == revision
     assert migrate.drift(database_settings) == []
@@ -244,12 +273,12 @@ def test_the_branches_are_apart_and_their_files_sort_in_the_order_of_their_revis
         "board": "db/board/migrations",
     }
     assert set(KernelBase.metadata.tables) == KERNEL_TABLES
-    assert branches()["kernel"].metadata.tables.keys().isdisjoint(branches()["board"].metadata.tables)
-    for label, branch in branches().items():
-        newest = migrate._newest(branch)
-        assert newest is not None
-        line = list(migrate._scripts().iterate_revisions(newest.revision, "base"))
-        own = sorted(script.revision for script in line if label in script.branch_labels)
+    assert [{table.name for table in branch.tables} for branch in branches().values()] == [
+        KERNEL_TABLES,
+        set(Base.metadata.tables),
+    ]
+    for branch in branches().values():
+        own = [script.revision for script in Revisions().line(branch)]
         files = sorted(path.name for path in branch.folder.glob("*_*.py") if path.name != "__init__.py")
         assert [name.startswith(f"{revision}_") for name, revision in zip(files, own, strict=True)] == (
             [True] * len(own)
@@ -300,8 +329,8 @@ def test_a_revision_that_fails_undoes_those_of_the_other_branch(
     assert tables(empty_settings) == set()
 
 
-def test_a_draft_of_a_branch_holds_nothing_of_the_others(
-    database_settings: DatabaseSettings, sql: RawSql, add_revision: AddRevision, tmp_path: Path
+def test_a_revision_of_a_branch_holds_nothing_of_the_others(
+    database_settings: DatabaseSettings, sql: RawSql, written: Path
 ):
     """Nor of a table of no branch: the kernel's revisions are about the kernel's."""
     for statement in (
@@ -311,14 +340,14 @@ def test_a_draft_of_a_branch_holds_nothing_of_the_others(
     ):
         sql(statement)
 
-    path = migrate.draft(database_settings, "by age", branch="kernel", folder=tmp_path / "versions")
+    path = write(database_settings, "by age", "kernel")
 
     assert path.name == "kernel_0004_by_age.py"
     body = path.read_text().partition("def upgrade")[2]
     assert "ix_idempotency_keys_create_time" in body
     assert ("tasks" in body, "more" in body) == (False, False)
     with pytest.raises(SchemaError, match="no branch 'shop': choose one of kernel, board"):
-        migrate.draft(database_settings, "by age", branch="shop")
+        migrate.write_revision(database_settings, "by age", branch="shop")
 
 
 SHOP = {
@@ -342,7 +371,6 @@ SHOP = {
 }
 
 STEPS = """
-import contextlib
 import sys
 
 from conf import DatabaseSettings
@@ -350,9 +378,8 @@ from db.schema import migrate
 
 settings = DatabaseSettings(url=sys.argv[1])
 for step in sys.argv[2:]:
-    if step == "draft":
-        with contextlib.redirect_stdout(sys.stderr):  # Alembic prints what it writes
-            migrate.draft(settings, "the goods")
+    if step == "write":
+        migrate.write_revision(settings, "the goods", from_tables=True)
     elif step == "upgrade":
         migrate.upgrade(settings)
     print(migrate.current(settings), migrate.head(), migrate.drift(settings))
@@ -365,7 +392,7 @@ def test_a_clone_without_the_board_has_the_kernels_branch_and_its_own(
 ):
     """The board's room is taken out: the kernel's tables come alone, beside tables of no branch.
 
-    A package with a base, tables and an empty folder of revisions is a branch: its first revision is drafted.
+    A package with a base, tables and an empty folder of revisions is a branch: its first revision is written.
     """
     clone, url = tmp_path / "clone", empty_settings.url
     assert url is not None
@@ -397,7 +424,7 @@ def test_a_clone_without_the_board_has_the_kernels_branch_and_its_own(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text))
 
-    assert steps("look", "draft", "upgrade") == [
+    assert steps("look", "write", "upgrade") == [
         "kernel_0003 kernel_0003 ['table goods is in the code only']",
         "kernel_0003 kernel_0003, shop_0001 "
         "['schema is at kernel_0003, the code expects kernel_0003, shop_0001: "
@@ -407,8 +434,9 @@ def test_a_clone_without_the_board_has_the_kernels_branch_and_its_own(
     assert (clone / "db/shop/migrations/shop_0001_the_goods.py").is_file()
 
 
-@pytest.mark.parametrize("to", ["head", "kernel"])
+@pytest.mark.parametrize(("to", "revision"), [("head", "0003"), ("kernel", "0003"), ("head", "0005")])
 def test_another_applications_revision_is_not_taken_for_the_boards(
-    empty_settings: DatabaseSettings, neighbours: Neighbours, to: str
+    empty_settings: DatabaseSettings, neighbours: Neighbours, to: str, revision: str
 ):
-    kernels.test_another_applications_revision_is_not_taken_for_ours(empty_settings, neighbours, "0003", to)
+    """Nor where it has the name of the newest."""
+    kernels.test_another_applications_revision_is_not_taken_for_ours(empty_settings, neighbours, revision, to)
