@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import URL, MetaData
+from sqlalchemy import URL, MetaData, make_url as parse_url
 from sqlalchemy.pool import QueuePool
 
 from conf import DatabaseSettings
@@ -48,13 +48,16 @@ class FreshDatabases:
     """
 
     def __init__(self, schema: Schema, server_url: str | None = None, *, folder: Path | None = None) -> None:
-        given = DatabaseSettings(url=server_url or os.environ.get(SERVER_URL) or "sqlite://")
+        url = parse_url(server_url or os.environ.get(SERVER_URL) or "sqlite://")
+        self._is_file = url.get_backend_name() == "sqlite"
+        if self._is_file:
+            url = url.set(database="test.db")
+        given = DatabaseSettings(url=url.render_as_string(hide_password=False))
         self._schema = schema
         self._url = make_url(given)
         self._left = contextlib.ExitStack()
         self._folder = folder
         self._template: str | None = None
-        self._is_file = self._url.get_backend_name() == "sqlite"
         self._copies = self._is_file or self._url.get_backend_name() == "postgresql"
         if not self._is_file:
             engine = make_engine(blocking(given), "migration")

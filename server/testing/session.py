@@ -27,9 +27,10 @@ def rolled_back_session(database: Database) -> Iterator[Session]:
     Blocks, through the driver that scripts use; on the event loop of a test too.
     """
     engine = database.writer.scopes
-    with engine.connect() as connection, contextlib.closing(database.sessions.join(connection)) as session:
+    with engine.connect() as connection:
         transaction = connection.begin()
         event.listen(connection, "before_cursor_execute", _note)
+        session = database.sessions.join(connection)
         try:
             yield session
         finally:
