@@ -17,7 +17,6 @@ from sqlalchemy.pool import QueuePool
 from conf import DatabaseSettings
 from db import Database, make_engine, make_url
 from db.engines.engine import blocking
-from db.schema import migrate
 
 Schema = MetaData | Callable[[DatabaseSettings], object]
 """What makes an application's tables in an empty database: its MetaData, or a function that is called with
@@ -99,10 +98,11 @@ class FreshDatabases:
         if not isinstance(self._schema, MetaData):
             self._schema(settings)
             return
-        engine = make_engine(blocking(settings), "migration")
-        with engine.begin() as connection:
-            migrate.upgrade_on(connection, "kernel")
-            self._schema.create_all(connection)
+        database = Database(settings)
+        try:
+            database.create_all(self._schema)
+        finally:
+            database.dispose()
 
     @contextlib.contextmanager
     def _made(self, template: str | None = None, folder: Path | None = None) -> Iterator[str]:
