@@ -59,7 +59,9 @@ class FreshDatabases:
         self._template: str | None = None
         self._copies = self._is_file or self._url.get_backend_name() == "postgresql"
         if not self._is_file:
-            engine = make_engine(blocking(given), "migration")
+            # Not under the application's name: a test may look for the connections of that.
+            own = given.model_copy(update={"application_name": "test databases"})
+            engine = make_engine(blocking(own), "migration")
             connection = self._left.enter_context(engine.connect())
             self._server = connection.execution_options(isolation_level="AUTOCOMMIT")
 
