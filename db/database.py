@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import sys
 import time
+import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -47,6 +48,9 @@ stopped by a shutdown of its socket, which needs no thread."""
 _IDLE_LOOK_S = 0.005
 """How often `Database.idle` looks whether anything is open."""
 
+databases: weakref.WeakSet[Database] = weakref.WeakSet()
+"""Those of this process, for the check that a test has closed its own."""
+
 
 class Database:
     """A writer and a reader, each an `Endpoint`. Lives as long as its process; made after a fork.
@@ -78,7 +82,8 @@ class Database:
         **session_options: Any,
     ) -> None:
         self.settings = settings
-        self._sessions = SessionMaker(session_class, session_options)
+        databases.add(self)
+        self.sessions = SessionMaker(session_class, session_options)
         self.observer = observer or Observer()
         self.retry_policy = RetryPolicy(settings.attempts_max)
         self._stoppers = Threads(_STOPPERS, name="onfinish-stopper")
@@ -169,7 +174,7 @@ class Database:
             commit_markers=self.commit_markers,
             schema_fault=self._schema_fault,
             retries=retries,
-            sessions=self._sessions,
+            sessions=self.sessions,
         )
         return AsyncUnitOfWork(
             unit,
@@ -224,7 +229,7 @@ class Database:
                 deadline_at=deadline_at,
                 commit_markers=self.commit_markers,
                 schema_fault=self._schema_fault,
-                sessions=self._sessions,
+                sessions=self.sessions,
             )
             self.registry.scope_opened(unit)
             try:

@@ -12,6 +12,10 @@ from db.guard import OPTION, StatementGuard
 Before = Callable[[StatementGuard, ExecutionContext, str], None]
 After = Callable[[StatementGuard, ExecutionContext], None]
 
+counters: list[Callable[[str], object]] = []
+"""Called with each statement that a unit of work sends, where it is counted: in its thread or greenlet. For
+tests; empty in a server."""
+
 
 def hook_statements(engine: Engine, *, before: Before | None = None, after: After | None = None) -> None:
     """Call hooks around every statement that a unit of work executes. Other statements are unaffected.

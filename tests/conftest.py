@@ -9,10 +9,8 @@ pytest.register_assert_rewrite("tests.fixtures")
 
 pytest_plugins = [
     "pytester",
-    "tests.fixtures.outcome",
     "tests.fixtures.leaks",
     "tests.fixtures.logs",
-    "tests.fixtures.loop",
     "tests.fixtures.postgres",
     "tests.fixtures.backends",
     "tests.fixtures.databases",

@@ -54,6 +54,7 @@ MAY_NAME_A_DATABASE = {
     # Its rule holds before db is imported, and for drivers that an application uses by itself.
     "conf.redaction": "messages of a driver's errors are withheld, by the module that the error is of",
     "server.compare": "it makes a database of its own, in each one's SQL",
+    "server.testing": "it makes a database for each test, in each one's SQL",
 }
 """Modules, or packages, whose code names databases and drivers, and why."""
 

@@ -30,7 +30,7 @@ from db.backends.sqlite import READ_ONLY
 from db.engines._sqlalchemy import set_connection_class
 from db.engines.idle_pool import IdleAsyncPool, IdlePool, ping_after_idle
 from db.guard import OPTION, OWN, StatementGuard, guard_at_work, guard_of
-from db.statement_hooks import hook_statements
+from db.statement_hooks import counters, hook_statements
 
 _INSIDE = ("sqlalchemy.", f"{backends.__name__}.", __name__)
 """The modules that may work with the driver's connection."""
@@ -207,6 +207,8 @@ def _install_guard(engine: Engine, backend: Backend, role: Role) -> None:
                 return
             guard.check_effect(effect)
         guard.statements += 1
+        for count in counters:
+            count(sql)
 
     own.set_connection_execution_options = take_up  # type: ignore[method-assign]
     own.do_commit, own.do_rollback = do_commit, do_rollback  # type: ignore[method-assign]

@@ -141,6 +141,7 @@ class SessionMaker:
         for name in options or ():
             if name in _OURS:
                 raise UsageError(f"the option {name} of sessions is not the application's: {_OURS[name]}")
+        self._session_class = session_class
         self._options = dict(options or {})
         self._class: type[OwnedSession] = OwnedSession
         if session_class is not Session:
@@ -149,6 +150,18 @@ class SessionMaker:
     def make(self, engine: Engine, guard: StatementGuard, execution_options: Mapping[str, Any]) -> Session:
         """A session for one unit of work."""
         return self._class(engine, guard, execution_options, **self._options)
+
+    def join(self, connection: Connection) -> Session:
+        """A session of the application's own class, in the transaction of a connection, which it cannot end.
+
+        What is committed or rolled back in it is a savepoint.
+        """
+        return self._session_class(
+            connection,
+            expire_on_commit=False,
+            join_transaction_mode="create_savepoint",
+            **self._options,
+        )
 
 
 PLAIN = SessionMaker()

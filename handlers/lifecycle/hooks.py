@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -19,23 +20,25 @@ class OnCommit:
     """The functions of one request, or of one message. Lives until the last of them has ended."""
 
     def __init__(self) -> None:
-        self._calls: list[Callable[[], object]] = []
+        self.calls: list[functools.partial[object]] = []
+        """Those that are due, in turn."""
+
         self.under_way = False
         """Whether one of them is being called."""
 
     def __bool__(self) -> bool:
-        return bool(self._calls)
+        return bool(self.calls)
 
-    def add(self, call: Callable[[], object]) -> None:
+    def add(self, call: functools.partial[object]) -> None:
         """Register a function, plain or async. A function that is being called may add others."""
-        self._calls.append(call)
+        self.calls.append(call)
 
     async def call(self, summary: str) -> None:
         """Call all of them, one after the other; each once. What they raise is logged."""
         self.under_way = True
         try:
-            while self._calls:
-                await self._call(self._calls.pop(0), summary)
+            while self.calls:
+                await self._call(self.calls.pop(0), summary)
         finally:
             self.under_way = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy.orm import Session
@@ -73,7 +74,7 @@ class TransactionMethods:
         Raises:
             UsageError: ``finish()`` was called before, and not in such a function; nothing is registered.
         """
-        self._begun().on_commit(lambda: function(*args, **kwargs))
+        self._begun().on_commit(partial(function, *args, **kwargs))
 
     def in_new_transaction(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
         """Call ``function(session, …)`` in a unit of work of its own, after this one's commit or rollback.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -86,7 +87,7 @@ class RequestTransaction:
             )
         self._own_hooks().before_commit(function, args, kwargs)
 
-    def on_commit(self, call: Callable[[], object]) -> None:
+    def on_commit(self, call: partial[object]) -> None:
         """Register a function for the time after COMMIT."""
         if not self.hooks.on_commit.under_way:
             self._check_undecided("on_commit")

@@ -116,11 +116,11 @@ def test_each_environment_has_its_engine():
 
 
 def test_the_tables_come_from_migrations_and_are_those_of_the_models(database_settings):
-    """`create_all` is for scratch databases of the comparison, and for applications; what Alembic makes does
-    not differ from the models."""
+    """`create_all` is for scratch databases of the comparison, for applications and their tests; what Alembic
+    makes does not differ from the models."""
     assert {
         place for package in ("db", "handlers", "server") for place in _calls_of("create_all", package)
-    } == {"db/database.py", "server/compare/scratch.py"}
+    } == {"db/database.py", "server/compare/scratch.py", "server/testing/databases.py"}
     assert migrate.drift(database_settings) == []
 
 

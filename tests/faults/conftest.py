@@ -16,7 +16,7 @@ from db import Database
 from tests.faults.five_questions import FiveQuestions
 from tests.faults.ledger import Ledger
 from tests.faults.load import Load
-from tests.fixtures.databases import TEMPLATE, RawSql
+from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.proxies import MakeProxy, Proxy
@@ -24,6 +24,7 @@ from tests.fixtures.server import Client, Serve
 from tests.fixtures.service import MakeApp, create_shelves
 from tests.fixtures.waiting import wait_until
 
+TEMPLATE = "migrated"
 POOL_SIZE = 3
 REQUEST_TIMEOUT_S = 2.0
 

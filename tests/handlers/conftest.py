@@ -11,8 +11,8 @@ from tornado.web import Application, RequestHandler
 
 from db import Database
 from handlers import log_request
+from server.testing.outcome import has_failed
 from tests.fixtures.databases import RawSql
-from tests.fixtures.outcome import has_failed
 from tests.fixtures.server import Client, Serve
 from tests.handlers import custody
 from tests.handlers.notes import DDL

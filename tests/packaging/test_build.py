@@ -18,7 +18,12 @@ from setup import PACKAGES, move_imports
 from tests.packaging.conftest import ROOT, Hooks
 
 MADE = {PurePosixPath("onfinish/__init__.py"), PurePosixPath("onfinish/py.typed")}
-ENTRY_POINTS = "[console_scripts]\nonfinish = {}server.__main__:main\n"
+ENTRY_POINTS = """[console_scripts]
+onfinish = {0}server.__main__:main
+
+[pytest11]
+onfinish = {0}server.testing.plugin
+"""
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +115,7 @@ def test_the_metadata_say_what_it_is_and_needs(metadata):
         "tqdm",
         "typing-extensions",
     }
-    assert set(metadata.get_all("Provides-Extra")) == {"async", "mysql", "fast", "report", "test"}
+    assert set(metadata.get_all("Provides-Extra")) == {"async", "mysql", "fast", "report", "test", "testing"}
 
 
 @pytest.mark.slow

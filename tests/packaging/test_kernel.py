@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from setup import move_imports
+from setup import TOP, move_imports
 from tests.packaging.conftest import ROOT, Environment
 
 ROOMS = (
@@ -38,7 +38,8 @@ def test_the_kernels_tests_pass_against_the_wheel(environment: Environment, tmp_
                 (tmp_path / part).write_text(move_imports(path.read_text()))
             else:
                 (tmp_path / part).write_bytes(path.read_bytes())
-    (tmp_path / "setup.cfg").write_bytes((ROOT / "setup.cfg").read_bytes())  # pytest's own settings
+    settings = (ROOT / "setup.cfg").read_text().replace("-p server.", f"-p {TOP}.server.")
+    (tmp_path / "setup.cfg").write_text(settings)  # pytest's own settings
 
     done = environment.run("python", "-m", "pytest", "-q", "-n", "2", *ROOMS, cwd=tmp_path, timeout_s=600)
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SETUP = """
 [tool:pytest]
 testpaths = tests
-addopts = -p tests.plugins.pytest_tornado -p no:schemathesis
+addopts = -p server.testing.pytest_tornado -p no:schemathesis
 """
 
 TESTS = """
@@ -55,7 +55,7 @@ AT_LAST = [
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A tree with `scripts/test`, whose other checks pass at once, and whose environment is this one's."""
-    plugins = ("__init__", "plugins/__init__", "plugins/pytest_tornado", "plugins/second_run")
+    plugins = ("__init__", "plugins/__init__", "plugins/second_run")
     for name in ("scripts/test", "scripts/python", *(f"tests/{plugin}.py" for plugin in plugins)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)

@@ -2,8 +2,9 @@
 
 pytest-tornado 0.8.1 wants two things that are gone or going: ``pkg_resources``, which setuptools 82
 dropped, and hooks marked by ``pytest.mark.tryfirst``, which pytest warns about. This module is loaded
-by ``-p`` (``addopts`` in setup.cfg), so before pytest loads pytest-tornado by its entry point: it
-imports that plugin under a stand-in for ``pkg_resources`` and marks the two hooks as pytest wants them.
+by ``-p`` (in ``addopts``), so before pytest loads pytest-tornado by its entry point: it imports that plugin
+under a stand-in for ``pkg_resources``, marks the two hooks as pytest wants them, and puts the kit's event
+loop in place of the plugin's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import types
 
 import packaging.version
 import pytest
+
+from server.testing.loop import io_loop
 
 _stand_in = types.ModuleType("pkg_resources")
 _stand_in.parse_version = packaging.version.parse  # type: ignore[attr-defined]
@@ -27,6 +30,8 @@ finally:
         del sys.modules["pkg_resources"]
     else:
         sys.modules["pkg_resources"] = _real
+
+plugin.io_loop = io_loop
 
 for _name in ("pytest_pycollect_makeitem", "pytest_pyfunc_call"):
     _hook = getattr(plugin, _name)
