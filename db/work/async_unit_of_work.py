@@ -247,6 +247,9 @@ class AsyncUnitOfWork:
         """
         if self._settling:
             return
+        if self._call is not None:  # a task of the owner's waits for it, and resumes before this goes on
+            await self._call.over()
+            await asyncio.sleep(0)
         forgotten = self._forgotten()
         if forgotten is not None:
             raise forgotten

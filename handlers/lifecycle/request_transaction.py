@@ -256,9 +256,11 @@ class RequestTransaction:
             return () if follow_ups is None else follow_ups(fault or self._partly(error))
 
         try:
-            fault = await self._settle_others(keep, last)
+            if keep and not self.unit.read_only:
+                fault, last = await self._prepare(last), None
+            fault = await self._settle_others(keep, fault)
             try:
-                await self.unit.settle(keep=keep and fault is None, follow_ups=due)
+                await self.unit.settle(keep=keep and fault is None, last=last, follow_ups=due)
             except Exception as error:  # noqa: BLE001  # it is raised below
                 fault = fault or self._partly(error)
         except BaseException:
@@ -268,15 +270,17 @@ class RequestTransaction:
         if fault is not None:
             raise fault
 
-    async def _settle_others(self, keep: bool, last: Work | None) -> Exception | None:
+    async def _prepare(self, last: Work | None) -> Exception | None:
+        """Do all that precedes a COMMIT, at all databases. Returns the error for which none follows."""
+        try:
+            for unit in self.units:
+                await unit.prepare(last if unit is self.unit else None)
+        except Exception as error:  # noqa: BLE001  # `_settle_units` raises it
+            return error
+        return None
+
+    async def _settle_others(self, keep: bool, fault: Exception | None) -> Exception | None:
         """Settle the units of other databases. Returns the error for which nothing more is committed."""
-        fault: Exception | None = None
-        if keep:
-            try:
-                for unit in self.units:
-                    await unit.prepare(last if unit is self.unit else None)
-            except Exception as error:  # noqa: BLE001  # `_settle_units` raises it
-                fault = error
         for name, unit in self.others.items():
             commits = unit.commits
             try:
@@ -290,7 +294,7 @@ class RequestTransaction:
 
     def _partly(self, error: Exception | None) -> Exception | None:
         """An error of the end, as what it is where another database has kept its part already."""
-        if error is None or not self._kept or leaves_unknown(error):
+        if error is None or not self._kept or self.explicit.done or leaves_unknown(error):
             return error
         self._is_partly_kept = True
         log.error(

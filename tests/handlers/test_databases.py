@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
+from sqlalchemy.orm import Session
 from tornado.ioloop import IOLoop
 from tornado.web import Application, HTTPError
 from tornado.websocket import websocket_connect
 
 from conf import DatabaseSettings
 from db import Database
+from db.blocking import pause
 from db.errors import PartlyCommitted, RetryableConflict
 from handlers import ApiHandler, SessionWebSocketHandler
 from tests.fixtures.databases import RawSql
@@ -191,7 +193,10 @@ async def test_a_name_that_is_not_there_is_answered_with_those_that_are(
         async def get(self) -> None:
             self.session_of("bilings")
 
-    with expect_log("onfinish.handlers", "no database 'bilings'; the setting `databases` has 'billing'"):
+    with (
+        expect_log("onfinish.handlers", "no database 'bilings'; the setting `databases` has 'billing'"),
+        expect_log("tornado.access", "^500 GET"),
+    ):
         answer = await serve_both(Handler).get("/")
 
     assert answer.code == 500
@@ -464,6 +469,65 @@ async def test_an_early_commit_commits_both_at_once(
     assert answer.code == status
     assert status == 200 or answer.json()["outcome"] == "applied"
     assert seen == [["order"], ["bill"], {}, {}]
+
+
+async def test_a_fault_after_an_early_commit_of_both_leaves_both_applied(
+    serve_both: Mount, notes: Notes, bills: Notes, expect_log: ExpectLog
+):
+    """A call that is not awaited: 500, and not a word of a part."""
+
+    class Handler(Both):
+        async def end(self) -> None:
+            await self.commit()
+            self.run(list_texts, self.session)  # type: ignore[unused-coroutine]  # on purpose
+
+    with (
+        expect_log("onfinish.handlers", "was not awaited"),
+        expect_log("tornado.access", r"^500 POST / .* kept "),
+    ):
+        answer = await serve_both(Handler).post("/")
+
+    assert (answer.code, answer.json()["outcome"]) == (500, "applied")
+    assert (notes(), bills()) == (["order"], ["bill"])
+
+
+async def test_a_call_that_is_under_way_when_the_answer_is_complete_is_waited_for(
+    serve_both: Mount, notes: Notes, bills: Notes
+):
+    """As with one database: its task had begun it, and what it does is a part of the request's work."""
+    tasks: list[asyncio.Task[object]] = []
+
+    def add_slowly(session: Session, *, text: str) -> None:
+        pause(0.2)
+        add_note(session, text=text)
+
+    class Handler(Both):
+        async def end(self) -> None:
+            work = self.run(add_slowly, self.session_of("billing"), text="late bill")
+            tasks.append(asyncio.ensure_future(work))
+            await asyncio.sleep(0.05)
+
+    answer = await serve_both(Handler).post("/")
+
+    assert answer.code == 200
+    assert (notes(), bills()) == (["order"], ["bill", "late bill"])
+    assert tasks[0].done()
+
+
+async def test_a_read_at_both_sends_nothing_more_at_its_end(
+    serve_both: Mount, billing: Database, bills: Notes
+):
+    """Neither a flush nor a COMMIT: as with one database."""
+
+    class Handler(ApiHandler):
+        async def get(self) -> None:
+            here = await self.run(list_texts, self.session)
+            self.write_json([here, await self.run(list_texts, self.session_of("billing"))])
+
+    answer = await serve_both(Handler).get("/")
+
+    assert answer.json() == [[], []]
+    assert "commit;dur=0.0" in answer.headers["Server-Timing"]
 
 
 @pytest.mark.parametrize("end", ["finish", "commit"])
