@@ -597,13 +597,19 @@ async def test_each_has_a_commit_marker_of_its_own(
 class Socket(SessionWebSocketHandler):
     """The same for a message, which says how it is to end."""
 
+    timeout_s = 1.0
+
     async def handle_message(self, message: str | bytes) -> None:
         await self.run(
             add_note, self.session, text="order", parent_id=NO_NOTE if message == "partly" else None
         )
         await self.run(add_note, self.session_of("billing"), text="bill")
-        if message == "raises":
+        if message == "commits":
+            await self.commit()
+        if message in ("raises", "commits"):
             raise HTTPError(409)
+        if message == "hangs":
+            await self.run(take_long, self.session_of("billing"))
         self.write_message({"done": message})
 
 
@@ -612,6 +618,8 @@ class Socket(SessionWebSocketHandler):
     [
         ("returns", None, (["order"], ["bill"])),
         ("raises", "not_applied", ([], [])),
+        ("commits", "applied", (["order"], ["bill"])),
+        ("hangs", "not_applied", ([], [])),
         ("partly", "unknown", ([], ["bill"])),
     ],
 )
@@ -629,8 +637,11 @@ async def test_a_message_is_kept_or_undone_at_both(
     application = Application([("/", Socket)], database=database, databases={"billing": billing})
     client: Client = serve(application)
     socket = await websocket_connect(f"ws://127.0.0.1:{client.port}/")
-    with expect_log(
-        "onfinish.handlers", "committed at billing|applied its part", required=message == "partly"
+    with (
+        expect_log(
+            "onfinish.handlers", "committed at billing|applied its part", required=message == "partly"
+        ),
+        expect_log("onfinish", "thrown away|cut|ran out", required=False),
     ):
         await socket.write_message(message)
         reply = await read(socket)
