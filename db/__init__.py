@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from db.database import Database
 from db.engines.engine import make_engine, make_url
+from db.jobs import Jobs
 from db.outcome import Outcome
 from db.retry import RetryPolicy
 from db.work.async_unit_of_work import AsyncUnitOfWork, passes_on
@@ -12,6 +13,7 @@ from db.work.unit_of_work import UnitOfWork
 __all__ = [
     "AsyncUnitOfWork",
     "Database",
+    "Jobs",
     "Outcome",
     "RetryPolicy",
     "UnitOfWork",

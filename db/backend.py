@@ -212,6 +212,14 @@ class Backend:
         """Whether the transaction of the driver's connection is the one that was marked."""
         return True
 
+    def takes_lock(self, connection: Connection, name: str) -> bool:
+        """Take a lock of this name in the database, until the end of the transaction; does not wait for it.
+
+        Returns:
+            Whether it was free. True where a transaction that writes is alone by itself.
+        """
+        return True
+
     def limit_statements(self, connection: Connection, timeout_s: float) -> None:
         """End every statement of this transaction that takes longer."""
         raise NotImplementedError

@@ -19,7 +19,7 @@ from conf import DatabaseSettings
 from db.backend import Backend, Role
 from db.backends.choose import backend_for
 from db.capacity.endpoint import Endpoint
-from db.capacity.executor import Executor, GreenletExecutor, ThreadExecutor
+from db.capacity.executor import Executor, GreenletExecutor, ThreadCall, ThreadExecutor, nothing_follows
 from db.capacity.limiter import AdmissionLimiter
 from db.capacity.registry import OpenUnit, UnitRegistry
 from db.capacity.threads import Threads
@@ -44,6 +44,8 @@ _STOPPERS = 4
 """Threads that cancel statements, each within half a second. A unit whose turn does not come in that time is
 stopped by a shutdown of its socket, which needs no thread."""
 
+_BESIDE = 8
+"""Threads for plain functions that follow a commit; those that find none free wait for their turn."""
 
 _IDLE_LOOK_S = 0.005
 """How often `Database.idle` looks whether anything is open."""
@@ -87,6 +89,7 @@ class Database:
         self.observer = observer or Observer()
         self.retry_policy = RetryPolicy(settings.attempts_max)
         self._stoppers = Threads(_STOPPERS, name="onfinish-stopper")
+        self._beside = Threads(_BESIDE, name="onfinish-beside")
         # As many as there are scopes with a time limit.
         self._deadlines = Threads(sys.maxsize, name="onfinish-deadline")
         self.writer = self._endpoint("writer", settings, backend_for(make_url(settings), settings.pooler))
@@ -346,6 +349,7 @@ class Database:
         for endpoint in {self.writer, self.reader}:
             endpoint.close()
         self._stoppers.close(wait=not self.units)
+        self._beside.close(wait=False)
         self._deadlines.close(wait=not self.open_units)
         if self.commit_markers is not None:
             self.commit_markers.close()
@@ -362,6 +366,16 @@ class Database:
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    def in_thread(self, function: Callable[[], R]) -> asyncio.Future[R]:
+        """Call a plain function that may block in one of a few threads, beside those of units of work.
+
+        Called on the event loop. A waiter that is cancelled does not stop the function.
+
+        Raises:
+            Unavailable: there is no thread for it, or the database is closed; it is not called.
+        """
+        return ThreadCall(self._beside, self._stoppers, function, nothing_follows).answer
 
     def close_idle(self) -> int:
         """Close connections that are idle for longer than ``pool_idle_s``, down to ``pool_min`` an endpoint.

@@ -16,6 +16,7 @@
     │       ├── ConnectionLost  in the middle of a unit of work, before COMMIT was sent
     │       └── PoolerInBetween  a pooler that the settings do not know of
     ├── OutcomeUnknown          COMMIT was sent, and its outcome is not known
+    │   └── PartlyCommitted     one database has kept its part of the work, another has not
     ├── Cancelled               stopped from outside, nothing kept
     │   ├── DeadlinePassed
     │   └── ClientDisconnected
@@ -176,8 +177,20 @@ class PoolerInBetween(Unreachable):
 class OutcomeUnknown(DatabaseError):
     """COMMIT was sent, and its answer never came."""
 
+    def __init__(
+        self, message: str = "the connection was lost during COMMIT; whether it was applied is not known"
+    ) -> None:
+        super().__init__(message)
+
+
+class PartlyCommitted(OutcomeUnknown):
+    """A request at several databases was committed at one, and not at a later one; see ``__cause__``.
+
+    Never retried: the part that was kept would be done twice.
+    """
+
     def __init__(self) -> None:
-        super().__init__("the connection was lost during COMMIT; whether it was applied is not known")
+        super().__init__("one database has applied its part of the work, and another has not")
 
 
 class Cancelled(DatabaseError):

@@ -46,8 +46,8 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
     A subclass that overrides `prepare`, `on_finish` or `log_exception` calls ``super()``. The face is
     Tornado's: error pages, ETag, headers, OPTIONS. Its methods with the session are `TransactionMethods`'.
 
-    The application's settings: ``database`` (a `Database`, required), ``request_timeout_s`` (30),
-    ``retry_on`` (errors that are retried besides the database's own), ``database_messages`` (False).
+    The application's settings: ``database`` (a `Database`, required), ``databases`` (others, by name: see
+    `session_of`), ``request_timeout_s`` (30), ``retry_on`` (further errors), ``database_messages`` (False).
     """
 
     streams: ClassVar[bool] = False

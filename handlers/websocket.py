@@ -14,7 +14,7 @@ from tornado.escape import json_encode, utf8
 from tornado.iostream import IOStream
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
-from db import Database
+from db import AsyncUnitOfWork, Database
 from db.errors import ClientDisconnected, Unavailable, UsageError
 from db.retry import reason_of
 from handlers.json_api.problem import ProblemHandler
@@ -198,17 +198,22 @@ class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandl
         await self.handle_message(message)
 
     def _begin(self, deadline_at: float, summary: str, attempt: int) -> MessageTransaction:
-        unit = self._database.unit_of_work(
-            label=f"message {type(self).__name__}",
-            read_only=self.read_only,
-            isolation=self.isolation,
-            deadline_at=deadline_at,
-            origin=self.request,
-            retries=self.retry,
-        )
+        def new_unit(database: Database, isolation: str | None = None) -> AsyncUnitOfWork:
+            return database.unit_of_work(
+                label=f"message {type(self).__name__}",
+                read_only=self.read_only,
+                isolation=isolation,
+                deadline_at=deadline_at,
+                origin=self.request,
+                retries=self.retry,
+            )
+
         self._transaction = MessageTransaction(
-            unit,
+            self._database,
+            new_unit,
+            isolation=self.isolation,
             summary=summary,
+            settings=self.settings,
             policy=partial(policy_of, self._database.retry_policy, self.settings, self.retry_on),
             log_error=self._log_error,
             attempt=attempt,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, PoolProxiedConnection, event
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, PoolProxiedConnection, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
@@ -254,6 +254,11 @@ class MySQL(Backend):
 
     def effect_of(self, sql: str) -> int:
         return MYSQL.effect_of(sql)
+
+    def takes_lock(self, connection: Connection, name: str) -> bool:
+        # The server's own, for all its databases. A connection that has one is closed, see `effect_of`.
+        lock = text("SELECT GET_LOCK(CONCAT('onfinish.', SHA1(CONCAT(DATABASE(), '.', :name))), 0)")
+        return bool(connection.scalar(lock, {"name": name}))
 
     def is_idle(self, connection: Any) -> bool:
         return connection not in self._rolled_back and not _is_in_transaction(connection)

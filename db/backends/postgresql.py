@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import closing
+from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any
 
@@ -285,6 +286,11 @@ class PostgreSQL(Backend):
             )
             for row in connection.execute(_SESSIONS, {"pids": list(pids)})
         ]
+
+    def takes_lock(self, connection: Connection, name: str) -> bool:
+        key = int.from_bytes(blake2b(f"onfinish.{name}".encode(), digest_size=8).digest(), signed=True)
+        taken = connection.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key})
+        return bool(taken)
 
     def limit_statements(self, connection: Connection, timeout_s: float) -> None:
         milliseconds = max(1, int(timeout_s * 1000))

@@ -220,7 +220,7 @@ class ThreadCall(Call):
 
     async def _cancel_statement(self, guard: StatementGuard, timeout_s: float) -> bool:
         try:
-            stop = ThreadCall(self._stoppers, self._stoppers, guard.cancel_statement, _ignore)
+            stop = ThreadCall(self._stoppers, self._stoppers, guard.cancel_statement, nothing_follows)
         except Unavailable:
             return False
         await asyncio.wait([stop.answer], timeout=timeout_s)
@@ -294,5 +294,5 @@ class GreenletCall(Call):
         self._arrive(result, error)
 
 
-def _ignore(call: Call) -> None:
+def nothing_follows(call: Call) -> None:
     """Nothing follows from its end."""

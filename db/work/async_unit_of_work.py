@@ -187,6 +187,11 @@ class AsyncUnitOfWork:
         return self._slot is not None and self._slot.taken
 
     @property
+    def commits(self) -> bool:
+        """Whether its end would send a COMMIT: it has a transaction, or changes, that are not read-only."""
+        return not (self._settling or self.read_only) and self._unit.in_use
+
+    @property
     def settled(self) -> bool:
         """Whether the decision is made, or is being made."""
         return self._settling
@@ -230,6 +235,26 @@ class AsyncUnitOfWork:
         except BaseException:
             self._not_begun.pop(number, None)
             raise
+
+    async def prepare(self, last: Work | None = None) -> None:
+        """Do now what `settle` would do before COMMIT, where another unit is committed in between.
+
+        Args:
+            last: as of `settle`, which is not given it then.
+
+        Raises:
+            DatabaseError: as of `run`; or a call of that was not awaited. The unit can only be undone.
+        """
+        if self._settling:
+            return
+        if self._call is not None:  # a task of the owner's waits for it, and resumes before this goes on
+            await self._call.over()
+            await asyncio.sleep(0)
+        forgotten = self._forgotten()
+        if forgotten is not None:
+            raise forgotten
+        if last is not None or self._unit.in_use:
+            await self.run(self._unit.prepare, last)
 
     async def settle(
         self,

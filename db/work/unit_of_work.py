@@ -201,6 +201,14 @@ class UnitOfWork:
         finally:
             guard.leave(entered)
 
+    def prepare(self, last: Callable[[Session], object] | None) -> None:
+        """Call a function with the session, and flush it: all that precedes COMMIT."""
+        if last is not None:
+            call_plain(self.label, last, self.session)
+        self.session.flush()
+        if not self.read_only and self.session.in_transaction():
+            self.guard.check_transaction()
+
     def _cancelled(self) -> Cancelled:
         return self.guard.reason or Cancelled(f"{self.label}: was cancelled; nothing is kept")
 

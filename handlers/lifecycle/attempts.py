@@ -73,11 +73,12 @@ class RequestAttempts:
         self._db_s = 0.0
         self._commit_s = 0.0
 
-    def add(self, unit: AsyncUnitOfWork) -> None:
-        """Count a unit of work that is settled."""
-        self._db_s += unit.db_s
-        self._commit_s += unit.commit_s
-        self.statements += unit.statements
+    def add(self, *units: AsyncUnitOfWork) -> None:
+        """Count units of work that are settled."""
+        for unit in units:
+            self._db_s += unit.db_s
+            self._commit_s += unit.commit_s
+            self.statements += unit.statements
 
     def hold(self, request: HTTPServerRequest, *, streams: bool = False) -> None:
         """Hold the response of the attempt that begins, or have it sent as it is written."""

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
+from tornado.gen import is_coroutine_function
 
-from db import AsyncUnitOfWork
 from db.work.async_unit_of_work import Work
 
 log = logging.getLogger("onfinish.handlers")
+
+InThread = Callable[[Callable[[], object]], Awaitable[object]]
 
 
 class OnCommit:
     """The functions of one request, or of one message. Lives until the last of them has ended."""
 
     def __init__(self) -> None:
-        self.calls: list[functools.partial[object]] = []
+        self.calls: list[partial[object]] = []
         """Those that are due, in turn."""
 
         self.under_way = False
@@ -29,22 +32,27 @@ class OnCommit:
     def __bool__(self) -> bool:
         return bool(self.calls)
 
-    def add(self, call: functools.partial[object]) -> None:
+    def add(self, call: partial[object]) -> None:
         """Register a function, plain or async. A function that is being called may add others."""
         self.calls.append(call)
 
-    async def call(self, summary: str) -> None:
-        """Call all of them, one after the other; each once. What they raise is logged."""
+    async def call(self, summary: str, in_thread: InThread) -> None:
+        """Call all of them, one after the other; each once. What they raise is logged.
+
+        Args:
+            summary: how log lines name the request.
+            in_thread: calls a plain function, which may block, in a thread.
+        """
         self.under_way = True
         try:
             while self.calls:
-                await self._call(self.calls.pop(0), summary)
+                await self._call(self.calls.pop(0), summary, in_thread)
         finally:
             self.under_way = False
 
-    async def _call(self, call: Callable[[], object], summary: str) -> None:
+    async def _call(self, call: partial[object], summary: str, in_thread: InThread) -> None:
         try:
-            result = call()
+            result = call() if is_async(call.func) else await in_thread(call)
             if isinstance(result, Awaitable):
                 await result
         except (SystemExit, KeyboardInterrupt):  # as signal handlers raise them, which end the process
@@ -54,6 +62,16 @@ class OnCommit:
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise
             log.exception("%s: an on_commit function failed; the work stays committed", summary)
+
+
+def is_async(function: Callable[..., object]) -> bool:
+    """Whether a function is one of the event loop: a coroutine function, Tornado's own kind among them."""
+    called = getattr(function, "__call__", function)  # noqa: B004  # of an object that can be called
+    return (
+        inspect.iscoroutinefunction(function)
+        or inspect.iscoroutinefunction(called)
+        or is_coroutine_function(function)
+    )
 
 
 def is_being_cancelled() -> bool:
@@ -124,14 +142,14 @@ class ExplicitCommit:
         """Whether the answer waits for its result: it is under way, or has failed and no caller knows."""
         return self.under_way or (self.begun and not self.done and not self._is_known)
 
-    async def make(self, unit: AsyncUnitOfWork, last: Work | None) -> None:
+    async def make(self, commit: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Commit, or wait for the commit that is under way.
 
         Raises:
             DatabaseError: nothing was committed, or (`OutcomeUnknown`) that is not known.
         """
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(unit.settle(keep=True, last=last))
+            self._task = asyncio.get_running_loop().create_task(commit())
         try:
             await asyncio.shield(self._task)
         except Exception:

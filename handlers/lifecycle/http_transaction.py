@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any, ClassVar, Protocol
 
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application
 
-from db import Database, Outcome
+from db import AsyncUnitOfWork, Database, Outcome
 from db.errors import ClientDisconnected, Unavailable, UsageError
 from db.retry import RetryPolicy
 from handlers.lifecycle._tornado import has_stream_request_body
@@ -106,22 +106,14 @@ class HttpTransaction(RequestTransaction):
             else handler.read_only
         )
         may_retry = handler.retry and not (handler.streams or has_stream_request_body(type(handler)))
-        unit = database.unit_of_work(
-            label=f"{handler.request.method} {type(handler).__name__}",
-            read_only=self.reads,
-            snapshot=self.reads and (handler.snapshot or handler.streams),
-            isolation=handler.isolation,
-            deadline_at=attempts.deadline_at,
-            origin=handler.request,
-            retries=may_retry,
-        )
-        super().__init__(unit, attempt=attempts.attempt, may_retry=may_retry)
         self.attempts = attempts
+        self._may_retry = may_retry
+        self._handler = handler
+        unit = self.new_unit(database, isolation=handler.isolation)
+        super().__init__(database, unit, attempt=attempts.attempt, may_retry=may_retry)
         self.client_gone = False
         self._streams = handler.streams
         self._retry_on = handler.retry_on
-        self._handler = handler
-        self._database = database
         self._timer: asyncio.TimerHandle | None = None
         self._task = asyncio.current_task()
         if self._task is not None:
@@ -129,6 +121,24 @@ class HttpTransaction(RequestTransaction):
         if attempts.deadline_at is not None:
             left_s = attempts.deadline_at - time.monotonic()
             self._timer = asyncio.get_running_loop().call_later(left_s, self.deadline_passed)
+
+    def new_unit(self, database: Database, *, isolation: str | None = None) -> AsyncUnitOfWork:
+        """A unit of work of the request's kind: read-only as it is, with its deadline."""
+        handler = self._handler
+        return database.unit_of_work(
+            label=f"{handler.request.method} {type(handler).__name__}",
+            read_only=self.reads,
+            snapshot=self.reads and (handler.snapshot or handler.streams),
+            isolation=isolation,
+            deadline_at=self.attempts.deadline_at,
+            origin=handler.request,
+            retries=self._may_retry,
+        )
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The application's."""
+        return self.attempts.application.settings
 
     @property
     def summary(self) -> str:
@@ -138,8 +148,7 @@ class HttpTransaction(RequestTransaction):
     @property
     def policy(self) -> RetryPolicy:
         """The database's, with the errors that the application and the handler add."""
-        settings = self.attempts.application.settings
-        return policy_of(self._database.retry_policy, settings, self._retry_on)
+        return policy_of(self.database.retry_policy, self.settings, self._retry_on)
 
     @property
     def status(self) -> int:
@@ -204,7 +213,7 @@ class HttpTransaction(RequestTransaction):
         if fault is None and self.settle_at_once(keep=keep):
             self._respond(None)
         else:
-            self._database.start(self._end(keep, fault, self.explicit.is_awaited))
+            self.database.start(self._end(keep, fault, self.explicit.is_awaited))
 
     async def _end(self, keep: bool, fault: Exception | None, commits: bool) -> None:
         fault = await self.settle(keep=keep, fault=fault, commits=commits)
@@ -217,7 +226,7 @@ class HttpTransaction(RequestTransaction):
     def _respond(self, fault: Exception | None) -> None:
         """The unit is settled: send the response, or have another handler produce another one."""
         attempts, response = self.attempts, self.attempts.response
-        attempts.add(self.unit)
+        attempts.add(*self.units)
         attempts.work = Outcome.UNKNOWN if leaves_unknown(fault) else self.outcome
         handler = self._clear()
         if response.has_left:
@@ -242,20 +251,20 @@ class HttpTransaction(RequestTransaction):
             fault = UsageError(f"{self.summary}: the handler ended without a response")
         self.fail(fault)
         self.decided = True
-        self._database.start(self._end_unanswered(fault, self.explicit.is_awaited))
+        self.database.start(self._end_unanswered(fault, self.explicit.is_awaited))
 
     async def _end_unanswered(self, fault: Exception, commits: bool) -> None:
         if commits or self.explicit.is_awaited:
             fault = await self.explicit.end() or fault
         try:
-            await self.unit.settle(keep=False, follow_ups=self._due_follow_ups)
+            await self._settle_units(keep=False, follow_ups=self._due_follow_ups)
         except Exception as error:  # noqa: BLE001  # another than the unit has ended its transaction
             fault = error
         response = self.attempts.response
         if not (self.client_gone or response.has_left):
             self._respond(fault)
         else:
-            self.attempts.add(self.unit)
+            self.attempts.add(*self.units)
             handler = self._clear()
             if self.client_gone:  # an aborted streamed upload
                 handler.set_status(status_of(ClientDisconnected()), "Client Closed Request")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 from tornado.websocket import WebSocketClosedError
 
-from db import AsyncUnitOfWork
+from db import AsyncUnitOfWork, Database
 from db.errors import Cancelled, DeadlinePassed, UsageError
 from db.retry import RetryPolicy
 from handlers.lifecycle.errors import leaves_unknown, meant
@@ -26,18 +26,24 @@ class MessageTransaction(RequestTransaction):
     """
 
     summary = ""
+    settings: Mapping[str, Any] = {}
 
     def __init__(
         self,
-        unit: AsyncUnitOfWork,
+        database: Database,
+        new_unit: Callable[..., AsyncUnitOfWork],
         *,
+        isolation: str | None,
         summary: str,
+        settings: Mapping[str, Any],
         policy: Callable[[], RetryPolicy],
         log_error: Callable[[str, BaseException], object],
         **options: Any,
     ) -> None:
-        super().__init__(unit, **options)
+        super().__init__(database, new_unit(database, isolation=isolation), **options)
         self.summary = summary
+        self.settings = settings
+        self._new_unit = new_unit
         self._policy = policy
         self._log_error = log_error
         self.holds = True
@@ -48,6 +54,10 @@ class MessageTransaction(RequestTransaction):
     def policy(self) -> RetryPolicy:
         """The database's, with the errors that the application and the handler add."""
         return self._policy()
+
+    def new_unit(self, database: Database) -> AsyncUnitOfWork:
+        """A unit of work at another database, with the deadline of this one."""
+        return self._new_unit(database)
 
     def log_raised(self, error: BaseException) -> None:
         """Log an error that was raised by the handler and is not the one that is answered."""
@@ -86,7 +96,8 @@ class MessageTransaction(RequestTransaction):
             raise
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
-                self.unit.cancel(Cancelled(f"{self.unit.label}: its task was cancelled; nothing is kept"))
+                for unit in self.units:
+                    unit.cancel(Cancelled(f"{unit.label}: its task was cancelled; nothing is kept"))
                 await self._end(keep=False)
                 raise
             escaped = UsageError(f"{self.summary}: handle_message() raised {type(error).__name__}")

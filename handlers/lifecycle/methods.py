@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 class TransactionMethods:
-    """The six methods of a handler that owns a session. Each is for the transaction under way."""
+    """The methods of a handler that owns a session. Each is for the transaction under way."""
 
     def _begun(self) -> RequestTransaction:
         """The transaction under way.
@@ -31,9 +31,23 @@ class TransactionMethods:
         """The session, to be passed to model functions. Sends SQL only inside of `run`."""
         return self._begun().unit.session
 
+    def session_of(self, name: str) -> Session:
+        """The session at another database of the application, one of its setting ``databases``.
+
+        It is a unit of work of its own there, made by the first call: as `session`, it is passed to a model
+        function by `run`, one at a time; it has the request's deadline and ends with it. What is committed at
+        both is not atomic: the other databases are committed first, in the order in which they were asked
+        for, and ``database`` last. Where one fails, no later one is committed; if an earlier one was, the
+        answer is `PartlyCommitted`, with the outcome "unknown".
+
+        Raises:
+            UsageError: there is no such database, or `commit` or ``finish()`` was called before.
+        """
+        return self._begun().session_of(name)
+
     @passes_on
     def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        """Call a plain function that works with the session, off the event loop.
+        """Call a plain function that works with the session, or one of `session_of`, off the event loop.
 
         Has to be awaited: a call that was made and has not started at the end fails the transaction.
 
@@ -41,7 +55,9 @@ class TransactionMethods:
             DatabaseError: see `AsyncUnitOfWork.run`. Uncaught, it becomes the response.
             Exception: any exception of the function.
         """
-        return self._begun().unit.run(function, *args, **kwargs)
+        transaction = self._begun()
+        unit = transaction.unit_for((*args, *kwargs.values())) if transaction.others else transaction.unit
+        return unit.run(function, *args, **kwargs)
 
     async def commit(self) -> None:
         """Commit now, and release the connection: for slow work outside of the database that follows.
@@ -69,7 +85,10 @@ class TransactionMethods:
     def on_commit(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call a function, plain or async, once the work is committed; never if it is rolled back.
 
-        It runs on the event loop when the answer has left. What it raises is logged.
+        When the answer has left: a coroutine function on the event loop, a plain one in a thread, where it
+        may block. A plain function that uses objects of the loop's, such as a socket's `write_message`,
+        belongs into an async one. They are called in their order, each when the one before has ended. What
+        it raises is logged.
 
         Raises:
             UsageError: ``finish()`` was called before, and not in such a function; nothing is registered.

@@ -17,7 +17,7 @@ from tornado.web import Application
 
 from conf import Settings
 from conf.logs import set_up_logs
-from db import Database
+from db import Database, Jobs
 from db.doctor.findings import Finding
 from db.health import first_look
 from db.schema import migrate
@@ -28,7 +28,7 @@ from server.edge.hosts import Hosts, hosts_of
 from server.edge.http import DrainingServer
 from server.edge.listening import CannotListen, Listening, listen
 from server.findings import lines
-from server.jobs import Jobs, jobs_of
+from server.jobs import start_jobs
 from server.monitoring.ops import Ops
 from server.processes.autoreload import Autoreload
 from server.processes.banner import banner
@@ -179,9 +179,7 @@ class Lifecycle:
         if every_s is None:
             return None
         first = self._parent is None or self._parent.first
-        jobs = Jobs(jobs_of(database, first=first), every_s=every_s)
-        jobs.start()
-        return jobs
+        return start_jobs(database, first=first, every_s=every_s)
 
     async def _bring_schema_up(self, database: Database) -> None:
         """Migrate an SQLite file, which belongs to this process; a server's database is not migrated here."""

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from handlers.lifecycle.hooks import OnCommit
+from handlers.lifecycle.hooks import InThread, OnCommit
 
 
 class OnCommitCall(NamedTuple):
@@ -29,8 +29,7 @@ def recorded_on_commit(*, run: bool = True) -> Iterator[list[OnCommitCall]]:
         run: False: they are recorded in place of being called.
 
     Returns:
-        The calls, growing while the block runs. Where they are async, ``await database.idle(5.0)`` waits for
-        their end.
+        The calls, growing while the block runs. ``await database.idle(5.0)`` waits for their end.
     """
     recorded: list[OnCommitCall] = []
     add, call_all = OnCommit.add, OnCommit.call
@@ -40,10 +39,10 @@ def recorded_on_commit(*, run: bool = True) -> Iterator[list[OnCommitCall]]:
             recorded.append(_call_of(call))
         add(self, call)
 
-    async def recorded_call(self: OnCommit, summary: str) -> None:
+    async def recorded_call(self: OnCommit, summary: str, in_thread: InThread) -> None:
         recorded.extend(map(_call_of, self.calls))
         if run:
-            await call_all(self, summary)
+            await call_all(self, summary, in_thread)
         else:
             self.calls.clear()
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+from collections.abc import Callable, Generator
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
+from tornado import gen
 from tornado.web import HTTPError
 
 from conf import DatabaseSettings
@@ -163,7 +169,7 @@ async def test_after_the_commit_functions_are_called_in_order(mount: Mount, note
             await self.run(add_note, self.session, text="written")
 
     await mount(Handler).post("/")
-    await asyncio.sleep(0.05)
+    await until(lambda: len(calls) == 3)
 
     assert calls == ["plain", ("ada", ["written"]), "last"]
 
@@ -181,7 +187,7 @@ async def test_a_function_after_the_commit_may_ask_for_another(mount: Mount, not
             called.append("first")
             self.on_commit(self.second)
 
-        def second(self) -> None:
+        async def second(self) -> None:
             called.append("second")
             both.set()
 
@@ -191,6 +197,79 @@ async def test_a_function_after_the_commit_may_ask_for_another(mount: Mount, not
 
     assert called == ["first", "second"]
     assert notes() == ["written"]
+
+
+@pytest.mark.every_driver("sqlite+aiosqlite", "postgresql+asyncpg")
+async def test_a_function_after_the_commit_that_blocks_stops_no_request(
+    mount: Mount, database: Database, notes: Notes
+):
+    """A plain one runs in a thread, with the request's context variables; an async one on the loop.
+
+    The one that follows waits for it, and so does a server that ends.
+    """
+    word = ContextVar("word", default="none")
+    go_on = threading.Event()
+    ran: list[object] = []
+
+    def block(name: str) -> None:
+        go_on.wait(10)
+        ran.append((name, word.get(), threading.current_thread() is threading.main_thread()))
+
+    async def follow(name: str) -> None:
+        ran.append((name, word.get(), threading.current_thread() is threading.main_thread()))
+
+    class Handler(ApiHandler):
+        async def post(self) -> None:
+            word.set("posted")
+            self.on_commit(block, name="plain")
+            self.on_commit(partial(follow, "async"))
+            await self.run(add_note, self.session, text="written")
+
+        async def get(self) -> None:
+            self.write_json(await self.run(list_texts, self.session))
+
+    client = mount(Handler)
+    await client.post("/")
+    while_it_blocks = await client.get("/", request_timeout=5)
+    is_idle = await database.idle(0.05)
+    go_on.set()
+
+    assert while_it_blocks.json() == ["written"]
+    assert (is_idle, await database.idle(5)) == (False, True)
+    assert ran == [("plain", "posted", False), ("async", "posted", True)]
+
+
+@pytest.mark.parametrize("kind", ["a lambda that returns a coroutine", "a method", "Tornado's", "an object"])
+async def test_an_async_function_of_any_kind_runs_on_the_loop_after_the_commit(
+    kind: str, mount: Mount, notes: Notes
+):
+    calls: list[asyncio.AbstractEventLoop] = []
+
+    class Handler(ApiHandler):
+        async def post(self) -> None:
+            functions: dict[str, Callable[[], object]] = {
+                "a lambda that returns a coroutine": lambda: self.send(),
+                "a method": self.send,
+                "Tornado's": self.send_as_before,
+                "an object": self,
+            }
+            self.on_commit(functions[kind])
+            await self.run(add_note, self.session, text="written")
+
+        async def send(self) -> None:
+            calls.append(asyncio.get_running_loop())
+
+        @gen.coroutine
+        def send_as_before(self) -> Generator[Any, Any, None]:
+            yield gen.sleep(0)
+            calls.append(asyncio.get_running_loop())
+
+        __call__ = send
+
+    await mount(Handler).post("/")
+    await until(lambda: calls)
+
+    assert calls == [asyncio.get_running_loop()]
 
 
 async def test_a_slow_function_after_the_commit_delays_no_request(

@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from conf import DatabaseSettings
-from db import Database
-from server.jobs import Job, Jobs, jobs_of
+from db import Database, Jobs
+from server.jobs import start_jobs
 from tests.fixtures.process import StartServer
 from tests.fixtures.waiting import wait_until
 
@@ -24,14 +24,13 @@ EVERY_S = 0.05
 
 
 @asynccontextmanager
-async def running(jobs: dict[str, Job]) -> AsyncIterator[Jobs]:
-    """Jobs that are done many times a second, ended at the end."""
-    running = Jobs(jobs, every_s=EVERY_S)
-    running.start()
+async def running(database: Database, *, first: bool) -> AsyncIterator[Jobs]:
+    """A server's jobs, done many times a second, ended at the end."""
+    jobs = start_jobs(database, first=first, every_s=EVERY_S)
     try:
-        yield running
+        yield jobs
     finally:
-        await running.stop()
+        await jobs.stop()
 
 
 async def becomes_true(condition) -> bool:
@@ -68,7 +67,7 @@ async def test_expired_keys_are_deleted_to_the_last(database: Database, sql):
         return int(row["n"])
 
     assert left() == 2303
-    async with running(jobs_of(database, first=True)):
+    async with running(database, first=True):
         assert await becomes_true(lambda: left() == 3)
         await asyncio.sleep(3 * EVERY_S)
 
@@ -78,14 +77,17 @@ async def test_expired_keys_are_deleted_to_the_last(database: Database, sql):
 @pytest.mark.usefixtures("shelves")
 @on_postgresql
 @pytest.mark.gen_test
-async def test_commit_markers_of_connections_that_are_gone_are_deleted(database: Database, sql):
+async def test_commit_markers_of_connections_that_are_gone_are_deleted(
+    database_settings: DatabaseSettings, sql
+):
     """After a day; one that is deleted under a connection that lives is written anew at its next commit."""
+    database = Database(database_settings.model_copy(update={"pool_size": 1}))
     async with database.unit_of_work() as unit:
         await unit.run(_insert_shelf, unit.session, "Store")
     sql("UPDATE commit_witness SET update_time = now() - interval '25 hours'")
     sql("INSERT INTO commit_witness (connection, transaction) VALUES ('young', 'x')")
 
-    async with running(jobs_of(database, first=True)):
+    async with running(database, first=True):
         assert await becomes_true(
             lambda: (
                 sql("SELECT count(*) AS n FROM commit_witness WHERE update_time < now() - interval '1 hour'")
@@ -94,6 +96,8 @@ async def test_commit_markers_of_connections_that_are_gone_are_deleted(database:
         )
     async with database.unit_of_work() as unit:
         await unit.run(_insert_shelf, unit.session, "Other")
+
+    await database.close()
 
     assert sql("SELECT connection FROM commit_witness WHERE connection = 'young'")
     assert len(sql("SELECT connection FROM commit_witness WHERE connection <> 'young'")) == 1
@@ -117,7 +121,7 @@ async def test_idle_connections_are_closed_down_to_the_least(database_settings: 
         return int(row["n"])
 
     assert open_connections() == 5
-    async with running(jobs_of(database, first=False)):
+    async with running(database, first=False):
         assert await becomes_true(lambda: open_connections() == 1)
         await asyncio.sleep(3 * EVERY_S)
         assert open_connections() == 1
@@ -134,58 +138,23 @@ async def _use(unit) -> None:
         await asyncio.sleep(0.3)
 
 
-def test_what_one_process_does_for_all_is_not_done_by_each(tmp_path):
+@pytest.mark.gen_test
+async def test_what_one_process_does_for_all_is_not_done_by_each(database: Database):
     """Rows are deleted by the first one; connections are each process's own."""
-    database = Database(DatabaseSettings(url=f"sqlite:///{tmp_path / 'x.db'}"))
 
-    assert set(jobs_of(database, first=True)) - set(jobs_of(database, first=False)) == {
-        "deleting expired idempotency keys"
+    async def names(*, first: bool) -> set[str]:
+        async with running(database, first=first):
+            return {
+                thread.name for thread in threading.enumerate() if thread.name.startswith("onfinish-job ")
+            }
+
+    only_first = await names(first=True) - await names(first=False)
+
+    assert "onfinish-job deleting expired idempotency keys" in only_first
+    assert only_first <= {
+        "onfinish-job deleting expired idempotency keys",
+        "onfinish-job deleting old commit markers",
     }
-    database.dispose()
-
-
-@pytest.mark.gen_test
-async def test_a_job_that_fails_is_logged_once_and_tried_again(expect_log):
-    """The others go on meanwhile; that it works again is told as well; the next failure is a new one."""
-    failures, turns = [True], []
-
-    def failing(stopped: threading.Event) -> None:
-        turns.append(failures[0])
-        if failures[0]:
-            raise ConnectionError("no answer")
-
-    others: list[int] = []
-    with (
-        expect_log("onfinish.jobs", "failing: failed, will be retried: no answer") as failed,
-        expect_log("onfinish.jobs", "failing: works again", level=20) as mended,
-    ):
-        async with running({"failing": failing, "other": lambda stopped: others.append(1)}):
-            assert await becomes_true(lambda: len(turns) >= 4)
-            assert (len(failed), len(mended)) == (1, 0)
-            assert len(others) >= 3
-            failures[0] = False
-            assert await becomes_true(lambda: len(mended) == 1)
-            failures[0] = True
-            assert await becomes_true(lambda: len(failed) == 2)
-
-
-@pytest.mark.gen_test
-async def test_jobs_never_stop_the_loop_and_end_with_the_server():
-    """One that works for long is told to end, and waited for."""
-    told = threading.Event()
-
-    def long(stopped: threading.Event) -> None:
-        stopped.wait(10)
-        told.set()
-
-    beats = 0
-    async with running({"long": long}):
-        for _ in range(20):
-            await asyncio.sleep(0.01)
-            beats += 1
-
-    assert beats == 20
-    assert told.is_set()
 
 
 def test_a_server_whose_database_is_down_logs_it_once_and_goes_on(unused_port, start_server: StartServer):
