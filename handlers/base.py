@@ -47,7 +47,7 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
     Tornado's: error pages, ETag, headers, OPTIONS. Its methods with the session are `TransactionMethods`'.
 
     The application's settings: ``database`` (a `Database`, required), ``request_timeout_s`` (30),
-    ``retry_on`` (errors that are retried besides the database's own), ``database_messages`` (False).
+    ``retry_on`` (errors that are retried too), ``database_messages``, ``server_timing_counts`` (False).
     """
 
     streams: ClassVar[bool] = False

@@ -42,7 +42,7 @@ def load_of(context: Any) -> Load | None:
         context: the statement's `ExecutionContext`.
     """
     try:
-        state = getattr(context.compiled, "compile_state", None)
+        state: Any = getattr(context.compiled, "compile_state", None)
         path = getattr(state, "current_path", None)
         if path is None:  # no SELECT of the mapper's
             return None
@@ -58,7 +58,11 @@ def load_of(context: Any) -> Load | None:
         mapper, key = options._refresh_state.mapper, min(keys)
         is_deferred = getattr(mapper.attrs[key], "deferred", False)
         return Load(mapper.class_.__name__, key, True, "undefer" if is_deferred else "")
-    except (AttributeError, LookupError, TypeError):  # another SQLAlchemy: there are the statements all the same
+    except (
+        AttributeError,
+        LookupError,
+        TypeError,
+    ):  # another SQLAlchemy: there are the statements all the same
         return None
 
 

@@ -91,6 +91,9 @@ class AsyncUnitOfWork:
     queued_s = 0.0
     """How long it waited for its slot, in seconds."""
 
+    is_follow_up = False
+    """Whether it follows another that is settled, for the same origin."""
+
     def __init__(
         self,
         unit: UnitOfWork,
@@ -353,8 +356,8 @@ class AsyncUnitOfWork:
                 # A task that was cancelled before its first step has closed it.
                 if inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:
                     self._never_run = UsageError(
-                        f"{self.label}: `run({name}, …)` in {code.co_filename}, line {line}, was not awaited and "
-                        "has not run; nothing is kept. Write `await self.run(…)`"
+                        f"{self.label}: `run({name}, …)` in {code.co_filename}, line {line}, was not "
+                        "awaited and has not run; nothing is kept. Write `await self.run(…)`"
                     )
                     break
         return self._never_run
@@ -480,7 +483,7 @@ class AsyncUnitOfWork:
             give_up_at = max(self.deadline_at, time.monotonic() + FOLLOW_UP_S)
         for function in functions:
             unit = self._new_follow_up(f"{self.label} afterwards", give_up_at)
-            unit.origin = self.origin
+            unit.origin, unit.is_follow_up = self.origin, True
             unit.exempt_from_max_waiting = self._was_admitted  # newcomers take no audit row from it
             is_whole = self._call is None and self._unit.settled and not self._guard.abandoned
             if self.has_slot and is_whole and self._endpoint is unit._endpoint:

@@ -223,7 +223,7 @@ class Recorder:
         return do_recorded
 
     def _line(self, guard: StatementGuard, frame: FrameType | None) -> Line | None:
-        """The application's innermost line; where a function of a library was run, the one that called `run`."""
+        """The application's innermost line; where it has none there, the one that called `run`."""
         files = self._files
         while frame is not None:
             code = frame.f_code
@@ -259,7 +259,9 @@ def _beginning(do: Callable[[PoolProxiedConnection], None]) -> Callable[[PoolPro
     return do_begin_recorded
 
 
-def _ending(do: Callable[[PoolProxiedConnection], None], name: str) -> Callable[[PoolProxiedConnection], None]:
+def _ending(
+    do: Callable[[PoolProxiedConnection], None], name: str
+) -> Callable[[PoolProxiedConnection], None]:
     def do_end_recorded(connection: PoolProxiedConnection) -> None:
         guard = guard_on(connection)
         began_at = time.monotonic()
