@@ -82,7 +82,8 @@ class Lane(NamedTuple):
             "statements": [_statement(each, at(each.began_at)) for each in recording.statements],
             "not_kept": {"count": recording.more, "took_ms": _ms(recording.more_s)},
             "commit": span(recording.commit),
-            "rollback": span(recording.rollback) if self.pool == "writer" else None,
+            # The pool rolls back whatever comes back to it.
+            "rollback": span(recording.rollback) if self.pool == "writer" and not recording.commit else None,
         }
 
 

@@ -110,8 +110,8 @@ class RequestLog:
         for unit in database.open_units:
             request = _request_of(unit)
             if request is not None and request_id_of(request) == request_id:
-                lanes = [*self._lanes.get(request, ())]
-                lanes.append(_lane(unit, recorder.recording_of(unit) or Recording(), len(lanes) + 1))
+                so_far = _lane(unit, recorder.recording_of(unit) or Recording())
+                lanes = _in_order([*self._lanes.get(request, ()), so_far])
                 yield self._kept(request, lanes, took_s=request.request_time(), outcome="open", is_open=True)
 
     # -- what is kept
@@ -120,7 +120,7 @@ class RequestLog:
         self, handler: SessionHandler, status: int, took_s: float, reasons: list[Reason]
     ) -> None:
         request, attempts = handler.request, handler._attempts
-        lanes = self._lanes.pop(request if attempts is None else attempts.request, [])
+        lanes = _in_order(self._lanes.pop(request if attempts is None else attempts.request, []))
         findings = self._findings(lanes, streams=handler.streams)
         if findings:
             reasons.append("wasteful")
@@ -179,9 +179,9 @@ class RequestLog:
         if request is not None:
             lanes = self._lanes.setdefault(request, [])
             if len(lanes) < _LANES_MAX:
-                lanes.append(_lane(unit, recording, len(lanes) + 1))
+                lanes.append(_lane(unit, recording))
         elif recording.statements:
-            self._keep_alone(unit, _lane(unit, recording, 0))
+            self._keep_alone(unit, _lane(unit, recording)._replace(attempt=0))
 
     def _keep_alone(self, unit: ObservedUnit, lane: Lane) -> None:
         """Keep a unit of work that no request's answer waits for: a message's, a job's."""
@@ -214,14 +214,15 @@ class RequestLog:
         self.kept.add(kept, last=True)
 
     def _findings(self, lanes: Iterable[Lane], *, streams: bool = False) -> list[Finding]:
-        found = [(lane, each) for lane in lanes for each in findings_of(lane, streams=streams)]
-        for lane, each in found:
+        found: dict[tuple[str, str], Finding] = {}
+        for lane, each in [(one, each) for one in lanes for each in findings_of(one, streams=streams)]:
+            found.setdefault((each.kind, each.line), each)  # each attempt has it
             is_new = each.kind == "n+1" and each.line not in self._warned
             if self._warns and is_new and len(self._warned) < _LINES_MAX:
                 self._warned.add(each.line)
                 write = f" Write {each.code}" if each.code else ""
                 log.warning("%s: %s. %s %s%s", lane.label, each.told, each.line, each.about, write)
-        return list(dict.fromkeys(each for _, each in found))
+        return [*found.values()]
 
 
 def _reasons(handler: SessionHandler, status: int, took_s: float) -> list[Reason]:
@@ -252,15 +253,26 @@ def _request_of(unit: ObservedUnit) -> HTTPServerRequest | None:
     return request if attempts is None else attempts.request
 
 
-def _lane(unit: ObservedUnit, recording: Recording, attempt: int) -> Lane:
+def _in_order(lanes: Iterable[Lane]) -> list[Lane]:
+    """Units of work as they began: one ends after those that follow it. Its attempts are numbered."""
+    numbers = itertools.count(1)
+    return [
+        lane._replace(attempt=next(numbers)) if lane.attempt else lane
+        for lane in sorted(lanes, key=lambda lane: lane.opened_at)
+    ]
+
+
+def _lane(unit: ObservedUnit, recording: Recording) -> Lane:
+    """A unit of work that has ended, or as far as it has come."""
     now = time.monotonic()
+    end = recording.commit or recording.rollback
     lane = Lane(
         label=unit.label,
-        attempt=attempt,
+        attempt=1,
         pool=unit.pool,
         outcome=unit.outcome.value,
         opened_at=unit.opened_at,
-        ended_at=now,
+        ended_at=now if end is None else end.began_at + end.took_s,
         queued_at=None,
         queued_s=0.0,
         db_s=now - unit.opened_at,
@@ -271,7 +283,7 @@ def _lane(unit: ObservedUnit, recording: Recording, attempt: int) -> Lane:
     if not isinstance(unit, AsyncUnitOfWork):
         return lane
     return lane._replace(
-        attempt=0 if unit.is_follow_up else attempt,
+        attempt=0 if unit.is_follow_up else 1,
         queued_at=unit.queued_at,
         queued_s=unit.queued_s,
         db_s=unit.db_s,

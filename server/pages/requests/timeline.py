@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 WIDTH, HEIGHT = 1000, 12
 
-_LEAST = 2.0
-"""How wide the shortest is drawn."""
+_LEAST, _LEAST_OF_ROW = 2.0, 5.0
+"""How wide the shortest is drawn: in a lane, which is as wide as the page, and in a row."""
 
 Json = Mapping[str, Any]
 
@@ -57,10 +57,10 @@ def tracks_of(request: Json) -> list[Track]:
 
 
 def milliseconds(value: float) -> str:
-    """A time in words: ``0.6 ms``, ``41 ms``, ``1.3 s``."""
+    """A time in words: ``0.06 ms``, ``4.1 ms``, ``410 ms``, ``1.3 s``."""
     if value >= 1000:
         return f"{value / 1000:.1f} s"
-    return f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
+    return f"{value:.{2 if value < 1 else 1 if value < 100 else 0}f} ms"
 
 
 def _track(request: Json, lane: Json, *, is_last: bool) -> Track:
@@ -69,41 +69,41 @@ def _track(request: Json, lane: Json, *, is_last: bool) -> Track:
     end = commit or rollback
     released_ms = lane["ended_ms"] if end is None else end["at_ms"] + end["took_ms"]
 
-    def path(spans: Iterable[Json]) -> str:
-        return _path(((each["at_ms"], each["took_ms"]) for each in spans), total_ms)
+    def of_row(span: Json) -> str:
+        return _path([span], total_ms, least=_LEAST_OF_ROW)
 
-    bars = []
+    kinds: dict[str, Sequence[Json]] = {}
     if lane["queued"] is not None:
-        bars.append(("t-wait", path([lane["queued"]])))
+        kinds["t-wait"] = [lane["queued"]]
     if lane["connected_ms"] is not None:
-        bars.append(("t-held", _path([(lane["connected_ms"], released_ms - lane["connected_ms"])], total_ms)))
-    bars.append(("t-sql", path(statements)))
+        kinds["t-held"] = [_span(lane["connected_ms"], released_ms - lane["connected_ms"])]
+    kinds["t-sql"] = statements
     if commit is not None:
-        bars.append(("t-commit", path([commit])))
+        kinds["t-commit"] = [commit]
     elif rollback is not None:
-        bars.append(("t-undo", path([rollback])))
+        kinds["t-undo"] = [rollback]
     answered = is_last and request["status"] is not None and lane["attempt"]
+    answer = _span(request["took_ms"], 0.0)
     if answered:
-        bars.append(("t-answer", _path([(request["took_ms"], 0.0)], total_ms)))
+        kinds["t-answer"] = [answer]
     rows = _rows(statements, total_ms)
     if (more := lane["not_kept"])["count"]:
         words = f"and {more['count']} statements more, which are not kept"
         rows.append(Row("", more["took_ms"], "", "t-sql", "", words=words))
     if commit is not None:
         words = "COMMIT" if lane["outcome"] == "kept" else f"COMMIT, and the outcome is {lane['outcome']}"
-        rows.append(Row("", commit["took_ms"], "", "t-commit", path([commit]), words=words))
+        rows.append(Row("", commit["took_ms"], "", "t-commit", of_row(commit), words=words))
     elif rollback is not None:
-        rows.append(Row("", rollback["took_ms"], "", "t-undo", path([rollback]), words="ROLLBACK"))
+        rows.append(Row("", rollback["took_ms"], "", "t-undo", of_row(rollback), words="ROLLBACK"))
     if answered:
         later_ms = max(0.0, request["took_ms"] - released_ms)
         words = f"the answer left: {request['status']}, {milliseconds(later_ms)} later"
-        answer = _path([(request["took_ms"], 0.0)], total_ms)
-        rows.append(Row("", request["took_ms"], "", "t-answer", answer, words=words))
+        rows.append(Row("", request["took_ms"], "", "t-answer", of_row(answer), words=words))
     return Track(
         title=f"attempt {lane['attempt']}" if lane["attempt"] else "in a transaction of its own",
         outcome=lane["outcome"] if is_last or not lane["attempt"] else f"{lane['outcome']}, retried",
         about=_about(lane),
-        bars=[bar for bar in bars if bar[1]],
+        bars=[(kind, _path(spans, total_ms, least=_LEAST)) for kind, spans in kinds.items() if spans],
         tiles=_tiles(lane, end),
         rows=rows,
     )
@@ -127,7 +127,7 @@ def _rows(statements: Sequence[Json], total_ms: float) -> list[Row]:
                 took_ms=sum(each["took_ms"] for each in equal),
                 rows=_rows_in_words([each["rows"] for each in equal]),
                 kind="t-sql",
-                path=_path(((each["at_ms"], each["took_ms"]) for each in equal), total_ms),
+                path=_path(equal, total_ms, least=_LEAST_OF_ROW),
                 times=times,
                 sql=first["sql"],
                 line=first["line"],
@@ -178,12 +178,16 @@ def _tiles(lane: Json, end: Json | None) -> list[tuple[str, str]]:
     return [(milliseconds(value), label) for value, label in tiles]
 
 
-def _path(spans: Iterable[tuple[float, float]], total_ms: float) -> str:
-    """Bars from a time on, each so long, in milliseconds."""
+def _span(at_ms: float, took_ms: float) -> Json:
+    return {"at_ms": at_ms, "took_ms": took_ms}
+
+
+def _path(spans: Iterable[Json], total_ms: float, *, least: float) -> str:
+    """A bar for each."""
     scale = WIDTH / total_ms
     bars = []
-    for at_ms, took_ms in spans:
-        width = max(_LEAST, took_ms * scale)
-        at = min(max(0.0, at_ms * scale), WIDTH - width)
+    for span in spans:
+        width = max(least, span["took_ms"] * scale)
+        at = min(max(0.0, span["at_ms"] * scale), WIDTH - width)
         bars.append(f"M{at:.1f} 0h{width:.1f}v{HEIGHT}h-{width:.1f}z")
     return "".join(bars)
