@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from db.engines._sqlalchemy import Load
 from db.work.recorder import Line, Statement
 from server.pages.live.places import place_at
-from server.pages.requests.kept import Finding, Lane
+from server.pages.requests.kept import Finding, RecordedUnit
 
 REPEATED_MIN = 5
 """So many equal SELECTs from one line are a loop."""
@@ -19,27 +19,27 @@ HELD_MIN_S = 0.1
 _READS = re.compile(r"\s*(select|with)\b", re.IGNORECASE)
 
 
-def findings_of(lane: Lane, *, streams: bool = False) -> list[Finding]:
+def findings_of(unit: RecordedUnit, *, streams: bool = False) -> list[Finding]:
     """What there is to be said about a unit of work.
 
     Args:
         streams: its response is sent while it reads: the connection waits for the client, and has to.
     """
-    found = list(_repeated(lane))
-    if not streams and (held := _held(lane)) is not None:
+    found = list(_repeated(unit))
+    if not streams and (held := _held(unit)) is not None:
         found.append(held)
     return found
 
 
-def _repeated(lane: Lane) -> Iterator[Finding]:
+def _repeated(unit: RecordedUnit) -> Iterator[Finding]:
     groups: dict[tuple[str, Line], list[Statement]] = {}
-    for each in lane.recording.statements:
+    for each in unit.recording.statements:
         # A loader's own SELECTs read some hundred rows each, as many as it takes.
         if each.line is not None and each.counts and (each.load is None or each.load.is_lazy):
             groups.setdefault((each.sql, each.line), []).append(each)
     for (sql, line), statements in groups.items():
         if len(statements) >= REPEATED_MIN and _READS.match(sql):
-            yield _finding(statements, line, or_more=lane.recording.more > 0)
+            yield _finding(statements, line, or_more=unit.recording.more > 0)
 
 
 def _finding(statements: list[Statement], line: Line, *, or_more: bool) -> Finding:
@@ -60,14 +60,14 @@ def _with_loader(load: Load) -> str:
     return f"select({load.entity}).options({load.loader}({attribute}))" if load.loader else ""
 
 
-def _held(lane: Lane) -> Finding | None:
-    recording = lane.recording
+def _held(unit: RecordedUnit) -> Finding | None:
+    recording = unit.recording
     if recording.connected_at is None:
         return None
     # What the database was doing for it, in order; the last is its end.
     spans = [(each.began_at, each.took_s, each.line) for each in recording.statements]
     end = recording.commit or recording.rollback
-    ended_at = lane.ended_at
+    ended_at = unit.ended_at
     if end is not None:
         spans.append((end.began_at, end.took_s, None))
         ended_at = end.began_at + end.took_s
@@ -87,8 +87,8 @@ def _held(lane: Lane) -> Finding | None:
         f"Held for nothing for {held_s * 1000:.0f} ms",
         f"had a connection and ran no SQL{where}. What needs no database belongs behind the commit, which "
         "gives the connection back.",
-        "await self.commit()" if lane.attempt else "",
-        _shown(after) if after is not None else lane.label,
+        "await self.commit()" if unit.attempt else "",
+        _shown(after) if after is not None else unit.label,
     )
 
 

@@ -34,7 +34,7 @@ class Finding(NamedTuple):
     line: str
 
 
-class Lane(NamedTuple):
+class RecordedUnit(NamedTuple):
     """One unit of work of a request. Times are in seconds, those ending in ``at`` of `time.monotonic`.
 
     ``attempt``: which one of the request; 0 for what follows it in a transaction of its own. ``db_s``: what
@@ -56,7 +56,7 @@ class Lane(NamedTuple):
     recording: Recording
 
     def as_json(self, began_at: float) -> dict[str, Any]:
-        """The lane, times in milliseconds since the request began."""
+        """The unit, times in milliseconds since the request began."""
         recording = self.recording
 
         def at(time_s: float | None) -> float | None:
@@ -92,7 +92,7 @@ class KeptRequest:
     """A request that has ended, a message of a socket, or a job. Lives as long as it is kept.
 
     ``at_s`` is Unix time, ``began_at`` that of `time.monotonic`. ``status``: None for what is no request.
-    ``lanes``: none where nothing was recorded.
+    ``units``: none where nothing was recorded.
     """
 
     process: int
@@ -111,7 +111,7 @@ class KeptRequest:
     attempts: int
     reasons: tuple[Reason, ...] = ()
     findings: tuple[Finding, ...] = ()
-    lanes: tuple[Lane, ...] = ()
+    units: tuple[RecordedUnit, ...] = ()
     is_open: bool = False
 
     def summary(self) -> dict[str, Any]:
@@ -132,13 +132,13 @@ class KeptRequest:
             "attempts": self.attempts,
             "reasons": [*self.reasons],
             "findings": [each._asdict() for each in self.findings],
-            "recorded": bool(self.lanes),
+            "recorded": bool(self.units),
             "open": self.is_open,
         }
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
-        return {**self.summary(), "lanes": [lane.as_json(self.began_at) for lane in self.lanes]}
+        return {**self.summary(), "units": [unit.as_json(self.began_at) for unit in self.units]}
 
 
 class KeptRequests:

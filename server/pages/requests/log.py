@@ -24,14 +24,14 @@ from server.monitoring.ops import OpsHandler
 from server.monitoring.route_names import RouteNames
 from server.pages.live.places import is_application
 from server.pages.requests.findings import findings_of
-from server.pages.requests.kept import Finding, KeptRequest, KeptRequests, Lane, Reason
+from server.pages.requests.kept import Finding, KeptRequest, KeptRequests, Reason, RecordedUnit
 
 log = logging.getLogger("onfinish.requests")
 
 SLOW_S = 1.0
 """A request that took longer is among the worst."""
 
-_LANES_MAX = 16
+_UNITS_MAX = 16
 """Units of work of one request that are kept: its attempts, and what follows in transactions of their own."""
 
 _LINES_MAX = 1000
@@ -60,7 +60,9 @@ class RequestLog:
         self._serials = itertools.count(1)
         self._database: Database | None = None
         self._recorder: Recorder | None = None
-        self._lanes: weakref.WeakKeyDictionary[HTTPServerRequest, list[Lane]] = weakref.WeakKeyDictionary()
+        self._units: weakref.WeakKeyDictionary[HTTPServerRequest, list[RecordedUnit]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     @property
     def is_recording(self) -> bool:
@@ -110,9 +112,9 @@ class RequestLog:
         for unit in database.open_units:
             request = _request_of(unit)
             if request is not None and request_id_of(request) == request_id:
-                so_far = _lane(unit, recorder.recording_of(unit) or Recording())
-                lanes = _in_order([*self._lanes.get(request, ()), so_far])
-                yield self._kept(request, lanes, took_s=request.request_time(), outcome="open", is_open=True)
+                so_far = _recorded(unit, recorder.recording_of(unit) or Recording())
+                units = _in_order([*self._units.get(request, ()), so_far])
+                yield self._kept(request, units, took_s=request.request_time(), outcome="open", is_open=True)
 
     # -- what is kept
 
@@ -120,13 +122,13 @@ class RequestLog:
         self, handler: SessionHandler, status: int, took_s: float, reasons: list[Reason]
     ) -> None:
         request, attempts = handler.request, handler._attempts
-        lanes = _in_order(self._lanes.pop(request if attempts is None else attempts.request, []))
-        findings = self._findings(lanes, streams=handler.streams)
+        units = _in_order(self._units.pop(request if attempts is None else attempts.request, []))
+        findings = self._findings(units, streams=handler.streams)
         if findings:
             reasons.append("wasteful")
         kept = self._kept(
             request,
-            lanes,
+            units,
             took_s=took_s,
             outcome=handler.work_outcome,
             route=self._names().of_handler(handler),
@@ -142,7 +144,7 @@ class RequestLog:
     def _kept(
         self,
         request: HTTPServerRequest,
-        lanes: Iterable[Lane],
+        units: Iterable[RecordedUnit],
         *,
         took_s: float,
         route: str = "",
@@ -155,7 +157,7 @@ class RequestLog:
         path = request.path[:_PATH_CHARS_MAX]
         method = (request.method or "-")[:_PATH_CHARS_MAX]
         route = route or self._names().of_request(request) or path
-        lanes = tuple(lanes)
+        units = tuple(units)
         return KeptRequest(
             process=self.process,
             serial=next(self._serials),
@@ -166,28 +168,28 @@ class RequestLog:
             handler=handler,
             status=status,
             at_s=time.time() - took_s,
-            began_at=min([time.monotonic() - took_s, *(lane.opened_at for lane in lanes)]),
+            began_at=min([time.monotonic() - took_s, *(recorded.opened_at for recorded in units)]),
             took_s=took_s,
             statements=statements,
             attempts=attempts,
-            lanes=lanes,
+            units=units,
             **options,
         )
 
     def _unit_ended(self, unit: ObservedUnit, recording: Recording) -> None:
         request = _request_of(unit)
         if request is not None:
-            lanes = self._lanes.setdefault(request, [])
-            if len(lanes) < _LANES_MAX:
-                lanes.append(_lane(unit, recording))
+            units = self._units.setdefault(request, [])
+            if len(units) < _UNITS_MAX:
+                units.append(_recorded(unit, recording))
         elif recording.statements:
-            self._keep_alone(unit, _lane(unit, recording)._replace(attempt=0))
+            self._keep_alone(unit, _recorded(unit, recording)._replace(attempt=0))
 
-    def _keep_alone(self, unit: ObservedUnit, lane: Lane) -> None:
+    def _keep_alone(self, unit: ObservedUnit, recorded: RecordedUnit) -> None:
         """Keep a unit of work that no request's answer waits for: a message's, a job's."""
-        findings = self._findings([lane])
+        findings = self._findings([recorded])
         origin = unit.origin if isinstance(unit, AsyncUnitOfWork) else None
-        took_s = lane.ended_at - lane.opened_at
+        took_s = recorded.ended_at - recorded.opened_at
         is_unknown = unit.outcome is Outcome.UNKNOWN
         reasons: tuple[Reason, ...] = ("unknown",) if is_unknown else ()
         kept = KeptRequest(
@@ -202,26 +204,26 @@ class RequestLog:
             handler="",
             status=None,
             at_s=time.time() - took_s,
-            began_at=lane.opened_at,
+            began_at=recorded.opened_at,
             took_s=took_s,
-            outcome=lane.outcome,
-            statements=lane.statements,
+            outcome=recorded.outcome,
+            statements=recorded.statements,
             attempts=1,
             reasons=reasons + (("wasteful",) if findings else ()),
             findings=tuple(findings),
-            lanes=(lane,),
+            units=(recorded,),
         )
         self.kept.add(kept, last=True)
 
-    def _findings(self, lanes: Iterable[Lane], *, streams: bool = False) -> list[Finding]:
+    def _findings(self, units: Iterable[RecordedUnit], *, streams: bool = False) -> list[Finding]:
         found: dict[tuple[str, str], Finding] = {}
-        for lane, each in [(one, each) for one in lanes for each in findings_of(one, streams=streams)]:
+        for recorded, each in [(one, each) for one in units for each in findings_of(one, streams=streams)]:
             found.setdefault((each.kind, each.line), each)  # each attempt has it
             is_new = each.kind == "n+1" and each.line not in self._warned
             if self._warns and is_new and len(self._warned) < _LINES_MAX:
                 self._warned.add(each.line)
                 write = f" Write {each.code}" if each.code else ""
-                log.warning("%s: %s. %s %s%s", lane.label, each.told, each.line, each.about, write)
+                log.warning("%s: %s. %s %s%s", recorded.label, each.told, each.line, each.about, write)
         return [*found.values()]
 
 
@@ -253,20 +255,20 @@ def _request_of(unit: ObservedUnit) -> HTTPServerRequest | None:
     return request if attempts is None else attempts.request
 
 
-def _in_order(lanes: Iterable[Lane]) -> list[Lane]:
+def _in_order(units: Iterable[RecordedUnit]) -> list[RecordedUnit]:
     """Units of work as they began: one ends after those that follow it. Its attempts are numbered."""
     numbers = itertools.count(1)
     return [
-        lane._replace(attempt=next(numbers)) if lane.attempt else lane
-        for lane in sorted(lanes, key=lambda lane: lane.opened_at)
+        recorded._replace(attempt=next(numbers)) if recorded.attempt else recorded
+        for recorded in sorted(units, key=lambda recorded: recorded.opened_at)
     ]
 
 
-def _lane(unit: ObservedUnit, recording: Recording) -> Lane:
+def _recorded(unit: ObservedUnit, recording: Recording) -> RecordedUnit:
     """A unit of work that has ended, or as far as it has come."""
     now = time.monotonic()
     end = recording.commit or recording.rollback
-    lane = Lane(
+    recorded = RecordedUnit(
         label=unit.label,
         attempt=1,
         pool=unit.pool,
@@ -281,8 +283,8 @@ def _lane(unit: ObservedUnit, recording: Recording) -> Lane:
         recording=recording,
     )
     if not isinstance(unit, AsyncUnitOfWork):
-        return lane
-    return lane._replace(
+        return recorded
+    return recorded._replace(
         attempt=0 if unit.is_follow_up else 1,
         queued_at=unit.queued_at,
         queued_s=unit.queued_s,

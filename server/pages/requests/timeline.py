@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 WIDTH, HEIGHT = 1000, 12
 
 _LEAST, _LEAST_OF_ROW = 2.0, 5.0
-"""How wide the shortest is drawn: in a lane, which is as wide as the page, and in a row."""
+"""How wide the shortest is drawn: in that of a unit, which is as wide as the page, and in a row."""
 
 Json = Mapping[str, Any]
 
@@ -51,9 +51,9 @@ def tracks_of(request: Json) -> list[Track]:
     Args:
         request: as `KeptRequest.as_json` has it.
     """
-    lanes = request["lanes"]
-    attempts = [lane["attempt"] for lane in lanes if lane["attempt"]]
-    return [_track(request, lane, is_last=lane["attempt"] == max(attempts, default=0)) for lane in lanes]
+    units = request["units"]
+    attempts = [unit["attempt"] for unit in units if unit["attempt"]]
+    return [_track(request, unit, is_last=unit["attempt"] == max(attempts, default=0)) for unit in units]
 
 
 def milliseconds(value: float) -> str:
@@ -63,35 +63,35 @@ def milliseconds(value: float) -> str:
     return f"{value:.{2 if value < 1 else 1 if value < 100 else 0}f} ms"
 
 
-def _track(request: Json, lane: Json, *, is_last: bool) -> Track:
-    total_ms = max(request["took_ms"], lane["ended_ms"], 0.001)
-    statements, commit, rollback = lane["statements"], lane["commit"], lane["rollback"]
+def _track(request: Json, unit: Json, *, is_last: bool) -> Track:
+    total_ms = max(request["took_ms"], unit["ended_ms"], 0.001)
+    statements, commit, rollback = unit["statements"], unit["commit"], unit["rollback"]
     end = commit or rollback
-    released_ms = lane["ended_ms"] if end is None else end["at_ms"] + end["took_ms"]
+    released_ms = unit["ended_ms"] if end is None else end["at_ms"] + end["took_ms"]
 
     def of_row(span: Json) -> str:
         return _path([span], total_ms, least=_LEAST_OF_ROW)
 
     kinds: dict[str, Sequence[Json]] = {}
-    if lane["queued"] is not None:
-        kinds["t-wait"] = [lane["queued"]]
-    if lane["connected_ms"] is not None:
-        kinds["t-held"] = [_span(lane["connected_ms"], released_ms - lane["connected_ms"])]
+    if unit["queued"] is not None:
+        kinds["t-wait"] = [unit["queued"]]
+    if unit["connected_ms"] is not None:
+        kinds["t-held"] = [_span(unit["connected_ms"], released_ms - unit["connected_ms"])]
     kinds["t-sql"] = statements
     if commit is not None:
         kinds["t-commit"] = [commit]
     elif rollback is not None:
         kinds["t-undo"] = [rollback]
-    answered = is_last and request["status"] is not None and lane["attempt"]
+    answered = is_last and request["status"] is not None and unit["attempt"]
     answer = _span(request["took_ms"], 0.0)
     if answered:
         kinds["t-answer"] = [answer]
     rows = _rows(statements, total_ms)
-    if (more := lane["not_kept"])["count"]:
+    if (more := unit["not_kept"])["count"]:
         words = f"and {more['count']} statements more, which are not kept"
         rows.append(Row("", more["took_ms"], "", "t-sql", "", words=words))
     if commit is not None:
-        words = "COMMIT" if lane["outcome"] == "kept" else f"COMMIT, and the outcome is {lane['outcome']}"
+        words = "COMMIT" if unit["outcome"] == "kept" else f"COMMIT, and the outcome is {unit['outcome']}"
         rows.append(Row("", commit["took_ms"], "", "t-commit", of_row(commit), words=words))
     elif rollback is not None:
         rows.append(Row("", rollback["took_ms"], "", "t-undo", of_row(rollback), words="ROLLBACK"))
@@ -100,11 +100,11 @@ def _track(request: Json, lane: Json, *, is_last: bool) -> Track:
         words = f"the answer left: {request['status']}, {milliseconds(later_ms)} later"
         rows.append(Row("", request["took_ms"], "", "t-answer", of_row(answer), words=words))
     return Track(
-        title=f"attempt {lane['attempt']}" if lane["attempt"] else "in a transaction of its own",
-        outcome=lane["outcome"] if is_last or not lane["attempt"] else f"{lane['outcome']}, retried",
-        about=_about(lane),
+        title=f"attempt {unit['attempt']}" if unit["attempt"] else "in a transaction of its own",
+        outcome=unit["outcome"] if is_last or not unit["attempt"] else f"{unit['outcome']}, retried",
+        about=_about(unit),
         bars=[(kind, _path(spans, total_ms, least=_LEAST)) for kind, spans in kinds.items() if spans],
-        tiles=_tiles(lane, end),
+        tiles=_tiles(unit, end),
         rows=rows,
     )
 
@@ -155,26 +155,26 @@ def _load_in_words(load: Json | None) -> str:
     return f"loads {load['entity']}.{load['attribute']} {'lazily' if load['is_lazy'] else 'with its rows'}"
 
 
-def _about(lane: Json) -> str:
-    words = [lane["label"], f"on the {lane['pool']}"]
-    if lane["deadline_in_ms"] is not None:
-        left = lane["deadline_in_ms"]
+def _about(unit: Json) -> str:
+    words = [unit["label"], f"on the {unit['pool']}"]
+    if unit["deadline_in_ms"] is not None:
+        left = unit["deadline_in_ms"]
         words.append(
             f"{milliseconds(left)} left until its deadline" if left > 0 else "its deadline had passed"
         )
     return " · ".join(words)
 
 
-def _tiles(lane: Json, end: Json | None) -> list[tuple[str, str]]:
-    sql_ms = sum(each["took_ms"] for each in lane["statements"]) + lane["not_kept"]["took_ms"]
-    count, end_ms = lane["count"], 0.0 if end is None else end["took_ms"]
-    tiles = [(lane["ended_ms"] - lane["opened_ms"], "in all")]
-    if lane["queued"] is not None:
-        tiles.append((lane["queued"]["took_ms"], "waited for a slot"))
+def _tiles(unit: Json, end: Json | None) -> list[tuple[str, str]]:
+    sql_ms = sum(each["took_ms"] for each in unit["statements"]) + unit["not_kept"]["took_ms"]
+    count, end_ms = unit["count"], 0.0 if end is None else end["took_ms"]
+    tiles = [(unit["ended_ms"] - unit["opened_ms"], "in all")]
+    if unit["queued"] is not None:
+        tiles.append((unit["queued"]["took_ms"], "waited for a slot"))
     tiles.append((sql_ms, "1 statement" if count == 1 else f"{count} statements"))
-    tiles.append((max(0.0, lane["db_ms"] - sql_ms - end_ms), "Python between them"))
+    tiles.append((max(0.0, unit["db_ms"] - sql_ms - end_ms), "Python between them"))
     if end is not None:
-        tiles.append((end_ms, "COMMIT" if lane["commit"] is not None else "ROLLBACK"))
+        tiles.append((end_ms, "COMMIT" if unit["commit"] is not None else "ROLLBACK"))
     return [(milliseconds(value), label) for value, label in tiles]
 
 

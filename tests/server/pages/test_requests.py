@@ -20,7 +20,7 @@ from db.work.recorder import STATEMENTS_MAX, Line, Recording, Span, Statement
 from handlers import ApiHandler
 from server.monitoring.ops import Ops
 from server.pages.requests.findings import findings_of
-from server.pages.requests.kept import EACH_MAX, LAST_MAX, KeptRequest, KeptRequests, Lane
+from server.pages.requests.kept import EACH_MAX, LAST_MAX, KeptRequest, KeptRequests, RecordedUnit
 from tests.db.authors import create_authors, list_authors, titles
 from tests.fixtures.browser import Page
 from tests.fixtures.databases import RawSql
@@ -78,16 +78,16 @@ async def test_a_request_is_shown_with_its_statements_lines_commit_and_answer(se
     assert answer.code == 201
     assert (found["name"], found["status"], found["outcome"]) == ("POST /shelves", 201, "kept")
     assert found["handler"] == "ShelvesHandler.post"
-    [lane] = found["lanes"]
-    [insert] = [each for each in lane["statements"] if "INTO shelves" in each["sql"]]
+    [recorded] = found["units"]
+    [insert] = [each for each in recorded["statements"] if "INTO shelves" in each["sql"]]
     assert insert["line"]["function"] == "create_shelf"
     assert insert["line"]["text"] == "session.flush()"
-    assert found["statements"] == sum(each["counts"] for each in lane["statements"])
-    times = [lane["connected_ms"], insert["at_ms"], lane["commit"]["at_ms"], lane["ended_ms"]]
+    assert found["statements"] == sum(each["counts"] for each in recorded["statements"])
+    times = [recorded["connected_ms"], insert["at_ms"], recorded["commit"]["at_ms"], recorded["ended_ms"]]
     assert times == sorted(times)
     assert times[0] >= 0
     assert times[-1] <= found["took_ms"] + 1
-    assert lane["rollback"] is None
+    assert recorded["rollback"] is None
     for shown in ("INSERT INTO shelves", "create_shelf", "COMMIT", "the answer left: 201", "on the writer"):
         assert shown in page
     assert page.index("INSERT INTO shelves") < page.index(">COMMIT<") < page.index("the answer left")
@@ -114,9 +114,9 @@ async def test_nothing_that_a_client_or_a_driver_says_is_kept(
     page = await page_of(seen, "abc.1")
 
     assert answer.code >= 400
-    [lane] = found["lanes"]
-    assert any(each["failed"] for each in lane["statements"])
-    assert lane["commit"] is None
+    [recorded] = found["units"]
+    assert any(each["failed"] for each in recorded["statements"])
+    assert recorded["commit"] is None
     for shown in (json.dumps(found), page):
         assert "INSERT INTO shelves" in shown
         for word in ("SECRET", "constraint failed", "violates", "NOT NULL"):
@@ -152,9 +152,9 @@ async def test_attempts_are_lanes_of_one_page(seen: Seen, serve: Serve):
     lists = (await seen.client.get("/-/requests.json")).json()
 
     assert answer.code == 200
-    assert [lane["attempt"] for lane in found["lanes"]] == [1, 2, 0]
-    assert [lane["outcome"] for lane in found["lanes"]] == ["undone", "kept", "kept"]
-    first, second, audited = found["lanes"]
+    assert [recorded["attempt"] for recorded in found["units"]] == [1, 2, 0]
+    assert [recorded["outcome"] for recorded in found["units"]] == ["undone", "kept", "kept"]
+    first, second, audited = found["units"]
     assert first["rollback"] is not None
     assert second["commit"]["at_ms"] > first["ended_ms"]
     assert "SELECT 'audited'" in [each["sql"] for each in audited["statements"]]
@@ -204,7 +204,7 @@ async def test_a_job_is_kept_too(seen: Seen):
     last = (await seen.client.get("/-/requests.json")).json()["last"]
 
     [found] = [each for each in last if each["name"] == "nightly job"]
-    assert (await kept(seen, found["request_id"]))["lanes"][0]["statements"][0]["sql"] == "SELECT 1"
+    assert (await kept(seen, found["request_id"]))["units"][0]["statements"][0]["sql"] == "SELECT 1"
 
 
 # -- what could be done better
@@ -313,13 +313,13 @@ async def test_a_connection_that_is_held_while_something_else_is_awaited_was_hel
 LINE = Line("/app/reports.py", 36, "team_report")
 
 
-def lane_of(*statements: Statement, ended_at: float = 10.0, **options: Any) -> Lane:
+def recorded_of(*statements: Statement, ended_at: float = 10.0, **options: Any) -> RecordedUnit:
     """A unit of work that began at 0 and had its connection from then on."""
     recording = Recording()
     recording.connected_at = 0.0
     recording.statements += statements
     recording.commit = Span(ended_at - 0.01, 0.01)
-    return Lane(
+    return RecordedUnit(
         **{
             "label": "POST Reports",
             "attempt": 1,
@@ -358,9 +358,9 @@ def statements_of(times: int, sql: str = "SELECT 1", *, load: Load | None = None
 )
 def test_five_equal_selects_from_one_line_are_a_loop(statements: list[Statement], kinds: list[str]):
     """Of a loader that reads in pieces they are none."""
-    lane = lane_of(*statements, ended_at=len(statements) + 0.01)
+    recorded = recorded_of(*statements, ended_at=len(statements) + 0.01)
 
-    assert [each.kind for each in findings_of(lane)] == kinds
+    assert [each.kind for each in findings_of(recorded)] == kinds
 
 
 def test_a_loader_is_named_as_it_is_written():
@@ -371,7 +371,7 @@ def test_a_loader_is_named_as_it_is_written():
         Load("Task", "notes", True, "undefer"),
         Load("Task", "update_time", True, ""),
     ):
-        [finding] = findings_of(lane_of(*statements_of(5, load=load), ended_at=5.01))
+        [finding] = findings_of(recorded_of(*statements_of(5, load=load), ended_at=5.01))
         told[load.attribute] = finding.code
 
     assert told == {
@@ -384,9 +384,9 @@ def test_a_loader_is_named_as_it_is_written():
 
 @pytest.mark.parametrize(("streams", "kinds"), [(False, ["held"]), (True, [])])
 def test_a_response_that_is_streamed_holds_its_connection_for_its_client(streams: bool, kinds: list[str]):
-    lane = lane_of(*statements_of(1), ended_at=3.0)
+    recorded = recorded_of(*statements_of(1), ended_at=3.0)
 
-    assert [each.kind for each in findings_of(lane, streams=streams)] == kinds
+    assert [each.kind for each in findings_of(recorded, streams=streams)] == kinds
 
 
 # -- which are kept
@@ -454,11 +454,11 @@ async def test_memory_is_bounded(seen: Seen, serve: Serve, expect_log: ExpectLog
     tracemalloc.stop()
 
     [*_, last] = log.kept.last
-    [lane] = last.lanes
-    assert len(lane.recording.statements) == STATEMENTS_MAX
-    assert lane.recording.more == 20
+    [recorded] = last.units
+    assert len(recorded.recording.statements) == STATEMENTS_MAX
+    assert recorded.recording.more == 20
     assert of_one < 400_000  # times two hundred, and no more
-    assert len(log._lanes) == 0
+    assert len(log._units) == 0
     assert log.kept.last.maxlen == LAST_MAX
 
 
@@ -494,7 +494,7 @@ async def test_off_nothing_is_recorded_and_the_worst_are_kept_without_statements
     [worst] = log.kept.worst
     assert (worst.request_id, worst.status, worst.statements) == ("abc.1", 500, 1)
     assert worst.reasons == ("failed",)
-    assert worst.lanes == ()
+    assert worst.units == ()
 
 
 @on_sqlite
@@ -518,7 +518,7 @@ async def test_an_outcome_that_is_not_known_is_among_the_worst(seen: Seen, serve
     """Also where the answer itself says nothing of it."""
 
     class Plain(ApiHandler):
-        _work = Outcome.UNKNOWN  # it is asked for nothing here
+        _work = Outcome.UNKNOWN
 
         async def get(self) -> None:
             await self.run(self.session.execute, text("SELECT 1"))
