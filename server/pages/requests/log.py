@@ -88,21 +88,20 @@ class RequestLog:
 
     def answered(self, handler: RequestHandler) -> None:
         """A request was answered: called with each, when its response has left."""
-        status, took_s, records = (
-            handler.get_status(),
-            handler.request.request_time(),
-            self._recorder is not None,
-        )
-        if isinstance(handler, SessionHandler):
-            reasons = _reasons(handler, status, took_s)
-            if reasons or records:
-                self._keep_session(handler, status, took_s, reasons)
-        elif status >= (400 if records else 500) and not isinstance(handler, OpsHandler):
-            reasons = ["failed"] if status >= 500 else []
-            kept = self._kept(
-                handler.request, [], took_s=took_s, status=status, outcome="-", reasons=tuple(reasons)
-            )
-            self.kept.add(kept, last=records)
+        request, status = handler.request, handler.get_status()
+        records, took_s = self._recorder is not None, request.request_time()
+        if not isinstance(handler, SessionHandler):
+            if status >= (400 if records else 500) and not isinstance(handler, OpsHandler):
+                reasons: tuple[Reason, ...] = ("failed",) if status >= 500 else ()
+                kept = self._kept(request, [], took_s=took_s, status=status, outcome="-", reasons=reasons)
+                self.kept.add(kept, last=records)
+            return
+        # What went well ends here: no outcome is unknown whose answer is no error.
+        is_retried = handler._attempts is not None and handler._attempts.attempt > 1
+        if records or status >= 400 or took_s >= SLOW_S or is_retried:
+            found = _reasons(handler, status, took_s)
+            if found or records:
+                self._keep_session(handler, status, took_s, found)
 
     def open_requests(self, request_id: str) -> Iterator[KeptRequest]:
         """Those with an id that have not ended, as far as they have come."""
