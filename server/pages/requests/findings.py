@@ -65,7 +65,11 @@ def _held(unit: RecordedUnit) -> Finding | None:
     if recording.connected_at is None:
         return None
     # What the database was doing for it, in order; the last is its end.
-    spans = [(each.began_at, each.took_s, each.line) for each in recording.statements]
+    spans = [
+        (each.began_at, each.took_s, each.line)
+        for each in recording.statements
+        if each.began_at >= recording.connected_at  # a BEGIN comes before
+    ]
     end = recording.commit or recording.rollback
     ended_at = unit.ended_at
     if end is not None:
