@@ -190,6 +190,27 @@ async def test_a_lazy_load_is_named_with_its_attribute(
     assert {each.line.function for each in lazily.statements if each.line} == {"titles"}
 
 
+@pytest.mark.every_driver("postgresql+asyncpg", "postgresql+psycopg")
+@pytest.mark.gen_test
+async def test_a_result_that_is_read_in_pieces_is_recorded_too(
+    database: Database, recorder: Recorder, ended: Ended, sql: RawSql
+):
+    """By a cursor of the server, which does not say how many rows there are."""
+    create_authors(sql, authors=6)
+
+    def read_in_pieces(session: Session) -> int:
+        return len(session.scalars(select(Author).execution_options(yield_per=2)).all())
+
+    async with database.unit_of_work(read_only=True, snapshot=True) as unit:
+        assert await unit.run(read_in_pieces, unit.session) == 6
+
+    [(_, recording)] = ended
+    [statement] = [each for each in recording.statements if "authors" in each.sql]
+    assert statement.line is not None
+    assert statement.line.function == "read_in_pieces"
+    assert not statement.failed
+
+
 def test_what_a_statement_loads_is_not_known_of_another_sqlalchemy():
     """Then there is the statement all the same."""
 
