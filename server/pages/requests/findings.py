@@ -16,6 +16,9 @@ REPEATED_MIN = 5
 HELD_MIN_S = 0.1
 """A connection that was of no use for longer was held for nothing."""
 
+_GAP_MIN_S = 0.02
+"""Between two statements shorter pauses belong to the work with them, of the mapper for example."""
+
 _READS = re.compile(r"\s*(select|with)\b", re.IGNORECASE)
 
 
@@ -64,27 +67,21 @@ def _held(unit: RecordedUnit) -> Finding | None:
     recording = unit.recording
     if recording.connected_at is None:
         return None
-    # What the database was doing for it, in order; the last is its end.
-    spans = [
-        (each.began_at, each.took_s, each.line)
-        for each in recording.statements
-        if each.began_at >= recording.connected_at  # a BEGIN comes before
-    ]
-    end = recording.commit or recording.rollback
-    ended_at = unit.ended_at
-    if end is not None:
-        spans.append((end.began_at, end.took_s, None))
-        ended_at = end.began_at + end.took_s
-    used_s = sum(took_s for _, took_s, _ in spans) + recording.more_s
-    held_s = ended_at - recording.connected_at - used_s
+    # What the database was doing for it, in order.
+    spans = [(each.began_at, each.took_s, each.line) for each in recording.statements]
+    if not recording.more:  # else it was busy until then with what is not kept
+        spans.append((*(recording.commit or recording.rollback or (unit.ended_at, 0.0)), None))
+    held_s, longest_s, after, line = 0.0, 0.0, None, None
+    idle_at = recording.connected_at
+    for began_at, took_s, next_line in spans:
+        gap_s = began_at - idle_at
+        if gap_s >= _GAP_MIN_S:
+            held_s += gap_s
+            if gap_s > longest_s:
+                longest_s, after = gap_s, line
+        idle_at, line = max(idle_at, began_at + took_s), next_line
     if held_s <= HELD_MIN_S:
         return None
-    before: tuple[float, Line | None] = recording.connected_at, None
-    longest_s, after = 0.0, None
-    for began_at, took_s, line in [*spans, (ended_at, 0.0, None)]:
-        if began_at - before[0] > longest_s:
-            longest_s, after = began_at - before[0], before[1]
-        before = began_at + took_s, line
     where = "" if after is None else f", {longest_s * 1000:.0f} ms of it behind this line"
     return Finding(
         "held",

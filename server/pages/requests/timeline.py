@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -129,7 +130,7 @@ def _rows(statements: Sequence[Json], total_ms: float) -> list[Row]:
                 kind="t-sql",
                 path=_path(equal, total_ms, least=_LEAST_OF_ROW),
                 times=times,
-                sql=first["sql"],
+                sql=textwrap.dedent(first["sql"]).strip(),
                 line=first["line"],
                 load=_load_in_words(first["load"]),
                 failed=any(each["failed"] for each in equal),

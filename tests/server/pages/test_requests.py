@@ -409,6 +409,17 @@ def test_a_loader_is_named_as_it_is_written():
     }
 
 
+@pytest.mark.parametrize(
+    ("pause_s", "kinds"), [(0.01, []), (0.03, ["held"])], ids=["of the mapper", "of something else"]
+)
+def test_short_pauses_between_statements_belong_to_the_work(pause_s: float, kinds: list[str]):
+    """Thirty of them: 0.3 s are no finding, 0.9 s are one."""
+    times = [at * (0.001 + pause_s) for at in range(30)]
+    statements = [Statement(at, 0.001, f"SELECT {at}", 1, LINE, None, True, False) for at in times]
+
+    assert [each.kind for each in findings_of(recorded_of(*statements, ended_at=times[-1] + 0.011))] == kinds
+
+
 @pytest.mark.parametrize(("streams", "kinds"), [(False, ["held"]), (True, [])])
 def test_a_response_that_is_streamed_holds_its_connection_for_its_client(streams: bool, kinds: list[str]):
     recorded = recorded_of(*statements_of(1), ended_at=3.0)
