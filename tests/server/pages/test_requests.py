@@ -427,6 +427,13 @@ def test_a_response_that_is_streamed_holds_its_connection_for_its_client(streams
     assert [each.kind for each in findings_of(recorded, streams=streams)] == kinds
 
 
+def test_a_unit_with_more_statements_than_are_kept_was_busy_with_these():
+    recorded = recorded_of(*statements_of(1), ended_at=3.0)
+    recorded.recording.more = 1
+
+    assert findings_of(recorded) == []
+
+
 # -- which are kept
 
 
