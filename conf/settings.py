@@ -181,6 +181,11 @@ class OpsSettings(Section):
     jobs_every_s: Seconds | None = Field(
         60.0, description="how often expired keys are deleted and idle connections closed; none: never"
     )
+    # Some 5 µs of CPU for each statement.
+    record_requests: bool | None = Field(
+        None,
+        description="each request's statements are recorded, for /-/requests; none: in development alone",
+    )
 
 
 class CompareSettings(Section):
@@ -262,6 +267,12 @@ class Settings(BaseSettings):
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         return [(name, shown(getattr(self, name), name=name)) for name in type(self).model_fields]
+
+    @property
+    def records_requests(self) -> bool:
+        """Whether the statements of each request are recorded."""
+        own = self.ops.record_requests
+        return self.environment == "development" if own is None else own
 
     @property
     def production(self) -> bool:

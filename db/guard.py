@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable
+from types import CodeType
 from typing import Any
 
 from sqlalchemy import Connection
@@ -72,7 +73,13 @@ class StatementGuard:
     connection. ``changed_session``: its connection is closed, not checked in. ``may_commit``: the unit of
     work itself is at its COMMIT. ``statements``: how many were sent, the commit marker's among them; BEGIN
     and COMMIT are none.
+
+    Two are unset until they are needed. ``called_from``: code and line that called `run` last, see
+    `AsyncUnitOfWork`. ``recording``: what a `Recorder` has recorded of it.
     """
+
+    called_from: tuple[CodeType, int]
+    recording: object
 
     __slots__ = (
         "label",
@@ -93,6 +100,8 @@ class StatementGuard:
         "statement",
         "statements",
         "retries",
+        "called_from",
+        "recording",
         "_confined",
         "_worker",
         "_backend",

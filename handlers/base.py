@@ -46,8 +46,8 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
     A subclass that overrides `prepare`, `on_finish` or `log_exception` calls ``super()``. The face is
     Tornado's: error pages, ETag, headers, OPTIONS. Its methods with the session are `TransactionMethods`'.
 
-    The application's settings: ``database`` (a `Database`, required), ``databases`` (others, by name: see
-    `session_of`), ``request_timeout_s`` (30), ``retry_on`` (further errors), ``database_messages`` (False).
+    Settings of the application: ``database`` (required), ``databases`` (others: see `session_of`),
+    ``request_timeout_s`` (30), ``retry_on`` (errors), ``database_messages``, ``server_timing_counts`` (False).
     """
 
     streams: ClassVar[bool] = False

@@ -11,7 +11,9 @@ HEADER = "X-Request-Id"
 
 CHARS_MAX = 64
 
-_FIT = re.compile(rf"[A-Za-z0-9._-]{{1,{CHARS_MAX}}}")
+PATTERN = rf"[A-Za-z0-9._-]{{1,{CHARS_MAX}}}"
+
+_FIT = re.compile(PATTERN)
 
 
 def fit_or_new(given: str) -> str:

@@ -97,6 +97,7 @@ def make_app(
         cross_origin_protection=True,
         forms=False,
         database_messages=settings.log.database_messages,
+        server_timing_counts=not settings.production,
         serve_traceback=settings.debug,
         # In production a browser is no reason to show a client more than the API does.
         error_page=None if shown is None or settings.production else shown.error_page,

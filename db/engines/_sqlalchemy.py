@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from sqlalchemy import CheckConstraint, Connection, Engine
-from sqlalchemy.orm import session
+from sqlalchemy.orm import RelationshipProperty, session
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 
@@ -22,6 +23,52 @@ def sessions_alive() -> int:
 def is_of_a_type(check: CheckConstraint) -> bool:
     """Whether a column's type has made a CHECK, and makes it again: a Boolean or an Enum."""
     return bool(check._type_bound)
+
+
+class Load(NamedTuple):
+    """An attribute that a SELECT of the mapper's own loads, for rows that are there already.
+
+    ``is_lazy``: because the program has read it; else it belongs to the loading of the rows. ``loader``: the
+    option of a query that loads it with its rows; empty where there is none.
+    """
+
+    entity: str
+    attribute: str
+    is_lazy: bool
+    loader: str
+
+
+def load_of(context: Any) -> Load | None:
+    """The attribute that a statement loads by itself; None for any other statement, or where it is not known.
+
+    Neither the state that a lazy load is for, nor the path of a loader, has a public way to it.
+
+    Args:
+        context: the statement's `ExecutionContext`.
+    """
+    try:
+        state: Any = getattr(context.compiled, "compile_state", None)
+        path = getattr(state, "current_path", None)
+        if path is None:  # no SELECT of the mapper's
+            return None
+        options = context.execution_options["_sa_orm_load_options"]
+        for each in reversed(path.path):
+            if isinstance(each, RelationshipProperty):
+                loader = "selectinload" if each.uselist else "joinedload"
+                is_lazy = options._lazy_loaded_from is not None
+                return Load(each.parent.class_.__name__, each.key, is_lazy, loader)
+        keys = state.compile_options._only_load_props
+        if options._refresh_state is None or options._is_user_refresh or not keys:
+            return None
+        mapper, key = options._refresh_state.mapper, min(keys)
+        is_deferred = getattr(mapper.attrs[key], "deferred", False)
+        return Load(mapper.class_.__name__, key, True, "undefer" if is_deferred else "")
+    except (
+        AttributeError,
+        LookupError,
+        TypeError,
+    ):  # another SQLAlchemy: there are the statements all the same
+        return None
 
 
 class QueuePoolInside(QueuePool):

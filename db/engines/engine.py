@@ -177,13 +177,13 @@ def _install_guard(engine: Engine, backend: Backend, role: Role) -> None:
             pooled.info[OPTION] = guard
             guard.checked_out(pooled.dbapi_connection)
         if (level := opts.get("isolation_level")) is not None:
-            asking = guard or _taken_up(connection.connection)
+            asking = guard or guard_on(connection.connection)
             if asking is not None:
                 asking.check_isolation(level, is_settable=is_settable)
         set_options(connection, opts)  # which may ask the server
 
     def do_commit(dbapi_connection: PoolProxiedConnection) -> None:
-        guard = _taken_up(dbapi_connection)
+        guard = guard_on(dbapi_connection)
         if guard is None:
             commit(dbapi_connection)
             return
@@ -192,7 +192,7 @@ def _install_guard(engine: Engine, backend: Backend, role: Role) -> None:
         guard.commit_ended()
 
     def do_rollback(dbapi_connection: PoolProxiedConnection) -> None:
-        guard = _taken_up(dbapi_connection)
+        guard = guard_on(dbapi_connection)
         if guard is not None:
             guard.rolled_back()
         rollback(dbapi_connection)
@@ -252,8 +252,8 @@ class GuardedConnection(Connection):
         return pooled
 
 
-def _taken_up(connection: PoolProxiedConnection) -> StatementGuard | None:
-    """The guard of the unit of work that has a connection of the pool."""
+def guard_on(connection: PoolProxiedConnection) -> StatementGuard | None:
+    """The guard of the unit of work that has a connection of the pool, None where none has."""
     try:
         guard: StatementGuard | None = connection.info.get(OPTION)
     except NotImplementedError:  # it was dropped, and is checked in without a session

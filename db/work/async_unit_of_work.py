@@ -59,8 +59,8 @@ def passes_on(method: Method) -> Method:
     return method
 
 
-_Run = tuple[Coroutine[Any, Any, Any], str, str, int]
-"""A call of `run` that was made: its coroutine, the function's name, and file and line of the caller."""
+_Run = tuple[Coroutine[Any, Any, Any], str, tuple[CodeType, int]]
+"""A call of `run` that was made: its coroutine, the function's name, and code and line of the caller."""
 
 
 class AsyncUnitOfWork:
@@ -87,6 +87,12 @@ class AsyncUnitOfWork:
 
     queued_at: float | None = None
     """When it asked for its slot, on the clock of `time.monotonic`."""
+
+    queued_s = 0.0
+    """How long it waited for its slot, in seconds."""
+
+    is_follow_up = False
+    """Whether it follows another that is settled, for the same origin."""
 
     def __init__(
         self,
@@ -217,7 +223,8 @@ class AsyncUnitOfWork:
         frame = sys._getframe(1)
         while frame.f_code in _PASSES_ON and frame.f_back is not None:
             frame = frame.f_back
-        self._not_begun[number] = coroutine, name_of(function), frame.f_code.co_filename, frame.f_lineno
+        called_from = self._guard.called_from = frame.f_code, frame.f_lineno
+        self._not_begun[number] = coroutine, name_of(function), called_from
         return coroutine
 
     async def _run(self, number: int, function: Callable[..., R], args: Any, kwargs: Any) -> R:
@@ -370,12 +377,12 @@ class AsyncUnitOfWork:
 
     def _forgotten(self) -> UsageError | None:
         if self._never_run is None:
-            for coroutine, name, filename, line in self._not_begun.values():
+            for coroutine, name, (code, line) in self._not_begun.values():
                 # A task that was cancelled before its first step has closed it.
                 if inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:
                     self._never_run = UsageError(
-                        f"{self.label}: `run({name}, …)` in {filename}, line {line}, was not awaited and "
-                        "has not run; nothing is kept. Write `await self.run(…)`"
+                        f"{self.label}: `run({name}, …)` in {code.co_filename}, line {line}, was not "
+                        "awaited and has not run; nothing is kept. Write `await self.run(…)`"
                     )
                     break
         return self._never_run
@@ -406,7 +413,8 @@ class AsyncUnitOfWork:
     async def _acquire_slot(self) -> None:
         queued_at = self.queued_at = time.monotonic()
         slot = await self._new_slot()
-        if time.monotonic() - queued_at > QUEUED_S:
+        self.queued_s = time.monotonic() - queued_at
+        if self.queued_s > QUEUED_S:
             self._guard.begin_by = queued_at + self._pool_timeout_s
         if self._settling:  # its owner went on without it while it was queued
             slot.release()
@@ -500,6 +508,7 @@ class AsyncUnitOfWork:
             give_up_at = max(self.deadline_at, time.monotonic() + FOLLOW_UP_S)
         for function in functions:
             unit = self._new_follow_up(f"{self.label} afterwards", give_up_at)
+            unit.origin, unit.is_follow_up = self.origin, True
             unit.exempt_from_max_waiting = self._was_admitted  # newcomers take no audit row from it
             is_whole = self._call is None and self._unit.settled and not self._guard.abandoned
             if self.has_slot and is_whole and self._endpoint is unit._endpoint:

@@ -103,7 +103,9 @@ class RequestAttempts:
     def _last_headers(self, response: HeldResponse | StreamedResponse) -> dict[str, str]:
         """The headers that are known only now, or that Tornado's `send_error` has cleared."""
         db_ms, commit_ms = self._db_s * 1000, self._commit_s * 1000
-        headers = {"Server-Timing": f"db;dur={db_ms:.1f}, commit;dur={commit_ms:.1f}"}
+        sent = self.statements if self.application.settings.get("server_timing_counts") else None
+        count = "" if sent is None else f';desc="{sent} statement{"" if sent == 1 else "s"}"'
+        headers = {"Server-Timing": f"db;dur={db_ms:.1f}{count}, commit;dur={commit_ms:.1f}"}
         if response.headers is not None and REQUEST_ID not in response.headers:
             headers[REQUEST_ID] = request_id_of(self.request)
         if response.status >= 400:

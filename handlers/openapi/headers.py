@@ -55,8 +55,12 @@ RESPONSE_HEADERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
         "Server-Timing": {
             "required": True,
-            "description": "What the database took, and COMMIT's part of it, in milliseconds.",
-            "schema": {"type": "string", "pattern": r"^db;dur=[0-9.]+, commit;dur=[0-9.]+$"},
+            "description": "What the database took, and COMMIT's part of it, in milliseconds. In development "
+            "also the number of statements.",
+            "schema": {
+                "type": "string",
+                "pattern": r'^db;dur=[0-9.]+(;desc="[0-9]+ statements?")?, commit;dur=[0-9.]+$',
+            },
             "example": "db;dur=2.1, commit;dur=0.8",
         },
         "ETag": {

@@ -18,7 +18,11 @@ _PIECE_BYTES = 64 * 1024
 STATE = b"?"
 """The question that `Peers.listen` answers."""
 
-Look = Callable[[], dict[str, Any]]
+Look = Callable[..., dict[str, Any]]
+"""What answers a question, given what follows the question's first byte, if anything does, as text."""
+
+QUESTION_MAX = 128
+"""How many bytes a question may have."""
 
 
 class Line(NamedTuple):
@@ -60,12 +64,12 @@ class Peers:
             self._loop.add_reader(self._lines[index].asked, self._on_question, self._lines[index].asked)
 
     def answer(self, question: bytes, look: Look) -> None:
-        """Answer another question as well, of one byte: with the result of ``look``."""
+        """Answer another question as well, of one byte, and those that begin with it: see `Look`."""
         self._looks[question] = look
 
     async def ask(self, question: bytes = STATE) -> list[dict[str, Any]]:
         """What every process answers, this one included; for one that does not answer, an error."""
-        if question not in self._looks:
+        if question[:1] not in self._looks:
             return []
         indices = range(len(self._lines) or 1)
         return list(await asyncio.gather(*(self._ask(index, question) for index in indices)))
@@ -82,7 +86,7 @@ class Peers:
 
     async def _ask(self, index: int, question: bytes) -> dict[str, Any]:
         if index == self._index:
-            return self._looks[question]()
+            return self._look_at(question)
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 answer: dict[str, Any] = json.loads(await _answer_over(self._lines[index], question))
@@ -92,7 +96,7 @@ class Peers:
 
     def _on_question(self, asked: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
-            question, descriptors, *_ = socket.recv_fds(asked, 1, 1)
+            question, descriptors, *_ = socket.recv_fds(asked, QUESTION_MAX, 1)
             for fd in descriptors:
                 task = asyncio.get_running_loop().create_task(
                     self._answer(socket.socket(fileno=fd), question)
@@ -100,14 +104,17 @@ class Peers:
                 self._answers.add(task)
                 task.add_done_callback(self._answers.discard)
 
+    def _look_at(self, question: bytes) -> dict[str, Any]:
+        look, rest = self._looks[question[:1]], question[1:].decode()
+        return look(rest) if rest else look()
+
     async def _answer(self, asking: socket.socket, question: bytes) -> None:
         # OSError: the querying process has timed out, or is gone.
         with asking, contextlib.suppress(OSError, TimeoutError):
             asking.setblocking(False)
-            look = self._looks.get(question)
-            if look is not None:
+            if question[:1] in self._looks:
                 async with asyncio.timeout(_TIMEOUT_S):
-                    answer = json.dumps(look()).encode()
+                    answer = json.dumps(self._look_at(question)).encode()
                     await asyncio.get_running_loop().sock_sendall(asking, answer)
 
 

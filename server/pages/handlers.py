@@ -14,6 +14,8 @@ from server.pages.docs import code, groups_of, paragraphs
 from server.pages.live.rows import seconds
 from server.pages.live.text import text_of
 from server.pages.pages import Pages
+from server.pages.requests.timeline import milliseconds, tracks_of
+from server.pages.requests.view import clock
 from server.pages.site import POLICY, root_of
 
 _YOUNG_S = 0.1
@@ -111,7 +113,54 @@ class LiveHandler(QuietHandler):
                 others=view.live.open - len(shown),
                 kinds=_KINDS,
                 seconds=seconds,
+                links_requests=self.pages.log.is_recording,
             )
+
+
+class RequestsHandler(PageHandler):
+    """``/-/requests``: the last and the worst requests; ``.json`` for programs."""
+
+    async def get(self, form: str) -> None:
+        """Those of all processes, the newest first."""
+        lists = await self.pages.requests.lists()
+        if form:
+            self.write_json(lists.as_json())
+        else:
+            self.show(
+                "requests.html",
+                current="Requests",
+                lists=lists,
+                kinds=_KINDS,
+                clock=clock,
+                milliseconds=milliseconds,
+            )
+
+
+class RequestHandler(PageHandler):
+    """``/-/requests/{request_id}``: what the requests with an id did, statement by statement."""
+
+    async def get(self, request_id: str, form: str) -> None:
+        """404 where none is kept, with the page as well: it says what is kept."""
+        found, stuck = await self.pages.requests.find(request_id)
+        if form:
+            if not found:
+                raise HTTPError(404)
+            self.write_json({"requests": found, "stuck_processes": stuck})
+            return
+        if not found:
+            self.set_status(404)
+        self.show(
+            "request.html",
+            current="Requests",
+            request_id=request_id,
+            requests=[(each, tracks_of(each)) for each in found],
+            stuck=stuck,
+            is_recording=self.pages.log.is_recording,
+            kinds=_KINDS,
+            clock=clock,
+            milliseconds=milliseconds,
+            code=code,
+        )
 
 
 class DocsHandler(PageHandler):

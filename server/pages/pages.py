@@ -21,6 +21,8 @@ from server.edge.http import DrainingServer
 from server.monitoring.ops import Ops
 from server.pages.accept import prefers_html
 from server.pages.live.view import LiveView
+from server.pages.requests.log import RequestLog
+from server.pages.requests.view import RequestViews
 from server.pages.site import POLICY, Link, Site, root_of
 
 ANSWER_S = 1.2
@@ -34,6 +36,7 @@ _OUTCOMES = {
 
 HOME = Link("Home", "")
 LIVE = Link("Live", "-/live", "what every request is doing now: its line, its SQL, who waits for whom")
+REQUESTS = Link("Requests", "-/requests", "what became of the last and the worst, statement by statement")
 API = Link("API", "docs", "every call, to read and to try")
 COMPARE = Link("Compare", "compare", "four ways for model code to find its session: what holds, what breaks")
 METRICS = Link("Metrics", "metrics", "the numbers of all processes, for Prometheus")
@@ -72,6 +75,8 @@ class Pages:
         self.application = application
         self.site = Site()
         self.live = LiveView(ops)
+        self.log = RequestLog(ops.index, lambda: ops.names, warns=not settings.production)
+        self.requests = RequestViews(self.log, ops.peers)
         self._server: DrainingServer | None = None
         self._began_at = time.monotonic()
 
@@ -84,13 +89,13 @@ class Pages:
     def links(self, request: HTTPServerRequest, *, local: bool) -> list[Link]:
         """The links of the bar: pages that are on this port, and that this caller may see."""
         if not local:
-            return [HOME, LIVE, METRICS, STATS]
+            return [HOME, LIVE, REQUESTS, METRICS, STATS]
         links = []
         is_operators = self.is_operators(request)
         if is_operators:
             links.append(HOME)
             if self.ops.on_main_port:
-                links.append(LIVE)
+                links += [LIVE, REQUESTS]
         if shows_docs(self.settings):
             links.append(API)
         if self.settings.compare.mount:
@@ -142,9 +147,11 @@ class Pages:
         """The page of an error, for a browser that opens a page; see `ErrorPage`."""
         if not prefers_html(request.headers.get("Accept", "")):
             return None
+        is_kept = self.log.is_recording and self.ops.on_main_port and self.is_operators(request)
         body = self.site.render(
             "error.html",
             root=root_of(request.path),
+            timeline=f"{REQUESTS.path}/{problem['request_id']}" if is_kept else "",
             problem=problem,
             method=request.method,
             outcome=_OUTCOMES.get(problem["outcome"], problem["outcome"]),
@@ -159,8 +166,16 @@ class Pages:
     def start(self, database: Database, server: DrainingServer) -> None:
         """The process is about to serve."""
         self.live.start(database, server)
+        self.requests.start()
+        if self.settings.records_requests:
+            self.log.start(database)
         self._server = server
         self._began_at = time.monotonic()
+
+    async def stop(self) -> None:
+        """The process ends."""
+        self.log.stop()
+        await self.live.stop()
 
 
 def addresses(settings: Settings, *, main: str, ops: str | None) -> list[tuple[str, str]]:
@@ -174,13 +189,13 @@ def addresses(settings: Settings, *, main: str, ops: str | None) -> list[tuple[s
     if not settings.production:
         found.append((main, "home"))
         if ops is None:
-            found.append((main + LIVE.path, LIVE.about))
+            found += [(main + each.path, each.about) for each in (LIVE, REQUESTS)]
     if shows_docs(settings):
         found.append((main + API.path, API.about))
     if settings.compare.mount:
         found.append((main + COMPARE.path, COMPARE.about))
     if ops is not None:
-        found += [(ops, "home, for operators"), (ops + LIVE.path, LIVE.about)]
+        found += [(ops, "home, for operators"), *((ops + each.path, each.about) for each in (LIVE, REQUESTS))]
     return found
 
 

@@ -6,11 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 from tornado.routing import URLSpec
-from tornado.web import RequestHandler
+from tornado.web import RequestHandler as TornadoHandler
 
 from db import Database
+from handlers.request_id import PATTERN
 from server.edge.http import DrainingServer
-from server.pages.handlers import AssetHandler, DocsHandler, HomeHandler, LiveHandler, QuietHandler
+from server.pages.handlers import (
+    AssetHandler,
+    DocsHandler,
+    HomeHandler,
+    LiveHandler,
+    QuietHandler,
+    RequestHandler,
+    RequestsHandler,
+)
 from server.pages.pages import Pages, shows_docs
 
 
@@ -36,17 +45,23 @@ class PageRoutes:
     def ops_routes(self, *, local: bool) -> list[URLSpec]:
         """See `Part`. On ``ops.port`` there is a home as well."""
         arguments = {**self._arguments, "local": local}
-        live = URLSpec(r"/-/live(\.json|\.txt|)", LiveHandler, arguments, name="live")
+        routes = [
+            URLSpec(r"/-/live(\.json|\.txt|)", LiveHandler, arguments, name="live"),
+            URLSpec(r"/-/requests(\.json|)", RequestsHandler, arguments, name="requests"),
+            URLSpec(rf"/-/requests/({PATTERN}?)(\.json|)", RequestHandler, arguments, name="request"),
+        ]
         if local:
-            return [live]
-        return [URLSpec("/", HomeHandler, arguments, name="home"), live, _assets(arguments)]
+            return routes
+        return [URLSpec("/", HomeHandler, arguments, name="home"), *routes, _assets(arguments)]
 
-    def log_function(self, then: Callable[[RequestHandler], None]) -> Callable[[RequestHandler], None]:
-        """A ``log_function`` that has no line for what an open page loads by itself."""
+    def log_function(self, then: Callable[[TornadoHandler], None]) -> Callable[[TornadoHandler], None]:
+        """A ``log_function`` that keeps requests, and has no line for what an open page loads by itself."""
+        answered = self._pages.log.answered
 
-        def log_request(handler: RequestHandler) -> None:
+        def log_request(handler: TornadoHandler) -> None:
             if not (isinstance(handler, QuietHandler) and handler.get_status() < 400):
                 then(handler)
+                answered(handler)
 
         return log_request
 
@@ -56,7 +71,7 @@ class PageRoutes:
 
     async def stop(self) -> None:
         """See `Part`."""
-        await self._pages.live.stop()
+        await self._pages.stop()
 
 
 def _assets(arguments: dict[str, Any]) -> URLSpec:

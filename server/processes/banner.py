@@ -26,7 +26,7 @@ def banner(settings: Settings, listening: Listening) -> list[str]:
     ops = None if listening.ops_port is None else f"http://127.0.0.1:{listening.ops_port}/"
     label = "pages"
     for url, about in addresses(settings, main=main, ops=ops):
-        found.append(f"  {label:<9} {url:<32} {about}".rstrip())
+        found.append(f"  {label:<9} {url:<34} {about}".rstrip())
         label = ""
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.again import again
-from tests.db import test_base, test_database, test_health, test_unit_of_work
+from tests.db import test_base, test_database, test_health, test_recorder, test_unit_of_work
 
 # What refuses a COMMIT, stops a statement or is looked for in a message there is SQL of the other two; and
 # one has a deadline in fractions of what connecting takes here.
@@ -19,7 +19,9 @@ OTHERS_SQL = (
     "test_a_deadline_is_looked_at_before_every_statement_and_before_commit",
 )
 
-globals().update(again(test_base, test_database, test_health, test_unit_of_work, but=OTHERS_SQL))
+globals().update(
+    again(test_base, test_database, test_health, test_recorder, test_unit_of_work, but=OTHERS_SQL)
+)
 
 pytestmark = pytest.mark.debian
 

@@ -286,12 +286,15 @@ def test_the_port_for_it_is_on_loopback_and_has_nothing_else(start_server: Start
     assert server.request("GET", "/shelves").status == 200
     assert server.request("GET", "/metrics").status == 404
     assert server.request("GET", "/stats").status == 404
+    assert server.request("GET", "/-/requests").status == 404
 
-    page, stats, other = (fetch(int(match[1]), path) for path in ("/metrics", "/stats", "/shelves"))
+    paths = ("/metrics", "/stats", "/shelves", "/-/requests.json")
+    page, stats, other, requests = (fetch(int(match[1]), path) for path in paths)
 
     assert numbers_of(page[1])[COUNT, "GET", "200", "/shelves"] == 1
     assert json.loads(stats[1])["processes"][0]["pid"] == server.pid
     assert other[0] == 404
+    assert requests[0] == 200
 
 
 def fetch(port: int, path: str) -> tuple[int, bytes]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
+from db.work.recorder import Line
 from server.monitoring.tracebacks import source_line
 
 _OURS = {
@@ -41,19 +42,25 @@ def place_of(calls: Iterable[FrameType]) -> Place | None:
     """
     for frame in calls:
         code = frame.f_code
-        if _is_the_applications(str(frame.f_globals.get("__name__", "")), code.co_filename):
-            line = frame.f_lineno
-            return Place(_shown(code.co_filename), line, code.co_name, _line(code.co_filename, line))
+        if is_application(code.co_filename):
+            return place_at(Line(code.co_filename, frame.f_lineno, code.co_name))
     return None
 
 
+def place_at(line: Line) -> Place:
+    """A line as it is shown."""
+    return Place(_shown(line.file), line.number, line.function, _line(line.file, line.number))
+
+
 @lru_cache(maxsize=_KEPT)
-def _is_the_applications(module: str, file: str) -> bool:
+def is_application(file: str) -> bool:
+    """Whether a file of code is an application's: neither the kernel's nor a library's."""
     if file.startswith("<"):  # frozen, or made at run time
         return False
-    package, _, rest = module.partition(".")
-    if package in _OURS and file.startswith(str(_ROOT)):
-        return rest.partition(".")[0] in _OURS[package] or rest == ""
+    if file.startswith(f"{_ROOT}/"):
+        package, _, rest = file.removeprefix(f"{_ROOT}/").partition("/")
+        if package in _OURS:
+            return rest.partition("/")[0] in _OURS[package]
     if "site-packages" in file or "dist-packages" in file:
         return False
     return not any(file.startswith(f"{library}/lib") for library in _LIBRARIES)
