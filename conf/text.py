@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Annotated, Any, cast
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qs
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -75,15 +75,9 @@ def _table(name: Name, text: str) -> dict[str, Any]:
             raise ValueError("malformed JSON object") from None
     if name.path == "database.query":
         try:
-            pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True)
+            found = parse_qs(text, keep_blank_values=True, strict_parsing=True)
         except ValueError:
             raise ValueError('should be "name=value&name=value", or a JSON object') from None
-        table: dict[str, Any] = {}
-        for key, value in pairs:  # twice the same name is a list, as in a URL
-            table[key] = (
-                [*table[key], value]
-                if isinstance(table.get(key), list)
-                else ([table[key], value] if key in table else value)
-            )
-        return table
+        # Twice the same name is a list, as in a URL.
+        return {key: values if len(values) > 1 else values[0] for key, values in found.items()}
     raise ValueError('should be a JSON object: {"name": "value"}')

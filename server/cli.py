@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module, metadata
+from operator import attrgetter
 from pathlib import Path
 from pkgutil import walk_packages
 from typing import Any, Literal, NoReturn, Protocol, cast, get_args, get_origin
@@ -267,9 +268,7 @@ def _add_settings(parser: argparse.ArgumentParser, *, shown: bool) -> None:
 
 
 def _help(name: Name, defaults: Settings) -> str:
-    value: Any = defaults
-    for part in name.path.split("."):
-        value = getattr(value, part)
+    value: Any = attrgetter(name.path)(defaults)
     if isinstance(value, SecretStr) and name.path.endswith("url"):
         value = value.get_secret_value()
     text = mask_value(value)

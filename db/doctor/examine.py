@@ -12,14 +12,13 @@ from sqlalchemy.util.concurrency import greenlet_spawn
 
 from conf import DatabaseSettings
 from conf.masks import mask_text
-from db.backend import Backend, Role
+from db.backend import Backend
 from db.backends.choose import backend_for
 from db.backends.packages import way_to_install
 from db.backends.refusals import way_in, words_of
 from db.doctor.checkups import checkup_for
 from db.doctor.findings import Finding, Plan, error, ok, warning
 from db.engines.engine import blocking, make_engine, make_url
-from db.errors import DatabaseError
 from db.schema import migrate
 
 _SLOW_MS = 50.0
@@ -58,7 +57,8 @@ def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
             yield from _schema(connection, backend, settings)
             yield from checkup.examine(connection, settings, plan)
             yield from checkup.examine_roles(connection, settings)
-        yield from _other_roles(settings, backend)
+        _try(make_engine(settings, "writer", backend))  # it asks for other things than the reader
+        yield ok("writer", "it can begin a transaction")
         if settings.reader_url is not None:
             yield from _replica(blocking(settings.for_reader()), plan)
         if own_engine is not engine:
@@ -82,14 +82,6 @@ def _connection(connection: Connection, connect_ms: float) -> Finding:
     return ok("connection", told)
 
 
-def _other_roles(settings: DatabaseSettings, backend: Backend) -> Iterator[Finding]:
-    """Whether the writer can be connected too: it asks for other things than the reader."""
-    role: Role = "writer"
-    engine = make_engine(settings, role, backend)
-    _try(engine)
-    yield ok("writer", "it can begin a transaction")
-
-
 def _replica(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     """The place that reads go to, where it is another one."""
     backend = backend_for(make_url(settings), settings.pooler)
@@ -103,8 +95,7 @@ def _replica(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
                 yield error("replica", f"its schema is at {at}, the code expects {expected}", fix)
             yield from checkup_for(backend).examine_replica(connection, settings, plan)
     except DBAPIError as fault:
-        refused = _refused(backend, fault)
-        yield error("replica", refused.message, refused.fix)
+        yield _refused(backend, fault, "replica")
     finally:
         engine.dispose()
 
@@ -142,7 +133,6 @@ def _schema(connection: Connection, backend: Backend, settings: DatabaseSettings
         yield ok("schema", f"is at {at}, and its tables are as the code has them")
 
 
-def _refused(backend: Backend, fault: DBAPIError) -> Finding:
-    told: DatabaseError = backend.translate(fault)
+def _refused(backend: Backend, fault: DBAPIError, subject: str = "connection") -> Finding:
     words = words_of(fault)
-    return error("connection", f"{told}: {words}", way_in(words, backend))
+    return error(subject, f"{backend.translate(fault)}: {words}", way_in(words, backend))

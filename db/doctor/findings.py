@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
+
+_CLOCKS_APART_S = 5
 
 Level = Literal["ok", "warning", "error"]
 
@@ -53,3 +57,19 @@ def warning(subject: str, message: str, fix: str) -> Finding:
 def error(subject: str, message: str, fix: str) -> Finding:
     """It does not work, or must not be relied on."""
     return Finding(subject, "error", message, fix)
+
+
+def clock(now: datetime) -> Iterator[Finding]:
+    """A finding where the server's time, which is ``now`` for it, is not this machine's."""
+    apart_s = abs((datetime.now(UTC) - now).total_seconds())
+    if apart_s > _CLOCKS_APART_S:
+        fix = "let both keep their time by NTP"
+        yield warning("clock", f"the server's clock and this machine's are {apart_s:.0f} s apart", fix)
+
+
+def version(name: str, found: str, oldest: str, *, is_too_old: bool) -> Finding:
+    """The version of a database server, as an error where it is older than what is supported."""
+    if is_too_old:
+        fix = f"upgrade the server: {oldest} is the oldest that is supported here"
+        return error("server", f"{name} {found}", fix)
+    return ok("server", f"{name} {found}")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 from sqlalchemy import Connection, text
 
 from conf import DatabaseSettings
-from db.doctor.findings import Finding, Plan, error, ok, warning
+from db.doctor.findings import Finding, Plan, clock, error, ok, version, warning
 
 _OLDEST = {"MariaDB": (10, 6), "MySQL": (8, 0)}  # the first with SKIP LOCKED
-_CLOCKS_APART_S = 5
 
 _LOOK = text("""
     SELECT version() AS version, @@max_connections AS max_connections,
@@ -36,19 +35,13 @@ def examine(connection: Connection, settings: DatabaseSettings, plan: Plan) -> I
 
 def _server(found: Any) -> Iterator[Finding]:
     name = "MariaDB" if "MariaDB" in found["version"] else "MySQL"
-    version = found["version"].partition("-")[0]
+    number = found["version"].partition("-")[0]
     oldest = _OLDEST[name]
-    if tuple(map(int, version.split(".")[:2])) < oldest:
-        fix = f"upgrade the server: {'.'.join(map(str, oldest))} is the oldest that is supported here"
-        yield error("server", f"{name} {version}", fix)
-    else:
-        yield ok("server", f"{name} {version}")
+    is_too_old = tuple(map(int, number.split(".")[:2])) < oldest
+    yield version(name, number, ".".join(map(str, oldest)), is_too_old=is_too_old)
     if found["read_only"]:
         yield error("server", "it is read-only, as replicas are", "name the primary")
-    apart_s = abs((datetime.now(UTC) - found["now"].replace(tzinfo=UTC)).total_seconds())
-    if apart_s > _CLOCKS_APART_S:
-        fix = "let both keep their time by NTP"
-        yield warning("clock", f"the server's clock and this machine's are {apart_s:.0f} s apart", fix)
+    yield from clock(found["now"].replace(tzinfo=UTC))
 
 
 def _limiter(found: Any, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
@@ -68,9 +61,9 @@ def _tls(connection: Connection, plan: Plan) -> Iterator[Finding]:
     if driver.unix_socket:
         yield ok("tls", "none, and the server is on this machine")
         return
-    version = connection.execute(text("SHOW SESSION STATUS LIKE 'Ssl_version'")).one()[1]
-    if version:
-        yield ok("tls", version)
+    tls_version = connection.execute(text("SHOW SESSION STATUS LIKE 'Ssl_version'")).one()[1]
+    if tls_version:
+        yield ok("tls", tls_version)
         return
     report = error if plan.production else warning
     fix = "set ?sslmode=verify-full in the URL, and a certificate on the server; a Unix socket needs neither"

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, text
 
 from conf import DatabaseSettings
-from db.doctor.findings import Finding, Plan, error, ok, warning
+from db.doctor.findings import Finding, Plan, clock, error, ok, version, warning
 
 _OLDEST = 13  # pg_current_xact_id_if_assigned(), which the commit markers ask
-_CLOCKS_APART_S = 5
 _CROWDED = 0.8
 _BEHIND_S = 10.0
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -106,22 +104,15 @@ def _standby(found: Any) -> Iterator[Finding]:
 
 
 def _server(found: Any) -> Iterator[Finding]:
-    version = found["version"].partition(" ")[0]
-    if found["version_number"] < _OLDEST * 10_000:
-        fix = f"upgrade the server: {_OLDEST} is the oldest that is supported here"
-        yield error("server", f"PostgreSQL {version}", fix)
-    else:
-        yield ok("server", f"PostgreSQL {version}")
+    is_too_old = found["version_number"] < _OLDEST * 10_000
+    yield version("PostgreSQL", found["version"].partition(" ")[0], str(_OLDEST), is_too_old=is_too_old)
     if found["encoding"] != "UTF8":
         fix = "make the database anew: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
         yield error("encoding", f"the database keeps text as {found['encoding']}", fix)
     if found["standby"]:
         fix = "name the primary, or several hosts and ?target_session_attrs=read-write"
         yield error("server", "it is a standby, which takes no writes", fix)
-    apart_s = abs((datetime.now(UTC) - found["now"]).total_seconds())
-    if apart_s > _CLOCKS_APART_S:
-        fix = "let both keep their time by NTP"
-        yield warning("clock", f"the server's clock and this machine's are {apart_s:.0f} s apart", fix)
+    yield from clock(found["now"])
 
 
 def _limiter(found: Any, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -110,10 +111,7 @@ def _rows(settings: Settings) -> Iterator[tuple[Name, str, str, str]]:
 
 
 def _shown(settings: Settings, name: Name) -> Any:
-    value: Any = settings
-    for part in name.path.split("."):
-        value = getattr(value, part)
-    return shown(value, name=name.path.rpartition(".")[2])
+    return shown(attrgetter(name.path)(settings), name=name.path.rpartition(".")[2])
 
 
 def _text(value: Any) -> str:

@@ -107,9 +107,9 @@ class ClientStream(IOStream):
         waited_s = time.monotonic() - self._since
         settings = self._settings
         if self._phase is Phase.HEAD and waited_s > settings.header_timeout_s:
-            self._give_up(f"the headers did not come within {settings.header_timeout_s:g} s")
+            self.refuse(Problem(408, f"the headers did not come within {settings.header_timeout_s:g} s"))
         elif self._phase is Phase.BODY and waited_s > settings.body_timeout_s:
-            self._give_up(f"the body did not come within {settings.body_timeout_s:g} s")
+            self.refuse(Problem(408, f"the body did not come within {settings.body_timeout_s:g} s"))
         elif waited_s > settings.idle_timeout_s and self._is_stalled:
             self.close()
 
@@ -128,9 +128,6 @@ class ClientStream(IOStream):
         """Send an error in place of a handler, and close."""
         self._answer(problem)
         self.close()
-
-    def _give_up(self, detail: str) -> None:
-        self.refuse(Problem(408, detail))
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase

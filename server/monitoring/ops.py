@@ -79,7 +79,7 @@ class Ops:
         history: History | None = None,
     ) -> None:
         self._settings = settings
-        self._index = index
+        self.index = index
         self._counters = counters or SharedCounters()
         self.peers = peers or Peers(1)
         self.history = history or History()
@@ -87,7 +87,8 @@ class Ops:
         self.exposition = Exposition(self._counters)
         self.metrics = Metrics(self._counters.slots[index], tracebacks=settings.ops.leak_s is not None)
         """The observer of the database."""
-        self._names = RouteNames([])
+        self.names = RouteNames([])
+        """The names of the application's routes."""
         self._watchdog: Watchdog | None = None
         self._server: DrainingServer | None = None
         self._hosts = {*LOCAL, *settings.http.hosts, *settings.ops.hosts}
@@ -95,16 +96,6 @@ class Ops:
             self._hosts.add(own)
         self.parts: list[Part] = []
         """What is served beside the two pages; started and stopped with this."""
-
-    @property
-    def index(self) -> int:
-        """Which of the processes this is."""
-        return self._index
-
-    @property
-    def names(self) -> RouteNames:
-        """The names of the application's routes."""
-        return self._names
 
     @property
     def on_main_port(self) -> bool:
@@ -133,23 +124,23 @@ class Ops:
         self, routes: Sequence[URLSpec], then: Callable[[RequestHandler], None]
     ) -> Callable[[RequestHandler], None]:
         """A ``log_function`` for an application of these routes: counts a response, then calls ``then``."""
-        self._names = RouteNames(routes)
-        return self.metrics.log_function(self._names, then)
+        self.names = RouteNames(routes)
+        return self.metrics.log_function(self.names, then)
 
     async def start(self, application: Application, database: Database, server: DrainingServer) -> None:
         """Start answering ``/stats``, for a process that is about to serve."""
         for endpoint in {database.writer, database.reader}:
             self.metrics.allow(endpoint.limiter.name, endpoint.limiter.size)
-        stats = Stats(self._index, database, self._names, application, server)
-        await self.peers.listen(self._index, stats.look)
+        stats = Stats(self.index, database, self.names, application, server)
+        await self.peers.listen(self.index, stats.look)
         for part in self.parts:
             part.start(database, server)
 
     def watch(self, database: Database) -> None:
         """Start the watchdog of a process that serves, on its loop."""
-        self._watchdog = Watchdog(self._settings.ops, database, self.metrics, self._names)
+        self._watchdog = Watchdog(self._settings.ops, database, self.metrics, self.names)
         self._watchdog.start()
-        self._sampler = Sampler(self.history, self._index, database, self.metrics.totals)
+        self._sampler = Sampler(self.history, self.index, database, self.metrics.totals)
         self._sampler.start()
 
     def listen(self, sockets: Sequence[socket]) -> None:

@@ -47,7 +47,7 @@ parent waits longer, and systemd has to."""
 _YOUNG_MAX = 10_000
 """New objects between two garbage collections; with Python's own 700 they are 2 to 3 % of a request."""
 
-_SAME_SIGNAL_S = 0.2
+SAME_SIGNAL_S = 0.2
 """One Ctrl-C arrives twice where both the terminal and a wrapper send it to the process."""
 
 
@@ -254,7 +254,7 @@ class Lifecycle:
         if self._signalled_at is not None:
             # A parent kills at the second signal, and forwards the first one, which the terminal sent to all.
             # A terminal that is closed may send SIGHUP twice, and its shell once more.
-            is_same = now - self._signalled_at < _SAME_SIGNAL_S or number == signal.SIGHUP
+            is_same = now - self._signalled_at < SAME_SIGNAL_S or number == signal.SIGHUP
             if is_same or self._parent is not None:
                 return
             log.warning("a second signal: stopping at once")

@@ -32,6 +32,7 @@ from server.processes.lifecycle import (
     CLOSE_S,
     EXIT_CUT_OFF,
     EXIT_NO_PORT,
+    SAME_SIGNAL_S,
     Lifecycle,
     Parent,
     named_by_process,
@@ -62,7 +63,6 @@ _HIGHER_LIMIT = "Raise the limit: TasksMax= or LimitNPROC= in the systemd unit, 
 _STARTING_CHECK_S = 0.02
 _CHECK_S = 1.0
 
-_SAME_SIGNAL_S = 0.2
 _CLOSE_S = CLOSE_S + 5.0
 """The time beyond grace and drain after which a process is killed. If it can, it ends by itself before."""
 
@@ -295,7 +295,7 @@ class Supervisor:
         if self._stopped_at is None:
             log.info("%s received: stopping %d processes", number.name, len(self._children))
             self._stop()
-        elif number == signal.SIGHUP or time.monotonic() - self._stopped_at < _SAME_SIGNAL_S:
+        elif number == signal.SIGHUP or time.monotonic() - self._stopped_at < SAME_SIGNAL_S:
             return  # the same one: see `Lifecycle`
         elif not self._killed:
             log.warning("a second signal: stopping at once")
