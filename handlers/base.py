@@ -47,7 +47,7 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
     Tornado's: error pages, ETag, headers, OPTIONS. Its methods with the session are `TransactionMethods`'.
 
     Settings of the application: ``database`` (required), ``databases`` (others: see `session_of`),
-    ``request_timeout_s`` (30), ``retry_on`` (errors), ``database_messages``, ``server_timing_counts`` (False).
+    ``request_timeout_s`` (30), ``retry_on`` (errors), ``database_messages``, ``server_timing_counts``.
     """
 
     streams: ClassVar[bool] = False
