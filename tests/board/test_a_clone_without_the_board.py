@@ -240,6 +240,7 @@ def pytest_in(clone: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_one_migrate_makes_the_kernels_tables_and_the_applications(clone: Path, tmp_path: Path):
     """The commit markers and idempotency keys beside the shop's; the schema is then as the code expects."""
     environ = {"DATABASE_URL": f"sqlite:///{tmp_path / 'shop.db'}"}
@@ -259,6 +260,7 @@ PART = ("db/shop", "server/shop", "test_layers.py", "test_rooms.py", "handlers/t
 """The application's tests, and of the kernel's those of the tree's rooms and of some requests."""
 
 
+@pytest.mark.slow
 def test_the_applications_tests_and_a_part_of_the_kernels_pass_without_the_board(clone: Path):
     """With the fixtures of the kernel's."""
     pytest_in(clone, *(f"tests/{each}" for each in PART), "--backend", "sqlite")

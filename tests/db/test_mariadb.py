@@ -62,7 +62,7 @@ SESSION = text(
 ENDLESS = "SELECT count(*) FROM seq_1_to_1000000000000 WHERE sqrt(seq) < 0"
 
 Lock = Callable[[str, str], str]
-MakeDatabase = Callable[..., Database]
+OwnDatabase = Callable[..., Database]
 MakeServer = Callable[..., MariaDbServer]
 
 
@@ -79,7 +79,7 @@ def database_url(database_url: str) -> str:
 
 
 @pytest.fixture
-def make_database(database_url: str, io_loop: IOLoop) -> Iterator[MakeDatabase]:
+def own_database(database_url: str, io_loop: IOLoop) -> Iterator[OwnDatabase]:
     """Makes a Database with settings of one's own; closed at the end."""
     made: list[Database] = []
 
@@ -97,11 +97,11 @@ def make_database(database_url: str, io_loop: IOLoop) -> Iterator[MakeDatabase]:
 
 @pytest.mark.parametrize("driver", ["mariadb+pymysql", "mysql+pymysql"])
 def test_connections_are_what_the_settings_say(
-    make_database: MakeDatabase, database_url: str, driver: str
+    own_database: OwnDatabase, database_url: str, driver: str
 ) -> None:
     """Read committed; in UTC; the reader read-only; with limits. Whatever the URL calls the server."""
     url = database_url.replace("mariadb+pymysql", driver)
-    database = make_database(url, statement_timeout_s=11, lock_timeout_s=3)
+    database = own_database(url, statement_timeout_s=11, lock_timeout_s=3)
 
     with database.session_scope() as session:
         writer = tuple(session.execute(SESSION).one())
@@ -262,9 +262,9 @@ def test_what_the_driver_ended_is_not_called_undone_or_kept(database: Database, 
     ],
 )
 def test_what_a_unit_leaves_in_its_session_is_not_the_next_ones(
-    make_database: MakeDatabase, statements: list[str], look: str, clean: object
+    own_database: OwnDatabase, statements: list[str], look: str, clean: object
 ) -> None:
-    database = make_database(pool_size=1)
+    database = own_database(pool_size=1)
     number = text("SELECT connection_id()")
     with database.session_scope() as session:
         before = session.scalar(number)
@@ -276,8 +276,8 @@ def test_what_a_unit_leaves_in_its_session_is_not_the_next_ones(
         assert session.scalar(text(look)) == clean
 
 
-def test_a_lock_that_does_not_come_free_is_a_503(make_database: MakeDatabase, sql: RawSql) -> None:
-    database = make_database(lock_timeout_s=1)
+def test_a_lock_that_does_not_come_free_is_a_503(own_database: OwnDatabase, sql: RawSql) -> None:
+    database = own_database(lock_timeout_s=1)
     book_id = add_book(database)
 
     with sql.connect() as other, closing(other.cursor()) as cursor:
@@ -287,8 +287,8 @@ def test_a_lock_that_does_not_come_free_is_a_503(make_database: MakeDatabase, sq
             model.lock_book(session, book_id=book_id)
 
 
-def test_a_statement_that_takes_too_long_is_ended_by_the_server(make_database: MakeDatabase) -> None:
-    database = make_database(statement_timeout_s=0.3)
+def test_a_statement_that_takes_too_long_is_ended_by_the_server(own_database: OwnDatabase) -> None:
+    database = own_database(statement_timeout_s=0.3)
     began = time.monotonic()
 
     with pytest.raises(DeadlinePassed), database.session_scope() as session:
@@ -482,11 +482,11 @@ def proxy(mariadb_server: MariaDbServer, make_proxy: MakeProxy) -> Proxy:
 
 @pytest.fixture
 def through(
-    make_database: MakeDatabase, database_url: str, proxy: Proxy, mariadb_server: MariaDbServer
+    own_database: OwnDatabase, database_url: str, proxy: Proxy, mariadb_server: MariaDbServer
 ) -> Database:
     """One connection of each kind, by way of the proxy, in the clear."""
     url = database_url.replace(f":{mariadb_server.port}/", f":{proxy.port}/")
-    return make_database(f"{url}?sslmode=disable", pool_size=1, pool_ping_after_s=0, connect_timeout_s=2)
+    return own_database(f"{url}?sslmode=disable", pool_size=1, pool_ping_after_s=0, connect_timeout_s=2)
 
 
 @pytest.mark.gen_test
@@ -527,8 +527,8 @@ async def test_a_black_hole_ends_at_the_deadline_and_the_pool_is_whole(
         assert await unit.run(lambda session: session.scalar(text("SELECT 2")), unit.session) == 2
 
 
-def test_a_connection_killed_at_rest_is_not_noticed(make_database: MakeDatabase, sql: RawSql) -> None:
-    database = make_database(pool_ping_after_s=0)
+def test_a_connection_killed_at_rest_is_not_noticed(own_database: OwnDatabase, sql: RawSql) -> None:
+    database = own_database(pool_ping_after_s=0)
     for read_only in (False, True):
         with database.session_scope(read_only=read_only) as session:
             number = session.scalar(text("SELECT connection_id()"))
@@ -547,13 +547,13 @@ def test_a_connection_killed_in_mid_work_is_a_connection_lost(database: Database
 
 
 def test_a_server_that_does_not_let_in_is_unreachable(
-    make_database: MakeDatabase, database_url: str, mariadb_server: MariaDbServer
+    own_database: OwnDatabase, database_url: str, mariadb_server: MariaDbServer
 ) -> None:
     for url in (
         database_url.replace(mariadb_server.password, "guessed"),
         database_url.replace(f":{mariadb_server.port}/", ":1/"),
     ):
-        database = make_database(url)
+        database = own_database(url)
         with pytest.raises(Unreachable) as caught, database.session_scope() as session:
             session.execute(text("SELECT 1"))
         assert "guessed" not in str(caught.value)

@@ -44,7 +44,7 @@ from tests.fixtures.waiting import wait_until
 
 LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 
-MakeDatabase = Callable[..., Database]
+OwnDatabase = Callable[..., Database]
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def backend() -> str:
 
 
 @pytest.fixture
-def make_database(database_url: str, io_loop: IOLoop) -> Iterator[MakeDatabase]:
+def own_database(database_url: str, io_loop: IOLoop) -> Iterator[OwnDatabase]:
     """A database with settings of the test's own, closed at the end."""
     made: list[Database] = []
 
@@ -86,8 +86,8 @@ def cancel_commit(sql: RawSql) -> None:
     sql(f"SELECT pg_cancel_backend(pid) {commits}")
 
 
-def test_limits_hold_from_a_connections_first_statement(make_database: MakeDatabase):
-    database = make_database(lock_timeout_s=7, application_name="the board")
+def test_limits_hold_from_a_connections_first_statement(own_database: OwnDatabase):
+    database = own_database(lock_timeout_s=7, application_name="the board")
 
     for read_only in (False, True):
         with database.session_scope(read_only=read_only) as session:
@@ -95,16 +95,16 @@ def test_limits_hold_from_a_connections_first_statement(make_database: MakeDatab
             assert shown(session, "application_name") == ["the board"]
 
 
-def test_limits_that_are_switched_off_are_the_servers_own(make_database: MakeDatabase):
-    database = make_database(statement_timeout_s=None, idle_in_transaction_timeout_s=None)
+def test_limits_that_are_switched_off_are_the_servers_own(own_database: OwnDatabase):
+    database = own_database(statement_timeout_s=None, idle_in_transaction_timeout_s=None)
 
     with database.session_scope() as session:
         assert shown(session, *LIMITS) == ["0", "0", "0"]
 
 
-def test_what_the_url_says_of_limits_wins(make_database: MakeDatabase):
+def test_what_the_url_says_of_limits_wins(own_database: OwnDatabase):
     """The server takes the last of two; the reader stays a reader."""
-    database = make_database("?options=-c%20statement_timeout%3D1234&application_name=mine")
+    database = own_database("?options=-c%20statement_timeout%3D1234&application_name=mine")
 
     for read_only in (False, True):
         with database.session_scope(read_only=read_only) as session:
@@ -253,9 +253,9 @@ def test_an_answer_that_broke_off_is_the_links_fault_and_not_the_programs(error:
     assert isinstance(dialect.translate(DBAPIError("SELECT 1", None, error)), Unreachable)
 
 
-def test_a_statement_has_a_limit_and_so_has_the_wait_for_a_lock(make_database: MakeDatabase, sql: RawSql):
+def test_a_statement_has_a_limit_and_so_has_the_wait_for_a_lock(own_database: OwnDatabase, sql: RawSql):
     create_counters(sql)
-    database = make_database(statement_timeout_s=0.3, lock_timeout_s=0.1)
+    database = own_database(statement_timeout_s=0.3, lock_timeout_s=0.1)
 
     with pytest.raises(DeadlinePassed), database.session_scope() as session:
         sleep(session, 30)
@@ -268,11 +268,11 @@ def test_a_statement_has_a_limit_and_so_has_the_wait_for_a_lock(make_database: M
 
 
 def test_a_transaction_that_idles_is_ended_and_its_connection_replaced(
-    make_database: MakeDatabase, sql: RawSql
+    own_database: OwnDatabase, sql: RawSql
 ):
     """Its locks would stop all others. The next unit of work has a connection that lives."""
     create_counters(sql)
-    database = make_database(idle_in_transaction_timeout_s=0.1, pool_size=1)
+    database = own_database(idle_in_transaction_timeout_s=0.1, pool_size=1)
 
     with pytest.raises(DatabaseError), database.session_scope() as session:
         add(session)
@@ -285,10 +285,10 @@ def test_a_transaction_that_idles_is_ended_and_its_connection_replaced(
 
 
 def test_a_session_that_idles_is_ended_by_the_server_and_the_next_unit_of_work_does_not_notice(
-    make_database: MakeDatabase, sql: RawSql
+    own_database: OwnDatabase, sql: RawSql
 ):
     """The backstop for connections that a process has forgotten: both roles have it."""
-    database = make_database(idle_session_timeout_s=0.2, pool_size=1, pool_ping_after_s=0)
+    database = own_database(idle_session_timeout_s=0.2, pool_size=1, pool_ping_after_s=0)
     pid = text("SELECT pg_backend_pid()")
 
     def is_gone(number: int) -> bool:
@@ -302,14 +302,12 @@ def test_a_session_that_idles_is_ended_by_the_server_and_the_next_unit_of_work_d
             assert session.scalar(pid) != before
 
 
-def test_a_deadlock_names_one_to_run_again_and_lets_the_other_through(
-    make_database: MakeDatabase, sql: RawSql
-):
+def test_a_deadlock_names_one_to_run_again_and_lets_the_other_through(own_database: OwnDatabase, sql: RawSql):
     create_counters(sql)
     sql("INSERT INTO counters VALUES (2, 0)")
     [name] = sql("SELECT current_database() AS name")
     sql(f"ALTER DATABASE \"{name['name']}\" SET deadlock_timeout = '50ms'")
-    database = make_database()
+    database = own_database()
     both = threading.Barrier(2, timeout=5)
     outcomes: list[str] = []
 
@@ -359,7 +357,7 @@ def test_an_error_inside_a_savepoint_leaves_the_rest(database: Database, sql: Ra
 
 @pytest.mark.parametrize("refusal", ["unique", "serialization", "cancelled"])
 def test_what_the_server_refuses_at_commit_is_undone_for_certain(
-    make_database: MakeDatabase, sql: RawSql, refusal: str
+    own_database: OwnDatabase, sql: RawSql, refusal: str
 ):
     """It has answered, so nothing is unknown, not even where what COMMIT was about was cancelled."""
     create_counters(sql)
@@ -373,7 +371,7 @@ def test_what_the_server_refuses_at_commit_is_undone_for_certain(
         "CREATE CONSTRAINT TRIGGER late AFTER UPDATE ON counters DEFERRABLE INITIALLY DEFERRED"
         " FOR EACH ROW EXECUTE FUNCTION refuse()"
     )
-    database = make_database()
+    database = own_database()
     unit = UnitOfWork(database.writer.engine, database.backend, label="POST Some")
     add(unit.session)
     if refusal == "cancelled":
@@ -398,11 +396,11 @@ def test_a_deferred_foreign_key_speaks_at_commit(database: Database, sql: RawSql
 
 
 def test_a_connection_that_was_ended_between_two_statements_is_unreachable(
-    make_database: MakeDatabase, sql: RawSql
+    own_database: OwnDatabase, sql: RawSql
 ):
     """Nothing was committed, that is certain; pre-ping finds the next unit a connection that lives."""
     create_counters(sql)
-    database = make_database(pool_size=1)
+    database = own_database(pool_size=1)
 
     with pytest.raises(Unreachable), database.session_scope() as session:
         add(session)
@@ -415,10 +413,10 @@ def test_a_connection_that_was_ended_between_two_statements_is_unreachable(
 
 
 def test_an_ended_connection_whose_error_was_caught_is_not_called_kept(
-    make_database: MakeDatabase, sql: RawSql
+    own_database: OwnDatabase, sql: RawSql
 ):
     create_counters(sql)
-    database = make_database(pool_size=1)
+    database = own_database(pool_size=1)
 
     with pytest.raises(TransactionAborted), database.session_scope() as session:
         add(session)
@@ -519,9 +517,9 @@ def test_a_full_server_is_unreachable(
     io_loop.run_sync(database.close)
 
 
-def test_what_was_set_for_a_transaction_ends_with_it(make_database: MakeDatabase, sql: RawSql):
+def test_what_was_set_for_a_transaction_ends_with_it(own_database: OwnDatabase, sql: RawSql):
     """The next user of the connection begins where a new one would."""
-    database = make_database(pool_size=1)
+    database = own_database(pool_size=1)
     with database.session_scope() as session:
         session.execute(text("SET LOCAL work_mem = '5MB'"))
     with pytest.raises(KeyError), database.session_scope() as session:
@@ -535,11 +533,11 @@ def test_what_was_set_for_a_transaction_ends_with_it(make_database: MakeDatabase
 
 @pytest.mark.parametrize("statement", ["BEGIN", "SET default_transaction_read_only = off"])
 def test_what_a_reader_changes_of_its_connection_is_undone_for_the_next(
-    make_database: MakeDatabase, sql: RawSql, statement: str
+    own_database: OwnDatabase, sql: RawSql, statement: str
 ):
     """Not a transaction of its own that has failed since, and not the leave to write. Nor by the driver."""
     create_counters(sql)
-    database = make_database(pool_size=1)
+    database = own_database(pool_size=1)
     with pytest.raises(StatementFailed), database.session_scope(read_only=True) as session:
         with closing(session.connection().connection.cursor()) as cursor:
             cursor.execute(statement)
@@ -551,9 +549,9 @@ def test_what_a_reader_changes_of_its_connection_is_undone_for_the_next(
         add(session)
 
 
-def test_a_reader_that_changes_nothing_keeps_its_connection(make_database: MakeDatabase, sql: RawSql):
+def test_a_reader_that_changes_nothing_keeps_its_connection(own_database: OwnDatabase, sql: RawSql):
     create_counters(sql)
-    database = make_database(pool_size=1)
+    database = own_database(pool_size=1)
 
     def backend_of(session: Session) -> int:
         pid: int = session.scalar(text("SELECT pg_backend_pid()"))
@@ -593,10 +591,10 @@ def test_a_writer_in_autocommit_is_refused(database: Database, sql: RawSql):
     assert value(sql) == 0
 
 
-def test_a_writer_that_the_driver_was_told_to_autocommit_is_noticed(make_database: MakeDatabase, sql: RawSql):
+def test_a_writer_that_the_driver_was_told_to_autocommit_is_noticed(own_database: OwnDatabase, sql: RawSql):
     """What was written is kept, and the next unit of work has a transaction."""
     create_counters(sql)
-    database = make_database(pool_size=1)
+    database = own_database(pool_size=1)
 
     def commit_each(connection: Any, *rest: object) -> None:
         connection.autocommit = True

@@ -26,6 +26,7 @@ from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import all_back, lent
 from tests.handlers.notes import DDL, NO_NOTE, add_note, list_texts, take_long
 from tests.handlers.test_websocket import read
+from tests.handlers.waiting import until
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver("postgresql+asyncpg")]
 
@@ -387,9 +388,10 @@ async def test_a_client_that_leaves_cancels_a_read_at_both(
     await asyncio.wait_for(begun.wait(), 5)
     with (
         expect_log("onfinish.db", "thrown away|cut", required=False),
-        expect_log("tornado.access", "^499 GET /", level=logging.INFO),
+        expect_log("tornado.access", "^499 GET /", level=logging.INFO) as lines,
     ):
         writer.close()
+        await until(lambda: lines)
         assert await all_back(billing) == {}
         assert await all_back(database) == {}
 

@@ -79,6 +79,7 @@ def scripts_test(tree: Path, tests: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_what_passes_in_a_second_run_is_named_at_the_end_and_the_run_succeeds(tree: Path):
     """Also where it was its fixture that failed."""
     done = scripts_test(tree, TESTS)
@@ -91,6 +92,7 @@ def test_what_passes_in_a_second_run_is_named_at_the_end_and_the_run_succeeds(tr
     assert "tests that needed a second run" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_fails_twice_is_not_named_with_them_and_the_run_fails(tree: Path):
     done = scripts_test(tree, TESTS + FAILS)
 

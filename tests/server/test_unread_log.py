@@ -25,7 +25,7 @@ PIPE_BYTES = 4096
 Ends = Iterator[tuple[int, int]]
 
 
-@pytest.fixture(params=["pipe", "socket"])
+@pytest.fixture(params=["pipe", pytest.param("socket", marks=pytest.mark.slow)])
 def log_ends(request: pytest.FixtureRequest) -> Ends:
     """Where a log is read, and where it is written: a container's or a shell's pipe, and systemd's socket."""
     if request.param == "pipe":

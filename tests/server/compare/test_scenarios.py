@@ -13,7 +13,13 @@ from tests.fixtures.logs import ExpectLog
 from tests.server.compare import pinned
 from tests.server.compare.pinned import ON_THE_LOOP, PINNED
 
-DRIVERS = ["sqlite", "postgresql", "postgresql+asyncpg", "postgresql+psycopg"]
+DRIVERS = [
+    "sqlite",
+    *(
+        pytest.param(driver, marks=pytest.mark.slow)
+        for driver in ("postgresql", "postgresql+asyncpg", "postgresql+psycopg")
+    ),
+]
 
 
 def in_short(verdict: Verdict) -> str:
