@@ -34,6 +34,9 @@ class MarkerRow(NamedTuple):
     sql: str
     """Writes the row over, for ``connection`` and ``transaction``, where the transaction has written."""
 
+    before_commit: tuple[str, str] | None = None
+    """Writes the row over, in one string with COMMIT; the transaction's mark stands between the two."""
+
 
 class ServerSession(NamedTuple):
     """A session of the database's server, as the server describes it.
@@ -241,6 +244,14 @@ class Backend:
 
     def marker_parameters(self, connection: str, transaction: str) -> Any:
         """The parameters of a `MarkerRow`'s statement, in the driver's own form."""
+        raise NotImplementedError
+
+    def commit_with_marker(self, connection: Any, marker: str) -> None:
+        """Commit the transaction of the driver's connection, with its marker in one string with COMMIT."""
+        raise NotImplementedError
+
+    def marker_was_refused(self, connection: Any) -> bool:
+        """Whether that failed at the marker, so that COMMIT has not run."""
         raise NotImplementedError
 
     def code_of_missing_right(self, error: DBAPIError) -> str | None:

@@ -80,10 +80,17 @@ _TESTIFY = """
     ON CONFLICT (connection) DO UPDATE SET transaction = excluded.transaction, update_time = now()
 """
 
+# The same of one that is known to have written.
+_TESTIFY_WITH_COMMIT = """
+    INSERT INTO {table} (connection, transaction) VALUES ({connection}, {transaction})
+    ON CONFLICT (connection) DO UPDATE SET transaction = excluded.transaction, update_time = now()
+"""
+
 # Their place is looked up once, with the search path that the connection begins with: a transaction may set
 # another one, its tenant's. https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-PATH
 _LOOK_FOR_OWN = """
-    SELECT relname, nspname, quote_ident(nspname) || '.' || quote_ident(relname)
+    SELECT relname, nspname, quote_ident(nspname) || '.' || quote_ident(relname),
+        EXISTS (SELECT FROM pg_catalog.pg_foreign_data_wrapper)
     FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.oid IN (to_regclass('commit_witness'), to_regclass('idempotency_keys'))
 """
@@ -215,8 +222,14 @@ class PostgreSQL(Backend):
 
         if role != "writer":
             return
-        hook_statements(engine, after=_began)  # the driver begins with the first statement
-        before = self._before_first_statement(settings, role)
+        before, has_written = self._before_first_statement(settings, role), self.driver.has_written
+
+        def note(guard: StatementGuard, context: ExecutionContext) -> None:
+            guard.began = True  # the driver begins with the first statement
+            if not guard.has_written:
+                guard.has_written = has_written(context)
+
+        hook_statements(engine, after=note)
 
         @event.listens_for(engine, "connect")
         def look_for_own_tables(connection: Any, record: ConnectionPoolEntry) -> None:
@@ -225,16 +238,25 @@ class PostgreSQL(Backend):
                 with closing(connection.cursor()) as cursor:
                     for statement in self.driver.batches([*before, _LOOK_FOR_OWN]):
                         cursor.execute(statement)
-                    found = {name: (schema, table) for name, schema, table in cursor.fetchall()}
+                    found = {name: own for name, *own in cursor.fetchall()}
                 connection.rollback()
             except BaseException:
                 connection.close()  # the pool does not, and the collector takes its time
                 raise
-            record.info[HOMES] = {name: schema for name, (schema, _) in found.items()}
+            record.info[HOMES] = {name: schema for name, (schema, *_) in found.items()}
             if settings.commit_witness and "commit_witness" in found:
-                table = found["commit_witness"][1]
+                _, table, writes_unseen = found["commit_witness"]
+                name = uuid.uuid4().hex
+                before_commit = None
+                # What a foreign table takes is reported as rows that are written, and is not written here.
+                if self.driver.takes_marker_with_commit and not writes_unseen:
+                    parts = _TESTIFY_WITH_COMMIT.partition("{transaction}")
+                    first, last = (
+                        part.format(connection=f"'{name}'", table=table) for part in (parts[0], parts[2])
+                    )
+                    before_commit = (f"{first}'", f"'{last}")
                 sql = self.driver.marker_sql(_TESTIFY, table=table)
-                record.info[self.marker_key] = MarkerRow(uuid.uuid4().hex, table, sql)
+                record.info[self.marker_key] = MarkerRow(name, table, sql, before_commit)
 
     def effect_of(self, sql: str) -> int:
         return POSTGRESQL.effect_of(sql)
@@ -323,6 +345,12 @@ class PostgreSQL(Backend):
     def says_transaction_is_lost(self, error: DBAPIError) -> bool:
         return sqlstate_of(error.orig) == _IN_FAILED_TRANSACTION
 
+    def commit_with_marker(self, connection: Any, marker: str) -> None:
+        self.driver.commit_with_marker(connection, marker)
+
+    def marker_was_refused(self, connection: Any) -> bool:
+        return self.driver.marker_was_refused(connection)
+
     def marker_parameters(self, connection: str, transaction: str) -> Any:
         return self.driver.marker_parameters(connection, transaction)
 
@@ -400,7 +428,3 @@ def _discard_changed(engine: Engine, driver: PostgresDriver) -> None:
             or driver.parameter(connection, READ_ONLY_DEFAULT) != record.info.get(READ_ONLY_DEFAULT)
         ):
             record.invalidate()
-
-
-def _began(guard: StatementGuard, context: ExecutionContext) -> None:
-    guard.began = True

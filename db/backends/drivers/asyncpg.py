@@ -25,6 +25,7 @@ class Asyncpg(PostgresDriver):
 
     is_async = True
     asks_whether_aborted = True
+    takes_marker_with_commit = True
 
     def engine_url(self) -> URL:
         return self.url.set(query={name: self.url.query[name] for name in _SQLALCHEMYS & {*self.url.query}})
@@ -44,7 +45,10 @@ class Asyncpg(PostgresDriver):
         start_up = {"application_name": name, **server_settings}
         if given:
             start_up["options"] = given
-        arguments: dict[str, Any] = {"timeout": timeout_s} | settings.connect_args
+        from db.backends.drivers.committing import CommittingConnection  # an extra
+
+        own = {"timeout": timeout_s, "connection_class": CommittingConnection}
+        arguments: dict[str, Any] = own | settings.connect_args
         arguments.pop("options", None)
         arguments["server_settings"] = start_up | settings.connect_args.get("server_settings", {})
         if query:
@@ -63,6 +67,13 @@ class Asyncpg(PostgresDriver):
             "prepared_statement_cache_size": 0,
             "prepared_statement_name_func": str,
         }
+
+    def commit_with_marker(self, connection: Any, marker: str) -> None:
+        connection.driver_connection.marker = marker
+        connection.commit()
+
+    def marker_was_refused(self, connection: Any) -> bool:
+        return bool(connection.driver_connection.has_refused_marker)
 
     def marker_sql(self, template: str, *, table: str) -> str:
         return template.format(connection="$1", transaction="$2", table=table)

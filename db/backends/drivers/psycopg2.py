@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from conf import DatabaseSettings
+from db.backend import Role
 from db.backends.drivers.driver import LibpqDriver, shut_down
 from db.backends.drivers.libpq import cancel
 
 _IDLE, _ABORTED = 0, 3  # psycopg2.extensions.TRANSACTION_STATUS_IDLE, …_INERROR
+
+_WRITES = ("INSERT ", "UPDATE ", "DELETE ", "MERGE ")
+"""The tags of statements that report the rows that they wrote."""
 
 _CANCEL_TIMEOUT_S = 0.5
 
@@ -16,12 +22,34 @@ class Psycopg2(LibpqDriver):
     """https://www.psycopg.org/docs/connection.html"""
 
     takes_several_statements = True
+    takes_marker_with_commit = True
+
+    def connect_args(
+        self, settings: DatabaseSettings, role: Role, *, server_settings: Mapping[str, str], given: str
+    ) -> dict[str, Any]:
+        from psycopg2.extensions import connection
+
+        from db.backends.drivers.transactions import BlockingConnection, derived
+
+        arguments = super().connect_args(settings, role, server_settings=server_settings, given=given)
+        factory = arguments.get("connection_factory", connection)
+        return arguments | {"connection_factory": derived(BlockingConnection, factory)}
+
+    def commit_with_marker(self, connection: Any, marker: str) -> None:
+        connection.commit(marker)
+
+    def marker_was_refused(self, connection: Any) -> bool:
+        return bool(connection.get_transaction_status() == _ABORTED)
+
+    def has_written(self, context: Any) -> bool:
+        cursor = context.cursor
+        return bool(cursor.rowcount > 0 and cursor.statusmessage.startswith(_WRITES))
 
     def is_idle(self, connection: Any) -> bool:
         return bool(connection.get_transaction_status() == _IDLE)
 
     def is_aborted(self, connection: Any) -> bool | None:
-        return bool(connection.get_transaction_status() == _ABORTED)
+        return bool(connection.has_failed or connection.get_transaction_status() == _ABORTED)
 
     def parameter(self, connection: Any, name: str) -> str | None:
         value: str | None = connection.get_parameter_status(name)
