@@ -197,6 +197,7 @@ def _install_guard(engine: Engine, backend: Backend, role: Role) -> None:
                 backend.commit_with_marker(own, guard.marker)
             except BaseException:
                 guard.marker_was_refused = backend.marker_was_refused(own)
+                guard.changed_session |= guard.marker_was_refused  # its statement may be gone: DEALLOCATE
                 raise
         guard.commit_ended()
 

@@ -143,7 +143,7 @@ class CommitMarkers:
         mark = uuid.uuid4().hex
         ask = functools.partial(self._backend.ask_marker, row=row)
         guard = guard_of(connection)
-        if row.before_commit is not None and guard is not None and guard.has_written:
+        if row.before_commit and guard is not None and guard.has_written and not guard.changed_session:
             guard.marker = mark.join(row.before_commit)
             return CommitMarker(mark, ask, with_commit=row)
         try:

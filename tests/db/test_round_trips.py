@@ -335,6 +335,37 @@ class TestTheMarkerWithCommit:
 
     @with_marker_and_commit
     @pytest.mark.usefixtures("shelves")
+    async def test_a_program_that_deallocates_what_is_prepared_is_committed(
+        self, database: Database, sql: RawSql
+    ):
+        """The marker's statement is prepared, and its plan with it."""
+
+        def work(session: Session, name: str) -> None:
+            model.create_shelf(session, name=name)
+            session.connection().exec_driver_sql("DEALLOCATE ALL")
+
+        for name in "ab":
+            await do(database, work, name=name)
+
+        assert len(sql("SELECT * FROM shelves")) == 2
+
+    @on_psycopg2
+    @pytest.mark.usefixtures("shelves")
+    async def test_one_that_does_so_unseen_is_refused_and_its_connection_closed(
+        self, database: Database, sql: RawSql
+    ):
+        def work(session: Session) -> None:
+            model.create_shelf(session, name="a")
+            with closing(driver(session).cursor()) as cursor:
+                cursor.execute("DEALLOCATE ALL")
+
+        await refused_once(database, StatementFailed, work)
+        await do(database, model.create_shelf, name="b")
+
+        assert [row["name"] for row in sql("SELECT name FROM shelves")] == ["b"]
+
+    @with_marker_and_commit
+    @pytest.mark.usefixtures("shelves")
     async def test_the_marker_is_among_the_statements(self, database: Database):
         async with database.unit_of_work() as unit:
             await unit.run(model.create_shelf, unit.session, name="a")
