@@ -16,6 +16,8 @@ from db.errors import DatabaseError, UsageError
 
 Role = Literal["writer", "reader", "migration"]
 
+ExecutorName = Literal["auto", "threads", "greenlets"]
+
 MIGRATION_STATEMENT_TIMEOUT_S = 600
 """Longest a migration's statement may run: enough for an index over some ten million rows."""
 
@@ -59,6 +61,7 @@ class Backend:
 
     Args:
         url: where it is, with the driver named.
+        executor: what it is to be used in, where the driver leaves a choice; "auto" for what is best.
     """
 
     drivers: tuple[str, ...] = ()
@@ -111,7 +114,7 @@ class Backend:
     isolation_is_a_transactions = False
     """A level asked for of a writer's connection holds for the transaction, and SQLAlchemy puts it back."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, executor: ExecutorName = "auto") -> None:
         self.url = url
 
     def _wait_in_greenlets(self) -> None:

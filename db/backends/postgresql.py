@@ -13,11 +13,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
-from db.backend import HOMES, Backend, MarkerRow, Role, ServerSession
+from db.backend import HOMES, Backend, ExecutorName, MarkerRow, Role, ServerSession
 from db.backends.drivers.asyncpg import Asyncpg
 from db.backends.drivers.driver import PostgresDriver
 from db.backends.drivers.psycopg import Psycopg
-from db.backends.drivers.psycopg2 import Psycopg2
+from db.backends.drivers.psycopg2 import Psycopg2, Psycopg2OnLoop
 from db.backends.effects import POSTGRESQL
 from db.constraints import refused_by
 from db.errors import (
@@ -121,9 +121,12 @@ class PostgreSQL(Backend):
     isolation_is_a_transactions = True
     why_no_sessions = ""
 
-    def __init__(self, url: URL) -> None:
-        super().__init__(url)
-        self.driver: PostgresDriver = _DRIVERS[url.get_driver_name()](url)
+    def __init__(self, url: URL, executor: ExecutorName = "auto") -> None:
+        super().__init__(url, executor)
+        name = url.get_driver_name()
+        executor = AUTO if executor == "auto" else executor
+        drivers = _DRIVERS if executor == "threads" else _DRIVERS | _ON_LOOP
+        self.driver: PostgresDriver = drivers[name](url)
         if self.driver.is_async:
             self._wait_in_greenlets()
         self.reader_settles_at_once = self.reader_autocommits and self.driver.settles_without_waiting
@@ -394,6 +397,12 @@ class PostgreSQL(Backend):
 
 
 _DRIVERS: dict[str, type[PostgresDriver]] = {"psycopg2": Psycopg2, "psycopg": Psycopg, "asyncpg": Asyncpg}
+
+_ON_LOOP: dict[str, type[PostgresDriver]] = {"psycopg2": Psycopg2OnLoop}
+"""Those that can do without threads as well."""
+
+AUTO: ExecutorName = "threads"
+"""What they are used in unless the settings say."""
 
 
 def _errors_of(connection: Any) -> type[Exception]:

@@ -23,6 +23,7 @@ from conf import DatabaseSettings, Settings, load_settings
 from db import Database, Outcome
 from db.errors import ConnectionLost, NotFound, OutcomeUnknown, StatementFailed, TransactionAborted
 from tests.db.counters import add, create_counters, value
+from tests.fixtures.backends import GREENLETS
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.pgbouncer import Bouncer
@@ -33,8 +34,9 @@ from tests.service import model
 
 pytestmark = pytest.mark.gen_test
 
-PSYCOPG2 = ("postgresql",)
+PSYCOPG2 = ("postgresql", *GREENLETS)
 
+in_threads = pytest.mark.parametrize("backend", PSYCOPG2[:1], indirect=True)
 on_psycopg2 = pytest.mark.parametrize("backend", PSYCOPG2, indirect=True)
 with_marker_and_commit = pytest.mark.parametrize("backend", [*PSYCOPG2, "postgresql+asyncpg"], indirect=True)
 
@@ -376,7 +378,7 @@ class TestTheMarkerWithCommit:
 class TestConnections:
     """Of psycopg2, whose own transactions are not used."""
 
-    @on_psycopg2
+    @in_threads
     async def test_copy_begins_the_transaction(self, database: Database, sql: RawSql):
         create_counters(sql)
 
@@ -398,7 +400,7 @@ class TestConnections:
         assert await do(database, work) == "0\n40\n"
         assert value(sql, 7) == 40
 
-    @on_psycopg2
+    @in_threads
     @pytest.mark.parametrize("is_kept", [True, False])
     async def test_a_large_object_is_in_the_transaction(self, database: Database, sql: RawSql, is_kept: bool):
         create_counters(sql)
@@ -465,7 +467,7 @@ class TestConnections:
         with pytest.raises(psycopg2.ProgrammingError, match="outside of transactions"):
             await do(database, work, read_only=True)
 
-    @on_psycopg2
+    @in_threads
     def test_by_itself_it_is_as_psycopg2s(self, database: Database, sql: RawSql):
         """Levels, modes, autocommit, ``with``: for an application that has taken one from the pool."""
         create_counters(sql)

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.backends import GREENLETS
 from tests.fixtures.process import ServerProcess, StartServer, exchange
 
-pytestmark = [pytest.mark.slow, pytest.mark.parametrize("backend", ["postgresql"], indirect=True)]
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("backend", ["postgresql", *GREENLETS], indirect=True)]
 
 TASK: dict[str, Any] = {
     "bundle": "store",
