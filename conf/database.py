@@ -200,11 +200,12 @@ class DatabaseSettings(Section):
         30.0, description="PostgreSQL: longest that sent data may stay unacknowledged; none: the kernel's own"
     )
     # Only psycopg2 has the choice. A wait in a greenlet costs less than half of the way to a thread and back;
-    # a function that computes there, or waits for anything but the database, blocks all other requests.
+    # a function that computes there, or waits for anything but the database, blocks all other requests, and
+    # the watchdog names it.
     executor: Literal["auto", "threads", "greenlets"] = Field(
         "auto",
         description="psycopg2: where model functions run, in threads or in greenlets on the event loop; "
-        "auto: threads",
+        "auto: greenlets",
     )
     commit_witness: bool = Field(
         True, description="PostgreSQL: write commit markers, which show whether a lost COMMIT was applied"

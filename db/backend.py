@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+from greenlet import getcurrent
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -118,8 +119,6 @@ class Backend:
         self.url = url
 
     def _wait_in_greenlets(self) -> None:
-        from greenlet import getcurrent  # an extra
-
         self.is_async, self.worker = True, getcurrent
 
     def own_query(self, query: Mapping[str, Any]) -> Mapping[str, Any]:

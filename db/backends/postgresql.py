@@ -401,8 +401,8 @@ _DRIVERS: dict[str, type[PostgresDriver]] = {"psycopg2": Psycopg2, "psycopg": Ps
 _ON_LOOP: dict[str, type[PostgresDriver]] = {"psycopg2": Psycopg2OnLoop}
 """Those that can do without threads as well."""
 
-AUTO: ExecutorName = "threads"
-"""What they are used in unless the settings say."""
+AUTO: ExecutorName = "greenlets"
+"""What they are used in unless the settings say: a statement there takes half of the CPU."""
 
 
 def _errors_of(connection: Any) -> type[Exception]:

@@ -1,4 +1,4 @@
-"""Greenlets that do one piece of work after another. Imported where there is a driver for them: an extra."""
+"""Greenlets that do one piece of work after another."""
 
 from __future__ import annotations
 

@@ -149,18 +149,19 @@ async def connect(
                 async with asyncio.timeout(timeout_s if timeout_s > 0 else None):
                     addresses = await each_address(host)
             except OSError as error:  # TimeoutError is one
-                faults.append(f"could not translate host name to address: {str(error) or 'timeout expired'}")
+                why = str(error) or "timeout expired"
+                faults.append(f"could not translate host name to address: {why}\n")
                 continue
             for address in addresses:
                 try:
                     connection = await _connect(address | wanted, connection_factory, timeout_s)
                 except psycopg2.OperationalError as error:
-                    faults.append(str(error).rstrip())
+                    faults.append(str(error))
                     continue
                 if cursor_factory is not None:
                     connection.cursor_factory = cursor_factory
                 return connection
-    raise psycopg2.OperationalError("\n".join(faults))
+    raise psycopg2.OperationalError("".join(faults))
 
 
 async def _connect(
@@ -174,7 +175,7 @@ async def _connect(
                 await ready(connection.fileno(), for_writing=state == _WRITE)
     except TimeoutError:
         connection.close()
-        raise psycopg2.OperationalError("timeout expired") from None
+        raise psycopg2.OperationalError("timeout expired\n") from None
     except BaseException:
         connection.close()
         raise
