@@ -217,6 +217,14 @@ class DatabaseSettings(Section):
     tcp_user_timeout_s: Seconds | None = Field(
         30.0, description="PostgreSQL: longest that sent data may stay unacknowledged; none: the kernel's own"
     )
+    # Only psycopg2 has the choice. A wait in a greenlet costs less than half of the way to a thread and back;
+    # a function that computes there, or waits for anything but the database, blocks all other requests, and
+    # the watchdog names it.
+    executor: Literal["auto", "threads", "greenlets"] = Field(
+        "auto",
+        description="psycopg2: where model functions run, in threads or in greenlets on the event loop; "
+        "auto: greenlets",
+    )
     commit_witness: bool = Field(
         True, description="PostgreSQL: write commit markers, which show whether a lost COMMIT was applied"
     )
@@ -350,7 +358,7 @@ def together_faults(given: Mapping[str, Any]) -> dict[str, str]:
 
     Reads plain values, so that ``conf.loading`` can call it before anything has been validated.
     """
-    if faults := _pooler_faults(given):
+    if faults := _pooler_faults(given) or _executor_faults(given):
         return faults
     parts = [name for name in PARTS if given.get(name) is not None]
     if given.get("url") is not None:
@@ -394,6 +402,18 @@ def _driver_of(url: str) -> str:
 
 def _text_of(url: Any) -> str | None:
     return url.get_secret_value() if isinstance(url, SecretStr) else None if url is None else str(url)
+
+
+def _executor_faults(given: Mapping[str, Any]) -> dict[str, str]:
+    """Whether the driver cannot be used in the executor that is named."""
+    executor, database = given.get("executor"), _text_of(given.get("url")) or given.get("drivername")
+    if executor in (None, "auto") or database is None:
+        return {}
+    driver = _driver_of(str(database))
+    own = "greenlets" if driver.endswith(("+asyncpg", "+psycopg", "+aiosqlite")) else "threads"
+    if driver == "postgresql+psycopg2" or executor == own:
+        return {}
+    return {"executor": f"{driver} works in {own} only, and psycopg2 alone in both: leave it out"}
 
 
 def _pooler_faults(given: Mapping[str, Any]) -> dict[str, str]:

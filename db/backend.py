@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+from greenlet import getcurrent
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -15,6 +16,8 @@ from conf import DatabaseSettings
 from db.errors import DatabaseError, UsageError
 
 Role = Literal["writer", "reader", "migration"]
+
+ExecutorName = Literal["auto", "threads", "greenlets"]
 
 MIGRATION_STATEMENT_TIMEOUT_S = 600
 """Longest a migration's statement may run: enough for an index over some ten million rows."""
@@ -33,6 +36,9 @@ class MarkerRow(NamedTuple):
 
     sql: str
     """Writes the row over, for ``connection`` and ``transaction``, where the transaction has written."""
+
+    before_commit: tuple[str, str] | None = None
+    """Writes the row over, in one string with COMMIT; the transaction's mark stands between the two."""
 
 
 class ServerSession(NamedTuple):
@@ -56,6 +62,7 @@ class Backend:
 
     Args:
         url: where it is, with the driver named.
+        executor: what it is to be used in, where the driver leaves a choice; "auto" for what is best.
     """
 
     drivers: tuple[str, ...] = ()
@@ -108,12 +115,10 @@ class Backend:
     isolation_is_a_transactions = False
     """A level asked for of a writer's connection holds for the transaction, and SQLAlchemy puts it back."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, executor: ExecutorName = "auto") -> None:
         self.url = url
 
     def _wait_in_greenlets(self) -> None:
-        from greenlet import getcurrent  # an extra
-
         self.is_async, self.worker = True, getcurrent
 
     def own_query(self, query: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -249,6 +254,14 @@ class Backend:
 
     def marker_parameters(self, connection: str, transaction: str) -> Any:
         """The parameters of a `MarkerRow`'s statement, in the driver's own form."""
+        raise NotImplementedError
+
+    def commit_with_marker(self, connection: Any, marker: str) -> None:
+        """Commit the transaction of the driver's connection, with its marker in one string with COMMIT."""
+        raise NotImplementedError
+
+    def marker_was_refused(self, connection: Any) -> bool:
+        """Whether that failed at the marker, so that COMMIT has not run."""
         raise NotImplementedError
 
     def code_of_missing_right(self, error: DBAPIError) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -18,7 +17,7 @@ R = TypeVar("R")
 
 def pause(seconds: float) -> None:
     """Wait, inside of a call or in a thread: on the loop's thread without blocking the loop."""
-    if is_in_greenlet():
+    if in_greenlet():
         await_(asyncio.sleep(seconds))
     else:
         time.sleep(seconds)
@@ -30,7 +29,7 @@ def off_loop(function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
     Raises:
         Unavailable: there is no thread for it. It may be called later all the same.
     """
-    if not is_in_greenlet():
+    if not in_greenlet():
         return function(*args, **kwargs)
     loop = asyncio.get_running_loop()
     try:
@@ -38,8 +37,3 @@ def off_loop(function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
     except RuntimeError as error:
         raise Unavailable("the server could start no thread for this") from error
     return await_(result)
-
-
-def is_in_greenlet() -> bool:
-    """Whether the caller is work that an asyncio driver's call runs on the event loop."""
-    return "greenlet" in sys.modules and in_greenlet()  # an extra, imported where there is a driver for it

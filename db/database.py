@@ -92,7 +92,9 @@ class Database:
         self._beside = Threads(_BESIDE, name="onfinish-beside")
         # As many as there are scopes with a time limit.
         self._deadlines = Threads(sys.maxsize, name="onfinish-deadline")
-        self.writer = self._endpoint("writer", settings, backend_for(make_url(settings), settings.pooler))
+        self.writer = self._endpoint(
+            "writer", settings, backend_for(make_url(settings), settings.pooler, settings.executor)
+        )
         self.backend = backend = self.writer.backend
         if backend.shares_one_connection:
             engine = read_only_view(self.writer.engine)
@@ -110,7 +112,9 @@ class Database:
             self.reader = self._endpoint("reader", settings, backend, self.writer.scopes_backend)
         else:
             replica = settings.for_reader()
-            self.reader = self._endpoint("reader", replica, backend_for(make_url(replica), settings.pooler))
+            self.reader = self._endpoint(
+                "reader", replica, backend_for(make_url(replica), settings.pooler, settings.executor)
+            )
         with_markers = self.backend.has_commit_markers and settings.commit_witness
         self.commit_markers = CommitMarkers(settings, self.writer.engine) if with_markers else None
         self.registry = UnitRegistry(self.observer)

@@ -71,8 +71,10 @@ class StatementGuard:
     driver knows; never for a reader. ``ended``: what has ended it, where that was another than the unit of
     work. ``marked``: how to tell the transaction from another, once the program has had the driver's
     connection. ``changed_session``: its connection is closed, not checked in. ``may_commit``: the unit of
-    work itself is at its COMMIT. ``statements``: how many were sent, the commit marker's among them; BEGIN
-    and COMMIT are none.
+    work itself is at its COMMIT. ``has_written``: the server has reported rows that the transaction inserted,
+    updated or deleted. ``marker``: the commit marker, where it goes in one string with COMMIT;
+    ``marker_was_refused``: that has failed, and COMMIT has not run. ``statements``: how many were sent, the
+    commit marker's among them; BEGIN and COMMIT are none.
 
     Two are unset until they are needed. ``called_from``: code and line that called `run` last, see
     `AsyncUnitOfWork`. ``recording``: what a `Recorder` has recorded of it.
@@ -89,6 +91,9 @@ class StatementGuard:
         "reason",
         "abandoned",
         "may_commit",
+        "has_written",
+        "marker",
+        "marker_was_refused",
         "was_rolled_back",
         "cancelled",
         "met_error",
@@ -126,6 +131,9 @@ class StatementGuard:
         self.reason: Cancelled | None = None
         self.abandoned = False
         self.may_commit = False
+        self.has_written = False
+        self.marker: str | None = None
+        self.marker_was_refused = False
         self.was_rolled_back = False
         self.cancelled = False
         self.met_error = False

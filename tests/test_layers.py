@@ -28,7 +28,7 @@ APPLICATION = {
 """The rooms of the board, or of the application in its place, by package."""
 
 IMPORT_IN_FUNCTIONS = {
-    "db.capacity.executor": "greenlets need an extra",
+    "db.backends.drivers": "a driver is loaded where it is used, and asyncpg is an extra",
     "db.database": "Alembic takes a while to load, and create_all alone needs it",
     "server.cli": "an error of db is only worth its import once there is one",
     "server.commands": "all of them are read for --help; see the package",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import URL
 
-from db.backend import Backend
+from db.backend import Backend, ExecutorName
 from db.backends.mysql import MySQL
 from db.backends.pgbouncer import PgBouncer
 from db.backends.postgresql import PostgreSQL
@@ -20,8 +20,13 @@ _BY_BACKEND: dict[str, type[Backend]] = {
 _BY_POOLER: dict[str, type[Backend]] = {"pgbouncer": PgBouncer}
 
 
-def backend_for(url: URL, pooler: str | None = None) -> Backend:
+def backend_for(url: URL, pooler: str | None = None, executor: ExecutorName = "threads") -> Backend:
     """The backend of the database that ``url`` names, and of the pooler before it.
+
+    Args:
+        url: with the driver.
+        pooler: what stands before the database.
+        executor: as of `Backend`; threads, where the caller is in one.
 
     Raises:
         ValueError: no such database is supported here.
@@ -33,4 +38,4 @@ def backend_for(url: URL, pooler: str | None = None) -> Backend:
             f"{name}+{driver}" for name, ways in _BY_BACKEND.items() for driver in ways.drivers
         )
         raise ValueError(f"{name}+{driver} is not supported yet; there are: {supported}")
-    return backend(url)
+    return backend(url, executor)

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
-from db.backend import MIGRATION_STATEMENT_TIMEOUT_S, Backend, Role, ServerSession
+from db.backend import MIGRATION_STATEMENT_TIMEOUT_S, Backend, ExecutorName, Role, ServerSession
 from db.backends.effects import MYSQL
 from db.constraints import refused_by, table_of
 from db.errors import (
@@ -119,8 +119,8 @@ class MySQL(Backend):
     isolation_is_a_transactions = True
     why_no_sessions = ""
 
-    def __init__(self, url: URL) -> None:
-        super().__init__(url)
+    def __init__(self, url: URL, executor: ExecutorName = "auto") -> None:
+        super().__init__(url, executor)
         self._rolled_back: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def engine_url(self) -> URL:

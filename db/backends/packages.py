@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from conf import DatabaseSettings
 
-_PACKAGES = {
-    "asyncpg": "asyncpg greenlet",
-    "psycopg": "'psycopg[binary]' greenlet",
-    "aiosqlite": "aiosqlite greenlet",
-    "pymysql": "pymysql",
-}
+_PACKAGES = {"psycopg": "'psycopg[binary]'"}
+"""Those whose name is not the module's."""
 
 
 def way_to_install(missing: ModuleNotFoundError, settings: DatabaseSettings) -> str:

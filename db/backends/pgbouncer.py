@@ -56,9 +56,6 @@ class PgBouncer(PostgreSQL):
 
     def install(self, engine: Engine, settings: DatabaseSettings, role: Role) -> None:
         super().install(engine, settings, role)
-        # SQLAlchemy's own goes to autocommit and back, and on the way back psycopg2 resets the session's
-        # default_transaction_read_only: a SET on a connection to the server that may be another client's.
-        engine.dialect.do_ping = _ping  # type: ignore[method-assign,assignment]
         if role == "reader":
 
             @event.listens_for(engine, "connect")
@@ -118,10 +115,3 @@ def parsed(options: str) -> list[tuple[str, str]]:
         found.append((match[1].replace("-", "_"), re.sub(r"\\(.)", r"\1", match[2])))
         rest = rest[match.end() :]
     return found
-
-
-def _ping(connection: Any) -> bool:
-    with closing(connection.cursor()) as cursor:
-        cursor.execute("SELECT 1")
-    connection.rollback()
-    return True

@@ -14,11 +14,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
-from db.backend import HOMES, Backend, MarkerRow, Role, ServerSession
+from db.backend import HOMES, Backend, ExecutorName, MarkerRow, Role, ServerSession
 from db.backends.drivers.asyncpg import Asyncpg
 from db.backends.drivers.driver import PostgresDriver
 from db.backends.drivers.psycopg import Psycopg
-from db.backends.drivers.psycopg2 import Psycopg2
+from db.backends.drivers.psycopg2 import Psycopg2, Psycopg2OnLoop
 from db.backends.effects import POSTGRESQL
 from db.constraints import refused_by
 from db.errors import (
@@ -91,10 +91,17 @@ _TESTIFY = """
     ON CONFLICT (connection) DO UPDATE SET transaction = excluded.transaction, update_time = now()
 """
 
+# The same of one that is known to have written. No UPDATE: the row may be gone, deleted as old.
+_TESTIFY_WITH_COMMIT = (
+    "INSERT INTO {table} (connection, transaction) VALUES ('{connection}', $1)"
+    " ON CONFLICT (connection) DO UPDATE SET transaction = excluded.transaction, update_time = now()"
+)
+
 # Their place is looked up once, with the search path that the connection begins with: a transaction may set
 # another one, its tenant's. https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-PATH
 _LOOK_FOR_OWN = """
-    SELECT relname, nspname, quote_ident(nspname) || '.' || quote_ident(relname)
+    SELECT relname, nspname, quote_ident(nspname) || '.' || quote_ident(relname),
+        EXISTS (SELECT FROM pg_catalog.pg_foreign_data_wrapper)
     FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.oid IN (to_regclass('commit_witness'), to_regclass('idempotency_keys'))
 """
@@ -125,9 +132,12 @@ class PostgreSQL(Backend):
     isolation_is_a_transactions = True
     why_no_sessions = ""
 
-    def __init__(self, url: URL) -> None:
-        super().__init__(url)
-        self.driver: PostgresDriver = _DRIVERS[url.get_driver_name()](url)
+    def __init__(self, url: URL, executor: ExecutorName = "auto") -> None:
+        super().__init__(url, executor)
+        name = url.get_driver_name()
+        executor = AUTO if executor == "auto" else executor
+        drivers = _DRIVERS if executor == "threads" else _DRIVERS | _ON_LOOP
+        self.driver: PostgresDriver = drivers[name](url)
         if self.driver.is_async:
             self._wait_in_greenlets()
         self.reader_settles_at_once = self.reader_autocommits and self.driver.settles_without_waiting
@@ -226,8 +236,14 @@ class PostgreSQL(Backend):
 
         if role != "writer":
             return
-        hook_statements(engine, after=_began)  # the driver begins with the first statement
-        before = self._before_first_statement(settings, role)
+        before, has_written = self._before_first_statement(settings, role), self.driver.has_written
+
+        def note(guard: StatementGuard, context: ExecutionContext) -> None:
+            guard.began = True  # the driver begins with the first statement
+            if not guard.has_written:
+                guard.has_written = has_written(context)
+
+        hook_statements(engine, after=note)
 
         @event.listens_for(engine, "connect")
         def look_for_own_tables(connection: Any, record: ConnectionPoolEntry) -> None:
@@ -236,16 +252,21 @@ class PostgreSQL(Backend):
                 with closing(connection.cursor()) as cursor:
                     for statement in self.driver.batches([*before, _LOOK_FOR_OWN]):
                         cursor.execute(statement)
-                    found = {name: (schema, table) for name, schema, table in cursor.fetchall()}
+                    found = {name: own for name, *own in cursor.fetchall()}
+                    if settings.commit_witness and "commit_witness" in found:
+                        _, table, writes_unseen = found["commit_witness"]
+                        row = MarkerRow(
+                            uuid.uuid4().hex, table, self.driver.marker_sql(_TESTIFY, table=table)
+                        )
+                        # What a foreign table takes is reported as written rows, and is not written here.
+                        if self.driver.takes_marker_with_commit and not writes_unseen:
+                            row = row._replace(before_commit=self._before_commit(cursor, row))
+                        record.info[self.marker_key] = row
                 connection.rollback()
             except BaseException:
                 connection.close()  # the pool does not, and the collector takes its time
                 raise
-            record.info[HOMES] = {name: schema for name, (schema, _) in found.items()}
-            if settings.commit_witness and "commit_witness" in found:
-                table = found["commit_witness"][1]
-                sql = self.driver.marker_sql(_TESTIFY, table=table)
-                record.info[self.marker_key] = MarkerRow(uuid.uuid4().hex, table, sql)
+            record.info[HOMES] = {name: schema for name, (schema, *_) in found.items()}
 
     def effect_of(self, sql: str) -> int:
         return POSTGRESQL.effect_of(sql)
@@ -339,6 +360,12 @@ class PostgreSQL(Backend):
     def says_transaction_is_lost(self, error: DBAPIError) -> bool:
         return sqlstate_of(error.orig) == _IN_FAILED_TRANSACTION
 
+    def commit_with_marker(self, connection: Any, marker: str) -> None:
+        self.driver.commit_with_marker(connection, marker)
+
+    def marker_was_refused(self, connection: Any) -> bool:
+        return self.driver.marker_was_refused(connection)
+
     def marker_parameters(self, connection: str, transaction: str) -> Any:
         return self.driver.marker_parameters(connection, transaction)
 
@@ -371,12 +398,27 @@ class PostgreSQL(Backend):
         """The server settings of the operator, as they would stand on the server's command line."""
         return str(settings.connect_args.get("options", self.url.query.get("options")) or "")
 
+    def _before_commit(self, cursor: Any, row: MarkerRow) -> tuple[str, str]:
+        """See `MarkerRow.before_commit`. Its plan is made here: it would be half of what the marker costs."""
+        sql = _TESTIFY_WITH_COMMIT.format(table=row.table, connection=row.name)
+        if self.cannot_change_session:
+            first, _, last = sql.rpartition("$1")
+            return f"{first}'", f"'{last}"
+        cursor.execute(f"PREPARE commit_witness (text) AS {sql}")
+        return "EXECUTE commit_witness ('", "')"
+
     def _before_first_statement(self, settings: DatabaseSettings, role: Role) -> list[str]:
         """Statements that are sent with the first one of each transaction."""
         return []
 
 
 _DRIVERS: dict[str, type[PostgresDriver]] = {"psycopg2": Psycopg2, "psycopg": Psycopg, "asyncpg": Asyncpg}
+
+_ON_LOOP: dict[str, type[PostgresDriver]] = {"psycopg2": Psycopg2OnLoop}
+"""Those that can do without threads as well."""
+
+AUTO: ExecutorName = "greenlets"
+"""What they are used in unless the settings say: a statement there takes half of the CPU."""
 
 
 def _errors_of(connection: Any) -> type[Exception]:
@@ -416,7 +458,3 @@ def _discard_changed(engine: Engine, driver: PostgresDriver) -> None:
             or driver.parameter(connection, READ_ONLY_DEFAULT) != record.info.get(READ_ONLY_DEFAULT)
         ):
             record.invalidate()
-
-
-def _began(guard: StatementGuard, context: ExecutionContext) -> None:
-    guard.began = True

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, StaticPool
 
 from conf import DatabaseSettings
-from db.backend import Backend, Role
+from db.backend import Backend, ExecutorName, Role
 from db.backends.effects import SQLITE
 from db.blocking import pause
 from db.constraints import refused_by, table_of
@@ -59,8 +59,8 @@ class SQLite(Backend):
     isolation_levels = ("SERIALIZABLE",)
     lock_wait = (__name__, "_begin_immediate")
 
-    def __init__(self, url: URL) -> None:
-        super().__init__(url)
+    def __init__(self, url: URL, executor: ExecutorName = "auto") -> None:
+        super().__init__(url, executor)
         name = url.database
         if url.get_driver_name() == "aiosqlite":
             self._wait_in_greenlets()

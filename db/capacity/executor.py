@@ -9,17 +9,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy.util.concurrency import greenlet_spawn
 
+from db.capacity.greenlets import Workers
 from db.capacity.threads import Threads
 from db.errors import DeadlinePassed, Unavailable
 from db.guard import StatementGuard
 from db.state import UnitState
-
-if TYPE_CHECKING:
-    from db.capacity.greenlets import Workers
 
 log = logging.getLogger("onfinish.db")
 
@@ -183,9 +181,6 @@ class GreenletExecutor(Executor):
     def start(self, work: Work, ended: Callable[[Call], None]) -> Call:
         loop, workers = asyncio.get_running_loop(), self._workers
         if workers is None or self._loop is not loop:
-            # Here, and above for type checkers only: greenlet is an extra; that module imports none of ours.
-            from db.capacity.greenlets import Workers
-
             self._loop, self._workers = loop, workers = loop, Workers()
         return GreenletCall(workers, work, ended)
 

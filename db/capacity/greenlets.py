@@ -1,12 +1,26 @@
-"""Greenlets that do one piece of work after another. Imported where there is a driver for them: an extra."""
+"""Greenlets that do one piece of work after another."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 from greenlet import GreenletExit, getcurrent, greenlet
+
+_LONG_S = 0.005
+"""A piece of work that has had the loop for so long, a bulk say, lets others pass between its statements."""
+
+_TURNS = 8
+"""For so many turns of the loop, which is what a short request takes from its first byte to its answer: else
+each of them has a statement of a bulk in it, and a probe beside bulks of 10,000 waited twice as long."""
+
+
+async def _let_others_pass() -> None:
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
 
 
 class Worker(greenlet):
@@ -56,13 +70,19 @@ class Workers:
         worker = self._idle.pop() if self._idle else Worker()
         worker.work, worker.is_done = work, False
         worker.gr_context = getcurrent().gr_context
+        had_s, began = 0.0, time.perf_counter()
         awaited = worker.switch()
         while not worker.is_done:
+            had_s += time.perf_counter() - began
             try:
                 value = await awaited
+                if had_s > _LONG_S:
+                    await _let_others_pass()
             except BaseException:  # noqa: BLE001  # it belongs to the work that waits
+                began = time.perf_counter()
                 awaited = worker.throw(*sys.exc_info())
             else:
+                began = time.perf_counter()
                 awaited = worker.switch(value)
         outcome = worker.result, worker.raised
         worker.result = worker.raised = worker.gr_context = None

@@ -188,7 +188,17 @@ def _install_guard(engine: Engine, backend: Backend, role: Role) -> None:
             commit(dbapi_connection)
             return
         guard.commit_begins()
-        commit(dbapi_connection)
+        if guard.marker is None:
+            commit(dbapi_connection)
+        else:
+            guard.statements += 1
+            own = dbapi_connection.dbapi_connection
+            try:
+                backend.commit_with_marker(own, guard.marker)
+            except BaseException:
+                guard.marker_was_refused = backend.marker_was_refused(own)
+                guard.changed_session |= guard.marker_was_refused  # its statement may be gone: DEALLOCATE
+                raise
         guard.commit_ended()
 
     def do_rollback(dbapi_connection: PoolProxiedConnection) -> None:

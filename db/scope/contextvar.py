@@ -10,8 +10,8 @@ from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from sqlalchemy.orm import Session
+from sqlalchemy.util.concurrency import in_greenlet
 
-from db.blocking import is_in_greenlet
 from db.errors import NoSession
 from db.guard import OPTION, StatementGuard
 from db.scope.base import Scope
@@ -50,7 +50,7 @@ class Entry:
         else:
             if current is None or current is self.task:  # a callback has no task
                 return
-            is_off_loop = is_in_greenlet()
+            is_off_loop = in_greenlet()
         if not is_off_loop:
             raise NoSession(
                 f"{self.owner}: model code looked for its session in another task, which may outlive it or "

@@ -23,6 +23,7 @@ from db.base import KernelBase, UtcDateTime, now, utc_now
 from db.engines.beside import engine_beside
 from db.engines.engine import blocking, make_url
 from db.errors import NotGranted
+from db.guard import guard_of
 
 log = logging.getLogger("onfinish.db")
 
@@ -74,6 +75,15 @@ class CommitMarker(NamedTuple):
     ask: Callable[[Connection], str | None]
     """Reads the row, in a transaction of its own, once the transaction that writes it has ended."""
 
+    with_commit: MarkerRow | None = None
+    """The row that COMMIT takes along: whether it was written is known by COMMIT's own answer alone."""
+
+
+def not_granted(error: DBAPIError, backend: Backend, row: MarkerRow) -> NotGranted | None:
+    """The fault of a transaction whose role may not write its marker; None for any other error."""
+    code = backend.code_of_missing_right(error)
+    return None if code is None else NotGranted(code, row.table)
+
 
 NOTHING_WRITTEN = CommitMarker("", lambda connection: None)
 """Of a transaction that wrote nothing here: whether it was committed makes no difference, unless it may have
@@ -111,7 +121,10 @@ class CommitMarkers:
         self._is_told = False
 
     def write(self, session: Session, backend: Backend) -> CommitMarker | None:
-        """Write this transaction's marker, the last thing before COMMIT.
+        """Write this transaction's marker, the last thing before COMMIT; or have COMMIT take it along.
+
+        That is done where the transaction is known to have written here: only of any other must the marker's
+        own answer show whether it has.
 
         Returns:
             None where this database has no table for it; `NOTHING_WRITTEN` where nothing was written here.
@@ -128,16 +141,21 @@ class CommitMarkers:
             self._tell_that_there_is_no_table()
             return None
         mark = uuid.uuid4().hex
+        ask = functools.partial(self._backend.ask_marker, row=row)
+        guard = guard_of(connection)
+        if row.before_commit and guard is not None and guard.has_written and not guard.changed_session:
+            guard.marker = mark.join(row.before_commit)
+            return CommitMarker(mark, ask, with_commit=row)
         try:
             written = connection.exec_driver_sql(row.sql, backend.marker_parameters(row.name, mark))
         except DBAPIError as error:
-            code = backend.code_of_missing_right(error)
-            if code is not None:
-                raise NotGranted(code, row.table) from error
-            raise
+            fault = not_granted(error, backend, row)
+            if fault is None:
+                raise
+            raise fault from error
         if not written.rowcount:
             return NOTHING_WRITTEN
-        return CommitMarker(mark, functools.partial(self._backend.ask_marker, row=row))
+        return CommitMarker(mark, ask)
 
     def was_committed(self, marker: CommitMarker, *, deadline_at: float | None) -> bool | None:
         """Ask, over a connection of its own, waiting for a transaction that is still in flight.
@@ -153,7 +171,11 @@ class CommitMarkers:
                     self._backend.limit_statements(connection, left_s)
                     if marker is NOTHING_WRITTEN:
                         return None if self._backend.writes_unseen(connection) else True
-                    return marker.ask(connection) == marker.mark
+                    if marker.ask(connection) == marker.mark:
+                        return True
+                    # Rows of a foreign table that has come since the connection was made leave none here.
+                    is_unseen = marker.with_commit is not None and self._backend.writes_unseen(connection)
+                    return None if is_unseen else False
             except Exception as error:  # noqa: BLE001  # whatever it is, the outcome is not known by it
                 kind = type(getattr(error, "orig", error)).__name__
                 log.info("the commit marker cannot be read yet: %s", kind)

@@ -37,7 +37,7 @@ from db.errors import (
 from db.guard import StatementGuard
 from db.outcome import Outcome
 from db.state import OUTCOMES, SETTLED, UnitState
-from db.work.commit_marker import CommitMarker, CommitMarkers
+from db.work.commit_marker import CommitMarker, CommitMarkers, not_granted
 from db.work.session import PLAIN, SessionMaker, SettledSession
 
 log = logging.getLogger("onfinish.db")
@@ -304,6 +304,9 @@ class UnitOfWork:
                 guard.move(UnitState.ROLLED_BACK)  # the database refused it
             if self._backend.says_transaction_is_lost(error):
                 raise guard.lost() from error
+            row = None if self._marker is None else self._marker.with_commit
+            if row is not None and guard.marker_was_refused:
+                raise not_granted(error, self._backend, row) or self.translated(error) from error
             raise self.translated(error) from error
 
     def _commit(self) -> None:

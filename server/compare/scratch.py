@@ -58,8 +58,9 @@ def _schema(settings: DatabaseSettings) -> Iterator[DatabaseSettings]:
     with _connection(settings) as connection:
         connection.exec_driver_sql(f"CREATE SCHEMA {name}")
     try:
+        # What becomes of a session that several threads find is compared; an asyncio driver has none.
         own = {"connect_args": arguments, "application_name": name, "reader_url": None}
-        yield settings.model_copy(update=own)
+        yield settings.model_copy(update={**own, "executor": "threads"})
     finally:
         with _connection(settings) as connection:
             connection.exec_driver_sql(_LOCK_TIMEOUT)

@@ -19,7 +19,7 @@ from db.backends.choose import backend_for
 from db.engines.engine import blocking, make_url
 from db.errors import DatabaseError, DeadlinePassed, Refused, TransactionAborted
 from tests.db.counters import add, create_counters, read, sleep, value
-from tests.fixtures.backends import ASYNC
+from tests.fixtures.backends import ASYNC, GREENLETS
 from tests.fixtures.databases import RawSql
 from tests.fixtures.pgbouncer import Bouncer
 from tests.fixtures.server import Client
@@ -27,8 +27,8 @@ from tests.fixtures.waiting import wait_until
 
 pytestmark = pytest.mark.gen_test
 
-every_one = pytest.mark.parametrize("backend", ASYNC, indirect=True)
-on_postgresql = pytest.mark.parametrize("backend", ASYNC[:2], indirect=True)
+every_one = pytest.mark.parametrize("backend", ASYNC + GREENLETS, indirect=True)
+on_postgresql = pytest.mark.parametrize("backend", ASYNC[:2] + GREENLETS, indirect=True)
 
 
 @every_one

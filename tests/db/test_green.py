@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -41,6 +42,30 @@ async def test_work_waits_where_the_loop_goes_on_and_its_worker_is_used_again():
     assert again == ("again", None)
     assert len(resting) == 3
     assert set(workers._idle) == set(resting)
+
+
+@pytest.mark.gen_test
+async def test_long_work_lets_a_short_request_pass_between_two_of_its_statements():
+    """Of six turns of the loop, one has a piece of it at most."""
+    pieces = 0
+
+    def work() -> None:
+        nonlocal pieces
+        for _ in range(30):
+            time.sleep(0.001)
+            pieces += 1
+            await_(arrives(None))
+
+    doing = asyncio.create_task(Workers().do(work))
+    while pieces < 10:  # noqa: ASYNC110  # turns are what is counted
+        await asyncio.sleep(0)
+    before = pieces
+    for _ in range(6):
+        await asyncio.sleep(0)
+    passed = pieces - before
+
+    assert passed <= 1
+    assert await doing == (None, None)
 
 
 @pytest.mark.gen_test

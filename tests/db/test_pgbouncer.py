@@ -111,7 +111,7 @@ async def test_each_database_has_its_own_settings_on_connections_that_they_share
 
 
 async def test_settings_cost_no_round_trip(database: Database, database_settings: DatabaseSettings):
-    """They are part of the first statement of a transaction, and of no other."""
+    """They are part of the first string of a transaction, as BEGIN is, and of no other."""
     sent: list[str] = []
 
     def note(connection: Any, cursor: Any, *rest: object) -> None:
@@ -123,7 +123,7 @@ async def test_settings_cost_no_round_trip(database: Database, database_settings
         await unit.run(lambda session: session.scalar(text("SELECT 2")), unit.session)
 
     limits = "SET LOCAL statement_timeout = 60000; SET LOCAL idle_in_transaction_session_timeout = 60000; "
-    assert sent[:2] == [f"{limits}SELECT 1", "SELECT 2"]
+    assert sent[:2] == [f"BEGIN; {limits}SELECT 1", "SELECT 2"]
 
 
 async def test_a_limit_holds_for_the_very_statement_that_sets_it(bouncer: Bouncer, database_url: str):

@@ -17,13 +17,13 @@ from db.backends.effects import MYSQL, POSTGRESQL, SQLITE
 from db.errors import ReadOnlyViolation, StatementFailed, UsageError
 from db.guard import CHANGES_SESSION, ENDS_TRANSACTION
 from tests.db.counters import add, create_counters, value
-from tests.fixtures.backends import ASYNC, DEFAULT
+from tests.fixtures.backends import ASYNC, DEFAULT, GREENLETS
 from tests.fixtures.databases import RawSql
 
 Work = Callable[[Session], Any]
 
-ON_POSTGRESQL = [name for name in DEFAULT + ASYNC if name.startswith("postgresql")]
-ON_SQLITE = [name for name in DEFAULT + ASYNC if name.startswith("sqlite")]
+ON_POSTGRESQL = [name for name in DEFAULT + ASYNC + GREENLETS if name.startswith("postgresql")]
+ON_SQLITE = [name for name in DEFAULT + ASYNC + GREENLETS if name.startswith("sqlite")]
 
 on_postgresql = pytest.mark.parametrize("backend", ON_POSTGRESQL, indirect=True)
 on_sqlite = pytest.mark.parametrize("backend", ON_SQLITE, indirect=True)

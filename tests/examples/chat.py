@@ -53,7 +53,7 @@ async def serve(url: str = "sqlite:///chat.db", port: str = "8888") -> None:
     settings = DatabaseSettings(url=url)
     migrate.upgrade(settings, "kernel")
     database = Database(settings)
-    Base.metadata.create_all(database.writer.engine)
+    Base.metadata.create_all(database.writer.scopes)
     Application([("/chat", ChatHandler)], database=database).listen(int(port), "127.0.0.1")
     try:
         await asyncio.Event().wait()

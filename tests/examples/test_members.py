@@ -14,7 +14,7 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 @pytest.fixture
 def client(database, serve):
-    Base.metadata.create_all(database.writer.engine)
+    Base.metadata.create_all(database.writer.scopes)
     return serve(Application(ROUTES, database=database))
 
 

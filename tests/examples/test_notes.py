@@ -65,7 +65,7 @@ async def test_a_lost_commit_is_answered_by_what_became_of_it(
 
 @pytest.fixture
 def client(database, serve):
-    Base.metadata.create_all(database.writer.engine)
+    Base.metadata.create_all(database.writer.scopes)
     return serve(Application([("/notes", NotesHandler)], database=database))
 
 

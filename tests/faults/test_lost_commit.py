@@ -14,6 +14,7 @@ from conf import DatabaseSettings, Settings, load_settings
 from db import Database, Outcome
 from db.errors import ConnectionLost, OutcomeUnknown
 from db.idempotency import Answer, Key, claim_key, keep_answer
+from tests.fixtures.backends import GREENLETS
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.postgres import PostgresCluster
@@ -23,7 +24,7 @@ from tests.service.model import create_shelf
 
 pytestmark = [
     pytest.mark.gen_test,
-    pytest.mark.parametrize("backend", ["postgresql"], indirect=True),
+    pytest.mark.parametrize("backend", ["postgresql", *GREENLETS], indirect=True),
 ]
 
 BOOK = {"title": "a book"}
@@ -133,7 +134,7 @@ async def test_another_attempts_row_under_the_same_key_proves_nothing(
     assert database.commit_markers is not None
     asked = database.commit_markers.was_committed
     database.commit_markers.was_committed = ask  # type: ignore[method-assign]
-    bind = database.writer.engine
+    bind = database.writer.scopes
     with expect_log("onfinish.db", "was not applied"), pytest.raises(ConnectionLost):
         await first.settle(keep=True)
 
@@ -149,7 +150,7 @@ async def test_reading_a_keys_row_waits_for_the_transaction_that_writes_it(
     key = Key("POST", "/books", "k")
     commit_markers = database.commit_markers
     assert commit_markers is not None
-    with database.writer.engine.connect() as connection, Session(connection) as session:
+    with database.writer.scopes.connect() as connection, Session(connection) as session:
         claim_key(session, key=key, request_body=b"")
         keep_answer(session, key=key, answer=Answer(201, {}, b"{}"))
         marker = commit_markers.write(session, database.backend)

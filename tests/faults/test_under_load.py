@@ -94,7 +94,7 @@ async def cut_at_commit(world: World) -> None:
 async def cut_at_the_commit_marker(world: World) -> None:
     """One connection breaks when its commit marker is written, which is not a COMMIT yet."""
     for delivered in (True, False) * 3:
-        world.proxy.cut_at(b"INTO commit_witness", delivered=delivered)
+        world.proxy.cut_at(b"commit_witness (", delivered=delivered)
         await asyncio.sleep(0.08)
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from db import Database
 from db.errors import RetryableConflict
 from handlers import ApiHandler
-from tests.fixtures.backends import ASYNC, DEFAULT
+from tests.fixtures.backends import ASYNC, DEFAULT, GREENLETS
 from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import lent
@@ -40,8 +40,8 @@ OF_POSTGRESQL = [
     "PREPARE TRANSACTION 'x'",
     "SELECT 1; COMMIT; SELECT 2",
 ]
-ON_POSTGRESQL = [name for name in DEFAULT + ASYNC if name.startswith("postgresql")]
-CASES = [(name, statement) for name in DEFAULT + ASYNC for statement in ENDS]
+ON_POSTGRESQL = [name for name in DEFAULT + ASYNC + GREENLETS if name.startswith("postgresql")]
+CASES = [(name, statement) for name in DEFAULT + ASYNC + GREENLETS for statement in ENDS]
 CASES += [(name, statement) for name in ON_POSTGRESQL for statement in OF_POSTGRESQL]
 
 

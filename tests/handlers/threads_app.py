@@ -95,7 +95,7 @@ def _sleep(session: Session, seconds: float) -> None:
 
 async def serve(url: str) -> None:
     """Serve until standard input ends."""
-    database = Database(DatabaseSettings(url=url, pool_size=4))
+    database = Database(DatabaseSettings(url=url, executor="threads", pool_size=4))
     application = Application(
         [
             ("/add", AddHandler),

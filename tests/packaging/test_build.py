@@ -107,6 +107,7 @@ def test_the_metadata_say_what_it_is_and_needs(metadata):
     assert {line.split(">")[0].split("<")[0] for line in needed} == {
         "tornado",
         "SQLAlchemy",
+        "greenlet",
         "psycopg2-binary",
         "alembic",
         "pydantic",

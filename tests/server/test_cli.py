@@ -174,10 +174,9 @@ class TestWrongUse:
         ("driver", "missing", "packages"),
         [
             ("mysql+pymysql", "pymysql", "pymysql"),
-            ("postgresql+asyncpg", "asyncpg", "asyncpg greenlet"),
-            ("postgresql+asyncpg", "greenlet", "asyncpg greenlet"),
-            ("postgresql+psycopg", "psycopg", "'psycopg[binary]' greenlet"),
-            ("sqlite+aiosqlite", "aiosqlite", "aiosqlite greenlet"),
+            ("postgresql+asyncpg", "asyncpg", "asyncpg"),
+            ("postgresql+psycopg", "psycopg", "'psycopg[binary]'"),
+            ("sqlite+aiosqlite", "aiosqlite", "aiosqlite"),
         ],
     )
     def test_a_driver_that_is_not_installed_is_a_line_that_names_what_brings_it(

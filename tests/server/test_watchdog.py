@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 from tornado.web import Application
 
 from conf import OpsSettings
 from db.observer import Observer
 from handlers import ApiHandler
 from server.monitoring.tracebacks import Origin, origin_here
+from tests.fixtures.backends import GREENLETS
 from tests.fixtures.process import StartServer
 from tests.fixtures.server import Serve
 from tests.fixtures.waiting import wait_until
@@ -135,6 +137,24 @@ class TestLags:
         assert "in blocking_call" in told
         assert "time.sleep(0.8)" in told
         assert seen.numbers()["onfinish_loop_lags_total",] >= 1
+
+    @pytest.mark.parametrize("backend", GREENLETS, indirect=True)
+    @pytest.mark.gen_test
+    async def test_a_model_function_that_blocks_the_loop_is_named(self, seen: Seen, expect_log):
+        """In a greenlet, where it waits for something else than the database, as `requests.get` does."""
+
+        def blocking_function(session: Session) -> None:
+            session.execute(text("SELECT 1"))
+            time.sleep(0.8)
+
+        with expect_log(LOG, r"the event loop was blocked for \d+ ms") as records:
+            await asyncio.sleep(0.1)
+            async with seen.database.unit_of_work(label="GET Some") as unit:
+                await unit.run(blocking_function, unit.session)
+            told = await some(records)
+
+        assert "in blocking_function" in told
+        assert "time.sleep(0.8)" in told
 
     @on_sqlite
     @pytest.mark.gen_test

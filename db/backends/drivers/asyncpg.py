@@ -26,6 +26,7 @@ class Asyncpg(PostgresDriver):
 
     is_async = True
     asks_whether_aborted = True
+    takes_marker_with_commit = True
 
     def engine_url(self) -> URL:
         return self.url.set(query={name: self.url.query[name] for name in _SQLALCHEMYS & {*self.url.query}})
@@ -46,9 +47,12 @@ class Asyncpg(PostgresDriver):
         start_up = {"application_name": name, **server_settings}
         if given:
             start_up["options"] = given
+        from db.backends.drivers.committing import CommittingConnection  # an extra
+
         arguments: dict[str, Any] = {
             "timeout": timeout_s,
             "target_session_attrs": wanted,
+            "connection_class": CommittingConnection,
             "async_creator_fn": _connect,
         }
         arguments |= settings.connect_args
@@ -70,6 +74,13 @@ class Asyncpg(PostgresDriver):
             "prepared_statement_cache_size": 0,
             "prepared_statement_name_func": str,
         }
+
+    def commit_with_marker(self, connection: Any, marker: str) -> None:
+        connection.driver_connection.marker = marker
+        connection.commit()
+
+    def marker_was_refused(self, connection: Any) -> bool:
+        return bool(connection.driver_connection.has_refused_marker)
 
     def marker_sql(self, template: str, *, table: str) -> str:
         return template.format(connection="$1", transaction="$2", table=table)

@@ -67,6 +67,26 @@ class PostgresDriver:
         """The arguments for a pooler that hands each transaction another connection to the server."""
         raise NotImplementedError
 
+    takes_marker_with_commit = False
+    """`commit_with_marker` is there."""
+
+    def commit_with_marker(self, connection: Any, marker: str) -> None:
+        """See `Backend.commit_with_marker`."""
+        raise NotImplementedError
+
+    def marker_was_refused(self, connection: Any) -> bool:
+        """See `Backend.marker_was_refused`."""
+        raise NotImplementedError
+
+    def has_written(self, context: Any) -> bool:
+        """Whether the server has reported rows that a statement inserted, updated or deleted.
+
+        Args:
+            context: the `ExecutionContext` of one that was executed.
+        """
+        writes = context.isinsert or context.isupdate or context.isdelete
+        return bool(writes and context.cursor.rowcount > 0)
+
     def marker_sql(self, template: str, *, table: str) -> str:
         """A statement with ``{connection}`` and ``{transaction}`` in it, as `witness_parameters` fit it."""
         return template.format(

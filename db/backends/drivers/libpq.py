@@ -9,11 +9,16 @@ uses TLS where the connection does.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ctypes
 import functools
 import select
 import time
+from collections.abc import Generator
 from typing import Any
+
+from db.backends.drivers.descriptors import ready
 
 _FAILED, _READING, _WRITING, _OK = range(4)  # PostgresPollingStatusType
 
@@ -53,22 +58,53 @@ def cancel(connection: Any, *, timeout_s: float) -> bool:
         connection.cancel()
         return True
     give_up_at = time.monotonic() + timeout_s
-    request = library.PQcancelCreate(connection.pgconn_ptr)
-    try:
-        if not library.PQcancelStart(request):
-            return False
-        state = _WRITING
-        while state not in (_OK, _FAILED):
+    request = _Request(library, connection)
+    with contextlib.closing(request.waits()) as waits:
+        for fd, for_writing in waits:
             left_s = give_up_at - time.monotonic()
-            fd = library.PQcancelSocket(request)
-            if left_s <= 0 or fd < 0:
+            if left_s <= 0:
                 return False
             poll = select.poll()
-            poll.register(fd, select.POLLIN if state == _READING else select.POLLOUT)
+            poll.register(fd, select.POLLOUT if for_writing else select.POLLIN)
             poll.poll(left_s * 1000)
             if time.monotonic() >= give_up_at:
                 return False
-            state = library.PQcancelPoll(request)
-        return bool(state == _OK)
-    finally:
-        library.PQcancelFinish(request)
+    return request.is_taken
+
+
+async def cancel_on_loop(connection: Any, *, timeout_s: float) -> bool:
+    """As `cancel`, on the event loop. The connection may be closed while this waits."""
+    library = _libpq()
+    if library is None:
+        await asyncio.to_thread(connection.cancel)
+        return True
+    request = _Request(library, connection)
+    with contextlib.closing(request.waits()) as waits, contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            for fd, for_writing in waits:
+                await ready(fd, for_writing=for_writing)
+    return request.is_taken
+
+
+class _Request:
+    """A request to cancel, over a connection of its own. Lives until its `waits` are over."""
+
+    def __init__(self, library: ctypes.CDLL, connection: Any) -> None:
+        self.is_taken = False
+        self._library = library
+        self._request = library.PQcancelCreate(connection.pgconn_ptr)  # a copy of where it is connected to
+
+    def waits(self) -> Generator[tuple[int, bool], None, None]:
+        """The waits that it takes: for which descriptor, and whether that is to be written to."""
+        library, request = self._library, self._request
+        try:
+            state = _WRITING if library.PQcancelStart(request) else _FAILED
+            while state not in (_OK, _FAILED):
+                fd = library.PQcancelSocket(request)
+                if fd < 0:
+                    return
+                yield fd, state == _WRITING
+                state = library.PQcancelPoll(request)
+            self.is_taken = state == _OK
+        finally:
+            library.PQcancelFinish(request)

@@ -28,7 +28,7 @@ IDS = [letter * 32 for letter in "abcd"]
 
 WORDS = [
     "COMMIT",
-    "INTO commit_witness",
+    "commit_witness (",
     "INTO tasks",
     "UPDATE tasks",
     "INTO idempotency_keys",
