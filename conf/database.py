@@ -223,7 +223,7 @@ class DatabaseSettings(Section):
     executor: Literal["auto", "threads", "greenlets"] = Field(
         "auto",
         description="psycopg2: where model functions run, in threads or in greenlets on the event loop; "
-        "auto: greenlets",
+        "auto: threads",
     )
     commit_witness: bool = Field(
         True, description="PostgreSQL: write commit markers, which show whether a lost COMMIT was applied"

@@ -417,8 +417,9 @@ _DRIVERS: dict[str, type[PostgresDriver]] = {"psycopg2": Psycopg2, "psycopg": Ps
 _ON_LOOP: dict[str, type[PostgresDriver]] = {"psycopg2": Psycopg2OnLoop}
 """Those that can do without threads as well."""
 
-AUTO: ExecutorName = "greenlets"
-"""What they are used in unless the settings say: a statement there takes half of the CPU."""
+AUTO: ExecutorName = "threads"
+"""What they are used in unless the settings say. A statement in a greenlet takes half of the CPU; a thread
+tolerates model code that computes, and has COPY."""
 
 
 def _errors_of(connection: Any) -> type[Exception]:

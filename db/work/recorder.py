@@ -44,6 +44,9 @@ class Line(NamedTuple):
     function: str
 
 
+_MARKER = "/* the commit marker, in one string with COMMIT */"
+
+
 class Statement(NamedTuple):
     """A statement that was sent. Times are in seconds, ``began_at`` on the clock of `time.monotonic`.
 
@@ -269,7 +272,12 @@ def _ending(
             do(connection)
         finally:
             if guard is not None:
-                setattr(_recording_of(guard), name, Span(began_at, time.monotonic() - began_at))
+                recording = _recording_of(guard)
+                if name == "commit" and guard.marker is not None:  # its time is COMMIT's
+                    recording.statements.append(
+                        Statement(began_at, 0.0, _MARKER, None, None, None, counts=True, failed=False)
+                    )
+                setattr(recording, name, Span(began_at, time.monotonic() - began_at))
 
     return do_end_recorded
 
