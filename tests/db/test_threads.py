@@ -213,6 +213,30 @@ kept.submit(lambda: (time.sleep(0.5), print("done", flush=True)) and None)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
 
 
+def test_a_function_that_follows_a_commit_and_hangs_does_not_hold_the_process():
+    """`Database.close` waits a moment for it; an interpreter that waited for its thread would never end."""
+    script = """
+import asyncio, threading
+from conf import DatabaseSettings
+from db import Database
+
+async def main():
+    database = Database(DatabaseSettings(url="sqlite://"))
+    begun = threading.Event()
+    database.in_thread(lambda: (begun.set(), threading.Event().wait()))
+    await asyncio.to_thread(begun.wait)
+    await database.close(grace_s=0.1)
+
+asyncio.run(main())
+"""
+
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_whatever_is_submitted_is_done_once_or_withdrawn(make: Callable[[int], Threads]):
     """Four threads submit and withdraw at random: work is done once, or withdrawn, never both."""
     threads = make(3)
