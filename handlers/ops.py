@@ -79,7 +79,7 @@ class ReadyzHandler(ProblemHandler):
             Answer(200, "They may be.", Ready, {"status": "ready"}),
             Answer(
                 503,
-                "They had better not: the database is unreachable, its schema is behind, or the service is "
+                "They had better not: a database is unreachable, its schema is behind, or the service is "
                 "shutting down.",
                 NotReady,
                 {"status": "not ready", "reason": _DRAINING},

@@ -101,8 +101,8 @@ class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandl
             asyncio.get_running_loop()
         except RuntimeError:
             raise UsageError(
-                f"{type(self).__qualname__}.write_message() was called in a thread, where it would not wake the "
-                "event loop: make the function that is given to on_commit() an `async def`"
+                f"{type(self).__qualname__}.write_message() was called in a thread, where it would not wake "
+                "the event loop: make the function that is given to on_commit() an `async def`"
             ) from None
         content = utf8(json_encode(message) if isinstance(message, dict) else message)
         current = current_message.get()

@@ -98,7 +98,9 @@ class Threads:
     def _start_thread(self) -> None:
         number = len(self._threads)
         try:  # memory may run out for any of it
-            thread = threading.Thread(target=_Worker(self).run, name=f"{self.name}_{number}", daemon=self._daemon)
+            thread = threading.Thread(
+                target=_Worker(self).run, name=f"{self.name}_{number}", daemon=self._daemon
+            )
             self._threads.append(thread)
             thread.start()
         except (RuntimeError, MemoryError) as error:

@@ -79,7 +79,7 @@ def upgrade_on(
 
 
 def make_kernel_tables(to: str = KERNEL, *, after: str | None = None) -> None:
-    """Run the kernel's revisions inside of a revision of an application's own Alembic, through its `alembic.op`.
+    """Run the kernel's revisions inside of a revision of an application's own Alembic.
 
     Writes SQL where that Alembic does (``--sql``). The version table is not written: see `stamp`.
 
@@ -210,7 +210,10 @@ def unknown_on(
         return Unknown(f"is at {joined(at)}, but no table of that revision is there", fix)
     if not is_known:
         told = f"is at {joined(at)}, which this code does not know (its newest is {revisions.head})"
-        return Unknown(told, "a newer release, or one with more branches, made it: run that one")
+        fix = "a newer release, or one with more branches, made it: run that one"
+        if not models:
+            fix += ", or name its modules in database.models"
+        return Unknown(told, fix)
     return None
 
 

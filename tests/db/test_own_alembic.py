@@ -68,14 +68,15 @@ def upgrade():
 def snippet(begin: str) -> str:
     """The block of the page that begins so."""
     page = (ROOT / "docs" / "databases.md").read_text()
-    return next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if block.startswith(begin))
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    return next(block for block in blocks if block.startswith(begin))
 
 
 @pytest.fixture
 def chain(tmp_path: Path, empty_settings: DatabaseSettings) -> Config:
     """An application's Alembic, with a revision for its own table."""
     url = make_url(blocking(empty_settings)).render_as_string(hide_password=False)
-    excluded = snippet("OURS").replace("context.configure(..., ", "dict(").replace("dict(", "own = dict(")
+    excluded = snippet("OURS").replace("context.configure(..., ", "own = dict(")
     own = f"{excluded}\ninclude_name = own['include_name']"
     (tmp_path / "versions").mkdir()
     (tmp_path / "env.py").write_text(ENV.replace("OWN", own))
