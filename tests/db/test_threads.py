@@ -242,7 +242,7 @@ asyncio.run(main())
     ["database.in_thread(hang)", "jobs.every(0.01, hang)", "jobs.every(0.01, hang, in_transaction=False)"],
 )
 def test_a_job_or_a_function_that_follows_a_commit_and_hangs_does_not_hold_the_process(begin: str):
-    """What closes the database waits a moment for it; an interpreter that waited for its thread would not end."""
+    """`close` waits a moment for it; an interpreter that waited for its thread would not end."""
     script = HANGING.replace("BEGIN", begin)
 
     ended = subprocess.run(
