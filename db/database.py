@@ -89,9 +89,9 @@ class Database:
         self.observer = observer or Observer()
         self.retry_policy = RetryPolicy(settings.attempts_max)
         self._stoppers = Threads(_STOPPERS, name="onfinish-stopper")
-        self._beside = Threads(_BESIDE, name="onfinish-beside")
+        self._beside = Threads(_BESIDE, name="onfinish-beside", daemon=True)
         # As many as there are scopes with a time limit.
-        self._deadlines = Threads(sys.maxsize, name="onfinish-deadline")
+        self._deadlines = Threads(sys.maxsize, name="onfinish-deadline", daemon=True)
         self.writer = self._endpoint(
             "writer", settings, backend_for(make_url(settings), settings.pooler, settings.executor)
         )
@@ -374,7 +374,8 @@ class Database:
     def in_thread(self, function: Callable[[], R]) -> asyncio.Future[R]:
         """Call a plain function that may block in one of a few threads, beside those of units of work.
 
-        Called on the event loop. A waiter that is cancelled does not stop the function.
+        Called on the event loop. A waiter that is cancelled does not stop the function; at its exit the
+        interpreter does not wait for one that hangs.
 
         Raises:
             Unavailable: there is no thread for it, or the database is closed; it is not called.

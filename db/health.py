@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import text
@@ -83,6 +83,28 @@ async def faults_of(database: Database, *, revision: str | None, work: Work | No
         for each, fault in zip(chosen, found, strict=True)
         if fault is not None
     ]
+
+
+async def faults_of_all(
+    database: Database, others: Mapping[str, Database], *, revision: str | None, work: Work | None = None
+) -> list[Fault]:
+    """As `faults_of`, of an application's database and of its others, all at once.
+
+    Args:
+        database: whose schema is to be at ``revision``.
+        others: by name; these are to answer.
+        revision: as of `faults_of`.
+        work: as of `faults_of`, for each of them.
+    """
+    async with asyncio.TaskGroup() as group:
+        asked = {
+            name: group.create_task(faults_of(other, revision=None, work=work))
+            for name, other in others.items()
+        }
+        faults = await faults_of(database, revision=revision, work=work)
+    for name, task in asked.items():
+        faults += [fault._replace(told=f"{name}: {fault.told}") for fault in task.result()]
+    return faults
 
 
 async def _all(asked: Iterable[Coroutine[Any, Any, Fault | None]]) -> list[Fault | None]:

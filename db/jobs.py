@@ -22,6 +22,9 @@ log = logging.getLogger("onfinish.jobs")
 _JITTER = 0.1
 """By how much of its interval a run comes sooner or later: processes that start together spread."""
 
+_LONGEST_S = 366 * 86_400
+"""No thread can wait without end; NaN would not wait at all."""
+
 
 class Jobs:
     """The jobs of one process, each in a thread of its own. Lives until `stop`; made after a fork.
@@ -62,7 +65,7 @@ class Jobs:
         itself in its process; the first comes after half of that at least, at random.
 
         Args:
-            seconds: from the end of a run to the begin of the next, above 0.
+            seconds: from the end of a run to the begin of the next, above 0, at most a year.
             function: a plain function that takes the session first; it may block.
             label: how messages name the job; None for the function's name.
             alone: of all processes at this database, one at a time runs the job of this label, from its begin
@@ -76,13 +79,15 @@ class Jobs:
                 transaction, or several: it calls `database.run_in_transaction` itself, and has no time limit.
 
         Raises:
-            ValueError: ``seconds`` is not above 0.
+            ValueError: ``seconds`` is none of these.
             UsageError: the function is async; ``alone`` was asked for without a transaction; or the jobs
                 have been stopped.
         """
         label = label or name_of(function)
-        if seconds <= 0:
-            raise ValueError(f"{label}: seconds is the time between two runs, and above 0: {seconds:g}")
+        if not 0 < seconds <= _LONGEST_S:
+            raise ValueError(
+                f"{label}: seconds is the time between two runs, above 0 and at most a year: {seconds:g}"
+            )
         if self.stopping.is_set():
             raise UsageError(f"{label}: the jobs of this process have been stopped")
         if inspect.iscoroutinefunction(function):

@@ -11,7 +11,7 @@ from tornado.routing import URLSpec
 from typing_extensions import TypedDict  # typing's own is enough for pydantic from Python 3.12 on
 
 from db import Database
-from db.health import Fault, Work, faults_of, told
+from db.health import Fault, Work, faults_of_all, told
 from handlers.json_api.errors import CLOSED
 from handlers.json_api.problem import ProblemHandler
 from handlers.json_api.query import Query
@@ -79,7 +79,7 @@ class ReadyzHandler(ProblemHandler):
             Answer(200, "They may be.", Ready, {"status": "ready"}),
             Answer(
                 503,
-                "They had better not: the database is unreachable, its schema is behind, or the service is "
+                "They had better not: a database is unreachable, its schema is behind, or the service is "
                 "shutting down.",
                 NotReady,
                 {"status": "not ready", "reason": _DRAINING},
@@ -93,7 +93,8 @@ class ReadyzHandler(ProblemHandler):
         if reason is None:
             database: Database = self.settings["database"]
             revision = self.settings.get("schema_revision")
-            faults = await faults_of(database, revision=revision, work=purpose.work)
+            others = self.settings.get("databases", {})
+            faults = await faults_of_all(database, others, revision=revision, work=purpose.work)
             reason = told(faults)
             self._log_change(faults, purpose.work)
         if reason is None:

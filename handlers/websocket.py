@@ -93,7 +93,17 @@ class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandl
 
         Returns:
             A future that resolves when it is written; for one that is held, at once.
+
+        Raises:
+            UsageError: called in a thread, which a plain function given to `on_commit` runs in.
         """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise UsageError(
+                f"{type(self).__qualname__}.write_message() was called in a thread, where it would not wake "
+                "the event loop: make the function that is given to on_commit() an `async def`"
+            ) from None
         content = utf8(json_encode(message) if isinstance(message, dict) else message)
         current = current_message.get()
         if current is None or not current.holds:

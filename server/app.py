@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from tornado.routing import URLSpec
 from tornado.web import Application, RequestHandler
@@ -32,6 +33,7 @@ def make_app(
     database: Database,
     ops: Ops | None = None,
     *,
+    databases: Mapping[str, Database] = MappingProxyType({}),
     routes: Sequence[URLSpec] | None = None,
     about: About | None = None,
 ) -> Application:
@@ -43,6 +45,7 @@ def make_app(
         settings: its limits and origins.
         database: for all its requests.
         ops: counts its answers, and may show them.
+        databases: others, by the names that `session_of` knows them by. The caller closes them too.
         routes: its own, beside those that every application has; by default the board's.
         about: what its document is headed with; by default that of the board, where the routes are.
     """
@@ -83,6 +86,7 @@ def make_app(
     application = Application(
         all_routes,
         database=database,
+        databases=databases,
         openapi=Document.of(described),
         sockets=Sockets(),
         twins=twins,

@@ -35,11 +35,13 @@ class Threads:
     Args:
         size: how many at most.
         name: of the threads, which are numbered.
+        daemon: the interpreter does not wait for their work at its exit.
     """
 
-    def __init__(self, size: int, *, name: str) -> None:
+    def __init__(self, size: int, *, name: str, daemon: bool = False) -> None:
         self.size = size
         self.name = name
+        self._daemon = daemon
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
         self._queue: deque[Work] = deque()
@@ -96,7 +98,9 @@ class Threads:
     def _start_thread(self) -> None:
         number = len(self._threads)
         try:  # memory may run out for any of it
-            thread = threading.Thread(target=_Worker(self).run, name=f"{self.name}_{number}")
+            thread = threading.Thread(
+                target=_Worker(self).run, name=f"{self.name}_{number}", daemon=self._daemon
+            )
             self._threads.append(thread)
             thread.start()
         except (RuntimeError, MemoryError) as error:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from alembic import command
+from alembic import command, op
 from alembic.migration import MigrationContext
 from alembic.util import rev_id
 from sqlalchemy import Connection, inspect
@@ -27,6 +27,7 @@ from db.backend import Role
 from db.backends.choose import backend_for
 from db.engines.engine import blocking, make_engine, make_url
 from db.errors import Cancelled, SchemaError
+from db.portable.types import make_tables_exact
 from db.schema.autogenerate import NOTHING, Statements, differences, statements
 from db.schema.branches import KERNEL, Branch
 from db.schema.guards import guarded
@@ -75,6 +76,33 @@ def upgrade_on(
         _require_way(revisions, _revisions_on(connection, version_table), revision)
         config = revisions.config(connection=connection, options=to_migrate(version_table))
         command.upgrade(config, revision)
+
+
+def make_kernel_tables(to: str = KERNEL, *, after: str | None = None) -> None:
+    """Run the kernel's revisions inside of a revision of an application's own Alembic.
+
+    Writes SQL where that Alembic does (``--sql``). The version table is not written: see `stamp`.
+
+    Args:
+        to: the last revision to run; a revision of one's own names it, so that it does the same at any time.
+        after: the last that an earlier revision of one's own has run; None for none.
+
+    Raises:
+        SchemaError: there is no such revision. Nothing was changed.
+    """
+    revisions = Revisions()
+    line = revisions.line(revisions.branches[KERNEL])
+    names = [script.revision for script in line]
+    begin = 0 if after is None else names.index(revisions.resolve(after)) + 1
+    end = names.index(revisions.resolve(to)) + 1
+    dialect = op.get_context().dialect
+    compiler = dialect.ddl_compiler
+    make_tables_exact(dialect)  # for these tables alone: the dialect is the application's
+    try:
+        for script in line[begin:end]:
+            script.module.upgrade()
+    finally:
+        dialect.ddl_compiler = compiler
 
 
 def stamp(settings: DatabaseSettings, to: str) -> None:
@@ -182,7 +210,10 @@ def unknown_on(
         return Unknown(f"is at {joined(at)}, but no table of that revision is there", fix)
     if not is_known:
         told = f"is at {joined(at)}, which this code does not know (its newest is {revisions.head})"
-        return Unknown(told, "a newer release, or one with more branches, made it: run that one")
+        fix = "a newer release, or one with more branches, made it: run that one"
+        if not models:
+            fix += ", or name its modules in database.models"
+        return Unknown(told, fix)
     return None
 
 

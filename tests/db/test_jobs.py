@@ -284,6 +284,8 @@ async def coroutine(session: Session) -> None:
     ("arguments", "options", "kind", "message"),
     [
         ((0, print), {}, ValueError, "seconds is the time between two runs"),
+        ((float("nan"), print), {}, ValueError, "seconds is the time between two runs"),
+        ((float("inf"), print), {}, ValueError, "seconds is the time between two runs"),
         ((1, coroutine), {}, UsageError, "coroutine: is an async function"),
         (
             (1, print),

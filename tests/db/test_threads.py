@@ -213,6 +213,45 @@ kept.submit(lambda: (time.sleep(0.5), print("done", flush=True)) and None)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
 
 
+HANGING = """
+import asyncio, threading
+from conf import DatabaseSettings
+from db import Database, Jobs
+
+begun = threading.Event()
+
+def hang(*_):
+    begun.set()
+    threading.Event().wait()
+
+async def main():
+    database = Database(DatabaseSettings(url="sqlite://"))
+    jobs = Jobs(database)
+    BEGIN
+    await asyncio.to_thread(begun.wait)
+    await jobs.stop(0.1)
+    await database.close(grace_s=0.1)
+    print("closed")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    "begin",
+    ["database.in_thread(hang)", "jobs.every(0.01, hang)", "jobs.every(0.01, hang, in_transaction=False)"],
+)
+def test_a_job_or_a_function_that_follows_a_commit_and_hangs_does_not_hold_the_process(begin: str):
+    """`close` waits a moment for it; an interpreter that waited for its thread would not end."""
+    script = HANGING.replace("BEGIN", begin)
+
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=20, check=False
+    )
+
+    assert (ended.returncode, ended.stdout) == (0, "closed\n"), ended.stderr
+
+
 def test_whatever_is_submitted_is_done_once_or_withdrawn(make: Callable[[int], Threads]):
     """Four threads submit and withdraw at random: work is done once, or withdrawn, never both."""
     threads = make(3)

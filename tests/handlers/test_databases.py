@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -18,6 +19,7 @@ from db import Database
 from db.blocking import pause
 from db.errors import PartlyCommitted, RetryableConflict
 from handlers import ApiHandler, SessionWebSocketHandler
+from handlers.ops import ReadyzHandler
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Client, Serve
@@ -591,6 +593,24 @@ async def test_each_has_a_commit_marker_of_its_own(
 
     assert answer.code == 201
     assert (len(here), len(there)) == (1, 1)
+
+
+# -- readiness
+
+
+@pytest.mark.parametrize("work", ["", "?work=reads", "?work=writes"])
+async def test_readiness_asks_all_databases_and_names_the_one_that_does_not_answer(
+    work: str, mount: Mount, billing: Database, tmp_path: Path, expect_log: ExpectLog
+):
+    gone = Database(DatabaseSettings(url=f"sqlite:///{tmp_path}/no-such-folder/x.db"))
+    both_answer = await mount(ReadyzHandler, databases={"billing": billing}).get(f"/{work}")
+    client = mount(ReadyzHandler, databases={"billing": billing, "stock": gone})
+    with expect_log("onfinish.handlers", "not ready.*: stock: "), expect_log("tornado.access", "^503 GET"):
+        one_is_gone = await client.get(f"/{work}")
+    await gone.close()
+
+    assert (both_answer.code, one_is_gone.code) == (200, 503)
+    assert one_is_gone.json()["reason"].startswith("stock: the database does not answer")
 
 
 # -- a WebSocket's messages

@@ -423,6 +423,22 @@ async def test_functions_for_after_the_commit(port_of, words, expect_log):
 
 
 @on_sqlite
+async def test_a_plain_function_for_after_the_commit_may_not_write_to_the_socket(port_of, expect_log):
+    """It runs in a thread, where what is written would not wake the loop: the log names the way out."""
+
+    class Following(Handler):
+        async def handle_message(self, message: str | bytes) -> None:
+            if message == "one":
+                self.on_commit(lambda: self.write_message({"announced": message}))
+            await super().handle_message(message)
+
+    async with connected(port_of(Following)) as socket:
+        with expect_log("onfinish.handlers", r"write_message\(\) was called in a thread.*`async def`"):
+            assert await ask(socket, "one") == {"done": "one"}
+            assert await ask(socket, "two") == {"done": "two"}
+
+
+@on_sqlite
 async def test_a_reply_that_cannot_be_sent_is_known_before_the_commit(port_of, words, expect_log):
     """Not JSON: the message is undone, as with an answer over HTTP."""
 

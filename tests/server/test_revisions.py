@@ -38,7 +38,7 @@ GOODS = """
         __tablename__ = "goods"
         id: Mapped[int] = mapped_column(SerialId, primary_key=True)
         name: Mapped[str] = mapped_column(String(64), unique=True)
-        code: Mapped[str] = mapped_column(Code(12), index=True, server_default="a:b")
+        code: Mapped[str] = mapped_column(Code(12), index=True, server_default="it's a:b")
         price: Mapped[Decimal] = mapped_column(Money(10))
         colour: Mapped[Colour] = mapped_column(Enum(Colour))
         more: Mapped[dict[str, Any]] = mapped_column(Json, server_default=empty_json())
@@ -117,7 +117,7 @@ SHOP = {
 CHANGES = {
     '        spare: Mapped[int] = mapped_column(server_default=text("1"))\n': "",
     '            CheckConstraint("spare > 0", name="spare"),\n': "",
-    'index=True, server_default="a:b"': "nullable=True",  # an index, a default and a NOT NULL less
+    'index=True, server_default="it\'s a:b"': "nullable=True",  # an index, a default and a NOT NULL less
     "Mapped[str] = mapped_column(Code(12)": "Mapped[str | None] = mapped_column(Code(20)",
     "plain: Mapped[datetime]": "plain: Mapped[datetime | None]",
     "made: Mapped[datetime]": "made: Mapped[datetime | None]",
@@ -200,7 +200,7 @@ def test_revisions_that_are_written_on_sqlite_upgrade_every_database(revised: Pa
         0,
         "schema is at app_0002, kernel_0003, as the code expects",
     ), checked.out
-    assert sql("SELECT name, code, number FROM goods") == [{"name": "mint", "code": "a:b", "number": 7}]
+    assert sql("SELECT name, code, number FROM goods") == [{"name": "mint", "code": "it's a:b", "number": 7}]
 
 
 def test_a_refusal_by_a_written_constraint_has_its_sentence(revised: Path, url: str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -52,9 +53,14 @@ def _default_differs(
 ) -> bool | None:
     """Compare a column's server default; None leaves it to Alembic, which asks the database about it.
 
-    PostgreSQL has no equality for json; MySQL and MariaDB have a word of their own for now().
+    PostgreSQL has no equality for json; MySQL and MariaDB have a word of their own for now(); of a text with
+    an apostrophe Alembic makes SQL that no database can parse.
     """
     wanted = expected[-1]
+    literal = getattr(column.server_default, "arg", None)
+    if isinstance(literal, str) and "'" in literal:
+        doubled = literal.replace("'", "''")
+        return re.fullmatch(rf"'{re.escape(doubled)}'(::.*)?", default or "") is None
     if {default and default.lower(), wanted and wanted.lower()} <= _CLOCK:
         return False
     if not isinstance(column.type, Json):
