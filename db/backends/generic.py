@@ -98,8 +98,8 @@ class Generic(Backend):
 
     def takes_lock(self, connection: Connection, name: str) -> bool:
         raise UsageError(
-            f"{self.url.get_backend_name()} is served by the generic backend, which has no lock for alone=True: "
-            "leave it out, and run the job in one process"
+            f"{self.url.get_backend_name()} is served by the generic backend, which has no lock for "
+            "alone=True: leave it out, and run the job in one process"
         )
 
     def transaction_is_lost(self, connection: Any) -> bool:
