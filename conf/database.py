@@ -308,10 +308,23 @@ class DatabaseSettings(Section):
 
 def driver_fault(drivername: str) -> str | None:
     """What is wrong with the driver's name, or None."""
-    if drivername in DRIVERS:
+    if drivername in DRIVERS or _is_of_another_database(drivername):
         return None
     known = drivername if re.fullmatch(r"[A-Za-z0-9_+.]{1,40}", drivername) else MASK  # else a URL, or worse
     return f"driver {known!r} is not known: choose one of {', '.join(DRIVERS)}"
+
+
+def _is_of_another_database(drivername: str) -> bool:
+    """Whether SQLAlchemy has a dialect that blocks, for a database that has no driver here."""
+    if drivername.partition("+")[0] in {known.partition("+")[0] for known in DRIVERS}:
+        return False
+    from sqlalchemy.dialects import registry
+    from sqlalchemy.exc import NoSuchModuleError
+
+    try:
+        return not registry.load(drivername.replace("+", ".")).is_async
+    except NoSuchModuleError:
+        return False
 
 
 def url_fault(url: str) -> str | None:

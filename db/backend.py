@@ -98,6 +98,9 @@ class Backend:
     file: Path | None = None
     """Where the database is a file: its full path."""
 
+    not_promised = ""
+    """What holds on other databases and not on this one, in a sentence for the log."""
+
     lock_wait: tuple[str, str] | None = None
     """The module and the function in which a unit of work waits for a lock that no server knows of."""
 

@@ -96,6 +96,8 @@ class Database:
             "writer", settings, backend_for(make_url(settings), settings.pooler, settings.executor)
         )
         self.backend = backend = self.writer.backend
+        if backend.not_promised:
+            log.warning("%s: %s", backend.url.get_backend_name(), backend.not_promised)
         if backend.shares_one_connection:
             engine = read_only_view(self.writer.engine)
             limiter = self.writer.limiter

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import URL
 
 from db.backend import Backend, ExecutorName
+from db.backends.generic import Generic
 from db.backends.mysql import MySQL
 from db.backends.pgbouncer import PgBouncer
 from db.backends.postgresql import PostgreSQL
@@ -29,13 +30,13 @@ def backend_for(url: URL, pooler: str | None = None, executor: ExecutorName = "t
         executor: as of `Backend`; threads, where the caller is in one.
 
     Raises:
-        ValueError: no such database is supported here.
+        ValueError: no such driver of this database is supported here.
     """
-    name, driver = url.get_backend_name(), url.get_driver_name()
-    backend = _BY_BACKEND.get(name) if pooler is None else _BY_POOLER[pooler]
-    if backend is None or driver not in backend.drivers:
+    name = url.get_backend_name()
+    backend = _BY_BACKEND.get(name, Generic) if pooler is None else _BY_POOLER[pooler]
+    if backend is not Generic and url.get_driver_name() not in backend.drivers:
         supported = ", ".join(
             f"{name}+{driver}" for name, ways in _BY_BACKEND.items() for driver in ways.drivers
         )
-        raise ValueError(f"{name}+{driver} is not supported yet; there are: {supported}")
+        raise ValueError(f"{name}+{url.get_driver_name()} is not supported yet; there are: {supported}")
     return backend(url, executor)

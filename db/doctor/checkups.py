@@ -25,6 +25,10 @@ def _answers(connection: Connection, settings: DatabaseSettings, plan: Plan) -> 
     yield ok("replica", "it answers")
 
 
+def _answers_alone(connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
+    yield ok("database", f"{connection.dialect.name} answers; nothing else is asked of it")
+
+
 class Checkup(NamedTuple):
     """The questions for one kind of database. Lives as long as the process."""
 
@@ -42,6 +46,7 @@ class Checkup(NamedTuple):
 
 
 _MYSQL = Checkup(mysql.examine)
+_GENERIC = Checkup(_answers_alone)
 
 _BY_DATABASE = {
     "mariadb": _MYSQL,
@@ -53,4 +58,4 @@ _BY_DATABASE = {
 
 def checkup_for(backend: Backend) -> Checkup:
     """The examination of a backend's database, which is the same behind a pooler."""
-    return _BY_DATABASE[backend.url.get_backend_name()]
+    return _BY_DATABASE.get(backend.url.get_backend_name(), _GENERIC)

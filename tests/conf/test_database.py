@@ -84,7 +84,7 @@ def test_urls_that_are_wrong_are_told_without_showing_them(url: str, says: str) 
         ({"host": "h"}, "missing beside host"),
         ({"url": "sqlite://", "host": "h", "password": "geheim"}, "together with its parts (password, host)"),
         ({"drivername": "sqlite", "host": "h", "port": 1}, "leave out host, port"),
-        ({"drivername": "oracle"}, "driver 'oracle' is not known"),
+        ({"drivername": "orakel"}, "driver 'orakel' is not known"),
         ({"drivername": "postgresql://me:geheim@h/x"}, "driver '***' is not known"),
         ({"url": "sqlite://", "pool_size": 0}, "greater than or equal to 1"),
         ({"url": "sqlite://", "pool_size": "5"}, "valid integer"),

@@ -209,9 +209,11 @@ def test_a_migration_has_no_pool_and_no_time_limits():
 
 
 def test_a_database_that_is_not_supported_is_named_beside_those_that_are():
-    told = r"mssql\+pyodbc is not supported yet; there are: mariadb\+pymysql, mysql\+pymysql, postgresql"
+    told = (
+        r"mysql\+mysqlconnector is not supported yet; there are: mariadb\+pymysql, mysql\+pymysql, postgresql"
+    )
     with pytest.raises(ValueError, match=told):
-        backend_for(parse_url("mssql+pyodbc://h/d"))
+        backend_for(parse_url("mysql+mysqlconnector://h/d"))
 
 
 def test_sqlalchemys_asyncio_extension_is_not_imported():
