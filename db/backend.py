@@ -236,6 +236,10 @@ class Backend:
         """The transaction in a row of ``commit_witness``, once the transaction that writes it has ended."""
         raise NotImplementedError
 
+    def refuse_marker(self, connection: Connection, row: MarkerRow) -> None:
+        """Have a marker of that row which is on its way, with its COMMIT, be refused when it arrives."""
+        raise NotImplementedError
+
     def writes_unseen(self, connection: Connection) -> bool:
         """Whether a transaction of this database may write what it is not asked about: to another server."""
         raise NotImplementedError

@@ -91,10 +91,14 @@ _TESTIFY = """
     ON CONFLICT (connection) DO UPDATE SET transaction = excluded.transaction, update_time = now()
 """
 
-# The same of one that is known to have written. No UPDATE: the row may be gone, deleted as old.
+# The same of one that is known to have written. No UPDATE: the row may be gone, deleted as old. Until it arrives
+# no lock shows that it is on its way. So who asks and does not find it writes _REFUSED, on which it divides by
+# zero: the COMMIT behind it in its string, however late, is not run.
+_REFUSED = "-"
 _TESTIFY_WITH_COMMIT = (
-    "INSERT INTO {table} (connection, transaction) VALUES ('{connection}', $1)"
-    " ON CONFLICT (connection) DO UPDATE SET transaction = excluded.transaction, update_time = now()"
+    "INSERT INTO {table} AS own (connection, transaction) VALUES ('{connection}', $1)"
+    " ON CONFLICT (connection) DO UPDATE SET update_time = now(), transaction = CASE own.transaction"
+    f" WHEN '{_REFUSED}' THEN (1 / (length(own.transaction) - 1))::text ELSE excluded.transaction END"
 )
 
 # Their place is looked up once, with the search path that the connection begins with: a transaction may set
@@ -326,6 +330,13 @@ class PostgreSQL(Backend):
             (row.name,),
         )
         return str(found.scalar_one())
+
+    def refuse_marker(self, connection: Connection, row: MarkerRow) -> None:
+        connection.exec_driver_sql(
+            f"UPDATE {row.table.replace('%', '%%')} SET transaction = '{_REFUSED}'"  # noqa: S608  # as above
+            " WHERE connection = %s",
+            (row.name,),
+        )
 
     def writes_unseen(self, connection: Connection) -> bool:
         # What a foreign table takes is written there, and leaves no transaction id here. dblink has a wrapper

@@ -174,8 +174,10 @@ class CommitMarkers:
                     if marker.ask(connection) == marker.mark:
                         return True
                     # Rows of a foreign table that has come since the connection was made leave none here.
-                    is_unseen = marker.with_commit is not None and self._backend.writes_unseen(connection)
-                    return None if is_unseen else False
+                    if marker.with_commit is None:
+                        return False
+                    self._backend.refuse_marker(connection, marker.with_commit)
+                    return None if self._backend.writes_unseen(connection) else False
             except Exception as error:  # noqa: BLE001  # whatever it is, the outcome is not known by it
                 kind = type(getattr(error, "orig", error)).__name__
                 log.info("the commit marker cannot be read yet: %s", kind)

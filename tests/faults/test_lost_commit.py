@@ -84,6 +84,29 @@ async def test_a_commit_whose_answer_is_lost_is_a_success(
     assert (await client.get(response.headers["Location"])).code == 200
 
 
+async def test_a_commit_that_arrives_after_its_client_was_told_that_it_is_lost_is_refused(
+    app: Application, serve: Serve, proxy: Proxy, sql: RawSql, expect_log: ExpectLog
+):
+    """No lock shows that it is on its way, since the commit marker travels with it."""
+    client = serve(app)
+    assert (await client.post("/books", BOOK)).code == 201
+    proxy.hold_at(b"COMMIT")
+
+    with expect_log("onfinish", ".", required=False), expect_log("tornado.access", "^50[34]"):
+        answer = await client.post("/books", BOOK)
+        proxy.release()
+        for _ in range(100):  # until the server is done with what arrives
+            await asyncio.sleep(0.02)
+            if not sql(
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'"
+            )[1:]:
+                break
+        await asyncio.sleep(0.2)
+
+    assert answer.json()["outcome"] == "not_applied"
+    assert len(sql("SELECT id FROM books")) == 1
+
+
 @pytest.mark.parametrize(("delivered", "told"), [(True, "was applied"), (False, "was not applied")])
 async def test_an_idempotency_keys_row_is_the_commit_marker_of_its_request(
     app: Application,
