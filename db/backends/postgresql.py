@@ -91,14 +91,14 @@ _TESTIFY = """
     ON CONFLICT (connection) DO UPDATE SET transaction = excluded.transaction, update_time = now()
 """
 
-# The same of one that is known to have written. No UPDATE: the row may be gone, deleted as old. Until it arrives
-# no lock shows that it is on its way. So who asks and does not find it writes _REFUSED, on which it divides by
-# zero: the COMMIT behind it in its string, however late, is not run.
+# The same of one that is known to have written. No UPDATE: the row may be gone, deleted as old. Until it
+# arrives no lock shows that it is on its way. Where it was asked for and not found, the row has _REFUSED, on
+# which it divides by zero: the COMMIT behind it in its string, however late, is not run.
 _REFUSED = "-"
 _TESTIFY_WITH_COMMIT = (
     "INSERT INTO {table} AS own (connection, transaction) VALUES ('{connection}', $1)"
     " ON CONFLICT (connection) DO UPDATE SET update_time = now(), transaction = CASE own.transaction"
-    f" WHEN '{_REFUSED}' THEN (1 / (length(own.transaction) - 1))::text ELSE excluded.transaction END"
+    " WHEN '{refused}' THEN (1 / (length(own.transaction) - 1))::text ELSE excluded.transaction END"
 )
 
 # Their place is looked up once, with the search path that the connection begins with: a transaction may set
@@ -411,7 +411,7 @@ class PostgreSQL(Backend):
 
     def _before_commit(self, cursor: Any, row: MarkerRow) -> tuple[str, str]:
         """See `MarkerRow.before_commit`. Its plan is made here: it would be half of what the marker costs."""
-        sql = _TESTIFY_WITH_COMMIT.format(table=row.table, connection=row.name)
+        sql = _TESTIFY_WITH_COMMIT.format(table=row.table, connection=row.name, refused=_REFUSED)
         if self.cannot_change_session:
             first, _, last = sql.rpartition("$1")
             return f"{first}'", f"'{last}"

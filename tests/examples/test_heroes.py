@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 import pytest
@@ -17,15 +15,11 @@ from conf import Settings
 from db import Database
 from db.errors import Unavailable
 from server.app import make_app
-from tests.examples import hero_api, hero_fastapi, hero_model
+from tests.examples import hero_api, hero_fastapi
 from tests.examples.hero_model import Base
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Serve
-
-LINES_MAX = 30
-
-PAGE = Path(__file__).parent.parent.parent / "docs" / "handlers.md"
 
 
 class Api(Protocol):
@@ -129,28 +123,3 @@ def test_both_are_described(ours: Api):
     assert {
         name: {*field} for name, field in theirs["components"]["schemas"]["HeroNew"]["properties"].items()
     }.keys() == (document["components"]["schemas"]["HeroNew"]["properties"].keys())
-
-
-def source_of(module: ModuleType) -> str:
-    """A module's text without its docstring."""
-    return Path(str(module.__file__)).read_text().split('"""\n', 1)[1].lstrip()
-
-
-def test_the_page_shows_these_files():
-    page = PAGE.read_text()
-
-    for module in (hero_model, hero_api, hero_fastapi):
-        assert f"```python\n{source_of(module)}```" in page
-
-
-def test_the_handlers_take_no_more_lines_than_is_said():
-    page = PAGE.read_text()
-    lines = {
-        module: len([line for line in source_of(module).splitlines() if line.strip()])
-        for module in (hero_api, hero_fastapi)
-    }
-
-    assert lines[hero_api] < lines[hero_fastapi] <= LINES_MAX
-    for module, count in lines.items():
-        name = module.__name__.rpartition(".")[2]
-        assert f"[`{name}.py`](../tests/examples/{name}.py), {count} lines)" in page

@@ -162,17 +162,6 @@ async def test_one_handler_of_the_mixin_can_go_first(database_url, serve, suppli
     set_max_workers(1)
 
 
-def test_the_documentation_has_the_faults_of_each():
-    """In bold, in the forms' own columns."""
-    lines = (FOLDER.parents[2] / "docs" / "scoping.md").read_text().splitlines()
-    rows = {
-        cells[0]: cells[1:] for cells in ([*map(str.strip, line.strip("|").split("|"))] for line in lines)
-    }
-    for promise, forms in FAULTS.items():
-        bold = {form for form, cell in zip([*BEFORE, *AFTER], rows[promise], strict=True) if "**" in cell}
-        assert bold == forms, promise
-
-
 def test_the_lint_finds_each_before_and_nothing_afterwards():
     found = {Path(each.path).stem for each in lint([FOLDER])}
 

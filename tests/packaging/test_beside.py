@@ -85,7 +85,10 @@ def test_what_it_was_before_worked(environment: Environment, tmp_path: Path):
     """Else the change would be from something that never ran."""
     folder = write_application(tmp_path / "shop", FILES | BEFORE)
 
-    done = environment.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=folder)
+    alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = ("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests")
+
+    done = environment.run(*command, cwd=folder, environ=alone)
 
     assert done.returncode == 0, done.stdout + done.stderr
 
