@@ -23,7 +23,8 @@ from tests.fixtures.service import MakeApp, create_shelves
 
 NAME = "service"
 POOL_SIZE = 5
-REQUEST_TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 15.0
+"""Long enough to ask, after a failover, what became of a COMMIT."""
 ON_AGAIN_S = 10.0
 """How long after a new leader a write may take to succeed; a coarse net, the measured times are printed."""
 
@@ -64,6 +65,7 @@ def synchronous_cluster() -> Iterator[PatroniCluster]:
 def cluster(synchronous_cluster: PatroniCluster) -> Iterator[PatroniCluster]:
     """The module's, whole before the test and after it."""
     synchronous_cluster.wait_until_whole()
+    RawSql(url_of_leader(synchronous_cluster))("DELETE FROM books")
     yield synchronous_cluster
     for member in synchronous_cluster.members:
         member.thaw()
@@ -151,6 +153,5 @@ def differences(cluster: PatroniCluster, ledger: Ledger) -> list[str]:
     sql = RawSql(url_of_leader(cluster))
     known = [fault for fault in ledger.compare(sql) if "no request asked for it" not in fault]
     rows = {row["id"] for row in sql("SELECT id FROM books")}
-    sql("DELETE FROM books")
     phantoms = sorted(rows - ledger.possible.keys())
     return [*known, *(f"{row_id} is there, and no request asked for it" for row_id in phantoms)]
