@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, bindparam, text
 
 from conf import DatabaseSettings
 from db.doctor.findings import Finding, Plan, clock, error, ok, version, warning
+from db.schema.branches import branches
 
 _OLDEST = 13  # pg_current_xact_id_if_assigned(), which the commit markers ask
 _CROWDED = 0.8
@@ -58,7 +59,7 @@ def examine(connection: Connection, settings: DatabaseSettings, plan: Plan) -> I
     yield from _limiter(found, settings, plan)
     yield from _tls(connection, found, plan)
     yield from _limits(found, settings, plan)
-    yield from _role(connection, found, plan)
+    yield from _role(connection, found, settings, plan)
     yield from _durability(found, plan)
 
 
@@ -211,15 +212,16 @@ def _limits(found: Any, settings: DatabaseSettings, plan: Plan) -> Iterator[Find
         yield ok("limits", told)
 
 
-def _role(connection: Connection, found: Any, plan: Plan) -> Iterator[Finding]:
+def _role(connection: Connection, found: Any, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
+    tables = [table.name for each in branches(tuple(settings.models)).values() for table in each.tables]
     refused = connection.execute(
         text("""
             SELECT string_agg(relname, ', ' ORDER BY relname) FROM pg_class
             WHERE relkind = 'r' AND pg_table_is_visible(oid)
-              AND relname IN ('teams', 'tasks', 'transfers', 'idempotency_keys', 'commit_witness')
+              AND relname IN :tables
               AND NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')
                        AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))
-        """)
+        """).bindparams(bindparam("tables", tables, expanding=True))
     ).scalar()
     if refused:
         fix = f'GRANT SELECT, INSERT, UPDATE, DELETE ON {refused} TO "{found["role"]}"'

@@ -20,6 +20,7 @@ from tests.fixtures.migrations import set_revision
 from tests.fixtures.postgres import PostgresCluster
 from tests.server.terminals import on_a_terminal
 from tests.server.test_cli import run
+from tests.service import model
 
 PLAN = Plan(processes=1, production=False, request_timeout_s=30)
 PRODUCTION = Plan(processes=1, production=True, request_timeout_s=30)
@@ -256,6 +257,21 @@ class TestPostgresql:
         assert found["role"].fix.startswith("GRANT SELECT, INSERT, UPDATE, DELETE ON commit_witness, ")
         assert found["pool"].level == "error"
         assert "of 5 (the limit of the role lowly)" in found["pool"].message
+
+    @pytest.mark.usefixtures("shelves")
+    def test_a_role_without_rights_on_the_applications_tables(
+        self, database_url: str, role: str, sql: RawSql
+    ):
+        """Those of the modules that the setting names, whatever tables are beside them."""
+        sql("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO lowly")
+        sql("REVOKE DELETE ON books FROM lowly")
+        sql("CREATE TABLE of_another (id integer)")
+        url = make_url(database_url).set(username=role, password=role)
+        models = [model.__name__]
+
+        found = look(DatabaseSettings(url=url.render_as_string(hide_password=False), models=models))
+
+        assert found["role"].fix == 'GRANT SELECT, INSERT, UPDATE, DELETE ON books TO "lowly"'
 
     def test_a_pooler_that_drops_what_the_reader_asks_for(self, database_url: str):
         settings = with_query(
