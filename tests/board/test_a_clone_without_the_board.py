@@ -266,7 +266,7 @@ def test_the_applications_tests_and_a_part_of_the_kernels_pass_without_the_board
     pytest_in(clone, *(f"tests/{each}" for each in PART), "--backend", "sqlite")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_kernels_tests_pass_without_the_board(clone: Path):
     """All that take no minutes; on SQLite, where they can choose."""
     pytest_in(clone, "tests", "--backend", "sqlite", "-n", "2")
