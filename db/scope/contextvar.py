@@ -34,7 +34,7 @@ class Entry:
         self.session: Session | None = session
         self.task = task
         self.guard: StatementGuard | None = session.execution_options.get(OPTION)
-        self.token: Token[Entry] = _entry.set(self)
+        self.token: Token[Entry] | None = _entry.set(self)
 
     @property
     def owner(self) -> str:
@@ -111,12 +111,13 @@ class Contextvar(Scope):
     def leave(self, entered: object) -> None:
         entry = cast("Entry", entered)
         entry.session = None  # in all copies of the context
-        if entry.token.old_value is Token.MISSING:
-            return  # the variable keeps the entry, for an error that names its owner
+        token, entry.token = entry.token, None  # which has the entry before it, and that one its own
+        if token is None or token.old_value is Token.MISSING or token.old_value.session is None:
+            return  # the variable keeps the entry, for an error that names the last owner
         # A ValueError: it was entered in another context, by a `prepare` under @gen.coroutine or for a child
         # task that calls finish().
         with contextlib.suppress(ValueError):
-            _entry.reset(entry.token)
+            _entry.reset(token)
 
     def bind(self, function: Callable[Concatenate[Session, P], R], session: Session) -> Callable[P, R]:
         @wraps(function)

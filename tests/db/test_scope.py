@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import threading
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session
 
 from db.scope import SCOPES, NoSession, Scope
+from db.scope.contextvar import Entry
 
 AMBIENT = ["contextvar", "registry", "threadlocal"]
 
@@ -83,6 +85,20 @@ def test_entering_a_contextvar_twice_comes_back_to_the_first(scope):
         with scope.entered(inner):
             assert scope.bind(which, outer)() == "inner"
         assert scope.bind(which, outer)() == "outer"
+
+
+@pytest.mark.parametrize("scope", ["contextvar"], indirect=True)
+def test_a_context_keeps_one_of_the_entries_that_were_left_in_it(scope):
+    """The last, for an error that names its owner: a job enters a session at each of its runs."""
+
+    def enter_and_leave() -> int:
+        for number in range(3):
+            scope.leave(scope.enter(named(str(number))))
+        return sum(isinstance(each, Entry) for each in gc.get_objects())
+
+    before = sum(isinstance(each, Entry) for each in gc.get_objects())
+
+    assert contextvars.Context().run(enter_and_leave) == before + 1
 
 
 @pytest.mark.parametrize("scope", ["contextvar"], indirect=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 from tornado import gen
 from tornado.ioloop import IOLoop
 from tornado.web import Application, HTTPError, stream_request_body
@@ -180,6 +181,22 @@ async def test_behind_finish_there_is_none(mount: Mount, notes: Notes):
         assert "has ended" in str(error)
         assert "`self.in_new_transaction(…)`" in str(error)
     assert notes() == []
+
+
+async def test_the_error_names_the_request_where_another_session_was_left_before_it(mount: Mount):
+    """As by a job in the context that the server was started in."""
+    found: list[UsageError | None] = []
+
+    class Handler(Base):
+        async def post(self) -> None:
+            self.finish()
+            found.append(raised_by(lambda: add("late")))
+
+    with entered(Session()):
+        pass
+    await mount(Handler).post("/")
+
+    assert [str(error).partition(":")[0] for error in found] == ["POST Handler"]
 
 
 async def test_a_task_of_the_request_does_not_find_it(mount: Mount, notes: Notes):
