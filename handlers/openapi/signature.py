@@ -42,18 +42,18 @@ class Signature:
         """
         name = method.__qualname__
         try:
-            parameters = list(inspect.signature(method, eval_str=True).parameters.values())[1:]
+            parameters = [
+                (each.name, _value_of(each.annotation, method))
+                for each in list(inspect.signature(method).parameters.values())[1:]
+            ]
         except NameError as error:
-            raise TypeError(
-                f"{name}: its annotations name {error.name!r}, which its module has not"
-            ) from None
+            raise TypeError(f"{name}: its parameters name {error.name!r}, which its module has not") from None
         found: dict[type, list[tuple[str, Any]]] = {Body: [], Query: [], object: []}
-        for each in parameters:
-            given = str if each.annotation is each.empty else each.annotation
+        for parameter, given in parameters:
             kind = next(
                 (kind for kind in (Body, Query) if inspect.isclass(given) and issubclass(given, kind)), object
             )
-            found[kind].append((each.name, given))
+            found[kind].append((parameter, given))
         if len(found[Body]) > 1 or len(found[Query]) > 1:
             raise TypeError(
                 f"{name}: it has two parameters for the body, or for the query; a request has one"
@@ -84,6 +84,17 @@ class Signature:
         if self.body is not None:
             found[self.body[0]] = await read_body(handler, self.body[1])
         return found
+
+
+def _value_of(annotation: Any, method: Callable[..., Any]) -> Any:
+    """What a parameter is annotated with.
+
+    Not by `inspect`'s ``eval_str``: that evaluates what the method returns as well, whose type may be
+    imported for type checkers alone.
+    """
+    if annotation is inspect.Parameter.empty:
+        return str
+    return eval(annotation, method.__globals__) if isinstance(annotation, str) else annotation
 
 
 def answering(

@@ -204,8 +204,14 @@ def test_two_bodies_are_refused_where_the_class_is_made(backend: str):
         operation()(post)
 
 
+def test_what_a_method_returns_may_have_a_type_for_type_checkers_alone(backend: str):
+    async def post(self: ApiHandler, new: NoteNew) -> Missing: ...  # type: ignore[name-defined]  # noqa: F821
+
+    assert operation(answer=Shown)(post).__dict__["operation"].body is NoteNew
+
+
 def test_an_annotation_that_names_nothing_is_named(backend: str):
     async def post(self: ApiHandler, new: Missing) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
-    with pytest.raises(TypeError, match="its annotations name 'Missing'"):
+    with pytest.raises(TypeError, match="its parameters name 'Missing'"):
         operation()(post)
