@@ -518,6 +518,40 @@ async def test_a_call_that_is_under_way_when_the_answer_is_complete_is_waited_fo
     assert tasks[0].done()
 
 
+async def test_a_stream_reads_at_both_and_gives_both_back(serve_both: Mount, bills: Notes):
+    """`serve_both` looks whether all is back."""
+
+    class Handler(ApiHandler):
+        streams = True
+
+        async def get(self) -> None:
+            self.write(repr(await self.run(list_texts, self.session)))
+            await self.flush()
+            self.write(repr(await self.run(list_texts, self.session_of("billing"))))
+
+    answer = await serve_both(Handler).get("/")
+
+    assert (answer.code, answer.body) == (200, b"[][]")
+
+
+async def test_a_redirect_in_prepare_keeps_what_was_written_at_both(
+    serve_both: Mount, notes: Notes, bills: Notes
+):
+    """As any answer below 400."""
+
+    class Handler(Both):
+        async def prepare(self) -> None:
+            await super().prepare()
+            await self.run(add_note, self.session, **self.order)
+            await self.run(add_note, self.session_of("billing"), **self.bill)
+            self.redirect("/elsewhere")
+
+    answer = await serve_both(Handler).post("/")
+
+    assert answer.code == 302
+    assert (notes(), bills()) == (["order"], ["bill"])
+
+
 async def test_a_read_at_both_sends_nothing_more_at_its_end(
     serve_both: Mount, billing: Database, bills: Notes
 ):
