@@ -20,6 +20,7 @@ from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import all_back, lent
 from tests.handlers.notes import NO_NOTE, add_note
+from tests.handlers.waiting import until
 from tests.handlers.wire import Wire
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver]
@@ -328,8 +329,9 @@ async def test_a_task_that_is_cancelled_in_the_middle_of_a_statement_gives_it_ba
             add_note(self.session, text="second")
 
     client = mount(Handler)
-    with expect_log("tornado.access", r"^500 POST / .* undone "):
+    with expect_log("tornado.access", r"^500 POST / .* undone ") as lines:
         answer = await client.post("/", request_timeout=5)
+        await until(lambda: lines)  # which follows the answer
         assert lent(database) == {}
 
     assert answer.code == 500
