@@ -23,7 +23,7 @@ ENTRY = {"text": "store"}
 @pytest.fixture
 def database(database: Database) -> Database:
     """The test's database, with the comparison's table beside the kernel's."""
-    with database.writer.engine.begin() as connection:
+    with database.writer.scopes.begin() as connection:
         Base.metadata.create_all(connection)
     return database
 
