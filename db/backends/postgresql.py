@@ -429,8 +429,8 @@ _ON_LOOP: dict[str, type[PostgresDriver]] = {"psycopg2": Psycopg2OnLoop}
 """Those that can do without threads as well."""
 
 AUTO: ExecutorName = "greenlets"
-"""What they are used in unless the settings say. A statement in a greenlet takes half of the CPU; a handler may
-ask for threads, and COPY takes the setting."""
+"""What they are used in unless the settings say. A statement in a greenlet takes half of the CPU; a handler
+may ask for threads, and COPY takes the setting."""
 
 
 def _errors_of(connection: Any) -> type[Exception]:

@@ -7,6 +7,7 @@ from importlib import import_module
 import pytest
 from tornado.web import Application
 
+from conf import DatabaseSettings
 from db import Database
 from db.scope import SCOPES
 from handlers import log_request
@@ -21,9 +22,15 @@ ENTRY = {"text": "store"}
 
 
 @pytest.fixture
+def database_settings(database_url: str) -> DatabaseSettings:
+    """In threads: that of the loop has one thread-local session for all requests."""
+    return DatabaseSettings(url=database_url, executor="threads")
+
+
+@pytest.fixture
 def database(database: Database) -> Database:
     """The test's database, with the comparison's table beside the kernel's."""
-    with database.writer.scopes.begin() as connection:
+    with database.writer.engine.begin() as connection:
         Base.metadata.create_all(connection)
     return database
 
