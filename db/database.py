@@ -10,7 +10,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
@@ -19,14 +19,21 @@ from conf import DatabaseSettings
 from db.backend import Backend, Role
 from db.backends.choose import backend_for
 from db.capacity.endpoint import Endpoint
-from db.capacity.executor import Executor, GreenletExecutor, ThreadCall, ThreadExecutor, nothing_follows
+from db.capacity.executor import (
+    Executor,
+    GreenletExecutor,
+    LoopThreadExecutor,
+    ThreadCall,
+    ThreadExecutor,
+    nothing_follows,
+)
 from db.capacity.limiter import AdmissionLimiter
 from db.capacity.registry import OpenUnit, UnitRegistry
 from db.capacity.threads import Threads
 from db.capacity.turns import Turns
 from db.engines.engine import blocking, make_engine, make_url, read_only_view
 from db.engines.idle_pool import observe_pool
-from db.errors import DeadlinePassed, OutsideRun
+from db.errors import DeadlinePassed, OutsideRun, UsageError
 from db.observer import ObservedUnit, Observer
 from db.retry import RetryPolicy, reason_of
 from db.schema.state import Schema
@@ -105,7 +112,7 @@ class Database:
                 engine,
                 backend,
                 limiter,
-                self._executor(backend, limiter),
+                *self._executors(backend, limiter),
                 read_only=True,
                 scopes=engine,
                 scopes_backend=backend,
@@ -146,6 +153,7 @@ class Database:
         deadline_at: float | None = None,
         origin: object = None,
         retries: bool = False,
+        executor: Literal["threads"] | None = None,
     ) -> AsyncUnitOfWork:
         """A unit of work for code on the event loop; opens nothing yet.
 
@@ -166,10 +174,16 @@ class Database:
             origin: what it is done for, a request for example; kept for observers.
             retries: the caller retries its work where the connection was lost (`ConnectionLost`). Else a
                 connection is pinged before it is used, which is a round trip.
+            executor: "threads" for what computes for long, or calls what blocks: where the driver works in
+                greenlets it runs in a thread too, and the event loop waits in its place for the database.
+                None for the driver's own.
 
         Raises:
-            UsageError: there is no such isolation level on this database, or not with ``snapshot``.
+            UsageError: there is no such isolation level on this database, or not with ``snapshot``; or no
+                such executor.
         """
+        if executor not in (None, "threads"):
+            raise UsageError(f'{label}: executor = {executor!r} is none; set "threads", or None')
         endpoint = self.reader if read_only else self.writer
         unit = UnitOfWork(
             endpoint.engine,
@@ -189,6 +203,7 @@ class Database:
             unit,
             endpoint,
             self.registry,
+            executor=endpoint.executor if executor is None else endpoint.threads,
             pool_timeout_s=self.settings.pool_timeout_s,
             follow_up=self._follow_up,
             origin=origin,
@@ -430,17 +445,20 @@ class Database:
             engine,
             backend,
             limiter,
-            self._executor(backend, limiter),
+            *self._executors(backend, limiter),
             read_only=role == "reader",
             scopes=own,
             scopes_backend=scopes_backend,
         )
 
-    def _executor(self, backend: Backend, limiter: AdmissionLimiter) -> Executor:
-        if backend.is_async:
-            return GreenletExecutor()
+    def _executors(self, backend: Backend, limiter: AdmissionLimiter) -> tuple[Executor, ThreadExecutor]:
+        """The driver's own, and that of units that ask for threads."""
         # As many threads as slots: a unit of work that has a slot runs at once.
-        return ThreadExecutor(Threads(limiter.size, name=f"onfinish-{limiter.name}"), self._stoppers)
+        threads = Threads(limiter.size, name=f"onfinish-{limiter.name}")
+        if backend.is_async:
+            return GreenletExecutor(), LoopThreadExecutor(threads, self._stoppers)
+        in_threads = ThreadExecutor(threads, self._stoppers)
+        return in_threads, in_threads
 
 
 def _refuse_event_loop(label: str, method: str) -> None:
