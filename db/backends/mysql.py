@@ -329,6 +329,13 @@ class MySQL(Backend):
             own.shutdown(socket.SHUT_RDWR)
 
 
+def is_galera(connection: Connection) -> bool:
+    """Whether a connection is to a node of a Galera cluster; asks the server, where it may be one."""
+    if connection.dialect.name not in ("mysql", "mariadb"):
+        return False
+    return connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").all() == [("wsrep_on", "ON")]
+
+
 def _code(error: BaseException | None) -> int:
     """The number of a driver's error; 0 where it has none."""
     first = error.args[0] if error is not None and error.args else 0
