@@ -21,6 +21,7 @@ from db.backend import MIGRATION_STATEMENT_TIMEOUT_S, Backend, ExecutorName, Rol
 from db.backends.effects import MYSQL
 from db.constraints import refused_by, table_of
 from db.errors import (
+    CERTIFICATION,
     ConnectionLost,
     DatabaseError,
     DeadlinePassed,
@@ -74,6 +75,7 @@ _NOT_IN_SCHEMA = {1146, 1054}  # a table, a column
 # Galera: the node joins its cluster, or is alone without a quorum. It refuses each command before it begins.
 # https://galeracluster.com/library/documentation/reset-quorum.html
 _NODE_NOT_READY = 1047
+_WSREP_ON, _ON = "SHOW VARIABLES LIKE 'wsrep_on'", (("wsrep_on", "ON"),)
 _CLIENT_ERRORS = range(2000, 3000)  # PyMySQL's own: the link failed, or was never made
 _NO_ACCESS = {1044, 1045, 1049, 1130, 1698}
 
@@ -122,6 +124,7 @@ class MySQL(Backend):
     def __init__(self, url: URL, executor: ExecutorName = "auto") -> None:
         super().__init__(url, executor)
         self._rolled_back: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._is_galera: bool | None = None  # until a server was asked
 
     def engine_url(self) -> URL:
         return self.url.difference_update_query(_SSL_QUERY)
@@ -158,6 +161,9 @@ class MySQL(Backend):
                 with connection.cursor() as cursor:
                     for statement in _session(settings, role, mariadb="MariaDB" in connection.server_version):
                         cursor.execute(statement)
+                    if self._is_galera is None:
+                        cursor.execute(_WSREP_ON)
+                        self._is_galera = cursor.fetchall() == _ON
             except BaseException:
                 # The pool may close it, or leave it to the collector; the second `close` would raise.
                 connection._force_close()
@@ -220,7 +226,7 @@ class MySQL(Backend):
             fault = str(code) if code in _NOT_NULL | _CHECK else None
             return refused_by(_constraint_of(error), table=table_of(error), fault=fault)
         if code in _ROLLED_BACK:
-            return RetryableConflict(_ROLLED_BACK[code])
+            return RetryableConflict(CERTIFICATION if self._is_galera else _ROLLED_BACK[code])
         if code in _LOCK_WAIT_TIMEOUT:
             return Unavailable("could not acquire a lock in time")
         if code in _INTERRUPTED:
@@ -333,7 +339,7 @@ def is_galera(connection: Connection) -> bool:
     """Whether a connection is to a node of a Galera cluster; asks the server, where it may be one."""
     if connection.dialect.name not in ("mysql", "mariadb"):
         return False
-    return connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").all() == [("wsrep_on", "ON")]
+    return tuple(connection.exec_driver_sql(_WSREP_ON).all()) == _ON
 
 
 def _code(error: BaseException | None) -> int:
