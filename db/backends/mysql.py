@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import ssl
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -88,7 +89,10 @@ _READ_MARGIN_S = 10.0
 """How much longer than a statement may run its answer is waited for, before the link counts as dead."""
 
 _SSL_QUERY = ("sslmode", "sslrootcert", "sslcert", "sslkey")
-
+_HOST_QUERY = ("host", "target_session_attrs")
+_PORT = 3306
+_AVOIDED_S = 10.0
+"""How long a host that could not be used is tried after all others."""
 
 _WAITS_OF_MARIADB = """
     SELECT waiter.trx_mysql_thread_id, holder.trx_mysql_thread_id FROM information_schema.innodb_lock_waits
@@ -127,7 +131,9 @@ class MySQL(Backend):
         self._is_galera: bool | None = None  # until a server was asked
 
     def engine_url(self) -> URL:
-        return self.url.difference_update_query(_SSL_QUERY)
+        url = self.url.difference_update_query((*_SSL_QUERY, *_HOST_QUERY))
+        host, port = hosts_of(self.url)[0]
+        return url.set(host=host, port=port)
 
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
         arguments: dict[str, Any] = {
@@ -140,7 +146,7 @@ class MySQL(Backend):
         }
         if "unix_socket" not in self.url.query:
             arguments |= _tls(self.url.query)
-        for name in self.url.query:
+        for name in self.engine_url().query:
             arguments.pop(name, None)
         return arguments | settings.connect_args
 
@@ -153,6 +159,9 @@ class MySQL(Backend):
         return {}
 
     def install(self, engine: Engine, settings: DatabaseSettings, role: Role) -> None:
+        if len(hosts_of(self.url)) > 1 or "target_session_attrs" in self.url.query:
+            _choose_host(engine, self.url)
+
         @event.listens_for(engine, "connect")
         def prepare_connection(connection: Any, record: object) -> None:
             try:
@@ -162,14 +171,13 @@ class MySQL(Backend):
                     for statement in _session(settings, role, mariadb="MariaDB" in connection.server_version):
                         cursor.execute(statement)
                     if self._is_galera is None:
-                        cursor.execute(_WSREP_ON)
-                        self._is_galera = cursor.fetchall() == _ON
+                        self._is_galera = _is_node(cursor)
             except BaseException:
                 # The pool may close it, or leave it to the collector; the second `close` would raise.
                 connection._force_close()
                 raise
 
-        _leave_node_that_is_not_ready(engine)
+        _leave_server_of_no_use(engine)
         _accept_rollback_of_what_is_rolled_back(engine)
         if role == "writer":
             self._keep_to_one_transaction(engine)
@@ -408,15 +416,84 @@ def _discard_changed(engine: Engine) -> None:
             record.invalidate()
 
 
-def _leave_node_that_is_not_ready(engine: Engine) -> None:
-    """Drop the connections to a node that has left its cluster: a proxy, asked anew, may name another.
+def hosts_of(url: URL) -> list[tuple[str | None, int | None]]:
+    """The hosts of a URL, as PostgreSQL's have them: ``?host=a:3306&host=b``, or ``//a,b:3306/``."""
+    given = url.query.get("host", ())
+    found: list[tuple[str | None, int | None]] = []
+    for each in [given] if isinstance(given, str) else given:
+        host, colon, port = each.rpartition(":")
+        found.append((host.strip("[]"), int(port)) if colon and port.isdecimal() else (each, url.port))
+    return found or [(host, url.port) for host in (url.host or "").split(",")]
 
-    A ROLLBACK is refused there as well; the node undoes the work when its connection is closed.
+
+def _choose_host(engine: Engine, url: URL) -> None:
+    """Connect to the first host that takes writes, each with the whole connect time-out for itself.
+
+    One that was of no use is tried last for a while: a host that hangs costs its time-out each time.
+
+    Raises:
+        ValueError: ``target_session_attrs`` is neither read-write nor any.
+    """
+    wanted = url.query.get("target_session_attrs", "read-write")
+    if wanted not in ("read-write", "any"):
+        raise ValueError(f"target_session_attrs {wanted!r} is not known here: read-write or any")
+    hosts, failed_at = hosts_of(url), dict[tuple[str | None, int | None], float]()
+    connect, refused = engine.dialect.connect, engine.dialect.loaded_dbapi.OperationalError
+
+    def connect_to_one(*arguments: Any, **options: Any) -> Any:
+        since = time.monotonic() - _AVOIDED_S
+        fault: Exception | None = None
+        for at in sorted(hosts, key=lambda host: failed_at.get(host, since) > since):
+            own = {"host": at[0] or "localhost", "port": at[1] or _PORT}
+            try:
+                connection = connect(*arguments, **(options | own))
+                try:
+                    _require_use(connection, refused, writes=wanted == "read-write")
+                except BaseException:
+                    connection._force_close()
+                    raise
+            except refused as error:
+                failed_at[at] = time.monotonic()
+                # That of a host which answers tells more.
+                if fault is None or _code(error) not in _CLIENT_ERRORS:
+                    fault = error
+            else:
+                failed_at.pop(at, None)
+                return connection
+        assert fault is not None
+        raise fault
+
+    engine.dialect.connect = connect_to_one  # type: ignore[method-assign]
+
+
+def _require_use(connection: Any, refused: type[Exception], *, writes: bool) -> None:
+    """Raise what a server would answer that is of no use now: a node without its cluster; a read-only one."""
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW GLOBAL STATUS LIKE 'wsrep_ready'")
+        if cursor.fetchall() == (("wsrep_ready", "OFF"),) and _is_node(cursor):
+            raise refused(_NODE_NOT_READY, "the node is not ready")
+        if writes:
+            cursor.execute("SELECT @@read_only")
+            if cursor.fetchone()[0]:
+                raise refused(1290, "the server is read-only")
+
+
+def _is_node(cursor: Any) -> bool:
+    cursor.execute(_WSREP_ON)
+    return cursor.fetchall() == _ON
+
+
+def _leave_server_of_no_use(engine: Engine) -> None:
+    """Drop the connections to a node that has left its cluster, or to a server that has become read-only.
+
+    Another host may be of use, or a proxy, asked anew, may name another. Such a node refuses a ROLLBACK as
+    well; it undoes the work when its connection is closed.
     """
 
     @event.listens_for(engine, "handle_error")
     def leave(context: ExceptionContext) -> None:
-        if _code(context.original_exception) == _NODE_NOT_READY:
+        code = _code(context.original_exception)
+        if code in {_NODE_NOT_READY, *_READ_ONLY_SERVER} and code != _READ_ONLY_TRANSACTION:
             context.is_disconnect = True
 
 
