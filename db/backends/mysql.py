@@ -76,6 +76,8 @@ _NOT_IN_SCHEMA = {1146, 1054}  # a table, a column
 # Galera: the node joins its cluster, or is alone without a quorum. It refuses each command before it begins.
 # https://galeracluster.com/library/documentation/reset-quorum.html
 _NODE_NOT_READY = 1047
+# Galera: the node lost its cluster while it sent a transaction, which the others may have.
+_FAILED_COMMIT = 1180
 _WSREP_ON, _ON = "SHOW VARIABLES LIKE 'wsrep_on'", (("wsrep_on", "ON"),)
 _CLIENT_ERRORS = range(2000, 3000)  # PyMySQL's own: the link failed, or was never made
 _NO_ACCESS = {1044, 1045, 1049, 1130, 1698}
@@ -260,7 +262,7 @@ class MySQL(Backend):
         code = _code(error.orig)
         if code == _NODE_NOT_READY:
             return False
-        return error.connection_invalidated or code in {0, *_CONNECTION_ENDED, *_CLIENT_ERRORS}
+        return error.connection_invalidated or code in {0, _FAILED_COMMIT, *_CONNECTION_ENDED, *_CLIENT_ERRORS}
 
     def is_read_only(self, connection: Connection) -> bool:
         name = "tx_read_only" if getattr(connection.dialect, "is_mariadb", False) else "transaction_read_only"
@@ -493,7 +495,7 @@ def _leave_server_of_no_use(engine: Engine) -> None:
     @event.listens_for(engine, "handle_error")
     def leave(context: ExceptionContext) -> None:
         code = _code(context.original_exception)
-        if code in {_NODE_NOT_READY, *_READ_ONLY_SERVER} and code != _READ_ONLY_TRANSACTION:
+        if code in {_NODE_NOT_READY, _FAILED_COMMIT, *_READ_ONLY_SERVER} and code != _READ_ONLY_TRANSACTION:
             context.is_disconnect = True
 
 
