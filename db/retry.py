@@ -22,7 +22,7 @@ class RetryPolicy:
     Args:
         attempts_max: attempts in all, at least 1, which is none after the first.
         certification_attempts_max: as many where a Galera node may have refused the transaction by
-            certification, if that is more: who wins there is no matter of locks, and one may lose several times.
+            certification, if that is more: no lock decides who wins there, and one may lose several times.
         errors: the retryable errors: nothing was applied, and the same work may succeed.
         backoff_s: the pause after attempt n is random, from 0 to ``backoff_s * 2**n`` seconds; from the fifth
             on it grows no more.

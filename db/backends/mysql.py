@@ -92,7 +92,7 @@ _READ_MARGIN_S = 10.0
 
 _SSL_QUERY = ("sslmode", "sslrootcert", "sslcert", "sslkey")
 _HOST_QUERY = ("host", "target_session_attrs")
-_PORT = 3306
+PORT = 3306
 _AVOIDED_S = 10.0
 """How long a host that could not be used is tried after all others."""
 
@@ -262,7 +262,12 @@ class MySQL(Backend):
         code = _code(error.orig)
         if code == _NODE_NOT_READY:
             return False
-        return error.connection_invalidated or code in {0, _FAILED_COMMIT, *_CONNECTION_ENDED, *_CLIENT_ERRORS}
+        return error.connection_invalidated or code in {
+            0,
+            _FAILED_COMMIT,
+            *_CONNECTION_ENDED,
+            *_CLIENT_ERRORS,
+        }
 
     def is_read_only(self, connection: Connection) -> bool:
         name = "tx_read_only" if getattr(connection.dialect, "is_mariadb", False) else "transaction_read_only"
@@ -446,7 +451,7 @@ def _choose_host(engine: Engine, url: URL) -> None:
         since = time.monotonic() - _AVOIDED_S
         fault: Exception | None = None
         for at in sorted(hosts, key=lambda host: failed_at.get(host, since) > since):
-            own = {"host": at[0] or "localhost", "port": at[1] or _PORT}
+            own = {"host": at[0] or "localhost", "port": at[1] or PORT}
             try:
                 connection = connect(*arguments, **(options | own))
                 try:
@@ -462,8 +467,7 @@ def _choose_host(engine: Engine, url: URL) -> None:
             else:
                 failed_at.pop(at, None)
                 return connection
-        assert fault is not None
-        raise fault
+        raise fault or refused()  # there is a host, so there is a fault
 
     engine.dialect.connect = connect_to_one  # type: ignore[method-assign]
 
@@ -482,7 +486,7 @@ def _require_use(connection: Any, refused: type[Exception], *, writes: bool) -> 
 
 def _is_node(cursor: Any) -> bool:
     cursor.execute(_WSREP_ON)
-    return cursor.fetchall() == _ON
+    return bool(cursor.fetchall() == _ON)
 
 
 def _leave_server_of_no_use(engine: Engine) -> None:

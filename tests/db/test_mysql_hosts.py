@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import make_url, text
@@ -33,7 +34,7 @@ def open_database(mariadb_server: MariaDbServer) -> Iterator[MakeDatabase]:
     opened: list[Database] = []
     login = f"{USER}:{mariadb_server.password}"
 
-    def open_database(*ports: int, url: str = "", **settings: object) -> Database:
+    def open_database(*ports: int, url: str = "", **settings: Any) -> Database:
         hosts = "&".join(f"host=127.0.0.1:{port}" for port in ports)
         url = url or f"mariadb+pymysql://{login}@/information_schema?{hosts}"
         opened.append(Database(DatabaseSettings(url=url, connect_timeout_s=1, **settings)))

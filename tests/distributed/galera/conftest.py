@@ -12,7 +12,8 @@ import db.schema.migrate
 from conf import DatabaseSettings, load_settings
 from db import Database
 from tests.fixtures.databases import RawSql
-from tests.fixtures.galera import PASSWORD, USER, GaleraCluster, Node, running_galera
+from tests.fixtures.galera import PASSWORD, GaleraCluster, Node, running_galera
+from tests.fixtures.mariadb import USER
 from tests.fixtures.server import Client, Serve
 from tests.fixtures.service import MakeApp, create_shelves
 

@@ -1,9 +1,10 @@
-"""A service on a cluster whose nodes are killed, hang, and lose their quorum: what clients were told stays true."""
+"""A service on a cluster whose nodes are killed, hang, and lose their quorum: what it told stays true."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.faults.load import Load
 from tests.fixtures.databases import RawSql
 from tests.fixtures.galera import GaleraCluster, Node
 from tests.fixtures.server import Client
+from tests.fixtures.waiting import wait_until
 
 pytestmark = [
     pytest.mark.debian,
@@ -31,13 +33,22 @@ def service(cluster: GaleraCluster, service_at: ServiceAt) -> Client:
     return service_at(url_of(*cluster.nodes))
 
 
-async def goes_on(ledger: Ledger) -> float:
-    """Wait for the next acknowledged write; returns how long that took, in seconds."""
-    before, began = ledger.acknowledged, time.monotonic()
-    while ledger.acknowledged == before:
-        assert time.monotonic() - began < ON_AGAIN_S, f"no write succeeded: {dict(ledger.answers)}"
-        await asyncio.sleep(0.01)
+async def until(condition: Callable[[], bool], what: str) -> float:
+    """Wait for it; returns how long that took, in _s."""
+    began = time.monotonic()
+    assert await asyncio.to_thread(wait_until, condition, timeout_s=ON_AGAIN_S), what
     return time.monotonic() - began
+
+
+async def under_way(ledger: Ledger) -> None:
+    """Wait until there is load."""
+    await until(lambda: ledger.acknowledged > 20, "there is no load")
+
+
+async def goes_on(ledger: Ledger) -> float:
+    """Wait for the next acknowledged write; returns how long that took, in _s."""
+    before = ledger.acknowledged
+    return await until(lambda: ledger.acknowledged > before, "no write succeeded")
 
 
 def rows_at(node: Node) -> RawSql:
@@ -47,11 +58,10 @@ def rows_at(node: Node) -> RawSql:
 async def test_a_node_that_is_killed_loses_no_acknowledged_write(
     service: Client, cluster: GaleraCluster, sql: RawSql
 ):
-    ledger, (first, second, third) = Ledger(), cluster.nodes
+    ledger, (first, *_) = Ledger(), cluster.nodes
 
     async with Load(service, ledger, keyed=True):
-        await asyncio.sleep(1.0)
-        before = ledger.acknowledged
+        await under_way(ledger)
         await asyncio.to_thread(first.kill)
         took_s = await goes_on(ledger)
         await asyncio.sleep(1.0)
@@ -59,11 +69,11 @@ async def test_a_node_that_is_killed_loses_no_acknowledged_write(
     await asyncio.to_thread(cluster.wait_until_whole)
 
     print(f"first write {took_s:.2f} s after the kill; {dict(ledger.answers)}")
-    assert before > 20, "there was no load"
     for node in cluster.nodes:  # the one that was killed has caught up
         assert ledger.compare(rows_at(node)) == []
 
 
+@pytest.mark.long
 async def test_a_cluster_without_a_quorum_answers_503_and_recovers(
     service: Client, cluster: GaleraCluster, sql: RawSql
 ):
@@ -71,15 +81,12 @@ async def test_a_cluster_without_a_quorum_answers_503_and_recovers(
     ledger, (first, second, third) = Ledger(), cluster.nodes
 
     async with Load(service, ledger, keyed=True):
-        await asyncio.sleep(1.0)
+        await under_way(ledger)
         second.freeze()
         third.freeze()
-        while await asyncio.to_thread(first.status, "cluster_status") != ["non-Primary"]:
-            await asyncio.sleep(0.1)
+        await until(lambda: first.status("cluster_status") == ["non-Primary"], "it is not alone")
         ledger.answers.clear()
-        give_up_at = time.monotonic() + ON_AGAIN_S
-        while ledger.answers["503 not_applied"] < 3 and time.monotonic() < give_up_at:
-            await asyncio.sleep(0.1)
+        await until(lambda: ledger.answers["503 not_applied"] >= 3, "no request was refused")
         alone = dict(ledger.answers)
         ready = await service.get("/readyz")
         second.thaw()
@@ -89,12 +96,8 @@ async def test_a_cluster_without_a_quorum_answers_503_and_recovers(
     await asyncio.to_thread(cluster.wait_until_whole)
 
     print(f"alone: {alone}; first write {took_s:.2f} s after the others went on; {dict(ledger.answers)}")
-    assert alone["503 not_applied"] >= 3
     assert not [answer for answer in alone if answer.startswith("2")]
-    assert (ready.code, ready.json()["reason"]) == (
-        503,
-        "the database does not answer: the database's node is not ready",
-    )
+    assert ready.code == 503
     for node in cluster.nodes:
         assert ledger.compare(rows_at(node)) == []
 
@@ -104,10 +107,10 @@ async def test_a_node_that_hangs_and_wakes_loses_no_acknowledged_write(
     service: Client, cluster: GaleraCluster, sql: RawSql
 ):
     """It wakes as a node without its cluster, with connections of the service's on it, and joins it again."""
-    ledger, (first, second, third) = Ledger(), cluster.nodes
+    ledger, (first, *_) = Ledger(), cluster.nodes
 
     async with Load(service, ledger, keyed=True):
-        await asyncio.sleep(1.0)
+        await under_way(ledger)
         first.freeze()
         took_s = await goes_on(ledger)
         await asyncio.sleep(4.0)
@@ -125,10 +128,10 @@ async def test_a_node_that_hangs_and_wakes_loses_no_acknowledged_write(
 async def test_two_nodes_that_are_killed_leave_a_third_that_waits_for_them(
     service: Client, cluster: GaleraCluster, sql: RawSql
 ):
-    ledger, (first, second, third) = Ledger(), cluster.nodes
+    ledger, (first, second, _) = Ledger(), cluster.nodes
 
     async with Load(service, ledger, keyed=True):
-        await asyncio.sleep(1.0)
+        await under_way(ledger)
         await asyncio.to_thread(first.kill)
         await asyncio.to_thread(second.kill)
         await asyncio.sleep(3.0)

@@ -86,6 +86,7 @@ def test_each_node_is_migrated_at_once_and_all_of_them_end_well(cluster: GaleraC
         assert db.schema.migrate.drift(settings_of(node, empty)) == []
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("soon_dead")
 def test_a_migration_that_lives_is_waited_for(
     holder: subprocess.Popen[str], cluster: GaleraCluster, empty: str, monkeypatch: pytest.MonkeyPatch
@@ -112,6 +113,7 @@ def test_a_migration_that_was_killed_is_followed_by_another(
     assert db.schema.migrate.current(settings_of(cluster.nodes[2], empty)) == db.schema.migrate.head()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("soon_dead")
 def test_a_migration_that_hung_and_was_replaced_does_nothing_more(
     holder: subprocess.Popen[str], cluster: GaleraCluster, empty: str, expect_log: ExpectLog
@@ -125,6 +127,7 @@ def test_a_migration_that_hung_and_was_replaced_does_nothing_more(
     assert "another migration has taken over" in holder.communicate("go on\n", timeout=10)[0]
 
 
+@pytest.mark.long
 def test_a_migration_with_a_long_ddl_which_holds_up_all_commits_keeps_its_lease(
     cluster: GaleraCluster, empty: str, monkeypatch: pytest.MonkeyPatch
 ):
