@@ -304,8 +304,9 @@ class Database:
         label = label or name_of(function)
         _refuse_event_loop(label, "run_in_transaction()")
         own = self.retry_policy
-        attempts = own.attempts_max if attempts is None else attempts
-        policy = dataclasses.replace(own, attempts_max=attempts, errors=(*own.errors, *retry_on))
+        policy = dataclasses.replace(own, errors=(*own.errors, *retry_on))
+        if attempts is not None:
+            policy = dataclasses.replace(policy, attempts_max=attempts, certification_attempts_max=attempts)
         deadline_at = None if timeout_s is None else time.monotonic() + timeout_s
         attempt = 1
         while True:
@@ -318,7 +319,7 @@ class Database:
             except Exception as error:
                 pause_s = policy.pause_s(attempt)
                 in_time = deadline_at is None or time.monotonic() + pause_s < deadline_at
-                if not (attempt < policy.attempts_max and in_time and policy.retries(error)):
+                if not (attempt < policy.attempts_for(error) and in_time and policy.retries(error)):
                     raise
                 reason = reason_of(error)
             attempt += 1
