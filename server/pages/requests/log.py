@@ -103,14 +103,14 @@ class RequestLog:
             if found or records:
                 self._keep_session(handler, status, took_s, found)
 
-    def open_requests(self, request_id: str) -> Iterator[KeptRequest]:
-        """Those with an id that have not ended, as far as they have come."""
+    def open_requests(self, beginning: str) -> Iterator[KeptRequest]:
+        """Those whose id begins so and that have not ended, as far as they have come."""
         recorder, database = self._recorder, self._database
         if recorder is None or database is None:
             return
         for unit in database.open_units:
             request = _request_of(unit)
-            if request is not None and request_id_of(request) == request_id:
+            if request is not None and request_id_of(request).startswith(beginning):
                 so_far = _recorded(unit, recorder.recording_of(unit) or Recording())
                 units = _in_order([*self._units.get(request, ()), so_far])
                 yield self._kept(request, units, took_s=request.request_time(), outcome="open", is_open=True)

@@ -304,7 +304,9 @@ async def test_callers_that_wait_for_a_slot_are_numbered(seen: Seen, serve: Serv
     assert "number 1 in the queue" in headlines[0]
     assert "number 2 in the queue" in headlines[1]
     assert (pool["taken"], pool["size"], pool["waiting"]) == (size, size, 2)
-    assert re.fullmatch(r"\d\d:\d\d:\d\d( to \d\d:\d\d:\d\d)?, up to 2 waiting", pool["full"][-1])
+    [full] = pool["full"]
+    assert (full["process"], full["waiting"]) == (0, 2)
+    assert full["began_s"] <= full["ended_s"] <= time.time()
     assert 2 in pool["history"]["waiting"]
 
 

@@ -471,7 +471,7 @@ def test_the_last_and_the_worst_are_kept_and_no_more():
 
     assert [each.serial for each in requests.last] == [*range(1000 - LAST_MAX, 1000)]
     assert [each.serial for each in requests.worst] == [1000, *range(999, 999 - EACH_MAX, -1), 1]
-    assert [each.serial for each in requests.find("id.1")] == [1]
+    assert [each.serial for each in requests.find("id.1")] == [1000, 1]
     assert [*requests.find("id.500")] == []
 
 
