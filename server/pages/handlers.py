@@ -27,7 +27,6 @@ _SPANS_MAX = 5
 _KINDS = {"kept": "good", "undone": "", "unknown": "bad", "retried": "warn", "no slot in time": "bad"}
 
 _BECAME = {
-    "kept": "What it wrote was kept.",
     "undone": "Nothing of this request was kept.",
     "unknown": "It is not known whether what it wrote was kept.",
 }

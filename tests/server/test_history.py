@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from server.monitoring.history import COUNTS, DAY_S, Full, History
+from db import Database
+from server.monitoring.history import COUNTS, DAY_S, Full, History, Sampler
 from server.pages.live.chart import chart_of
 
 NOON = 1_795_867_200  # 2026-11-28 12:00 UTC
@@ -94,3 +95,37 @@ def test_it_is_told_with_the_zone_and_with_the_day_that_is_not_today(
     when = zone.replace("|", " to ")
     assert words(NOON + 60) == [f"process 1: {when}, {told}"]
     assert words(NOON + DAY_S - 1) == [f"process 1: 2026-11-28 {when}, {told}"]
+
+
+class EarlyLoop:
+    """Timers that fire a millisecond before their time, as uvloop's may."""
+
+    def __init__(self) -> None:
+        self.now = float(NOON)
+        self._due: tuple[float, Callable[[], None]] | None = None
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        self._due = self.now + delay_s - 0.001, callback
+
+    def fire(self) -> None:
+        assert self._due is not None
+        self.now, callback = self._due
+        callback()
+
+
+def test_a_timer_that_fires_early_loses_no_count(database: Database, monkeypatch: pytest.MonkeyPatch):
+    """Two samples of one second would be one: what the first had counted would be gone."""
+    loop, history, counted = EarlyLoop(), History(), [0.0] * len(COUNTS)
+    monkeypatch.setattr("asyncio.get_running_loop", lambda: loop)
+    monkeypatch.setattr("time.time", lambda: loop.now)
+    sampler = Sampler(history, 0, database, lambda: [*counted])
+    sampler.start()
+    for _ in range(20):
+        counted[0] += 3.0
+        loop.fire()
+
+    past = history.past(int(loop.now))
+    monkeypatch.undo()
+
+    assert past.counts[COUNTS[0]] == 60
+    assert past.pools["writer"].taken[-20:] == [0] * 20

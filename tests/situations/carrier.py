@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Carrier:
-    """Books parcels, in threads of its own. Lives inside of its ``with``, and answers from `let_go` on."""
+    """Books parcels, in threads of its own. Lives inside of its ``with``; answers when it is let to."""
 
     def __init__(self) -> None:
         go_on = self._go_on = threading.Event()
@@ -37,8 +37,12 @@ class Carrier:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def let_go(self) -> None:
-        """Answer what waits, and what comes."""
+        """Answer what waits, and what comes until `hold`."""
         self._go_on.set()
+
+    def hold(self) -> None:
+        """Let what comes wait."""
+        self._go_on.clear()
 
     def __enter__(self) -> Carrier:
         self._thread.start()

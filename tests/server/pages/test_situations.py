@@ -91,7 +91,7 @@ def test_which_request_holds_the_lock_that_others_wait_for_and_at_which_line(sho
     units = text.partition("Open units of work: 3")[2]
     holder, waits = units.partition("waits for a lock")[::2]
     assert "POST /orders/{order_id}/ship holder-1" in holder
-    assert f"at {line_of(handlers.book_parcel, 'fetch(')} answer = await AsyncHTTPClient().fetch(" in holder
+    assert f"at {line_of(handlers.book_parcel, 'fetch(')}: answer = await AsyncHTTPClient().fetch(" in holder
     assert "UPDATE orders SET state" in holder
     assert units.count("held by POST /orders/{order_id}/ship holder-1") == 2
     assert waits.count(f"at {line_of(model.lock_order, 'session.get(')}") == 2
