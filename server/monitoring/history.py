@@ -166,8 +166,8 @@ class Sampler:
 
     def start(self) -> None:
         """Start, on the loop of the process."""
-        # In the middle of each second: a timer that is early, or a clock that is set by a little, has two samples
-        # in no second, of which the second one would replace the first.
+        # In the middle of each second: no timer that is early, and no clock that is set by a little, has two
+        # samples in one second, of which the second would replace the first.
         delay_s = 1.5 - time.time() % 1.0
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._sample)
 

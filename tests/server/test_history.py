@@ -113,6 +113,7 @@ class EarlyLoop:
         callback()
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_timer_that_fires_early_loses_no_count(database: Database, monkeypatch: pytest.MonkeyPatch):
     """Two samples of one second would be one: what the first had counted would be gone."""
     loop, history, counted = EarlyLoop(), History(), [0.0] * len(COUNTS)

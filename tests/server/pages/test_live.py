@@ -420,6 +420,74 @@ async def test_it_looks_well_in_a_browser_and_follows_what_happens(
     assert await page.evaluate(rows) == 0
 
 
+POLLS = "performance.getEntriesByType('resource').filter(each => each.name.endsWith('/-/live')).length"
+
+
+@on_sqlite
+@pytest.mark.debian
+@each_look
+@pytest.mark.gen_test(timeout=60)
+async def test_without_scripts_it_is_whole_and_loads_itself_again(
+    width: int, scheme: str, seen: Seen, serve: Serve, page: Page
+):
+    """What only scripts could do is not there."""
+    go_on = asyncio.Event()
+
+    class Holds(ApiHandler):
+        async def post(self) -> None:
+            await self.run(self.session.execute, text("SELECT 1"))
+            await go_on.wait()
+
+    client = serve(Application([("/hold", Holds)], database=seen.database))
+    request = asyncio.create_task(client.post("/hold", headers={"X-Request-Id": "abc.1"}))
+    await units_when(seen, is_idle)
+    port = seen.client.port
+    await page.open(f"http://127.0.0.1:{port}/-/live", width=width, scheme=scheme, scripts=False)
+
+    shown = await page.evaluate("document.body.innerText")
+    assert all(
+        each in shown for each in ("idle in its transaction", "await go_on.wait()", "abc.1", "as text")
+    )
+    assert "Pause" not in shown
+    assert "every 2 s" not in shown
+    assert await faults_of(page, width=width, port=port) == []
+    go_on.set()
+    await request
+    for _ in range(200):
+        if "Open units of work: 0" in (shown := await page.evaluate("document.body.innerText")):
+            break
+        await asyncio.sleep(0.05)
+    assert "Open units of work: 0" in shown
+
+
+@on_sqlite
+@pytest.mark.debian
+@pytest.mark.gen_test(timeout=60)
+async def test_a_tab_that_is_hidden_does_not_poll_and_one_that_is_shown_again_does_at_once(
+    seen: Seen, page: Page
+):
+    await page.open(f"http://127.0.0.1:{seen.client.port}/-/live")
+    window = (await page.call("Browser.getWindowForTarget"))["windowId"]
+
+    async def polls_in(seconds: float, state: str) -> int:
+        await page.call("Browser.setWindowBounds", windowId=window, bounds={"windowState": state})
+        await asyncio.sleep(0.2)
+        before = await page.evaluate(POLLS)
+        await asyncio.sleep(seconds)
+        return int(await page.evaluate(POLLS)) - int(before)
+
+    while_visible = await polls_in(4.5, "normal")
+    hidden = await polls_in(0.0, "minimized")
+    assert await page.evaluate("document.visibilityState") == "hidden"
+    while_hidden = await polls_in(4.5, "minimized")
+    before = await page.evaluate(POLLS)
+    await polls_in(0.3, "normal")
+
+    assert while_visible >= 2
+    assert hidden == while_hidden == 0
+    assert await page.evaluate(POLLS) == before + 1
+
+
 @on_sqlite
 @pytest.mark.parametrize(
     ("headers", "status"), [({}, 200), ({"Host": "evil.example"}, 404), ({"Via": "1.1 proxy"}, 404)]
