@@ -9,18 +9,23 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from html import escape
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 from tornado.web import Application
 
+from conf import Settings
 from handlers import ApiHandler
 from tests.fixtures.browser import Page
 from tests.fixtures.databases import RawSql
+from tests.fixtures.pgbouncer import Bouncer
 from tests.fixtures.process import StartServer, send
 from tests.fixtures.server import Serve
+from tests.fixtures.service import MakeApp
 from tests.fixtures.waiting import wait_until
 from tests.server.conftest import Seen
 from tests.server.pages.conftest import BROWSER, each_look
@@ -133,7 +138,9 @@ def rename_shelf(session: Any, name: str) -> None:
     session.execute(text("UPDATE shelves SET name = :name"), {"name": name})
 
 
-async def holder_and_waiter(seen: Seen, serve: Serve) -> list[dict[str, Any]]:
+async def holder_and_waiter(
+    seen: Seen, serve: Serve, *, kinds: Sequence[str] = ("holds", "blocked")
+) -> list[dict[str, Any]]:
     """The two units of a request that holds a row while its handler awaits, and of one that waits for it."""
     await seen.client.post("/shelves", {"name": "Store"})
     go_on = asyncio.Event()
@@ -151,7 +158,7 @@ async def holder_and_waiter(seen: Seen, serve: Serve) -> list[dict[str, Any]]:
     holds = asyncio.create_task(client.post("/holds", headers={"X-Request-Id": "holder.1"}))
     await units_when(seen, is_idle)
     waits = asyncio.create_task(client.post("/waits", headers={"X-Request-Id": "waiter.1"}))
-    units = await units_when(seen, lambda units: [unit["kind"] for unit in units] == ["holds", "blocked"])
+    units = await units_when(seen, lambda units: [unit["kind"] for unit in units] == [*kinds])
     go_on.set()
     assert [answer.code for answer in await asyncio.gather(holds, waits)] == [200, 200]
     return units
@@ -210,6 +217,28 @@ async def test_a_lock_of_a_stranger_is_named_with_what_the_stranger_calls_itself
     assert "not of this server" in stranger
     assert "pgAdmin &lt;b&gt;4" in page
     assert "<b>4" not in page
+
+
+@pytest.mark.debian
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+@pytest.mark.gen_test(timeout=120)
+async def test_a_lock_of_a_stranger_is_named_on_mariadb(seen: Seen, sql: RawSql):
+    """By what the server knows of it: its session, user and state."""
+    created = (await seen.client.post("/shelves", {"name": "Store"})).json()
+    with sql.connect() as connection, contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(f"UPDATE shelves SET name = 'Mine' WHERE id = {created['id']}")
+        waits = asyncio.create_task(seen.client.patch(f"/shelves/{created['id']}", {"name": "First"}))
+        [unit] = await units_when(seen, lambda units: [each for each in units if each["kind"] == "blocked"])
+        cursor.execute("ROLLBACK")
+
+    assert (await waits).code == 200
+    assert unit["name"] == "PATCH /shelves/{shelf_id}"
+    assert unit["headline"].startswith("waits for a lock")
+    [stranger] = unit["strangers"]
+    assert f"session {connection.thread_id()}, user onfinish" in stranger
+    assert "idle in transaction" in stranger
+    assert "not of this server" in stranger
 
 
 @on_postgresql
@@ -420,6 +449,36 @@ async def test_it_looks_well_in_a_browser_and_follows_what_happens(
     assert await page.evaluate(rows) == 0
 
 
+@on_postgresql
+@pytest.mark.debian
+@pytest.mark.gen_test(timeout=60)
+async def test_behind_pgbouncer_the_page_says_why_no_locks_are_shown_and_has_all_the_rest(
+    settings: Settings, database_url: str, bouncer: Bouncer, make_application: MakeApp, serve: Serve
+):
+    """In mode transaction a connection's id is not that of the session that runs its statements."""
+    through = settings.database.model_copy(
+        update={"url": SecretStr(bouncer.url_of(database_url)), "pooler": "pgbouncer"}
+    )
+    seen = Seen(settings.model_copy(update={"database": through}), make_application)
+    await seen.start()
+    try:
+        units = await holder_and_waiter(seen, serve, kinds=["idle", "runs"])
+        body = (await seen.client.get("/-/live.json")).json()
+        page = (await seen.client.get("/-/live", headers=BROWSER)).body.decode()
+        as_text = (await seen.client.get("/-/live.txt")).body.decode()
+    finally:
+        await seen.stop()
+
+    holder, waiter = units
+    assert holder["headline"].startswith("idle in its transaction")
+    assert holder["place"]["text"] == "await go_on.wait()"
+    assert (waiter["headline"], waiter["holders"]) == ("runs SQL", [])
+    assert waiter["place"]["function"] == "rename_shelf"
+    assert body["why_no_locks"].startswith("behind PgBouncer a connection has an id of PgBouncer's")
+    assert f"Who waits for whose lock is not shown: {escape(body['why_no_locks'])}." in page
+    assert f"locks: {body['why_no_locks']}" in as_text
+
+
 POLLS = "performance.getEntriesByType('resource').filter(each => each.name.endsWith('/-/live')).length"
 
 
@@ -454,10 +513,11 @@ async def test_without_scripts_it_is_whole_and_loads_itself_again(
     go_on.set()
     await request
     for _ in range(200):
-        if "Open units of work: 0" in (shown := await page.evaluate("document.body.innerText")):
+        now = await page.evaluate("document.body?.innerText ?? ''")  # not there yet while it loads
+        if "Open units of work: 0" in now:
             break
         await asyncio.sleep(0.05)
-    assert "Open units of work: 0" in shown
+    assert "Open units of work: 0" in now
 
 
 @on_sqlite
