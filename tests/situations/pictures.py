@@ -144,7 +144,7 @@ async def take(devtools: int, url: str, path: Path) -> None:
         await page.open(url, width=WIDTH)
         await page.screenshot(path)
     finally:
-        page.close()
+        await page.close()
     with Image.open(path) as picture:
         reduced = picture.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
     reduced.save(path, optimize=True)
