@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import re
 import signal
@@ -546,6 +547,47 @@ async def test_a_tab_that_is_hidden_does_not_poll_and_one_that_is_shown_again_do
     assert while_visible >= 2
     assert hidden == while_hidden == 0
     assert await page.evaluate(POLLS) == before + 1
+
+
+@on_sqlite
+@pytest.mark.debian
+@pytest.mark.slow
+@pytest.mark.gen_test(timeout=300)
+async def test_a_tab_that_stays_open_grows_neither_the_browser_nor_the_server(seen: Seen, page: Page):
+    """As many looks as in half an hour, rows that come and go with each; counted in objects, not in time."""
+    await page.open(f"http://127.0.0.1:{seen.client.port}/-/live")
+    wait_for_look = """new Promise(resolve => {
+        const before = performance.getEntriesByType('resource').length;
+        performance.clearResourceTimings();
+        const pause = document.getElementById('pause');
+        pause.click(); pause.click();  // goes on: asks at once
+        const look = () => performance.getEntriesByType('resource').length ? resolve(1) : setTimeout(look, 2);
+        look();
+    })"""
+
+    async def look(times: int) -> None:
+        for number in range(times):
+            units = [seen.database.unit_of_work(label=f"unit {number} {each}") for each in range(number % 7)]
+            await page.evaluate(wait_for_look)
+            for unit in units:
+                await unit.settle(keep=False)
+
+    async def held() -> dict[str, int]:
+        await page.call("HeapProfiler.collectGarbage")
+        gc.collect()
+        counters = await page.call("Memory.getDOMCounters")
+        return {
+            **{name: counters[name] for name in ("documents", "nodes", "jsEventListeners")},
+            "objects of the server": len(gc.get_objects()),
+        }
+
+    await look(100)
+    before = await held()
+    await look(900)
+    after = await held()
+
+    grown = {name: after[name] - before[name] for name in before if after[name] - before[name] > 450}
+    assert grown == {}, (before, after)
 
 
 @on_sqlite
