@@ -14,6 +14,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.web import RequestHandler
 
 from db import AsyncUnitOfWork, Database, Outcome
+from db.health import LABEL as READINESS
 from db.observer import ObservedUnit
 from db.work.recorder import Recorder, Recording
 from handlers.base import SessionHandler
@@ -185,7 +186,12 @@ class RequestLog:
             self._keep_alone(unit, _recorded(unit, recording)._replace(attempt=0))
 
     def _keep_alone(self, unit: ObservedUnit, recorded: RecordedUnit) -> None:
-        """Keep a unit of work that no request's answer waits for: a message's, a job's."""
+        """Keep a unit of work that no request's answer waits for: a message's, a job's.
+
+        Not the checks of readiness: a load balancer's would soon be the last hundred.
+        """
+        if unit.label == READINESS:
+            return
         findings = self._findings([recorded])
         origin = unit.origin if isinstance(unit, AsyncUnitOfWork) else None
         took_s = recorded.ended_at - recorded.opened_at

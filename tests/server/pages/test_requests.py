@@ -210,6 +210,18 @@ async def test_a_job_is_kept_too(seen: Seen):
     assert (await kept(seen, found["request_id"]))["units"][0]["statements"][0]["sql"] == "SELECT 1"
 
 
+@on_sqlite
+@pytest.mark.gen_test
+async def test_checks_of_readiness_displace_no_request(seen: Seen):
+    """A load balancer asks all the time."""
+    await seen.client.get("/shelves", headers={"X-Request-Id": "abc.1"})
+    for _ in range(3):
+        assert (await seen.client.get("/readyz")).code == 200
+    last = (await seen.client.get("/-/requests.json")).json()["last"]
+
+    assert [each["request_id"] for each in last] == ["abc.1"]
+
+
 @pytest.mark.gen_test
 async def test_each_message_of_a_socket_is_kept_by_itself(seen: Seen, serve: Serve):
     """As soon as it is answered, with the socket's id: a socket may stay open for ever."""
