@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from db import Database
 from server.edge.http import DrainingServer
-from server.monitoring.history import COUNTS, Past
+from server.monitoring.history import COUNTS, DAY_S, Past
 from server.monitoring.ops import Ops
+from server.pages.clock import clock, day, zone
 from server.pages.live.chart import Chart, chart_of
 from server.pages.live.look import Look
 from server.pages.live.rows import Live, live_of, pids_of
@@ -40,7 +41,18 @@ class View(NamedTuple):
     live: Live
     charts: list[Chart]
     past: Past
-    at: str
+    since_s: int
+
+    @property
+    def at(self) -> str:
+        """When it was gathered, with the zone of the page's times."""
+        return f"{clock(self.past.until_s)} {zone(self.past.until_s)}"
+
+    @property
+    def since(self) -> str:
+        """Since when it is known whether a pool was full."""
+        at_s = max(self.since_s, self.past.until_s - DAY_S)
+        return f"{day(at_s, self.past.until_s)}{clock(at_s)} {zone(at_s)}"
 
     @property
     def counts(self) -> dict[str, int]:
@@ -52,12 +64,13 @@ class View(NamedTuple):
         return {
             "at": self.at,
             "until_s": self.past.until_s,
+            "since_s": self.since_s,
             "pools": {
                 chart.name: {
                     "size": chart.size,
                     "taken": chart.taken,
                     "waiting": chart.waiting,
-                    "full": chart.full,
+                    "full": [span._asdict() for span in self.past.full[chart.name]],
                     "history": self.past.pools[chart.name]._asdict(),
                 }
                 for chart in self.charts
@@ -102,5 +115,5 @@ class LiveView:
                 key: sum(process["pools"][name][key] for process in processes if "pools" in process)
                 for key in ("size", "taken", "waiting")
             }
-            charts.append(chart_of(name, history, until_s=now_s, **sums))
-        return View(live, charts, past, time.strftime("%H:%M:%S", time.localtime(now_s)))
+            charts.append(chart_of(name, history, past.full[name], until_s=now_s, **sums))
+        return View(live, charts, past, self._ops.history.since_s)
