@@ -271,6 +271,17 @@ class Backend:
         """Whether that failed at the marker, so that COMMIT has not run."""
         raise NotImplementedError
 
+    def wait_was_cancelled(self, connection: Any) -> bool:
+        """Whether a COMMIT of the driver's connection that has just succeeded is on no synchronous standby.
+
+        An administrator has cancelled its wait for one: it is applied, and lost if the server is. Asked once.
+        """
+        return False
+
+    def why_no_commit(self, connection: Connection) -> str | None:
+        """Why no transaction of the writer's would be committed now, for any reader; else None."""
+        return "the database takes no writes at the moment" if self.is_read_only(connection) else None
+
     def code_of_missing_right(self, error: DBAPIError) -> str | None:
         """The driver's code, where a statement was refused since its role may not do that; else None."""
         return None

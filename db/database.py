@@ -20,6 +20,7 @@ from db.backend import Backend, Role
 from db.backends.choose import backend_for
 from db.capacity.endpoint import Endpoint
 from db.capacity.executor import Executor, GreenletExecutor, ThreadCall, ThreadExecutor, nothing_follows
+from db.capacity.left_commits import LeftCommits
 from db.capacity.limiter import AdmissionLimiter
 from db.capacity.registry import OpenUnit, UnitRegistry
 from db.capacity.threads import Threads
@@ -27,6 +28,7 @@ from db.capacity.turns import Turns
 from db.engines.engine import blocking, make_engine, make_url, read_only_view
 from db.engines.idle_pool import observe_pool
 from db.errors import DeadlinePassed, OutsideRun
+from db.guard import StatementGuard
 from db.observer import ObservedUnit, Observer
 from db.retry import RetryPolicy, reason_of
 from db.schema.state import Schema
@@ -119,7 +121,7 @@ class Database:
             )
         with_markers = self.backend.has_commit_markers and settings.commit_witness
         self.commit_markers = CommitMarkers(settings, self.writer.engine) if with_markers else None
-        self.registry = UnitRegistry(self.observer)
+        self.registry = UnitRegistry(self.observer, LeftCommits(settings, self.writer.engine))
         self.turns = Turns()
         self.tasks: set[asyncio.Task[None]] = set()
         self._schema_fault: Callable[[], str | None] | None = None
@@ -228,7 +230,9 @@ class Database:
         endpoint = self.reader if read_only else self.writer
         wait_s = self.settings.pool_timeout_s
         wait_s = wait_s if timeout_s is None else min(wait_s, timeout_s)
-        with self.registry.acquire_blocking(endpoint.limiter, endpoint.scopes_backend, label, wait_s):
+        slot = self.registry.acquire_blocking(endpoint.limiter, endpoint.scopes_backend, label, wait_s)
+        guard: StatementGuard | None = None
+        try:
             unit = UnitOfWork(
                 endpoint.scopes,
                 endpoint.scopes_backend,
@@ -240,12 +244,15 @@ class Database:
                 schema_fault=self._schema_fault,
                 sessions=self.sessions,
             )
+            guard = unit.guard
             self.registry.scope_opened(unit)
             try:
                 with enforced_deadline(unit, self._deadlines), unit:
                     yield unit.session
             finally:
                 self.registry.scope_ended(unit)
+        finally:
+            self.registry.release(slot, guard)
 
     def run_in_transaction(
         self,
@@ -356,6 +363,7 @@ class Database:
             endpoint.close()
         self._stoppers.close(wait=not self.units)
         self._beside.close(wait=False)
+        self.registry.left.close()
         self._deadlines.close(wait=not self.open_units)
         if self.commit_markers is not None:
             self.commit_markers.close()

@@ -125,6 +125,14 @@ _SESSIONS = text("""
 """)
 
 
+# Standbys confirm in the order of the log: behind one that waits for so long, all wait.
+_WHY_NO_COMMIT = text("""
+    SELECT current_setting('transaction_read_only'),
+        (SELECT count(*) FROM pg_stat_activity
+         WHERE wait_event = 'SyncRep' AND state_change < clock_timestamp() - interval '2 seconds')
+""")
+
+
 class PostgreSQL(Backend):
     """PostgreSQL 13 and newer. https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 
@@ -253,6 +261,7 @@ class PostgreSQL(Backend):
         def look_for_own_tables(connection: Any, record: ConnectionPoolEntry) -> None:
             # An application with tables of its own may have none.
             try:
+                self.driver.watch_notices(connection)
                 with closing(connection.cursor()) as cursor:
                     for statement in self.driver.batches([*before, _LOOK_FOR_OWN]):
                         cursor.execute(statement)
@@ -376,6 +385,15 @@ class PostgreSQL(Backend):
 
     def marker_was_refused(self, connection: Any) -> bool:
         return self.driver.marker_was_refused(connection)
+
+    def wait_was_cancelled(self, connection: Any) -> bool:
+        return self.driver.wait_was_cancelled(connection)
+
+    def why_no_commit(self, connection: Connection) -> str | None:
+        read_only, hanging = connection.execute(_WHY_NO_COMMIT).one()
+        if read_only == "on":
+            return "the database takes no writes at the moment"
+        return f"no COMMIT succeeds: {hanging} wait for a synchronous standby" if hanging else None
 
     def marker_parameters(self, connection: str, transaction: str) -> Any:
         return self.driver.marker_parameters(connection, transaction)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -167,22 +168,41 @@ class CommitMarkers:
         give_up_at = now_ + _UNLIMITED_S if deadline_at is None else max(deadline_at, now_ + _LATE_S)
         while (left_s := give_up_at - time.monotonic()) > 0:
             try:
-                with self._own_engine().begin() as connection:
-                    self._backend.limit_statements(connection, left_s)
-                    if marker is NOTHING_WRITTEN:
-                        return None if self._backend.writes_unseen(connection) else True
-                    if marker.ask(connection) == marker.mark:
-                        return True
-                    # Rows of a foreign table that has come since the connection was made leave none here.
-                    if marker.with_commit is None:
-                        return False
-                    self._backend.refuse_marker(connection, marker.with_commit)
-                    return None if self._backend.writes_unseen(connection) else False
+                with self._own_engine().connect() as connection, self._cancelled_after(left_s, connection):
+                    with connection.begin():
+                        committed = self._ask(connection, marker, left_s)
+                    # Where the answer itself is on no standby, what it says may not be either.
+                    own = connection.connection.dbapi_connection
+                    return None if self._backend.wait_was_cancelled(own) else committed
             except Exception as error:  # noqa: BLE001  # whatever it is, the outcome is not known by it
                 kind = type(getattr(error, "orig", error)).__name__
                 log.info("the commit marker cannot be read yet: %s", kind)
                 time.sleep(min(_ASK_AGAIN_S, max(0.0, give_up_at - time.monotonic())))
         return None
+
+    def _ask(self, connection: Connection, marker: CommitMarker, left_s: float) -> bool | None:
+        self._backend.limit_statements(connection, left_s)
+        if marker is NOTHING_WRITTEN:
+            return None if self._backend.writes_unseen(connection) else True
+        if marker.ask(connection) == marker.mark:
+            return True
+        # Rows of a foreign table that has come since the connection was made leave none here.
+        if marker.with_commit is None:
+            return False
+        self._backend.refuse_marker(connection, marker.with_commit)
+        return None if self._backend.writes_unseen(connection) else False
+
+    @contextlib.contextmanager
+    def _cancelled_after(self, left_s: float, connection: Connection) -> Iterator[None]:
+        # A COMMIT that waits for a synchronous standby is under no time limit of the server's.
+        own = connection.connection.dbapi_connection
+        timer = threading.Timer(left_s, self._backend.cancel_statement, [own])
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()  # a late cancel would meet a closed connection
 
     def close(self) -> None:
         """Dispose of the engine."""
