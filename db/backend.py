@@ -27,6 +27,10 @@ HOMES = "onfinish_homes"
 look for tables elsewhere (``SET LOCAL search_path``)."""
 
 
+SERVER = "onfinish_server"
+"""Where a connection's ``info`` has its server's own address, which a proxy does not hide."""
+
+
 class MarkerRow(NamedTuple):
     """A connection's own row of ``commit_witness``. Lives as long as that connection."""
 

@@ -120,8 +120,10 @@ class Database:
                 "reader", replica, backend_for(make_url(replica), settings.pooler, settings.executor)
             )
         with_markers = self.backend.has_commit_markers and settings.commit_witness
-        self.commit_markers = CommitMarkers(settings, self.writer.engine) if with_markers else None
-        self.registry = UnitRegistry(self.observer, LeftCommits(settings, self.writer.engine))
+        self.commit_markers = (
+            CommitMarkers(settings, self.writer.engine, self.observer) if with_markers else None
+        )
+        self.registry = UnitRegistry(self.observer, LeftCommits(settings, self.writer.engine, self.observer))
         self.turns = Turns()
         self.tasks: set[asyncio.Task[None]] = set()
         self._schema_fault: Callable[[], str | None] | None = None

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
-from db.backend import HOMES, Backend, ExecutorName, MarkerRow, Role, ServerSession
+from db.backend import HOMES, SERVER, Backend, ExecutorName, MarkerRow, Role, ServerSession
 from db.backends.drivers.asyncpg import Asyncpg
 from db.backends.drivers.driver import PostgresDriver
 from db.backends.drivers.psycopg import Psycopg
@@ -108,6 +108,7 @@ _LOOK_FOR_OWN = """
         EXISTS (SELECT FROM pg_catalog.pg_foreign_data_wrapper)
     FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.oid IN (to_regclass('commit_witness'), to_regclass('idempotency_keys'))
+    UNION ALL SELECT NULL, host(inet_server_addr()) || ' ' || inet_server_port(), NULL, NULL
 """
 
 
@@ -266,6 +267,7 @@ class PostgreSQL(Backend):
                     for statement in self.driver.batches([*before, _LOOK_FOR_OWN]):
                         cursor.execute(statement)
                     found = {name: own for name, *own in cursor.fetchall()}
+                    record.info[SERVER] = found.pop(None)[0]
                     if settings.commit_witness and "commit_witness" in found:
                         _, table, writes_unseen = found["commit_witness"]
                         row = MarkerRow(

@@ -15,6 +15,7 @@ from db.backends.choose import backend_for
 from db.capacity.slot import Slot
 from db.engines.beside import engine_beside
 from db.engines.engine import blocking, make_url
+from db.observer import Observer
 
 log = logging.getLogger("onfinish.db")
 
@@ -47,10 +48,12 @@ class LeftCommits:
     Args:
         settings: where the database is.
         writer: the engine that decides what to connect with.
+        observer: called when one is kept, and released.
     """
 
-    def __init__(self, settings: DatabaseSettings, writer: Engine) -> None:
+    def __init__(self, settings: DatabaseSettings, writer: Engine, observer: Observer) -> None:
         self._settings = settings
+        self._observer = observer
         self._writer = writer
         self._left: list[_Left] = []
         self._lock = threading.Lock()
@@ -68,6 +71,7 @@ class LeftCommits:
                 slot.release()
                 return
             self._left.append(_Left(slot, pid, now, now))
+            self._observer.left(+1)
             if self._watcher is None:
                 self._watcher = threading.Thread(
                     target=self._watch, name="onfinish-left-commits", daemon=True
@@ -115,6 +119,7 @@ class LeftCommits:
                 self._watcher = None
         for each in gone:
             each.slot.release()
+            self._observer.left(-1)
         return is_over
 
 

@@ -25,6 +25,7 @@ from db.engines.beside import engine_beside
 from db.engines.engine import blocking, make_url
 from db.errors import NotGranted
 from db.guard import guard_of
+from db.observer import Observer
 
 log = logging.getLogger("onfinish.db")
 
@@ -111,9 +112,11 @@ class CommitMarkers:
     Args:
         settings: where the database is.
         writer: the engine whose transactions write markers, and that decides what to connect with.
+        observer: told what each marker showed.
     """
 
-    def __init__(self, settings: DatabaseSettings, writer: Engine) -> None:
+    def __init__(self, settings: DatabaseSettings, writer: Engine, observer: Observer) -> None:
+        self._observer = observer
         self._settings = blocking(settings)
         self._writer = writer
         self._backend = backend_for(make_url(self._settings), settings.pooler)
@@ -164,6 +167,12 @@ class CommitMarkers:
         Returns:
             None where the database could not be asked in time.
         """
+        committed = self._was_committed(marker, deadline_at)
+        answers = {True: "committed", False: "not committed", None: "none"}
+        self._observer.marker_asked(answers[committed])
+        return committed
+
+    def _was_committed(self, marker: CommitMarker, deadline_at: float | None) -> bool | None:
         now_ = time.monotonic()
         give_up_at = now_ + _UNLIMITED_S if deadline_at is None else max(deadline_at, now_ + _LATE_S)
         while (left_s := give_up_at - time.monotonic()) > 0:

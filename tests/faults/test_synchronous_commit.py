@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
+from tornado.ioloop import IOLoop
 
 from conf import Settings
 from db import Database
+from db.observer import Observer
 from tests.faults.conftest import POOL_SIZE
 from tests.faults.ledger import Ledger
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.postgres import PostgresCluster
+from tests.fixtures.proxies import Proxy
 from tests.fixtures.server import Answer, Client
 from tests.fixtures.waiting import wait_until
 
@@ -71,6 +74,27 @@ def further() -> dict[str, object]:
 def settings(settings: Settings, further: dict[str, object]) -> Settings:
     database = settings.database.model_copy(update=further)
     return settings.model_copy(update={"database": database})
+
+
+class Left(Observer):
+    """COMMITs that hang at the server. Lives as long as its database."""
+
+    count = 0
+
+    def left(self, change: int) -> None:
+        self.count += change
+
+
+@pytest.fixture
+def observer() -> Left:
+    return Left()
+
+
+@pytest.fixture
+def service_database(settings: Settings, observer: Left, proxy: Proxy, io_loop: IOLoop) -> Iterator[Database]:
+    database = Database(settings.database, observer)
+    yield database
+    io_loop.run_sync(database.close)
 
 
 async def post_until(
@@ -141,6 +165,7 @@ async def test_a_warning_of_a_trigger_at_commit_is_no_cancelled_wait(
 async def test_commits_that_hang_keep_their_slots_until_the_server_lets_go(
     service: Client,
     service_database: Database,
+    observer: Left,
     ledger: Ledger,
     set_standbys: SetStandbys,
     waiting: Callable[[], list[int]],
@@ -153,7 +178,7 @@ async def test_commits_that_hang_keep_their_slots_until_the_server_lets_go(
         answers = await asyncio.gather(
             *(service.post("/books", ledger.resource.new(ledger.new_id(), 1)) for _ in range(POOL_SIZE + 1))
         )
-    left = await asyncio.to_thread(waiting)
+    left, counted = await asyncio.to_thread(waiting), observer.count
     ready = await service.get("/readyz?work=writes")
     reads = await service.get("/readyz?work=reads")
     set_standbys("")
@@ -164,7 +189,7 @@ async def test_commits_that_hang_keep_their_slots_until_the_server_lets_go(
     created = await service.post("/books", ledger.resource.new(ledger.new_id(), 1))
 
     assert {answer.code for answer in answers} <= {503, 504}
-    assert len(left) == POOL_SIZE
+    assert (len(left), counted, observer.count) == (POOL_SIZE, POOL_SIZE, 0)
     assert (ready.code, reads.code) == (503, 200)
     assert "COMMIT" in ready.body.decode()
     assert (ready_again.code, created.code) == (200, 201)

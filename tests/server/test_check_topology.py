@@ -177,6 +177,7 @@ def test_a_proxy_in_between_is_seen(primary: PostgresCluster, make_proxy: MakePr
     assert message.startswith(f"port {proxy.port} leads to port {primary.port}")
 
 
+@pytest.mark.debian
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_a_pooler_in_between_is_seen(database_url: str, make_bouncer: MakeBouncer):
     found = look(make_bouncer().url_of(database_url), pooler="pgbouncer")
