@@ -286,6 +286,14 @@ class Backend:
         """Why no transaction of the writer's would be committed now, for any reader; else None."""
         return "the database takes no writes at the moment" if self.is_read_only(connection) else None
 
+    def behind_s(self, connection: Connection) -> float | None:
+        """How far behind its primary the server is that a connection of the reader leads to.
+
+        Returns:
+            Seconds; infinite where nothing is streamed to it; None where it is no standby, as far as known.
+        """
+        return None
+
     def code_of_missing_right(self, error: DBAPIError) -> str | None:
         """The driver's code, where a statement was refused since its role may not do that; else None."""
         return None

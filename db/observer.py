@@ -75,6 +75,9 @@ class Observer:
     def left(self, change: int) -> None:
         """A COMMIT was cut while the server was at it (+1), or the server is done with such a one (-1)."""
 
+    def behind(self, behind_s: float | None) -> None:
+        """How many seconds the reader's server is behind its primary; None where it is no standby."""
+
     def failover(self) -> None:
         """The writer has connected to another server than before, behind a proxy too."""
 

@@ -126,6 +126,14 @@ _SESSIONS = text("""
 """)
 
 
+# A standby that receives nothing has applied all that it received.
+_BEHIND = text("""
+    SELECT CASE WHEN NOT pg_is_in_recovery() THEN NULL
+        WHEN NOT EXISTS (SELECT FROM pg_stat_wal_receiver) THEN 'infinity'
+        WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
+        ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END::float
+""")
+
 # Standbys confirm in the order of the log: behind one that waits for so long, all wait.
 _WHY_NO_COMMIT = text("""
     SELECT current_setting('transaction_read_only'),
@@ -396,6 +404,10 @@ class PostgreSQL(Backend):
         if read_only == "on":
             return "the database takes no writes at the moment"
         return f"no COMMIT succeeds: {hanging} wait for a synchronous standby" if hanging else None
+
+    def behind_s(self, connection: Connection) -> float | None:
+        behind_s: float | None = connection.execute(_BEHIND).scalar_one()
+        return behind_s
 
     def marker_parameters(self, connection: str, transaction: str) -> Any:
         return self.driver.marker_parameters(connection, transaction)

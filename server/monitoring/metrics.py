@@ -82,6 +82,12 @@ MARKERS = Family(
     ("answer",),
 )
 LEFT = Family("onfinish_commits_left", "COMMITs that were cut, and that the server is still at.", "gauge", ())
+LAG = Family(
+    "onfinish_replica_lag_seconds", "How far behind its primary the reader's server is.", "gauge", ()
+)
+STANDBY = Family(
+    "onfinish_reader_on_standby", "1 where reads go to a standby, 0 where to a primary.", "gauge", ()
+)
 FAILOVERS = Family(
     "onfinish_failovers_total", "Times that the writer found another server in its place.", "counter", ()
 )
@@ -104,6 +110,8 @@ FAMILIES = (
     RETRIES,
     MARKERS,
     LEFT,
+    LAG,
+    STANDBY,
     FAILOVERS,
     LEAKS,
     LAGS,
@@ -270,6 +278,11 @@ class Metrics(Observer):
         """See `Observer`."""
         self._add(LEFT, by=change)
 
+    def behind(self, behind_s: float | None) -> None:
+        """See `Observer`."""
+        self._set(LAG, 0.0 if behind_s is None else behind_s)
+        self._set(STANDBY, float(behind_s is not None))
+
     def failover(self) -> None:
         """See `Observer`."""
         self._add(FAILOVERS)
@@ -284,6 +297,10 @@ class Metrics(Observer):
             at = self._offset(family, labels)
         with self._lock:
             self._numbers[at] += by
+
+    def _set(self, family: Family, number: float) -> None:
+        self._add(family, by=0)
+        self._numbers[self._offsets[(family.name,)]] = number
 
     def _move(self, at: int, by: float) -> None:
         with self._lock:

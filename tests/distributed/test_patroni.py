@@ -89,7 +89,7 @@ async def test_a_leader_that_is_frozen_and_wakes_loses_no_acknowledged_write(
     assert await asyncio.to_thread(differences, cluster, ledger) == []
 
 
-@ways(("psycopg2", True))
+@ways()
 async def test_while_a_standby_is_frozen_another_confirms(
     load: Load, ledger: Ledger, cluster: PatroniCluster
 ):
