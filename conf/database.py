@@ -228,6 +228,11 @@ class DatabaseSettings(Section):
     commit_witness: bool = Field(
         True, description="PostgreSQL: write commit markers, which show whether a lost COMMIT was applied"
     )
+    unreplicated_commit: Literal["unknown", "kept"] = Field(
+        "unknown",
+        description="PostgreSQL: what a COMMIT is whose wait for a synchronous standby an administrator has "
+        "cancelled: unknown, or kept with a warning in the log",
+    )
     # One of its own beside another application's Alembic, in whose table our revisions would be unknown.
     version_table: str = Field(
         VERSION_TABLE,

@@ -27,6 +27,10 @@ HOMES = "onfinish_homes"
 look for tables elsewhere (``SET LOCAL search_path``)."""
 
 
+SERVER = "onfinish_server"
+"""Where a connection's ``info`` has its server's own address, which a proxy does not hide."""
+
+
 class MarkerRow(NamedTuple):
     """A connection's own row of ``commit_witness``. Lives as long as that connection."""
 
@@ -270,6 +274,25 @@ class Backend:
     def marker_was_refused(self, connection: Any) -> bool:
         """Whether that failed at the marker, so that COMMIT has not run."""
         raise NotImplementedError
+
+    def wait_was_cancelled(self, connection: Any) -> bool:
+        """Whether a COMMIT of the driver's connection that has just succeeded is on no synchronous standby.
+
+        An administrator has cancelled its wait for one: it is applied, and lost if the server is. Asked once.
+        """
+        return False
+
+    def why_no_commit(self, connection: Connection) -> str | None:
+        """Why no transaction of the writer's would be committed now, for any reader; else None."""
+        return "the database takes no writes at the moment" if self.is_read_only(connection) else None
+
+    def behind_s(self, connection: Connection) -> float | None:
+        """How far behind its primary the server is that a connection of the reader leads to.
+
+        Returns:
+            Seconds; infinite where nothing is streamed to it; None where it is no standby, as far as known.
+        """
+        return None
 
     def code_of_missing_right(self, error: DBAPIError) -> str | None:
         """The driver's code, where a statement was refused since its role may not do that; else None."""

@@ -27,6 +27,7 @@ from db.capacity.executor import (
     ThreadExecutor,
     nothing_follows,
 )
+from db.capacity.left_commits import LeftCommits
 from db.capacity.limiter import AdmissionLimiter
 from db.capacity.registry import OpenUnit, UnitRegistry
 from db.capacity.threads import Threads
@@ -34,6 +35,7 @@ from db.capacity.turns import Turns
 from db.engines.engine import blocking, make_engine, make_url, read_only_view
 from db.engines.idle_pool import observe_pool
 from db.errors import DeadlinePassed, OutsideRun, UsageError
+from db.guard import StatementGuard
 from db.observer import ObservedUnit, Observer
 from db.retry import RetryPolicy, reason_of
 from db.schema.state import Schema
@@ -125,8 +127,10 @@ class Database:
                 "reader", replica, backend_for(make_url(replica), settings.pooler, settings.executor)
             )
         with_markers = self.backend.has_commit_markers and settings.commit_witness
-        self.commit_markers = CommitMarkers(settings, self.writer.engine) if with_markers else None
-        self.registry = UnitRegistry(self.observer)
+        self.commit_markers = (
+            CommitMarkers(settings, self.writer.engine, self.observer) if with_markers else None
+        )
+        self.registry = UnitRegistry(self.observer, LeftCommits(settings, self.writer.engine, self.observer))
         self.turns = Turns()
         self.tasks: set[asyncio.Task[None]] = set()
         self._schema_fault: Callable[[], str | None] | None = None
@@ -243,7 +247,9 @@ class Database:
         endpoint = self.reader if read_only else self.writer
         wait_s = self.settings.pool_timeout_s
         wait_s = wait_s if timeout_s is None else min(wait_s, timeout_s)
-        with self.registry.acquire_blocking(endpoint.limiter, endpoint.scopes_backend, label, wait_s):
+        slot = self.registry.acquire_blocking(endpoint.limiter, endpoint.scopes_backend, label, wait_s)
+        guard: StatementGuard | None = None
+        try:
             unit = UnitOfWork(
                 endpoint.scopes,
                 endpoint.scopes_backend,
@@ -255,12 +261,15 @@ class Database:
                 schema_fault=self._schema_fault,
                 sessions=self.sessions,
             )
+            guard = unit.guard
             self.registry.scope_opened(unit)
             try:
                 with enforced_deadline(unit, self._deadlines), unit:
                     yield unit.session
             finally:
                 self.registry.scope_ended(unit)
+        finally:
+            self.registry.release(slot, guard)
 
     def run_in_transaction(
         self,
@@ -372,6 +381,7 @@ class Database:
             endpoint.close()
         self._stoppers.close(wait=not self.units)
         self._beside.close(wait=False)
+        self.registry.left.close()
         self._deadlines.close(wait=not self.open_units)
         if self.commit_markers is not None:
             self.commit_markers.close()

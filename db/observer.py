@@ -69,6 +69,18 @@ class Observer:
     def ended(self, unit: ObservedUnit) -> None:
         """A unit of work is settled, see its ``outcome``."""
 
+    def marker_asked(self, answer: str) -> None:
+        """A COMMIT had no answer: "committed", "not committed", or "none", as its marker showed."""
+
+    def left(self, change: int) -> None:
+        """A COMMIT was cut while the server was at it (+1), or the server is done with such a one (-1)."""
+
+    def behind(self, behind_s: float | None) -> None:
+        """How many seconds the reader's server is behind its primary; None where it is no standby."""
+
+    def failover(self) -> None:
+        """The writer has connected to another server than before, behind a proxy too."""
+
     def retries(self, reason: str) -> None:
         """A request, a message or `Database.run_in_transaction` is retried.
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
-from db.backend import HOMES, Backend, ExecutorName, MarkerRow, Role, ServerSession
+from db.backend import HOMES, SERVER, Backend, ExecutorName, MarkerRow, Role, ServerSession
 from db.backends.drivers.asyncpg import Asyncpg
 from db.backends.drivers.driver import PostgresDriver
 from db.backends.drivers.psycopg import Psycopg
@@ -108,6 +108,7 @@ _LOOK_FOR_OWN = """
         EXISTS (SELECT FROM pg_catalog.pg_foreign_data_wrapper)
     FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.oid IN (to_regclass('commit_witness'), to_regclass('idempotency_keys'))
+    UNION ALL SELECT NULL, host(inet_server_addr()) || ' ' || inet_server_port(), NULL, NULL
 """
 
 
@@ -122,6 +123,22 @@ _SESSIONS = text("""
     SELECT pid, application_name, usename, state, waits_for,
         extract(epoch FROM clock_timestamp() - state_change) AS state_s
     FROM wanted JOIN pg_stat_activity USING (pid) LEFT JOIN waits USING (pid)
+""")
+
+
+# A standby that receives nothing has applied all that it received.
+_BEHIND = text("""
+    SELECT CASE WHEN NOT pg_is_in_recovery() THEN NULL
+        WHEN NOT EXISTS (SELECT FROM pg_stat_wal_receiver) THEN 'infinity'
+        WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
+        ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END::float
+""")
+
+# Standbys confirm in the order of the log: behind one that waits for so long, all wait.
+_WHY_NO_COMMIT = text("""
+    SELECT current_setting('transaction_read_only'),
+        (SELECT count(*) FROM pg_stat_activity
+         WHERE wait_event = 'SyncRep' AND state_change < clock_timestamp() - interval '2 seconds')
 """)
 
 
@@ -253,10 +270,12 @@ class PostgreSQL(Backend):
         def look_for_own_tables(connection: Any, record: ConnectionPoolEntry) -> None:
             # An application with tables of its own may have none.
             try:
+                self.driver.watch_notices(connection)
                 with closing(connection.cursor()) as cursor:
                     for statement in self.driver.batches([*before, _LOOK_FOR_OWN]):
                         cursor.execute(statement)
                     found = {name: own for name, *own in cursor.fetchall()}
+                    record.info[SERVER] = found.pop(None)[0]
                     if settings.commit_witness and "commit_witness" in found:
                         _, table, writes_unseen = found["commit_witness"]
                         row = MarkerRow(
@@ -376,6 +395,19 @@ class PostgreSQL(Backend):
 
     def marker_was_refused(self, connection: Any) -> bool:
         return self.driver.marker_was_refused(connection)
+
+    def wait_was_cancelled(self, connection: Any) -> bool:
+        return self.driver.wait_was_cancelled(connection)
+
+    def why_no_commit(self, connection: Connection) -> str | None:
+        read_only, hanging = connection.execute(_WHY_NO_COMMIT).one()
+        if read_only == "on":
+            return "the database takes no writes at the moment"
+        return f"no COMMIT succeeds: {hanging} wait for a synchronous standby" if hanging else None
+
+    def behind_s(self, connection: Connection) -> float | None:
+        behind_s: float | None = connection.execute(_BEHIND).scalar_one()
+        return behind_s
 
     def marker_parameters(self, connection: str, transaction: str) -> Any:
         return self.driver.marker_parameters(connection, transaction)

@@ -514,7 +514,8 @@ class AsyncUnitOfWork:
             unit = self._new_follow_up(f"{self.label} afterwards", give_up_at)
             unit.origin, unit.is_follow_up = self.origin, True
             unit.exempt_from_max_waiting = self._was_admitted  # newcomers take no audit row from it
-            is_whole = self._call is None and self._unit.settled and not self._guard.abandoned
+            guard = self._guard
+            is_whole = self._call is None and self._unit.settled and not (guard.abandoned or guard.left_pid)
             if self.has_slot and is_whole and self._endpoint is unit._endpoint:
                 unit._slot, unit._slot_is_lent = self._slot, True
             else:
@@ -538,7 +539,7 @@ class AsyncUnitOfWork:
             if not self._unit.settled:  # no thread began its end, which sends nothing
                 self._unit.settle(keep=False)
             if self._slot is not None and not self._slot_is_lent:
-                self._slot.release()
+                self._registry.release(self._slot, guard)
         else:  # abandoned, or not begun by any thread: its owner may go on meanwhile
             guard.abandon()
             if self._slot is not None:
@@ -559,4 +560,4 @@ class AsyncUnitOfWork:
             with suppress(TransactionEnded):  # there is no owner left to raise it in
                 self._unit.settle(keep=False)
         if self._slot is not None:
-            self._slot.release()
+            self._registry.release(self._slot, self._guard)

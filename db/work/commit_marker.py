@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from db.engines.beside import engine_beside
 from db.engines.engine import blocking, make_url
 from db.errors import NotGranted
 from db.guard import guard_of
+from db.observer import Observer
 
 log = logging.getLogger("onfinish.db")
 
@@ -110,9 +112,11 @@ class CommitMarkers:
     Args:
         settings: where the database is.
         writer: the engine whose transactions write markers, and that decides what to connect with.
+        observer: told what each marker showed.
     """
 
-    def __init__(self, settings: DatabaseSettings, writer: Engine) -> None:
+    def __init__(self, settings: DatabaseSettings, writer: Engine, observer: Observer) -> None:
+        self._observer = observer
         self._settings = blocking(settings)
         self._writer = writer
         self._backend = backend_for(make_url(self._settings), settings.pooler)
@@ -163,26 +167,51 @@ class CommitMarkers:
         Returns:
             None where the database could not be asked in time.
         """
+        committed = self._was_committed(marker, deadline_at)
+        answers = {True: "committed", False: "not committed", None: "none"}
+        self._observer.marker_asked(answers[committed])
+        return committed
+
+    def _was_committed(self, marker: CommitMarker, deadline_at: float | None) -> bool | None:
         now_ = time.monotonic()
         give_up_at = now_ + _UNLIMITED_S if deadline_at is None else max(deadline_at, now_ + _LATE_S)
         while (left_s := give_up_at - time.monotonic()) > 0:
             try:
-                with self._own_engine().begin() as connection:
-                    self._backend.limit_statements(connection, left_s)
-                    if marker is NOTHING_WRITTEN:
-                        return None if self._backend.writes_unseen(connection) else True
-                    if marker.ask(connection) == marker.mark:
-                        return True
-                    # Rows of a foreign table that has come since the connection was made leave none here.
-                    if marker.with_commit is None:
-                        return False
-                    self._backend.refuse_marker(connection, marker.with_commit)
-                    return None if self._backend.writes_unseen(connection) else False
+                with self._own_engine().connect() as connection, self._cancelled_after(left_s, connection):
+                    with connection.begin():
+                        committed = self._ask(connection, marker, left_s)
+                    # Where the answer itself is on no standby, what it says may not be either.
+                    own = connection.connection.dbapi_connection
+                    return None if self._backend.wait_was_cancelled(own) else committed
             except Exception as error:  # noqa: BLE001  # whatever it is, the outcome is not known by it
                 kind = type(getattr(error, "orig", error)).__name__
                 log.info("the commit marker cannot be read yet: %s", kind)
                 time.sleep(min(_ASK_AGAIN_S, max(0.0, give_up_at - time.monotonic())))
         return None
+
+    def _ask(self, connection: Connection, marker: CommitMarker, left_s: float) -> bool | None:
+        self._backend.limit_statements(connection, left_s)
+        if marker is NOTHING_WRITTEN:
+            return None if self._backend.writes_unseen(connection) else True
+        if marker.ask(connection) == marker.mark:
+            return True
+        # Rows of a foreign table that has come since the connection was made leave none here.
+        if marker.with_commit is None:
+            return False
+        self._backend.refuse_marker(connection, marker.with_commit)
+        return None if self._backend.writes_unseen(connection) else False
+
+    @contextlib.contextmanager
+    def _cancelled_after(self, left_s: float, connection: Connection) -> Iterator[None]:
+        # A COMMIT that waits for a synchronous standby is under no time limit of the server's.
+        own = connection.connection.dbapi_connection
+        timer = threading.Timer(left_s, self._backend.cancel_statement, [own])
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()  # a late cancel would meet a closed connection
 
     def close(self) -> None:
         """Dispose of the engine."""

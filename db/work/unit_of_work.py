@@ -28,6 +28,7 @@ from db.errors import (
     DatabaseError,
     NotInSchema,
     NotMigrated,
+    NotReplicated,
     OutcomeUnknown,
     ReadOnlyViolation,
     SessionSettled,
@@ -324,6 +325,8 @@ class UnitOfWork:
                 if isinstance(error, SystemExit | KeyboardInterrupt):  # in a script they are the caller's
                     raise
                 return
+            if isinstance(error, NotReplicated):
+                raise
             is_drivers = isinstance(error, DBAPIError) or not isinstance(error, Exception)
             if self.guard.state is UnitState.COMMITTING and not is_drivers:
                 raise OutcomeUnknown from error
@@ -334,6 +337,8 @@ class UnitOfWork:
 
     def _resolve(self, doubt: OutcomeUnknown) -> None:
         """Ask what became of a COMMIT that was sent and not answered."""
+        if isinstance(doubt, NotReplicated):
+            raise doubt
         committed = None
         if self._commit_markers is not None and self._marker is not None:
             with contextlib.suppress(Unavailable):  # there is no thread for it: it stays unknown
