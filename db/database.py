@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 import weakref
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import MetaData
@@ -33,8 +33,10 @@ from db.schema.state import Schema
 from db.work.async_unit_of_work import AsyncUnitOfWork
 from db.work.commit_marker import CommitMarkers
 from db.work.deadline import enforced_deadline
+from db.work.read_after import ReadAfterUnit
 from db.work.session import SessionMaker
 from db.work.unit_of_work import UnitOfWork, call_plain, name_of
+from db.written import WriteTokens, Written
 
 log = logging.getLogger("onfinish.db")
 
@@ -118,7 +120,11 @@ class Database:
                 "reader", replica, backend_for(make_url(replica), settings.pooler, settings.executor)
             )
         with_markers = self.backend.has_commit_markers and settings.commit_witness
-        self.commit_markers = CommitMarkers(settings, self.writer.engine) if with_markers else None
+        key = settings.write_token_key if with_markers else None
+        self.write_tokens = None if key is None else WriteTokens(key.get_secret_value())
+        self.commit_markers = (
+            CommitMarkers(settings, self.writer.engine, always=key is not None) if with_markers else None
+        )
         self.registry = UnitRegistry(self.observer)
         self.turns = Turns()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -146,6 +152,7 @@ class Database:
         deadline_at: float | None = None,
         origin: object = None,
         retries: bool = False,
+        read_after: Sequence[Written] = (),
     ) -> AsyncUnitOfWork:
         """A unit of work for code on the event loop; opens nothing yet.
 
@@ -166,6 +173,8 @@ class Database:
             origin: what it is done for, a request for example; kept for observers.
             retries: the caller retries its work where the connection was lost (`ConnectionLost`). Else a
                 connection is pinged before it is used, which is a round trip.
+            read_after: transactions, of `write_tokens`, that what is read has to show; for a unit that is
+                read-only. See `ReadAfterUnit`.
 
         Raises:
             UsageError: there is no such isolation level on this database, or not with ``snapshot``.
@@ -185,14 +194,24 @@ class Database:
             retries=retries,
             sessions=self.sessions,
         )
-        return AsyncUnitOfWork(
-            unit,
-            endpoint,
-            self.registry,
-            pool_timeout_s=self.settings.pool_timeout_s,
-            follow_up=self._follow_up,
-            origin=origin,
-        )
+        options: dict[str, Any] = {
+            "pool_timeout_s": self.settings.pool_timeout_s,
+            "follow_up": self._follow_up,
+            "origin": origin,
+        }
+        if read_after and read_only:
+            return ReadAfterUnit(
+                unit,
+                endpoint,
+                self.registry,
+                **options,
+                written=read_after,
+                primary=self.writer,
+                # Without a replica the reader's server is the primary, and there is nothing to wait for.
+                wait_s=0.0 if self.settings.reader_url is None else self.settings.read_after_wait_ms / 1000,
+                observer=self.observer,
+            )
+        return AsyncUnitOfWork(unit, endpoint, self.registry, **options)
 
     @contextlib.contextmanager
     def session_scope(

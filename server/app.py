@@ -91,6 +91,7 @@ def make_app(
         sockets=Sockets(),
         twins=twins,
         request_timeout_s=http.request_timeout_s,
+        write_cookie_s=http.write_cookie_s,
         exports=AdmissionLimiter(http.exports_max, name="exports"),
         schema_revision=revision,
         default_handler_class=NotFoundHandler,

@@ -75,6 +75,15 @@ USE = Family(
 )
 UNITS = Family("onfinish_units_of_work_total", "Units of work by outcome.", "counter", ("pool", "outcome"))
 RETRIES = Family("onfinish_runs_again_total", "Retries of requests and messages.", "counter", ("reason",))
+READS_AFTER = Family(
+    "onfinish_reads_after_write_total",
+    "Reads with the token of a write, by how they ended.",
+    "counter",
+    ("how",),
+)
+WRITES_LOST = Family(
+    "onfinish_writes_lost_total", "Writes that a failover lost, as their tokens show.", "counter", ()
+)
 LEAKS = Family(
     "onfinish_leaks_total", "Units of work that stayed open for longer than leak_s.", "counter", ()
 )
@@ -92,6 +101,8 @@ FAMILIES = (
     USE,
     UNITS,
     RETRIES,
+    READS_AFTER,
+    WRITES_LOST,
     LEAKS,
     LAGS,
     RUNNING,
@@ -140,6 +151,7 @@ class Metrics(Observer):
         self._requests: dict[tuple[str, str, int], int] = {}
         self._offsets: dict[tuple[str, ...], int] = {}
         self._pools: dict[str, _Pool] = {}
+        self._add(WRITES_LOST, by=0)
         self._add(LEAKS, by=0)
         self._add(LAGS, by=0)
         self._add(RUNNING)
@@ -246,6 +258,14 @@ class Metrics(Observer):
         """See `Observer`."""
         # Not `.value`, which Python 3.11 looks up by two calls of its own.
         self._add(UNITS, unit.pool, unit.outcome._value_)
+
+    def read_after(self, how: str) -> None:
+        """See `Observer`."""
+        self._add(READS_AFTER, how)
+
+    def write_lost(self) -> None:
+        """See `Observer`."""
+        self._add(WRITES_LOST)
 
     def retries(self, reason: str) -> None:
         """See `Observer`."""
