@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +26,9 @@ from handlers.websocket import SessionWebSocketHandler
 from server.app import make_app
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
+from tests.fixtures.pgbouncer import Bouncer
 from tests.fixtures.postgres import PostgresCluster
+from tests.fixtures.proxies import MakeProxy, Proxy
 from tests.fixtures.server import Answer, Client, Serve
 from tests.fixtures.service import create_shelves
 from tests.fixtures.standby import Standby
@@ -379,7 +382,7 @@ class TestAReplicaThatLags:
         socket = await websocket_connect(f"ws://127.0.0.1:{client.port}/writing")
 
         await socket.write_message("b" * 32)
-        told = json.loads(await socket.read_message())
+        told = json.loads(await socket.read_message() or "")
         socket.close()
 
         answer = await client.get(f"/books/{'b' * 32}", headers={"Read-After": told["wrote"]})
@@ -435,6 +438,105 @@ async def test_a_header_that_is_no_list_of_our_tokens_is_a_problem_that_names_it
 
     assert answer.code == 400
     assert "Read-After" in answer.json()["detail"]
+
+
+@pytest.mark.debian
+@pytest.mark.usefixtures("paused")
+class TestBehindPgBouncer:
+    @pytest.fixture
+    def settings(self, primary: PostgresCluster, standby: Standby, settings: Settings) -> Iterator[Settings]:
+        """One before each server, with two connections to it."""
+        with contextlib.ExitStack() as stack:
+            urls = {}
+            for name, server in (("url", primary), ("reader_url", standby)):
+                bouncer = Bouncer(server)
+                stack.callback(bouncer.stop)
+                given = getattr(settings.database, name).get_secret_value()
+                urls[name] = SecretStr(bouncer.url_of(given))
+            database = settings.database.model_copy(update={**urls, "pooler": "pgbouncer"})
+            yield settings.model_copy(update={"database": database})
+
+    @pytest.mark.parametrize("drivername", DRIVERS)
+    async def test_the_marker_is_looked_up_in_the_transaction_that_reads(
+        self, client: Client, recorded: Recorded, standby: Standby
+    ):
+        written = await write(client)
+        path = written.headers["Location"]
+
+        stale = await client.get(path)
+        behind = [await client.get(each, headers=after(written)) for each in (path, "/export")]
+        ask(standby, "SELECT pg_wal_replay_resume()")
+        assert wait_until(lambda: ask(standby, "SELECT pg_get_wal_replay_pause_state()") == "not paused")
+        async with asyncio.timeout(5):
+            while (await client.get(path)).code != 200:
+                await asyncio.sleep(0.01)
+        in_step = await asyncio.gather(*(client.get(path, headers=after(written)) for _ in range(4)))
+
+        assert (stale.code, [each.code for each in behind]) == (404, [200, 200])
+        assert written.json()["id"] in behind[1].body.decode()
+        assert [each.code for each in in_step] == [200] * 4
+        assert recorded.counts == {"primary": 2, "replica": 4}
+
+
+@pytest.mark.debian
+class TestAFailoverBehindPgBouncer:
+    """The connections of the service, which are PgBouncer's clients, outlive it."""
+
+    @pytest.fixture
+    def primary(self) -> Iterator[PostgresCluster]:
+        yield from a_primary()
+
+    @pytest.fixture
+    def standby(self, primary: PostgresCluster) -> Iterator[Standby]:
+        yield from a_standby(primary)
+
+    @pytest.fixture
+    def address(self, make_proxy: MakeProxy, primary: PostgresCluster) -> Proxy:
+        """The address of the primary, whichever server that is."""
+        return make_proxy((primary.host, primary.port))
+
+    @pytest.fixture
+    def settings(self, primary: PostgresCluster, address: Proxy, settings: Settings) -> Iterator[Settings]:
+        given = settings.database.url
+        assert given is not None
+        bouncer = Bouncer(primary, port=address.port)
+        urls = {"url": SecretStr(bouncer.url_of(given.get_secret_value())), "reader_url": None}
+        database = settings.database.model_copy(update={**urls, "pooler": "pgbouncer", "pool_size": 1})
+        yield settings.model_copy(update={"database": database})
+        bouncer.stop()
+
+    async def test_a_write_that_follows_on_the_same_connection_hides_no_loss(
+        self,
+        client: Client,
+        database: Database,
+        primary: PostgresCluster,
+        standby: Standby,
+        address: Proxy,
+        expect_log: ExpectLog,
+    ):
+        """Nor is it refused: it runs again over another connection."""
+        survived = await write(client)
+        catch_up(primary, standby)
+        cut_off(standby)
+        lost = await write(client)
+        connection = database.writer.engine.pool.checkedin()  # type: ignore[attr-defined]
+        await asyncio.to_thread(primary.kill)
+        await asyncio.to_thread(standby.promote)
+        address.lead_to((standby.host, standby.port))
+
+        with expect_log("onfinish", "has lost a transaction"), expect_log("onfinish", ".", required=False):
+            follows = await write(client)
+        read = [
+            await client.get(each.headers["Location"], headers=after(each))
+            for each in (survived, lost, follows)
+        ]
+
+        assert connection == 1
+        assert [(each.code, each.headers.get("Write-Lost")) for each in read] == [
+            (200, None),
+            (404, "1"),
+            (200, None),
+        ]
 
 
 class TestAFailoverThatLosesAWrite:
