@@ -40,8 +40,8 @@ REQUEST_HEADERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "example": ETAG,
         },
         READ_AFTER: {
-            "description": f"The answer has what these writes have written: up to {TOKENS_MAX} tokens, each as "
-            f"the header `{WROTE}` had it.",
+            "description": f"The answer has what these writes have written: up to {TOKENS_MAX} tokens, each "
+            f"as the header `{WROTE}` had it.",
             "schema": {"type": "string"},
             "example": TOKEN,
         },

@@ -151,6 +151,8 @@ class Metrics(Observer):
         self._requests: dict[tuple[str, str, int], int] = {}
         self._offsets: dict[tuple[str, ...], int] = {}
         self._pools: dict[str, _Pool] = {}
+        for how in ("replica", "waited", "primary"):
+            self._add(READS_AFTER, how, by=0)
         self._add(WRITES_LOST, by=0)
         self._add(LEAKS, by=0)
         self._add(LAGS, by=0)

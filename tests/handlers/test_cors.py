@@ -19,6 +19,7 @@ from tests.handlers.notes import NO_NOTE, add_note
 
 pytestmark = pytest.mark.gen_test
 
+ACCEPTED = "Content-Type, If-Match, If-None-Match, Idempotency-Key, X-Request-Id, Read-After"
 EXPOSED = "ETag, Location, X-Request-Id, Server-Timing, Retry-After, Idempotency-Replayed, Wrote, Write-Lost"
 READER = "https://app.example"
 WRITER = "https://forms.example:8443"
