@@ -110,6 +110,10 @@ _TESTIFY_WITH_COMMIT = (
     "INSERT INTO {table} AS own (connection, transaction) VALUES ('{connection}', $1)"  # noqa: S608  # ours
     " ON CONFLICT (connection) DO UPDATE SET update_time = now(), transaction = " + _FOLLOWED
 )
+# An array costs some drivers a look into the catalog, and each a loop.
+_READ_MARKERS = (
+    "SELECT connection, transaction FROM commit_witness WHERE connection = ANY(string_to_array({names}, ','))"
+)
 _REFUSED = f"-{1:0{DIGITS - 1}}{'9' * DIGITS}".ljust(CHARS, "0")
 """Of a row that was not there: no transaction follows it, and none that it might have had is in it."""
 
@@ -155,6 +159,7 @@ class PostgreSQL(Backend):
         executor = AUTO if executor == "auto" else executor
         drivers = _DRIVERS if executor == "threads" else _DRIVERS | _ON_LOOP
         self.driver: PostgresDriver = drivers[name](url)
+        self._read_markers = _READ_MARKERS.format(names=self.driver.placeholder)
         if self.driver.is_async:
             self._wait_in_greenlets()
         self.reader_settles_at_once = self.reader_autocommits and self.driver.settles_without_waiting
@@ -356,8 +361,7 @@ class PostgreSQL(Backend):
 
     def read_markers(self, connection: Connection, names: Sequence[str]) -> Mapping[str, str]:
         # Found by the search path that the connection begins with: it is the first statement.
-        sql = "SELECT connection, transaction FROM commit_witness WHERE connection = ANY"
-        found = connection.exec_driver_sql(f"{sql}({self.driver.placeholder})", (list(names),))
+        found = connection.exec_driver_sql(self._read_markers, (",".join(names),))
         return {row[0]: row[1] for row in found}
 
     def writes_unseen(self, connection: Connection) -> bool:

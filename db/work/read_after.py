@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from db.capacity.endpoint import Endpoint
 from db.observer import Observer
 from db.work.async_unit_of_work import AsyncUnitOfWork
+from db.work.unit_of_work import call_plain
 from db.written import Written
 
 _LOOK_AGAIN_S = 0.005
 """Some hundred bytes of a log arrive in less; a look costs the replica less than a read of one row."""
+
+
+class _Behind(Exception):
+    """A write is not there, and the unit's first function was not called. Does not leave this module."""
 
 
 class ReadAfterUnit(AsyncUnitOfWork):
@@ -45,32 +51,52 @@ class ReadAfterUnit(AsyncUnitOfWork):
         self._primary = primary
         self._wait_s = wait_s
         self._observer = observer
+        self._first: Callable[[], asyncio.Future[Any]]
 
-    async def _acquire_slot(self) -> None:
-        await super()._acquire_slot()
-        if not self._written:
-            return
-        give_up_at, how = time.monotonic() + self._wait_s, "replica"
-        while not await self._sees():
-            if self._endpoint is self._primary:
+    def _start(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+        if not self._written or function != self._unit.call:
+            return super()._start(function, *args, **kwargs)
+        self._first = functools.partial(super()._start, function, *args, **kwargs)
+        return super()._start(function, self._look_and_call, *args, **kwargs)
+
+    def _look_and_call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Called in place of the unit's first function: a look costs a round trip, and no way to a thread."""
+        if not self._unit.sees(self._written):
+            raise _Behind
+        self._seen("replica")
+        return call_plain(self.label, function, *args, **kwargs)
+
+    async def _result(self, answer: asyncio.Future[Any], function: Callable[..., Any]) -> Any:
+        try:
+            return await super()._result(answer, function)
+        except _Behind:
+            await self._wait()
+            return await super()._result(self._first(), function)
+
+    async def _wait(self) -> None:
+        """Wait until what the unit reads next has the writes, or until it is known that they are lost."""
+        give_up_at, how = time.monotonic() + self._wait_s, "waited"
+        unit, on_primary = self._unit, self._endpoint is self._primary
+        while True:
+            if not on_primary and time.monotonic() < give_up_at:
+                await asyncio.sleep(_LOOK_AGAIN_S)
+            elif not on_primary:
+                on_primary, how = True, "primary"
+                await self._move()
+            else:
                 self.lost_write = True
                 self._observer.write_lost()
                 break
-            if time.monotonic() >= give_up_at:
-                how = "primary"
-                await self._move()
-            else:
-                how = "waited"
-                await asyncio.sleep(_LOOK_AGAIN_S)
-                self._check_goes_on()
+            self._check_goes_on()
+            looked = super()._start(unit.call, unit.sees, self._written)
+            if await super()._result(looked, unit.sees):
+                break
+        self._check_goes_on()
+        self._seen(how)
+
+    def _seen(self, how: str) -> None:
         self._written = []
         self._observer.read_after(how)
-
-    async def _sees(self) -> bool:
-        unit = self._unit
-        seen = await self._result(self._start(unit.call, unit.sees, self._written), unit.sees)
-        self._check_goes_on()
-        return bool(seen)
 
     async def _move(self) -> None:
         if self._slot is not None:
