@@ -194,24 +194,28 @@ class Database:
             retries=retries,
             sessions=self.sessions,
         )
-        options: dict[str, Any] = {
-            "pool_timeout_s": self.settings.pool_timeout_s,
-            "follow_up": self._follow_up,
-            "origin": origin,
-        }
         if read_after and read_only:
             return ReadAfterUnit(
                 unit,
                 endpoint,
                 self.registry,
-                **options,
+                pool_timeout_s=self.settings.pool_timeout_s,
+                follow_up=self._follow_up,
+                origin=origin,
                 written=read_after,
                 primary=self.writer,
                 # Without a replica the reader's server is the primary, and there is nothing to wait for.
                 wait_s=0.0 if self.settings.reader_url is None else self.settings.read_after_wait_ms / 1000,
                 observer=self.observer,
             )
-        return AsyncUnitOfWork(unit, endpoint, self.registry, **options)
+        return AsyncUnitOfWork(
+            unit,
+            endpoint,
+            self.registry,
+            pool_timeout_s=self.settings.pool_timeout_s,
+            follow_up=self._follow_up,
+            origin=origin,
+        )
 
     @contextlib.contextmanager
     def session_scope(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import make_url
 from tornado.ioloop import IOLoop
 from tornado.routing import URLSpec
 from tornado.web import Application
@@ -29,7 +32,7 @@ from server.app import make_app
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.pgbouncer import Bouncer
-from tests.fixtures.postgres import PostgresCluster
+from tests.fixtures.postgres import PostgresCluster, free_port
 from tests.fixtures.proxies import MakeProxy, Proxy
 from tests.fixtures.server import Answer, Client, Serve
 from tests.fixtures.service import create_shelves
@@ -510,6 +513,46 @@ class TestBehindPgBouncer:
         assert written.json()["id"] in behind[1].body.decode()
         assert [each.code for each in in_step] == [200] * 4
         assert recorded.counts == {"primary": 2, "replica": 4}
+
+
+@pytest.mark.debian
+@pytest.mark.usefixtures("paused")
+class TestBehindHaProxy:
+    @pytest.fixture
+    def settings(
+        self, primary: PostgresCluster, standby: Standby, settings: Settings, tmp_path: Path
+    ) -> Iterator[Settings]:
+        """Reads go to the primary and to the replica in turn, a connection each; none is kept for long."""
+        port = free_port()
+        servers = "".join(
+            f"  server s{at} {one.host}:{one.port}\n" for at, one in enumerate((primary, standby))
+        )
+        conf = tmp_path / "haproxy.cfg"
+        conf.write_text(
+            "defaults\n  mode tcp\n  timeout connect 2s\n  timeout client 1m\n  timeout server 1m\n"
+            f"listen reads\n  bind 127.0.0.1:{port}\n  balance roundrobin\n{servers}"
+        )
+        haproxy = subprocess.Popen(["haproxy", "-db", "-f", str(conf)], stderr=subprocess.DEVNULL)
+        given = make_url(settings.database.url.get_secret_value())  # type: ignore[union-attr]
+        reads = given.set(port=port).render_as_string(hide_password=False)
+        own = {"reader_url": SecretStr(reads), "pool_recycle_s": 0}
+        yield settings.model_copy(update={"database": settings.database.model_copy(update=own)})
+        haproxy.terminate()
+        haproxy.wait()
+
+    async def test_it_is_looked_up_at_the_server_to_which_the_connection_leads(
+        self, client: Client, recorded: Recorded
+    ):
+        with_token, without = Counter[int](), Counter[int]()
+        for _ in range(40):
+            written = await write(client)
+            path = written.headers["Location"]
+            without[(await client.get(path)).code] += 1
+            with_token[(await client.get(path, headers=after(written))).code] += 1
+
+        assert with_token == {200: 40}
+        assert without[404] > 5, "HAProxy led no connection to the replica"
+        assert recorded.counts["replica"] > 5, "HAProxy led no connection to the primary"
 
 
 @pytest.mark.debian
