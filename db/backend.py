@@ -253,6 +253,10 @@ class Backend:
         """The texts of these rows of ``commit_witness``, by their names; of those that are there."""
         raise NotImplementedError
 
+    def is_standby(self, connection: Connection) -> bool:
+        """Whether the server follows another one, which may have more."""
+        raise NotImplementedError
+
     read_only_options: Mapping[str, Any] = MappingProxyType({})
     """Execution options under which the database keeps a transaction of the writer's from writing."""
 

@@ -154,8 +154,9 @@ class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandl
         """The handshake; returns when the connection ends."""
         if self.settings.get("draining"):
             raise Unavailable("the service is shutting down", retry_after_s=5)
-        if (tokens := self._database.write_tokens) is not None:
-            self._written = writes_to_see(self.request, self.settings, tokens)
+        database: Database | None = self.settings.get("database")
+        if database is not None and database.write_tokens is not None:
+            self._written = writes_to_see(self.request, self.settings, database.write_tokens)
         sockets: Sockets | None = self.settings.get("sockets")
         if sockets is None:
             await super().get(*args, **kwargs)

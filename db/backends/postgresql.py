@@ -364,6 +364,9 @@ class PostgreSQL(Backend):
         found = connection.exec_driver_sql(self._read_markers, (",".join(names),))
         return {row[0]: row[1] for row in found}
 
+    def is_standby(self, connection: Connection) -> bool:
+        return bool(connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one())
+
     def writes_unseen(self, connection: Connection) -> bool:
         # What a foreign table takes is written there, and leaves no transaction id here. dblink has a wrapper
         # of its own.

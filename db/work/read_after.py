@@ -61,7 +61,7 @@ class ReadAfterUnit(AsyncUnitOfWork):
 
     def _look_and_call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Called in place of the unit's first function: a look costs a round trip, and no way to a thread."""
-        if not self._unit.sees(self._written):
+        if not self._unit.sees(self._written, decides=self._endpoint is self._primary):
             raise _Behind
         self._seen("replica")
         return call_plain(self.label, function, *args, **kwargs)
@@ -88,7 +88,7 @@ class ReadAfterUnit(AsyncUnitOfWork):
                 self._observer.write_lost()
                 break
             self._check_goes_on()
-            looked = super()._start(unit.call, unit.sees, self._written)
+            looked = super()._start(unit.call, unit.sees, self._written, decides=on_primary)
             if await super()._result(looked, unit.sees):
                 break
         self._check_goes_on()

@@ -209,15 +209,24 @@ class UnitOfWork:
         finally:
             guard.leave(entered)
 
-    def sees(self, written: Sequence[Written]) -> bool:
+    def sees(self, written: Sequence[Written], *, decides: bool = False) -> bool:
         """Whether transactions are there, in what the session reads next; asked over its connection.
 
         If not, the session has no transaction afterwards, so that the next one sees what has come since.
+
+        Args:
+            decides: it is the primary that is asked, and what is missing there is lost.
+
+        Raises:
+            Unavailable: it is none any more.
         """
         connection = self.session.connection()
         found = self._backend.read_markers(connection, [each.row for each in written])
         if all(each.is_in(found.get(each.row)) for each in written):
             return True
+        if decides and self._backend.is_standby(connection):
+            self.guard.changed_session = True  # the next connection may lead to the one that is
+            raise Unavailable("the database takes no writes at the moment", retry_after_s=5)
         Session.rollback(self.session)
         self.guard.begin_anew()
         return False

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +24,11 @@ from tornado.websocket import websocket_connect
 import db.schema.migrate
 from conf import DatabaseSettings, Settings, load_settings
 from db import Database
+from db.doctor import examine as checkup
+from db.doctor.findings import Plan
+from db.errors import Unavailable
 from db.observer import Observer
-from db.written import WriteTokens, Written
+from db.written import KEPT_S, WriteTokens, Written
 from handlers import ApiHandler, SessionHandler
 from handlers.json_api.body import Body
 from handlers.openapi.operation import operation
@@ -43,7 +48,13 @@ from tests.service.handlers import routes
 
 NAME = "service"
 KEY = "k" * 32
-DRIVERS = ["postgresql+psycopg2", "greenlets", "postgresql+asyncpg", "postgresql+psycopg"]
+DRIVERS = [
+    "postgresql+psycopg2",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("greenlets", "postgresql+asyncpg", "postgresql+psycopg")
+    ),
+]
 BOOK = {"title": "a book"}
 
 pytestmark = [pytest.mark.gen_test(timeout=60)]
@@ -199,6 +210,12 @@ def ask(server: PostgresCluster, sql: str) -> Any:
         return None if row is None else row[0]
 
 
+def answers(port: int) -> bool:
+    """Whether there is a listener."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def cut_off(standby: Standby) -> None:
     """The replica receives nothing any more: paused, it would apply what it has before it takes over."""
     ask(standby, "ALTER SYSTEM SET primary_conninfo = ''")
@@ -225,7 +242,7 @@ def paused(primary: PostgresCluster, standby: Standby) -> Iterator[None]:
 @pytest.fixture
 def drivername() -> str:
     """The service's; a test may choose another."""
-    return DRIVERS[0]
+    return "postgresql+psycopg2"
 
 
 @pytest.fixture
@@ -240,7 +257,7 @@ def settings(
 ) -> Settings:
     """Writes go to the primary, reads to the replica."""
     own = {"database.executor": "greenlets"} if drivername == "greenlets" else {}
-    scheme = DRIVERS[0] if drivername == "greenlets" else drivername
+    scheme = "postgresql+psycopg2" if drivername == "greenlets" else drivername
     hosts = [
         f"{scheme}://{one.user}:{one.password}@{one.host}:{one.port}/{NAME}" for one in (primary, standby)
     ]
@@ -439,6 +456,76 @@ async def test_a_replica_that_is_in_step_is_read_from(
     assert (answer.code, recorded.counts) == (200, {"replica": 1})
 
 
+@pytest.mark.parametrize("drivername", DRIVERS)
+async def test_only_a_primary_decides_that_a_write_is_lost(
+    database: Database, settings: Settings, recorded: Recorded
+):
+    """A connection of the writer's may lead to one that follows another by now."""
+    missing = Written("ab" * 16, 1, time.time())
+    demoted = Database(settings.database.for_reader(), recorded)
+
+    async with database.unit_of_work(read_only=True, read_after=[missing]) as unit:
+        await unit.run(model.list_books, unit.session, limit=1)
+    with pytest.raises(Unavailable):
+        async with demoted.unit_of_work(read_only=True, read_after=[missing]) as unasked:
+            await unasked.run(model.list_books, unasked.session, limit=1)
+    await demoted.close()
+
+    assert (unit.lost_write, unit.pool) == (True, "writer")
+    assert not unasked.lost_write
+    assert recorded.counts == {"primary": 1, "lost": 1}
+
+
+async def test_a_token_of_long_ago_costs_no_look(database: Database, recorded: Recorded):
+    """Its marker may be deleted by now."""
+    old = Written("ab" * 16, 1, time.time() - KEPT_S - 60)
+
+    async with database.unit_of_work(read_only=True, read_after=[old]) as unit:
+        await unit.run(model.list_books, unit.session, limit=1)
+
+    assert (unit.statements, unit.pool, recorded.counts) == (1, "reader", {})
+
+
+async def test_the_deadline_holds_while_a_replica_is_waited_for(
+    app: Application, serve: Serve, database: Database, expect_log: ExpectLog, standby: Standby
+):
+    """504, and the slot is free again."""
+    database.settings = database.settings.model_copy(update={"read_after_wait_ms": 10_000})
+    app.settings["request_timeout_s"] = 0.3
+    token = database.write_tokens.token_of(Written("ab" * 16, 1, time.time()))  # type: ignore[union-attr]
+    client = serve(app)
+
+    with expect_log("tornado.access", "504"):
+        answer = await client.get("/books", headers={"Read-After": token})
+
+    assert answer.code == 504
+    assert database.reader.limiter.taken == 0
+    assert (await client.get("/books")).code == 200
+
+
+@pytest.mark.parametrize("further", [{}, {"database.write_token_key": None}], ids=["tokens", "none"])
+def test_the_doctor_names_a_replica_without_tokens(settings: Settings):
+    plan = Plan(processes=1, production=False, request_timeout_s=30)
+
+    found = [each.message for each in checkup.examine(settings.database, plan) if each.subject == "tokens"]
+
+    assert found == (
+        []
+        if settings.database.write_token_key is not None
+        else ["a client may not read there what it has just written: no tokens"]
+    )
+
+
+@pytest.mark.parametrize("further", [{"database.write_token_key": None}])
+async def test_without_a_key_there_are_no_tokens(client: Client):
+    """Nor is the header read."""
+    written = await write(client)
+    read = await client.get("/books", headers={"Read-After": "x"})
+
+    assert "Wrote" not in written.headers
+    assert read.code == 200
+
+
 async def test_the_document_has_the_headers(client: Client):
     paths = (await client.get("/openapi.json")).json()["paths"]
     read, made = (paths["/described"][method] for method in ("get", "post"))
@@ -533,6 +620,7 @@ class TestBehindHaProxy:
             f"listen reads\n  bind 127.0.0.1:{port}\n  balance roundrobin\n{servers}"
         )
         haproxy = subprocess.Popen(["haproxy", "-db", "-f", str(conf)], stderr=subprocess.DEVNULL)
+        assert wait_until(lambda: answers(port))
         given = make_url(settings.database.url.get_secret_value())  # type: ignore[union-attr]
         reads = given.set(port=port).render_as_string(hide_password=False)
         own = {"reader_url": SecretStr(reads), "pool_recycle_s": 0}
@@ -616,6 +704,7 @@ class TestAFailoverBehindPgBouncer:
         ]
 
 
+@pytest.mark.slow
 class TestAFailoverThatLosesAWrite:
     """The replica takes over without what was written last. A cluster for each: it is gone afterwards."""
 
