@@ -177,7 +177,7 @@ class CommitMarkers:
             fault = refusal_of(error, backend, row)
             if fault is None:
                 raise
-            if guard is not None:
+            if guard is not None and isinstance(fault, ConnectionLost):
                 guard.changed_session = True  # its row is behind for good
             raise fault from error
         return marker if written.rowcount else NOTHING_WRITTEN

@@ -51,7 +51,7 @@ class ReadAfterUnit(AsyncUnitOfWork):
         self._primary = primary
         self._wait_s = wait_s
         self._observer = observer
-        self._first: Callable[[], asyncio.Future[Any]]
+        self._first: Callable[[], asyncio.Future[Any]] | None = None
 
     def _start(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
         if not self._written or function != self._unit.call:
@@ -70,8 +70,12 @@ class ReadAfterUnit(AsyncUnitOfWork):
         try:
             return await super()._result(answer, function)
         except _Behind:
+            if self._first is None:
+                raise
             await self._wait()
             return await super()._result(self._first(), function)
+        finally:
+            self._first = None  # it holds what the function was given
 
     async def _wait(self) -> None:
         """Wait until what the unit reads next has the writes, or until it is known that they are lost."""
