@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -31,7 +32,8 @@ SERVER = "onfinish_server"
 """Where a connection's ``info`` has its server's own address, which a proxy does not hide."""
 
 
-class MarkerRow(NamedTuple):
+@dataclass(slots=True)
+class MarkerRow:
     """A connection's own row of ``commit_witness``. Lives as long as that connection."""
 
     name: str
@@ -42,7 +44,10 @@ class MarkerRow(NamedTuple):
     """Writes the row over, for ``connection`` and ``transaction``, where the transaction has written."""
 
     before_commit: tuple[str, str] | None = None
-    """Writes the row over, in one string with COMMIT; the transaction's mark stands between the two."""
+    """Writes the row over, in one string with COMMIT; the transaction's text stands between the two."""
+
+    number: int = 0
+    """Of the connection's transactions that have written their marker, how many are known to be committed."""
 
 
 class ServerSession(NamedTuple):
@@ -243,6 +248,21 @@ class Backend:
     def refuse_marker(self, connection: Connection, row: MarkerRow) -> None:
         """Have a marker of that row which is on its way, with its COMMIT, be refused when it arrives."""
         raise NotImplementedError
+
+    def marker_does_not_follow(self, error: DBAPIError) -> bool:
+        """Whether a marker was refused since its row is not where this connection's last COMMIT left it."""
+        return False
+
+    def read_markers(self, connection: Connection, names: Sequence[str]) -> Mapping[str, str]:
+        """The texts of these rows of ``commit_witness``, by their names; of those that are there."""
+        raise NotImplementedError
+
+    def is_standby(self, connection: Connection) -> bool:
+        """Whether the server follows another one, which may have more."""
+        raise NotImplementedError
+
+    read_only_options: Mapping[str, Any] = MappingProxyType({})
+    """Execution options under which the database keeps a transaction of the writer's from writing."""
 
     def writes_unseen(self, connection: Connection) -> bool:
         """Whether a transaction of this database may write what it is not asked about: to another server."""

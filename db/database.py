@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 import weakref
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import MetaData
@@ -42,8 +42,10 @@ from db.schema.state import Schema
 from db.work.async_unit_of_work import AsyncUnitOfWork
 from db.work.commit_marker import CommitMarkers
 from db.work.deadline import enforced_deadline
+from db.work.read_after import ReadAfterUnit
 from db.work.session import SessionMaker
 from db.work.unit_of_work import UnitOfWork, call_plain, name_of
+from db.written import WriteTokens, Written
 
 log = logging.getLogger("onfinish.db")
 
@@ -127,8 +129,12 @@ class Database:
                 "reader", replica, backend_for(make_url(replica), settings.pooler, settings.executor)
             )
         with_markers = self.backend.has_commit_markers and settings.commit_witness
+        key = settings.write_token_key if with_markers else None
+        self.write_tokens = None if key is None else WriteTokens(key.get_secret_value())
         self.commit_markers = (
-            CommitMarkers(settings, self.writer.engine, self.observer) if with_markers else None
+            CommitMarkers(settings, self.writer.engine, self.observer, always=key is not None)
+            if with_markers
+            else None
         )
         self.registry = UnitRegistry(self.observer, LeftCommits(settings, self.writer.engine, self.observer))
         self.turns = Turns()
@@ -158,6 +164,7 @@ class Database:
         origin: object = None,
         retries: bool = False,
         executor: Literal["threads"] | None = None,
+        read_after: Sequence[Written] = (),
     ) -> AsyncUnitOfWork:
         """A unit of work for code on the event loop; opens nothing yet.
 
@@ -181,6 +188,8 @@ class Database:
             executor: "threads" for what computes for long, or calls what blocks: where the driver works in
                 greenlets it runs in a thread too, and the event loop waits in its place for the database.
                 None for the driver's own.
+            read_after: transactions, of `write_tokens`, that what is read has to show; for a unit that is
+                read-only. See `ReadAfterUnit`.
 
         Raises:
             UsageError: there is no such isolation level on this database, or not with ``snapshot``; or no
@@ -203,6 +212,21 @@ class Database:
             retries=retries,
             sessions=self.sessions,
         )
+        if read_after and read_only:
+            return ReadAfterUnit(
+                unit,
+                endpoint,
+                self.registry,
+                executor=endpoint.executor if executor is None else endpoint.threads,
+                pool_timeout_s=self.settings.pool_timeout_s,
+                follow_up=self._follow_up,
+                origin=origin,
+                written=read_after,
+                primary=self.writer,
+                # Without a replica the reader's server is the primary, and there is nothing to wait for.
+                wait_s=0.0 if self.settings.reader_url is None else self.settings.read_after_wait_ms / 1000,
+                observer=self.observer,
+            )
         return AsyncUnitOfWork(
             unit,
             endpoint,

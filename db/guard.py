@@ -163,6 +163,14 @@ class StatementGuard:
         """Time until the deadline, 0 when it has passed, None without one."""
         return None if self.deadline_at is None else max(0.0, self.deadline_at - time.monotonic())
 
+    def begin_anew(self) -> None:
+        """The transaction was rolled back before it had done anything; another one follows."""
+        self.began = self.was_rolled_back = False
+
+    def use(self, backend: Backend) -> None:
+        """The unit goes on at another server; it has no connection at the moment."""
+        self._backend = backend
+
     def move(self, to: UnitState) -> None:
         """Enter a state.
 

@@ -81,6 +81,12 @@ class Observer:
     def failover(self) -> None:
         """The writer has connected to another server than before, behind a proxy too."""
 
+    def read_after(self, how: str) -> None:
+        """A read with a token sees its writes: on the "replica", having "waited", on the "primary"."""
+
+    def write_lost(self) -> None:
+        """A write with a token is not on the primary: a failover has lost it, and the client is told."""
+
     def retries(self, reason: str) -> None:
         """A request, a message or `Database.run_in_transaction` is retried.
 

@@ -58,6 +58,9 @@ def examine_replica(connection: Connection, settings: DatabaseSettings, plan: Pl
     else:
         fix = "name a standby of the database, or leave database.reader_url out"
         yield warning("replica", "it is no standby: nothing here tells whether it has the same rows", fix)
+    if settings.write_token_key is None:
+        fix = "set database.write_token_key, and let clients send the token (docs/distributed.md)"
+        yield warning("tokens", "a client may not read there what it has just written: no tokens", fix)
     if found["read_only"] != "on":
         yield error("replica", "reads could write there", "let start-up options through to the server")
     reader = _readers(settings)

@@ -91,6 +91,15 @@ STANDBY = Family(
 FAILOVERS = Family(
     "onfinish_failovers_total", "Times that the writer found another server in its place.", "counter", ()
 )
+READS_AFTER = Family(
+    "onfinish_reads_after_write_total",
+    "Reads with the token of a write, by how they ended.",
+    "counter",
+    ("how",),
+)
+WRITES_LOST = Family(
+    "onfinish_writes_lost_total", "Writes that a failover lost, as their tokens show.", "counter", ()
+)
 LEAKS = Family(
     "onfinish_leaks_total", "Units of work that stayed open for longer than leak_s.", "counter", ()
 )
@@ -113,6 +122,8 @@ FAMILIES = (
     LAG,
     STANDBY,
     FAILOVERS,
+    READS_AFTER,
+    WRITES_LOST,
     LEAKS,
     LAGS,
     RUNNING,
@@ -163,6 +174,9 @@ class Metrics(Observer):
         self._pools: dict[str, _Pool] = {}
         self._add(LEFT, by=0)
         self._add(FAILOVERS, by=0)
+        for how in ("replica", "waited", "primary"):
+            self._add(READS_AFTER, how, by=0)
+        self._add(WRITES_LOST, by=0)
         self._add(LEAKS, by=0)
         self._add(LAGS, by=0)
         self._add(RUNNING)
@@ -286,6 +300,14 @@ class Metrics(Observer):
     def failover(self) -> None:
         """See `Observer`."""
         self._add(FAILOVERS)
+
+    def read_after(self, how: str) -> None:
+        """See `Observer`."""
+        self._add(READS_AFTER, how)
+
+    def write_lost(self) -> None:
+        """See `Observer`."""
+        self._add(WRITES_LOST)
 
     def retries(self, reason: str) -> None:
         """See `Observer`."""

@@ -28,6 +28,7 @@ class Asyncpg(PostgresDriver):
     is_async = True
     asks_whether_aborted = True
     takes_marker_with_commit = True
+    placeholder = "$1"
 
     def engine_url(self) -> URL:
         return self.url.set(query={name: self.url.query[name] for name in _SQLALCHEMYS & {*self.url.query}})

@@ -68,6 +68,9 @@ class PostgresDriver:
         """The arguments for a pooler that hands each transaction another connection to the server."""
         raise NotImplementedError
 
+    placeholder = "%s"
+    """A parameter in SQL."""
+
     takes_marker_with_commit = False
     """`commit_with_marker` is there."""
 
