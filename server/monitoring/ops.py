@@ -100,7 +100,7 @@ class Ops(Process):
         """Start the watchdog of a process that serves, on its loop."""
         self._watchdog = Watchdog(self._settings.ops, database, self.metrics, self.names)
         self._watchdog.start()
-        self.sample(database)
+        self.sampler(database).start()
 
     def listen(self, sockets: Sequence[socket]) -> None:
         """Serve the pages for operators, and nothing else, on ``ops.port``."""

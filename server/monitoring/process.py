@@ -77,11 +77,11 @@ class Process:
             and (ANY in self._hosts or canonical_host(host) in self._hosts)
         )
 
-    def sample(self, database: Database) -> None:
-        """Begin to take samples for the ten minutes, on the event loop, until the database is closed."""
+    def sampler(self, database: Database) -> Sampler:
+        """What takes the samples for the ten minutes, from its start until the database is closed."""
         sampler = Sampler(self.history, self.index, database, self.metrics.totals)
-        sampler.start()
         database.closing.append(sampler.stop)
+        return sampler
 
 
 def _is_loopback(address: str | None) -> bool:

@@ -78,6 +78,7 @@ class _PagesRule(Rule):
 
     def _keep_requests(self, application: Application) -> None:
         pages, process = self._pages, self._pages.process
+        sampler = process.sampler(pages.database)
         pages.live.look.others = application.settings.get("databases", {})
         keep = log_function(pages.log, application.log_request)
 
@@ -85,7 +86,7 @@ class _PagesRule(Rule):
             """The application is complete now, and the event loop runs."""
             application.log_request = keep  # type: ignore[assignment, method-assign]
             process.names = RouteNames.of(application)
-            process.sample(pages.database)
+            sampler.start()
             keep(handler)
 
         application.log_request = first  # type: ignore[method-assign]
