@@ -17,10 +17,12 @@ from sqlalchemy.orm import Session
 from tornado.web import Application, RequestHandler
 from tornado.websocket import websocket_connect
 
-from conf import DatabaseSettings
+from conf import DatabaseSettings, Settings
 from db import Database, Jobs
 from db.observer import ObservedUnit, Observer
 from handlers import ApiHandler, SessionHandler, SessionWebSocketHandler
+from server.app import make_app
+from server.monitoring.ops import Ops
 from server.pages import pages_for
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Client, Serve
@@ -238,6 +240,40 @@ async def test_pools_and_units_of_other_databases_are_shown_by_their_names(
     assert (unit["pool"], unit["request_id"], unit["sql"]) == ("billing writer", "abc.1", "SELECT 1")
     assert unit["headline"].startswith("idle in its transaction")
     assert "<b>billing writer</b> 1 of" in page
+
+
+@on_sqlite
+@pytest.mark.gen_test
+async def test_the_server_shows_other_databases_too(
+    settings: Settings, database: Database, serve: Serve, tmp_path: Any
+):
+    """Those that `make_app` is given; here while nothing works at them."""
+    billing = Database(DatabaseSettings(url=f"sqlite:///{tmp_path / 'billing.db'}"))
+    ops = Ops(settings)
+    application = make_app(settings, database, ops, databases={"billing": billing}, routes=[])
+    client = serve(application)
+    await ops.start(application, database, None)  # type: ignore[arg-type]  # it is asked for nothing here
+
+    live = (await client.get("/-/live.json")).json()
+
+    await ops.stop()
+    await billing.close()
+    assert [*live["pools"]] == ["writer", "reader", "billing writer", "billing reader"]
+
+
+@pytest.mark.gen_test
+async def test_a_database_in_memory_has_one_pool(serve: Serve):
+    """Its reader is a view of the writer."""
+    database = Database(DatabaseSettings(url="sqlite://"))
+    client = served(serve, database)
+    await client.get("/reads", headers={"X-Request-Id": "abc.1"})
+
+    live = await client.get("/-/live.json")
+    request = await kept(client, "abc.1")
+    await database.close()
+
+    assert [*live.json()["pools"]] == ["writer"]
+    assert sql_of(request) == ["SELECT 1 AS one"]
 
 
 @on_sqlite
