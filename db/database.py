@@ -126,26 +126,24 @@ class Database:
         self.closing: list[Callable[[], object]] = []
         """What `close` calls first, the newest first. Not called by `dispose`, which has no event loop."""
 
-        if observer is not None:
-            self.observe(observer)
+        self.observe(observer or self.observer)
 
     def observe(self, observer: Observer) -> None:
         """Have one more observer called, from now on; before the first unit of work is made.
 
         Of several the newest is called first, and what another has set as a unit's ``observed`` stays.
         """
-        if type(observer) is Observer:
-            return
-        is_first = type(self.observer) is Observer
-        self.observer = self.registry.observer = observer if is_first else Observers(observer, self.observer)
+        own = self.observer
+        self.observer = observer if type(own) is Observer else Observers(observer, own)
+        self.registry.observer = self.observer
         pools: dict[Pool, tuple[Engine, str]] = {}
         for endpoint in (self.reader, self.writer):
             endpoint.limiter.observer = self.observer
-            pools |= {
-                engine.pool: (engine, endpoint.limiter.name) for engine in (endpoint.engine, endpoint.scopes)
-            }
-        for engine, name in pools.values():
-            observe_pool(engine, name, observer)
+            for engine in (endpoint.engine, endpoint.scopes):
+                pools[engine.pool] = engine, endpoint.limiter.name
+        if type(observer) is not Observer:  # else no hook is put into the pools
+            for engine, name in pools.values():
+                observe_pool(engine, name, observer)
 
     def expect_schema(self, revision: str, *, known: Collection[str] | None = None) -> None:
         """From now on a statement that finds no table or column is a schema that is behind, where it is.
