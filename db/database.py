@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import MetaData
+from sqlalchemy import Engine, MetaData, Pool
 from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
@@ -36,7 +36,7 @@ from db.engines.engine import blocking, make_engine, make_url, read_only_view
 from db.engines.idle_pool import observe_pool
 from db.errors import DeadlinePassed, OutsideRun, UsageError
 from db.guard import StatementGuard
-from db.observer import ObservedUnit, Observer
+from db.observer import ObservedUnit, Observer, Observers
 from db.retry import RetryPolicy, reason_of
 from db.schema.state import Schema
 from db.work.async_unit_of_work import AsyncUnitOfWork
@@ -97,7 +97,7 @@ class Database:
         self.settings = settings
         databases.add(self)
         self.sessions = SessionMaker(session_class, session_options)
-        self.observer = observer or Observer()
+        self.observer = Observer()
         self.retry_policy = RetryPolicy(settings.attempts_max)
         self._stoppers = Threads(_STOPPERS, name="onfinish-stopper")
         self._beside = Threads(_BESIDE, name="onfinish-beside", daemon=True)
@@ -132,14 +132,35 @@ class Database:
         key = settings.write_token_key if with_markers else None
         self.write_tokens = None if key is None else WriteTokens(key.get_secret_value())
         self.commit_markers = (
-            CommitMarkers(settings, self.writer.engine, self.observer, always=key is not None)
-            if with_markers
-            else None
+            CommitMarkers(settings, self.writer.engine, always=key is not None) if with_markers else None
         )
-        self.registry = UnitRegistry(self.observer, LeftCommits(settings, self.writer.engine, self.observer))
+        self.registry = UnitRegistry(LeftCommits(settings, self.writer.engine))
         self.turns = Turns()
         self.tasks: set[asyncio.Task[None]] = set()
         self._schema_fault: Callable[[], str | None] | None = None
+        self.closing: list[Callable[[], object]] = []
+        """What `close` calls first, the newest first. Not called by `dispose`, which has no event loop."""
+
+        self.observe(observer or self.observer)
+
+    def observe(self, observer: Observer) -> None:
+        """Have one more observer called, from now on; before the first unit of work is made.
+
+        Of several the newest is called first, and what another has set as a unit's ``observed`` stays.
+        """
+        own = self.observer
+        self.observer = observer if type(own) is Observer else Observers(observer, own)
+        self.registry.observer = self.registry.left.observer = self.observer
+        if self.commit_markers is not None:
+            self.commit_markers.observer = self.observer
+        pools: dict[Pool, tuple[Engine, str]] = {}
+        for endpoint in (self.reader, self.writer):
+            endpoint.limiter.observer = self.observer
+            for engine in (endpoint.engine, endpoint.scopes):
+                pools[engine.pool] = engine, endpoint.limiter.name
+        if type(observer) is not Observer:  # else no hook is put into the pools
+            for engine, name in pools.values():
+                observe_pool(engine, name, observer)
 
     def expect_schema(self, revision: str, *, known: Collection[str] | None = None) -> None:
         """From now on a statement that finds no table or column is a schema that is behind, where it is.
@@ -392,6 +413,8 @@ class Database:
 
         Units of work that are open are rolled back; what hangs longer than ``grace_s`` is left to its thread.
         """
+        while self.closing:
+            self.closing.pop()()
         for unit in list(self.units):
             unit.cancel(DeadlinePassed("the service is shutting down; nothing of this request was kept"))
         await self.idle(grace_s)
@@ -467,14 +490,10 @@ class Database:
         if scopes_backend is None:
             scopes_backend = backend_for(make_url(scopes), settings.pooler) if backend.is_async else backend
         own = make_engine(scopes, role, scopes_backend) if backend.is_async else engine
-        if type(self.observer) is not Observer:
-            for each in {engine, own}:
-                observe_pool(each, role, self.observer)
         limiter = AdmissionLimiter(
             sum(backend.pool_size(settings, role)),
             name=role,
             waiting_max=settings.pool_max_waiting,
-            observer=self.observer,
         )
         return Endpoint(
             engine,

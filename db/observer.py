@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Protocol
 
 from db.outcome import Outcome
@@ -93,3 +95,20 @@ class Observer:
         ``reason`` is "deadlock", "serialization", "certification", "busy", "connection lost", or the name of
         the class of an error that an application added.
         """
+
+
+class Observers(Observer):
+    """Calls several observers, in their order. Lives as long as they do."""
+
+    def __init__(self, *observers: Observer) -> None:
+        for name, method in vars(Observer).items():
+            if isinstance(method, FunctionType):
+                setattr(self, name, _each([getattr(observer, name) for observer in observers]))
+
+
+def _each(methods: Sequence[Callable[..., None]]) -> Callable[..., None]:
+    def call(*args: object, **kwargs: object) -> None:
+        for method in methods:
+            method(*args, **kwargs)
+
+    return call

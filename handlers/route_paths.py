@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from urllib.parse import unquote
 
-from tornado.routing import PathMatches, URLSpec
+from tornado.routing import PathMatches, Rule
 from tornado.web import RequestHandler
 
 
-def path_of(route: URLSpec) -> str:
+def path_of(route: Rule) -> str:
     """The path with each group replaced by the name of the argument that it is given to."""
     matcher = route.matcher
     if not isinstance(matcher, PathMatches):

@@ -22,8 +22,8 @@ from handlers.ops import ROUTES as PROBES
 from handlers.websocket import Sockets
 from server.compare.mount import Twins, compared_routes
 from server.monitoring.ops import Ops, pages
-from server.pages.pages import Application as Shown, Pages, first_step_of
-from server.pages.routes import PageRoutes
+from server.pages.pages import Application as Shown, ServerPages, first_step_of
+from server.pages.routes import PageRoutes, log_function as keeping
 
 KERNEL_ROUTES = (URLSpec(OPENAPI, OpenApiHandler, name="openapi"), *PROBES)
 
@@ -71,8 +71,9 @@ def make_app(
     described = describe(described_operations(routes), about, limits)
     shown = page_routes = None
     if ops is not None:
-        shown = Pages(settings, database, ops, Shown(about, described, revision))
-        page_routes = PageRoutes(shown)
+        shown = ServerPages(settings, database, ops, Shown(about, described, revision))
+        shown.live.look.others = databases
+        page_routes = PageRoutes(shown, ops)
     all_routes = [
         *routes,
         *compared_routes(twins),
@@ -82,8 +83,8 @@ def make_app(
     ]
     named = [route for route in all_routes if isinstance(route, URLSpec)]
     log_function: Callable[[RequestHandler], None] = log_request
-    if ops is not None and page_routes is not None:
-        log_function = ops.log_function(named, page_routes.log_function(log_request))
+    if ops is not None and shown is not None:
+        log_function = ops.log_function(named, keeping(shown.log, log_request))
     application = Application(
         all_routes,
         database=database,

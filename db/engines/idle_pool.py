@@ -18,7 +18,6 @@ from db.guard import guard_at_work
 from db.observer import Observer
 
 _IDLE_SINCE = "onfinish_idle_since"
-_CHECKED_OUT_AT = "onfinish_checked_out_at"
 
 
 class IdlePool(QueuePoolInside):
@@ -101,6 +100,7 @@ def ping_after_idle(engine: Engine, settings: DatabaseSettings, backend: Backend
 def observe_pool(engine: Engine, name: str, observer: Observer) -> None:
     """Report to an observer an engine's connections, and that they lead to another server than before."""
     last: str | None = None
+    checked_out_at = object()  # a key of its own: an engine may have several observers
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, record: ConnectionPoolEntry) -> None:
@@ -122,14 +122,14 @@ def observe_pool(engine: Engine, name: str, observer: Observer) -> None:
     @event.listens_for(engine, "checkout")
     def checked_out(connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
         # Not in `info`, which is emptied when a connection is thrown away.
-        _kept_of(record)[_CHECKED_OUT_AT] = time.perf_counter()
+        _kept_of(record)[checked_out_at] = time.perf_counter()
         observer.checked_out(name)
 
     @event.listens_for(engine, "checkin")
     def checked_in(connection: Any, record: ConnectionPoolEntry) -> None:
-        checked_out_at = _kept_of(record).pop(_CHECKED_OUT_AT, None)
-        if checked_out_at is not None:  # else it was found dead before it was checked out
-            observer.checked_in(name, time.perf_counter() - checked_out_at)
+        at = _kept_of(record).pop(checked_out_at, None)
+        if at is not None:  # else it was found dead before it was checked out
+            observer.checked_in(name, time.perf_counter() - at)
 
 
 def _kept_of(record: ConnectionPoolEntry) -> dict[Any, Any]:

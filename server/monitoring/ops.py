@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Sequence
 from socket import socket
 from typing import Any, Protocol
@@ -12,27 +11,21 @@ from tornado.routing import URLSpec
 from tornado.web import Application, HTTPError, RequestHandler
 
 from conf import Settings
-from conf.hosts import ANY, canonical_host
+from conf.hosts import canonical_host
 from db import Database
 from handlers import NotFoundHandler
 from handlers.json_api.problem import ProblemHandler
 from handlers.lifecycle.errors import Problem
 from handlers.openapi.operation import OPERATION, Answer, operation
-from server.edge.hosts import LOCAL, hosts_of
+from server.edge.hosts import hosts_of
 from server.edge.http import DrainingServer
 from server.edge.listening import LOOPBACK
 from server.monitoring import responses
-from server.monitoring.exposition import CONTENT_TYPE, Exposition
-from server.monitoring.history import History, Sampler
-from server.monitoring.metrics import Metrics
-from server.monitoring.peers import Peers
+from server.monitoring.exposition import CONTENT_TYPE
+from server.monitoring.process import Process
 from server.monitoring.route_names import RouteNames
-from server.monitoring.shared_counters import SharedCounters
 from server.monitoring.stats import Stats
 from server.monitoring.watchdog import Watchdog
-
-_FORWARDED = ("Forwarded", "Via", "X-Real-Ip", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
-"""A request with one of these comes through a proxy: its loopback peer is not its sender."""
 
 _FOR_OPERATORS = (
     "At `ops.port` on loopback, and nowhere else, where that is set. Elsewhere here, except in production: "
@@ -51,54 +44,30 @@ class Part(Protocol):
             local: on the main port, which untrusted clients may reach too.
         """
 
-    def start(self, database: Database, server: DrainingServer) -> None:
+    def start(self, server: DrainingServer) -> None:
         """The process is about to serve."""
 
-    async def stop(self) -> None:
-        """The process ends."""
 
-
-class Ops:
-    """The monitoring of one process. Lives as long as that.
+class Ops(Process):
+    """The monitoring of one process of the server. Lives as long as that.
 
     Args:
         settings: those of the service.
-        counters: the counts of all processes; one of this process alone by default.
-        peers: the other processes.
-        index: which of the processes this is.
-        history: the last ten minutes of all processes; of this process alone by default.
+        options: those of `Process`.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        counters: SharedCounters | None = None,
-        peers: Peers | None = None,
-        index: int = 0,
-        history: History | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        own = canonical_host(settings.http.address)
+        hosts = (*settings.http.hosts, *settings.ops.hosts, *([own] if own else []))
+        super().__init__(hosts=hosts, tracebacks=settings.ops.leak_s is not None, **options)
         self._settings = settings
-        self.index = index
-        self._counters = counters or SharedCounters()
-        self.peers = peers or Peers(1)
-        self.history = history or History()
-        self._sampler: Sampler | None = None
-        self.exposition = Exposition(self._counters)
-        self.metrics = Metrics(self._counters.slots[index], tracebacks=settings.ops.leak_s is not None)
-        """The observer of the database."""
-        self.names = RouteNames([])
-        """The names of the application's routes."""
         self._watchdog: Watchdog | None = None
         self._server: DrainingServer | None = None
-        self._hosts = {*LOCAL, *settings.http.hosts, *settings.ops.hosts}
-        if (own := canonical_host(settings.http.address)) is not None:
-            self._hosts.add(own)
         self.parts: list[Part] = []
-        """What is served beside the two pages; started and stopped with this."""
+        """What is served beside the two pages; started with this."""
 
     @property
-    def on_main_port(self) -> bool:
+    def on_main_port(self) -> bool:  # type: ignore[override]
         """Whether the pages for operators are served on the main port."""
         return not self._settings.production and self._settings.ops.port is None
 
@@ -108,17 +77,8 @@ class Ops:
         return self._routes(local=True) if self.on_main_port else []
 
     def admits(self, request: HTTPServerRequest) -> bool:
-        """Whether a request of the main port comes from an operator.
-
-        Its caller is on loopback, no proxy stands before it, and its Host is one of this server's: a web page
-        whose name points to 127.0.0.1 (DNS rebinding) has a caller on loopback as well.
-        """
-        host = request.host if request.host.endswith("]") else request.host.rsplit(":", 1)[0]
-        return (
-            _is_loopback(request.remote_ip)
-            and not any(name in request.headers for name in _FORWARDED)
-            and (ANY in self._hosts or canonical_host(host) in self._hosts)
-        )
+        """As `Process.admits`; never in production."""
+        return not self._settings.production and super().admits(request)
 
     def log_function(
         self, routes: Sequence[URLSpec], then: Callable[[RequestHandler], None]
@@ -134,14 +94,13 @@ class Ops:
         stats = Stats(self.index, database, self.names, application, server)
         await self.peers.listen(self.index, stats.look)
         for part in self.parts:
-            part.start(database, server)
+            part.start(server)
 
     def watch(self, database: Database) -> None:
         """Start the watchdog of a process that serves, on its loop."""
         self._watchdog = Watchdog(self._settings.ops, database, self.metrics, self.names)
         self._watchdog.start()
-        self._sampler = Sampler(self.history, self.index, database, self.metrics.totals)
-        self._sampler.start()
+        self.sampler(database).start()
 
     def listen(self, sockets: Sequence[socket]) -> None:
         """Serve the pages for operators, and nothing else, on ``ops.port``."""
@@ -164,10 +123,6 @@ class Ops:
         """Stop the monitoring."""
         if self._watchdog is not None:
             self._watchdog.stop()
-        if self._sampler is not None:
-            self._sampler.stop()
-        for part in self.parts:
-            await part.stop()
         if self._server is not None:
             self._server.stop()
             await self._server.close_all_connections()
@@ -181,7 +136,7 @@ class Ops:
 class OpsHandler(ProblemHandler):
     """A page for operators. Lives as long as one request."""
 
-    def initialize(self, ops: Ops, local: bool) -> None:
+    def initialize(self, ops: Process, local: bool) -> None:
         """Take the route's arguments.
 
         Args:
@@ -191,7 +146,7 @@ class OpsHandler(ProblemHandler):
         self.local = local
 
     def prepare(self) -> None:
-        """On the main port, 404 for callers that `Ops.admits` does not admit."""
+        """On the main port, 404 for callers that `Process.admits` does not admit."""
         if self.local and not self.ops.admits(self.request):
             raise HTTPError(404)
 
@@ -247,10 +202,3 @@ def pages(arguments: dict[str, Any] | None = None) -> list[URLSpec]:
         URLSpec("/metrics", MetricsHandler, arguments, name="metrics"),
         URLSpec("/stats", StatsHandler, arguments, name="stats"),
     ]
-
-
-def _is_loopback(address: str | None) -> bool:
-    try:
-        return address is not None and ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tornado.httputil import HTTPServerRequest
-from tornado.routing import PathMatches, URLSpec
-from tornado.web import RequestHandler
+from tornado.routing import PathMatches, Rule
+from tornado.web import Application, RequestHandler
 
 from handlers.route_paths import path_of
 
@@ -17,13 +17,19 @@ UNMATCHED = ""
 class RouteNames:
     """Maps handlers and requests to their routes. Lives as long as its application."""
 
-    def __init__(self, routes: Iterable[URLSpec]) -> None:
+    def __init__(self, routes: Iterable[Rule]) -> None:
         self._by_handler: dict[object, list[tuple[PathMatches, str]]] = {}
         for route in routes:
             if isinstance(route.matcher, PathMatches):
                 names = self._by_handler.setdefault(route.target, [])
                 names.append((route.matcher, path_of(route)))
         self._all = [pair for pairs in self._by_handler.values() for pair in pairs]
+
+    @classmethod
+    def of(cls, application: Application) -> RouteNames:
+        """Those of an application, whatever the host that its routes are for."""
+        hosts = application.default_router.rules
+        return cls(route for host in hosts for route in host.target.rules)
 
     def of_handler(self, handler: RequestHandler) -> str:
         """The route of a handler: by its class, and by the path only where the class has several."""

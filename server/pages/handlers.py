@@ -14,7 +14,7 @@ from server.pages.clock import clock, zone
 from server.pages.docs import code, groups_of, paragraphs
 from server.pages.live.rows import seconds
 from server.pages.live.text import text_of
-from server.pages.pages import Pages
+from server.pages.pages import Pages, ServerPages
 from server.pages.requests.timeline import milliseconds, tracks_of
 from server.pages.site import POLICY, root_of
 
@@ -46,14 +46,14 @@ class PageHandler(OpsHandler):
         """Answer with a page. The last thing a method does."""
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Content-Security-Policy", POLICY)
-        is_operators = not self.local or self.pages.is_operators(self.request)
+        is_operators = not self.local or self.ops.admits(self.request)
         self.finish(
             self.pages.site.render(
                 template,
                 root=root_of(self.request.path),
                 links=self.pages.links(self.request, local=self.local),
                 current=current,
-                where=self.pages.about if is_operators else "",
+                where=self.pages.where if is_operators else "",
                 **values,
             )
         )
@@ -66,13 +66,14 @@ class QuietHandler(PageHandler):
 class HomeHandler(PageHandler):
     """``/``: a page for browsers. For any other client, and any other method, there is nothing here: 404."""
 
+    pages: ServerPages
     _is_shown = False
 
     def prepare(self) -> None:
         """Refuse all but a browser of an operator."""
         is_read = self.request.method in ("GET", "HEAD")
         self._is_shown = is_read and prefers_html(self.request.headers.get("Accept", ""))
-        self._is_shown = self._is_shown and (not self.local or self.pages.is_operators(self.request))
+        self._is_shown = self._is_shown and (not self.local or self.ops.admits(self.request))
         if not self._is_shown:
             self.send_error(404)
 
@@ -139,6 +140,7 @@ class RequestsHandler(PageHandler):
                 "requests.html",
                 current="Requests",
                 lists=lists,
+                switch=self.pages.switch,
                 kinds=_KINDS,
                 clock=clock,
                 zone=zone,
@@ -171,6 +173,7 @@ class RequestHandler(PageHandler):
             stuck=found.stuck,
             became=_BECAME,
             is_recording=self.pages.log.is_recording,
+            switch=self.pages.switch,
             kinds=_KINDS,
             clock=clock,
             zone=zone,
@@ -181,6 +184,8 @@ class RequestHandler(PageHandler):
 
 class DocsHandler(PageHandler):
     """``/docs``: the API. For every caller that may read ``/openapi.json``."""
+
+    pages: ServerPages
 
     def prepare(self) -> None:
         """Refuse no caller."""

@@ -1,4 +1,4 @@
-"""What the pages of one process show."""
+"""What the pages show of one process and its database."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from handlers.json_api.problem import Page
 from handlers.openapi.document import About
 from server.edge.http import DrainingServer
 from server.monitoring.ops import Ops
+from server.monitoring.process import Process
 from server.pages.accept import prefers_html
 from server.pages.live.view import LiveView
 from server.pages.requests.log import RequestLog
@@ -43,6 +44,49 @@ METRICS = Link("Metrics", "metrics", "the numbers of all processes, for Promethe
 STATS = Link("Stats", "stats", "what each process is doing, as JSON")
 
 
+class Pages:
+    """What the pages show of one process and its database. Lives as long as the process.
+
+    Args:
+        database: the process's own.
+        process: what is known of it.
+        where: what operators see in the bar.
+        records: the statements of each request are recorded.
+        switch: how that is switched on, for those that miss it.
+        warns: a loop of equal SELECTs is logged.
+    """
+
+    def __init__(
+        self, database: Database, process: Process, *, where: str, records: bool, switch: str, warns: bool
+    ) -> None:
+        self.database = database
+        self.process = process
+        self.where = where
+        self.switch = switch
+        self.site = Site()
+        self.live = LiveView(process, database)
+        self.log = RequestLog(process.index, lambda: process.names, warns=warns)
+        self.requests = RequestViews(self.log, process.peers)
+        self._records = records
+
+    def links(self, request: HTTPServerRequest, *, local: bool) -> list[Link]:
+        """The links of the bar: pages that are on this port, and that this caller may see."""
+        return [LIVE, REQUESTS]
+
+    def start(self) -> None:
+        """Answer the other processes, and record, until the database is closed."""
+        self.live.start()
+        self.requests.start()
+        if self._records:
+            self.log.start(self.database)
+        self.database.closing.append(self.stop)
+
+    def stop(self) -> None:
+        """Record no more, and ask the database no more."""
+        self.log.stop()
+        self.live.stop()
+
+
 @dataclass(frozen=True)
 class Application:
     """What the pages show of the application.
@@ -58,8 +102,8 @@ class Application:
     revision: str | None
 
 
-class Pages:
-    """What the pages of one process show. Lives as long as that.
+class ServerPages(Pages):
+    """The pages of the server, which has some more of them. Lives as long as its process.
 
     Args:
         settings: those of the service.
@@ -69,65 +113,58 @@ class Pages:
     """
 
     def __init__(self, settings: Settings, database: Database, ops: Ops, application: Application) -> None:
+        processes = settings.http.processes
+        of = f"{processes} processes" if processes > 1 else "1 process"
+        super().__init__(
+            database,
+            ops,
+            where=f"{settings.environment} · {of} · {settings.database.shown_url}",
+            records=settings.records_requests,
+            switch="ops.record_requests",
+            warns=not settings.production,
+        )
         self.settings = settings
-        self._database = database
-        self.ops = ops
         self.application = application
-        self.site = Site()
-        self.live = LiveView(ops)
-        self.log = RequestLog(ops.index, lambda: ops.names, warns=not settings.production)
-        self.requests = RequestViews(self.log, ops.peers)
         self._server: DrainingServer | None = None
         self._began_at = time.monotonic()
 
     # -- what is where
-
-    def is_operators(self, request: HTTPServerRequest) -> bool:
-        """Whether a request of the main port may see what is for operators; never in production."""
-        return not self.settings.production and self.ops.admits(request)
 
     def links(self, request: HTTPServerRequest, *, local: bool) -> list[Link]:
         """The links of the bar: pages that are on this port, and that this caller may see."""
         if not local:
             return [HOME, LIVE, REQUESTS, METRICS, STATS]
         links = []
-        is_operators = self.is_operators(request)
+        is_operators = self.process.admits(request)
         if is_operators:
             links.append(HOME)
-            if self.ops.on_main_port:
+            if self.process.on_main_port:
                 links += [LIVE, REQUESTS]
         if shows_docs(self.settings):
             links.append(API)
         if self.settings.compare.mount:
             links.append(COMPARE)
-        if self.ops.on_main_port and is_operators:
+        if self.process.on_main_port and is_operators:
             links += [METRICS, STATS]
         return links
-
-    @property
-    def about(self) -> str:
-        """What operators see in the bar."""
-        http, database = self.settings.http, self.settings.database
-        processes = f"{http.processes} processes" if http.processes > 1 else "1 process"
-        return f"{self.settings.environment} · {processes} · {database.shown_url}"
 
     # -- what they show
 
     async def faults(self) -> list[Fault]:
         """Why the database cannot be worked with, in `ANSWER_S` at most."""
-        asked = faults_of(self._database, revision=self.application.revision)
+        asked = faults_of(self.database, revision=self.application.revision)
         found = await _within(ANSWER_S, asked)
         return [Fault(f"the database does not answer within {ANSWER_S:g} s")] if found is None else found
 
     async def first_step(self) -> str | None:
         """What to do with an application whose database is still empty."""
-        asked = first_step_of(self._database, self.application.about)
+        asked = first_step_of(self.database, self.application.about)
         found: str | None = await _within(ANSWER_S, asked)
         return found
 
     def tiles(self) -> list[tuple[str, str, str]]:
         """Numbers of this process: value, label, class."""
-        database = self._database
+        database = self.database
         tiles = [(str(len(database.open_units)), "open units of work", "")]
         for endpoint in dict.fromkeys((database.writer, database.reader)):
             limiter = endpoint.limiter
@@ -147,7 +184,7 @@ class Pages:
         """The page of an error, for a browser that opens a page; see `ErrorPage`."""
         if not prefers_html(request.headers.get("Accept", "")):
             return None
-        is_kept = self.log.is_recording and self.ops.on_main_port and self.is_operators(request)
+        is_kept = self.log.is_recording and self.process.on_main_port and self.process.admits(request)
         body = self.site.render(
             "error.html",
             root=root_of(request.path),
@@ -161,21 +198,11 @@ class Pages:
         )
         return Page(body, POLICY)
 
-    # -- the process
-
-    def start(self, database: Database, server: DrainingServer) -> None:
+    def serve(self, server: DrainingServer) -> None:
         """The process is about to serve."""
-        self.live.start(database, server)
-        self.requests.start()
-        if self.settings.records_requests:
-            self.log.start(database)
+        self.start()
         self._server = server
         self._began_at = time.monotonic()
-
-    async def stop(self) -> None:
-        """The process ends."""
-        self.log.stop()
-        await self.live.stop()
 
 
 def addresses(settings: Settings, *, main: str, ops: str | None) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from tornado.web import Application
 from conf import DatabaseSettings
 from db import Database
 from handlers import ApiHandler
+from server.pages import pages_for
 
 
 class Base(DeclarativeBase):
@@ -48,7 +49,8 @@ class NotesHandler(ApiHandler):
 async def serve(url: str = "sqlite:///notes.db", port: str = "8888") -> None:
     database = Database(DatabaseSettings(url=url))
     database.create_all(Base.metadata)  # and onfinish's own two tables: commit markers, idempotency keys
-    Application([("/notes", NotesHandler)], database=database).listen(int(port), "127.0.0.1")
+    application = Application([("/notes", NotesHandler), *pages_for(database)], database=database)
+    application.listen(int(port), "127.0.0.1")  # and /-/live, /-/requests for callers on this machine
     try:
         await asyncio.Event().wait()
     finally:

@@ -101,3 +101,23 @@ async def test_notes_that_overlap_are_all_kept(client, sql):
     assert {answer.code for answer in answers} == {201}
     assert len({answer.json() for answer in answers}) == 40
     assert sql("SELECT count(*) AS n FROM notes") == [{"n": 40}]
+
+
+@pytest.mark.gen_test
+async def test_its_pages_show_what_its_requests_do_and_did(start_example):
+    """Two lines of it: what is open now, and each statement of a request that has ended, with its line."""
+    client = start_example("notes")
+    form_of = {"Content-Type": "application/x-www-form-urlencoded", "X-Request-Id": "milk.1"}
+    await client.post("/notes", form(text="buy milk"), headers=form_of)
+
+    live = await client.get("/-/live.txt")
+    [request] = (await client.get("/-/requests/milk.1.json")).json()["requests"]
+    page = await client.get("/-/requests/milk.1", headers={"Accept": "text/html"})
+
+    assert b"open units of work: 0" in live.body
+    assert (request["name"], request["status"], request["outcome"]) == ("POST /notes", 201, "kept")
+    [unit] = request["units"]
+    lines = [each["line"]["text"] for each in unit["statements"] if each["counts"] and each["line"]]
+    assert lines == ["session.flush()"]
+    assert unit["commit"] is not None
+    assert b"INSERT INTO notes" in page.body

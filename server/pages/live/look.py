@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from tornado.httputil import HTTPServerRequest
@@ -12,8 +12,7 @@ from tornado.httputil import HTTPServerRequest
 from db import AsyncUnitOfWork, Database
 from db.observer import ObservedUnit
 from db.work.activity import Activity, activity_of, calls_of
-from server.edge.http import DrainingServer
-from server.monitoring.ops import Ops
+from server.monitoring.process import Process
 from server.monitoring.stats import about_origin
 from server.monitoring.tracebacks import Origin
 from server.pages.live.places import Place, place_of
@@ -28,52 +27,56 @@ class Look:
     """Looks at one process. Lives as long as that.
 
     Args:
-        ops: its monitoring.
+        process: which one.
         database: its own.
-        server: counts its requests.
     """
 
-    def __init__(self, ops: Ops, database: Database, server: DrainingServer) -> None:
-        self._ops = ops
+    def __init__(self, process: Process, database: Database) -> None:
+        self._process = process
         self._database = database
-        self._server = server
-        self._began_at = time.monotonic()
+        self.others: Mapping[str, Database] = {}
+        """The process's other databases, by name."""
 
     def look(self) -> dict[str, Any]:
-        """Pools and open units of work, as JSON. To be called on the event loop."""
-        database, now = self._database, time.monotonic()
-        units = database.open_units
-        threads = sys._current_frames()
+        """Pools and open units of work, as JSON. To be called on the event loop.
+
+        Pools of another database have its name in front: "billing writer".
+        """
+        now, threads = time.monotonic(), sys._current_frames()
+        databases = {"": self._database, **{f"{name} ": each for name, each in self.others.items()}}
+        units = [(unit, name) for name, each in databases.items() for unit in each.open_units]
+        units.sort(key=lambda found: found[0].opened_at)
         return {
-            "process": self._ops.index,
-            "pid": os.getpid(),
-            "uptime_s": round(now - self._began_at, 1),
-            "requests_in_flight": self._server.busy,
+            "process": self._process.index,
             "pools": {
-                endpoint.limiter.name: {
+                f"{name}{endpoint.limiter.name}": {
                     "size": endpoint.limiter.size,
                     "taken": endpoint.limiter.taken,
                     "waiting": endpoint.limiter.waiting,
                 }
+                for name, database in databases.items()
                 for endpoint in (database.writer, database.reader)
             },
             "open": len(units),
-            "units": [self._unit(unit, now, threads) for unit in units[:UNITS_MAX]],
+            "units": [
+                self._unit(unit, databases[name], name, now, threads) for unit, name in units[:UNITS_MAX]
+            ],
         }
 
-    def _unit(self, unit: ObservedUnit, now: float, threads: Any) -> dict[str, Any]:
-        database = self._database
+    def _unit(
+        self, unit: ObservedUnit, database: Database, name: str, now: float, threads: Any
+    ) -> dict[str, Any]:
         endpoint = database.reader if unit.pool == "reader" else database.writer
         activity = activity_of(unit, registry=database.registry, backend=endpoint.backend, threads=threads)
         origin = unit.origin if isinstance(unit, AsyncUnitOfWork) else None
         place = _place(unit, activity)
         return {
-            "key": f"{self._ops.index}-{id(unit):x}",
+            "key": f"{self._process.index}-{id(unit):x}",
             "label": unit.label,
             "method": origin.method if isinstance(origin, HTTPServerRequest) else None,
-            **about_origin(unit, self._ops.names),
+            **about_origin(unit, self._process.names),
             "age_s": round(now - unit.opened_at, 3),
-            "pool": unit.pool,
+            "pool": f"{name}{unit.pool}",
             "stage": activity.stage,
             "step": activity.step,
             "queued_s": None if activity.queued_at is None else round(now - activity.queued_at, 3),

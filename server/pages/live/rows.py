@@ -164,7 +164,7 @@ def _headline(row: Row, unit: Mapping[str, Any], session: ServerSession | None) 
         said.append(f"waits for {lock}" + ("" if state_s is None else f" · {seconds(state_s)}"))
     elif unit["stage"] == "between" and not unit["has_connection"]:
         said.append("holds no connection")
-    elif unit["stage"] == "between" and row.pool == "reader":
+    elif unit["stage"] == "between" and row.pool.endswith("reader"):
         said.append("holds a connection, and no SQL is under way")
     elif unit["stage"] == "between":
         idle = session is not None and session.state.startswith("idle in transaction")
@@ -214,7 +214,7 @@ def _holders_of_file(units: Units, waiter: Mapping[str, Any]) -> list[str]:
         unit["key"]
         for _, unit, _ in units
         if unit is not waiter
-        and unit["pool"] == "writer"
+        and unit["pool"] == waiter["pool"]
         and unit["has_connection"]
         and unit["step"] != "lock"
     ]

@@ -60,7 +60,7 @@ class AskedSessions:
             return Answer([], f"the database did not answer within {within_s:.1f} s")
         return question.result()
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Close the connection, without waiting for it."""
         if self._closing is not None:
             self._closing.cancel()

@@ -7,9 +7,8 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from db import Database
-from server.edge.http import DrainingServer
-from server.monitoring.history import COUNTS, DAY_S, Past
-from server.monitoring.ops import Ops
+from server.monitoring.history import COUNTS, DAY_S, Past, PoolHistory
+from server.monitoring.process import Process
 from server.pages.clock import clock, day, zone
 from server.pages.live.chart import Chart, chart_of
 from server.pages.live.look import Look
@@ -33,6 +32,10 @@ WORDS = {
     "refused": "no slot in time",
 }
 """How the page calls what `COUNTS` counts."""
+
+
+_NO_HISTORY = PoolHistory([], [])
+"""Of a pool of another database than the application's `database`."""
 
 
 class View(NamedTuple):
@@ -70,8 +73,8 @@ class View(NamedTuple):
                     "size": chart.size,
                     "taken": chart.taken,
                     "waiting": chart.waiting,
-                    "full": [span._asdict() for span in self.past.full[chart.name]],
-                    "history": self.past.pools[chart.name]._asdict(),
+                    "full": [span._asdict() for span in self.past.full.get(chart.name, ())],
+                    "history": self.past.pools.get(chart.name, _NO_HISTORY)._asdict(),
                 }
                 for chart in self.charts
             },
@@ -84,36 +87,36 @@ class View(NamedTuple):
 
 
 class LiveView:
-    """Gathers the view. Lives as long as the process, from `start` to `stop`; idle while no page is open."""
+    """Gathers the view. Lives as long as the process, until `stop`; idle while no page is open."""
 
-    def __init__(self, ops: Ops) -> None:
-        self._ops = ops
-        self._sessions: AskedSessions | None = None
-
-    def start(self, database: Database, server: DrainingServer) -> None:
-        """Answer the other processes."""
-        self._ops.peers.answer(QUESTION, Look(self._ops, database, server).look)
+    def __init__(self, process: Process, database: Database) -> None:
+        self._process = process
         self._sessions = AskedSessions(database)
+        self.look = Look(process, database)
 
-    async def stop(self) -> None:
+    def start(self) -> None:
+        """Answer the other processes."""
+        self._process.peers.answer(QUESTION, self.look.look)
+
+    def stop(self) -> None:
         """Close the connection to the database, if there is one."""
-        if self._sessions is not None:
-            await self._sessions.stop()
+        self._sessions.stop()
 
     async def gather(self) -> View:
         """Ask the processes and the database."""
         began_at = time.monotonic()
-        processes = await self._ops.peers.ask(QUESTION)
+        processes = await self._process.peers.ask(QUESTION)
         left_s = max(_LEAST_S, min(ANSWER_S, _TOTAL_S - (time.monotonic() - began_at)))
-        assert self._sessions is not None  # noqa: S101  # pages are served from `start` on
         live = live_of(processes, await self._sessions.ask(pids_of(processes), within_s=left_s))
         now_s = int(time.time())
-        past = self._ops.history.past(now_s)
+        past = self._process.history.past(now_s)
+        pools = [process["pools"] for process in processes if "pools" in process]
         charts = []
-        for name, history in past.pools.items():
+        for name in dict.fromkeys(name for each in pools for name in each):
             sums = {
-                key: sum(process["pools"][name][key] for process in processes if "pools" in process)
+                key: sum(each[name][key] for each in pools if name in each)
                 for key in ("size", "taken", "waiting")
             }
-            charts.append(chart_of(name, history, past.full[name], until_s=now_s, **sums))
-        return View(live, charts, past, self._ops.history.since_s)
+            full = past.full.get(name, ())
+            charts.append(chart_of(name, past.pools.get(name, _NO_HISTORY), full, until_s=now_s, **sums))
+        return View(live, charts, past, self._process.history.since_s)
