@@ -63,7 +63,7 @@ class BooksHandler(MemberHandler):
         return await self.run(books.create_book, self.session, **new.given())
 
 
-class LoansHandler(IdempotentHandler, MemberHandler):
+class LoansHandler(MemberHandler, IdempotentHandler):
     @operation(answer=LoanOut, status=201)
     async def post(self, new: LoanNew) -> loans.Loan:
         member_id = self.current_user.id

@@ -29,10 +29,10 @@ class LoginHandler(ApiHandler):
     @operation(status=204)
     async def post(self, given: Credentials) -> None:
         member = await self.run(members.find_member, self.session, name=given.name)
-        salt, kept = (member.salt, member.password) if member else (b"", b"")
-        if not hmac.compare_digest(
-            await asyncio.to_thread(members.password_hash, given.password, salt), kept
-        ):
+        digest = await asyncio.to_thread(
+            members.password_hash, given.password, member.salt if member else b""
+        )
+        if member is None or not hmac.compare_digest(digest, member.password):
             raise Problem(401, "no member has this name and password")
         token = await self.run(members.log_in, self.session, member_id=member.id)
         is_https = self.request.protocol == "https"
