@@ -52,13 +52,14 @@ def make_clone(folder: Path) -> None:
             shutil.copy(ROOT / name, folder / name)
     for place, own in PLACES.items():
         (folder / own).parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(folder / place, folder / own)
+        copy = shutil.copytree if (folder / place).is_dir() else shutil.copy
+        copy(folder / place, folder / own)
     for package in EMPTY:
         (folder / package).mkdir(exist_ok=True)
         (folder / package / "__init__.py").touch()
     for file in folder.rglob("library/*.py"):
-        file.write_text(_moved(file.read_text()))
-    shutil.rmtree(folder / LIBRARY)
+        if not file.is_relative_to(folder / LIBRARY):
+            file.write_text(_moved(file.read_text()))
     app, setup = folder / "server" / "app.py", folder / "setup.cfg"
     source, changed = re.subn(r"\bhandlers\.board\.routes\b", "handlers.library.routes", app.read_text())
     assert changed == 1, "one line names the routes"

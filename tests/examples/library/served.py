@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -23,6 +24,7 @@ def test_a_member_that_the_command_has_added_borrows_a_book(database_url, start_
     added = subprocess.run(
         [sys.executable, "-m", "server", "member", "Ada", "--database-url", database_url],
         cwd=ROOT,
+        env={"PATH": os.environ.get("PATH", os.defpath)},
         input="correct horse\n",
         text=True,
         check=False,

@@ -289,7 +289,7 @@ def watched(database: Database, database_url: str) -> Callable[[str], list[Any]]
     return watch
 
 
-@every_driver
+@pytest.mark.every_driver
 def test_sentry_sees_a_fault_once_its_request_and_the_time_of_commit_and_no_rows(
     watched: Callable[[str], list[Any]],
 ):
@@ -305,7 +305,7 @@ def test_sentry_sees_a_fault_once_its_request_and_the_time_of_commit_and_no_rows
     assert commit["contexts"]["trace"]["trace_id"] == requests[0]["contexts"]["trace"]["trace_id"]
 
 
-@every_driver
+@pytest.mark.every_driver
 def test_opentelemetry_sees_each_request_with_its_statements_and_commit_below_it_and_no_rows(
     watched: Callable[[str], list[Any]],
 ):
