@@ -312,17 +312,18 @@ def test_opentelemetry_sees_each_request_with_its_statements_and_commit_below_it
     spans = watched("opentelemetry")
 
     requests = [span for span in spans if span["kind"] == "SpanKind.SERVER"]
+    ours = [  # and none of connecting, nor a driver's own commit marker
+        span for span in spans if re.search("notes|COMMIT", span["attributes"].get("db.query.text", ""))
+    ]
     below = [
-        [span["name"] for span in spans if span["parent_id"] == request["context"]["span_id"]]
+        [span["name"] for span in ours if span["parent_id"] == request["context"]["span_id"]]
         for request in requests
     ]
-    connecting, below[0] = below[0][:-2], below[0][-2:]
     assert [request["name"] for request in requests] == ["POST /notes"] * 3
     assert [request["attributes"]["request_id"] for request in requests] == [
         "request-0",
         "request-1",
         "request-2",
     ]
-    assert "INSERT" not in connecting
     assert below == [["INSERT", "COMMIT"], ["INSERT"], ["SELECT"]]
     assert [len(request["events"]) for request in requests] == [0, 0, 1]
