@@ -18,7 +18,7 @@ class Document(Base):
 
 
 def get_document(session: Session, *, document_id: int, user_id: int, lock: bool = False) -> Document:
-    """A document that the user may see. Of another one not even its being there is said."""
+    """A document that the user may see. Another one is as one that does not exist."""
     may_see = or_(Document.owner_id == user_id, Document.is_public)
     statement = select(Document).where(Document.id == document_id, may_see)
     document = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
