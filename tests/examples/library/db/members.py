@@ -20,7 +20,7 @@ class Member(Base):
 
 
 class Login(Base):
-    """A browser that is logged in. The row has a hash of the cookie, so that a copy of the rows is no log-in."""
+    """A browser that is logged in. A row has a hash of the cookie, so a copy of it is no log-in."""
 
     __tablename__ = "library_logins"
     token_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
