@@ -52,7 +52,7 @@ class Handler(Protocol):
     isolation: ClassVar[str | None]
     retry: ClassVar[bool]
     retry_on: ClassVar[tuple[type[Exception], ...]]
-    timeout_s: ClassVar[float | None]
+    timeout_s: float | None
     _instrumentation: ClassVar[Instrumentation | None]
 
     def require_setting(self, name: str, feature: str = "this feature") -> None:
