@@ -82,7 +82,8 @@ def _drawn(step: Step, y: int) -> list[str]:
     hook = f'<tspan class="hook">{escape(step.hook)}</tspan>   ' if step.hook else ""
     if step.start == step.end:
         dash = ' stroke-dasharray="4 3"' if step.kind == "else" else ""
-        box = f'<rect class="{step.kind}" x="{step.start - 70}" y="{y - 17}" width="500" height="24" rx="4"{dash}/>'
+        size = 'width="500" height="24" rx="4"'
+        box = f'<rect class="{step.kind}" x="{step.start - 70}" y="{y - 17}" {size}{dash}/>'
         return [
             box,
             f'<text x="{step.start - 60}" y="{y}" xml:space="preserve">{hook}{escape(step.text)}</text>',

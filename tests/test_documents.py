@@ -1,13 +1,12 @@
 """Every page: its links lead somewhere, its code is code that a test runs, its commands can be given.
 
-The lines of a block of Python are those of a file that its page links to, which the tests run; or a test takes
-the block from the page and runs it. A command is read by the command line itself. A block in any other language is taken
-from its page by a test that names the page.
+The lines of a block of Python are those of a file that its page links to, which the tests run; or a test
+takes the block from the page and runs it. A command is read by the command line itself. A block in any other
+language is taken from its page by a test that names the page.
 """
 
 from __future__ import annotations
 
-import ast
 import configparser
 import re
 import shlex
@@ -19,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from conf.names import names
-from server.cli import build_parser, find_commands
+from server.cli import UsageError, build_parser, find_commands
 from tests.documents import (
     DOCS,
     OF_THE_BOARD,
@@ -192,7 +191,7 @@ def usage_fault(arguments: list[str]) -> str | None:
     arguments = ["serve" if each == "COMMAND" else each for each in arguments]
     try:
         parser.parse_args(["1" if re.fullmatch(r"[A-Z]{2,}", each) else each for each in arguments])
-    except Exception as error:  # the parser's own, which exits for no usage
+    except UsageError as error:
         missing = arguments and arguments[0] not in found and not has_board()
         return None if missing else str(error)
     except SystemExit as error:

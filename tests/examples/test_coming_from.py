@@ -17,9 +17,10 @@ from tornado.routing import URLSpec
 
 from conf import Settings
 from db import Database
+from handlers import ApiHandler
 from server.app import make_app
 from tests.examples.coming_from import fastapi_after, fastapi_before, flask_after, flask_before
-from tests.examples.migration.tables import Base
+from tests.examples.migration.tables import Base, Order
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Serve
@@ -32,10 +33,10 @@ class Api(Protocol):
 
 
 def writes(session: Session) -> None:
-    session.add(fastapi_after.Order(text="from a GET"))
+    session.add(Order(text="from a GET"))
 
 
-class WritesHandler(fastapi_after.ApiHandler):
+class WritesHandler(ApiHandler):
     async def get(self) -> None:
         await self.run(writes, self.session)
 
@@ -75,7 +76,7 @@ def of_fastapi_before(database_url: str, database: Database, io_loop: IOLoop) ->
 
     @router.get("/writes")
     def get_writes(session: Annotated[AsyncSession, Depends(fastapi_before.get_session)]) -> None:
-        session.add(fastapi_before.Order(text="from a GET"))
+        session.add(Order(text="from a GET"))
 
     fastapi_before.app.include_router(router)
     transport = ASGITransport(fastapi_before.app, raise_app_exceptions=False)

@@ -1,4 +1,4 @@
-"""What docs/sessions.md shows, run: its functions on both databases, and its interactive session as printed."""
+"""What docs/sessions.md shows, run: its functions on both databases, its interactive session as printed."""
 
 from __future__ import annotations
 
@@ -57,11 +57,13 @@ def test_of_parts_those_before_the_failure_are_kept(players: Database):
 
 def test_a_move_is_logged_and_a_wrong_one_leaves_nothing(players: Database):
     import_players(players, ["Ada"])
-    move = {"player_id": 1, "from_squad_id": None, "to_squad_id": 2}
 
-    players.run_in_transaction(move_player, **move)
+    def move() -> None:
+        players.run_in_transaction(move_player, player_id=1, from_squad_id=None, to_squad_id=2)
+
+    move()
     with pytest.raises(Conflict):
-        players.run_in_transaction(move_player, **move)
+        move()
 
     with players.session_scope(read_only=True) as session:
         assert count_by_squad(session, least=1) == [("guests", 1)]
