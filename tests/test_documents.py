@@ -192,8 +192,7 @@ def usage_fault(arguments: list[str]) -> str | None:
     try:
         parser.parse_args(["1" if re.fullmatch(r"[A-Z]{2,}", each) else each for each in arguments])
     except UsageError as error:
-        missing = arguments and arguments[0] not in found and not has_board()
-        return None if missing else str(error)
+        return None if arguments[:1] == ["seed"] and not has_board() else str(error)
     except SystemExit as error:
         return None if error.code == 0 else f"exits with {error.code}"
     return None

@@ -28,6 +28,7 @@ from tests.fixtures.pgbouncer import MakeBouncer
 from tests.fixtures.postgres import free_port
 from tests.fixtures.process import ServerProcess, StartServer
 from tests.fixtures.waiting import wait_until
+from tests.server.test_cli import run
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
@@ -333,6 +334,25 @@ def test_nginx_does_not_repeat_a_write_whose_answer_was_lost(start_nginx: StartN
 
 
 # -- PgBouncer
+
+
+@pytest.mark.debian
+@on_postgresql
+@pytest.mark.usefixtures("shelves")
+def test_a_pgbouncer_without_tls_is_reached_with_the_pages_sslmode_alone(
+    database_url, make_bouncer: MakeBouncer
+):
+    """`check`, as the step of a deployment, in production."""
+    url = make_bouncer(pool_mode="transaction").url_of(database_url)
+    [named] = set(re.findall(r"URL\nsays `\?(sslmode=\w+)`", PAGE))
+    production = {"ENVIRONMENT": "production", "DATABASE_POOLER": "pgbouncer"}
+
+    refused = run("check", DATABASE_URL=url, **production)
+    taken = run("check", DATABASE_URL=f"{url}?{named}", **production)
+
+    assert (refused.status, "SSL" in refused.out) == (1, True), refused.out
+    assert "it can begin a transaction" not in refused.out
+    assert "it can begin a transaction" in taken.out
 
 
 @pytest.mark.debian
