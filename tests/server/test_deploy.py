@@ -345,10 +345,11 @@ def test_a_pgbouncer_without_tls_is_reached_with_the_pages_sslmode_alone(
     """`check`, as the step of a deployment, in production."""
     url = make_bouncer(pool_mode="transaction").url_of(database_url)
     [named] = set(re.findall(r"URL\nsays `\?(sslmode=\w+)`", PAGE))
-    production = {"ENVIRONMENT": "production", "DATABASE_POOLER": "pgbouncer"}
 
-    refused = run("check", DATABASE_URL=url, **production)
-    taken = run("check", DATABASE_URL=f"{url}?{named}", **production)
+    refused, taken = (
+        run("check", ENVIRONMENT="production", DATABASE_POOLER="pgbouncer", DATABASE_URL=each)
+        for each in (url, f"{url}?{named}")
+    )
 
     assert (refused.status, "SSL" in refused.out) == (1, True), refused.out
     assert "it can begin a transaction" not in refused.out
