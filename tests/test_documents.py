@@ -146,6 +146,17 @@ def test_every_other_block_is_read_by_a_test(page: Path):
 
 # -- commands
 
+
+def test_the_page_of_the_commands_has_each_of_them():
+    """Those of an application's own are in a package, and on a page of its own."""
+    table = (DOCS / "commands.md").read_text()
+    folder = ROOT / "server" / "commands"
+    kernels = [name for name in find_commands() if (folder / f"{name}.py").exists()]
+
+    assert len(kernels) >= 8
+    assert [name for name in kernels if f"| `{name}" not in table] == []
+
+
 OF_OTHERS = {"cd", "find", "rm", "curl", "docker", "install", "pip", "pytest", "sudo", "systemctl", "openssl"}
 """Programs of others: what they are given is not looked at here."""
 
