@@ -72,8 +72,8 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
     retry_on: ClassVar[tuple[type[Exception], ...]] = ()
     """Further errors that are retried."""
 
-    timeout_s: ClassVar[float | None] = None
-    """This handler's own deadline, in seconds from `prepare`."""
+    timeout_s: float | None = None
+    """This handler's own deadline, in seconds from `prepare`; for one request it is set before that."""
 
     cancel_on_disconnect: ClassVar[bool | None] = None
     """Whether a client that disconnects cancels its request. None: reads are cancelled, writes are not."""

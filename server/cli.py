@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import os
 import re
@@ -114,9 +115,18 @@ def _main(argv: list[str]) -> int:
         # The application's folder, which `python -m` puts there, and a script's start does not.
         sys.path.insert(0, os.getcwd())
     _warn_of_database_from_variable(settings)
+    _warn_of_misspelt_variables()
     return run_command(
         found[arguments.command], settings, arguments, prog=f"{parser.prog} {arguments.command}"
     )
+
+
+def _warn_of_misspelt_variables() -> None:
+    """Log each variable that is hardly another than a setting's: that setting has its default, unnoticed."""
+    known = {name.variable for name in names().values()}
+    for variable in sorted({*os.environ} - known):
+        for meant in difflib.get_close_matches(variable, known - {*os.environ}, n=1, cutoff=0.9):
+            log.warning("there is no setting with the variable %s: did you mean %s?", variable, meant)
 
 
 def _warn_of_database_from_variable(settings: Settings) -> None:

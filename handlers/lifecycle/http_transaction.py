@@ -55,7 +55,7 @@ class Handler(Protocol):
     executor: ClassVar[Literal["threads"] | None]
     retry: ClassVar[bool]
     retry_on: ClassVar[tuple[type[Exception], ...]]
-    timeout_s: ClassVar[float | None]
+    timeout_s: float | None
     _instrumentation: ClassVar[Instrumentation | None]
 
     def require_setting(self, name: str, feature: str = "this feature") -> None:

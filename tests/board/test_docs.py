@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SESSIONS = ROOT / "docs" / "sessions.md"
+PATTERNS_PAGE = ROOT / "docs" / "patterns.md"
 GLOSSARY = ROOT / "docs" / "glossary.md"
 
 _LINK = re.compile(r"\[`([^`]+)`\]\(([^)]+)\)")
@@ -45,15 +45,15 @@ PATTERNS = (
 
 
 def rows() -> list[list[str]]:
-    """The rows of all tables in docs/sessions.md, heads left out."""
-    lines = [line for line in SESSIONS.read_text().splitlines() if line.startswith("|")]
+    """The rows of all tables in docs/patterns.md, heads left out."""
+    lines = [line for line in PATTERNS_PAGE.read_text().splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if "---" not in line]
     return [row for row in cells if row[0] != "the notes say"]
 
 
 def links() -> list[tuple[str, str]]:
     """Name and file of every link of the two pages."""
-    return _LINK.findall(SESSIONS.read_text() + GLOSSARY.read_text())
+    return _LINK.findall(PATTERNS_PAGE.read_text() + GLOSSARY.read_text())
 
 
 @cache
@@ -85,7 +85,7 @@ def found(name: str) -> Any:
 @pytest.mark.parametrize(("name", "target"), links(), ids=[name for name, _ in links()])
 def test_what_is_linked_to_is_there(name: str, target: str):
     """The file, and in it the symbol or the test."""
-    path = (SESSIONS.parent / target).resolve()
+    path = (PATTERNS_PAGE.parent / target).resolve()
     assert path.is_file(), target
 
     if name.startswith("test_"):

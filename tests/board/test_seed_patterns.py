@@ -1,4 +1,4 @@
-"""The patterns of `docs/sessions.md` that no other test shows, as the notes have them and as they are."""
+"""The patterns of `docs/patterns.md` that no other test shows, as the notes have them and as they are."""
 
 from __future__ import annotations
 

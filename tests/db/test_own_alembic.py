@@ -1,4 +1,4 @@
-"""The kernel's tables in the Alembic chain of an application, by the snippets of docs/databases.md."""
+"""The kernel's tables in the Alembic chain of an application, by the snippets of docs/migrations.md."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def upgrade():
 
 def snippet(begin: str) -> str:
     """The block of the page that begins so."""
-    page = (ROOT / "docs" / "databases.md").read_text()
+    page = (ROOT / "docs" / "migrations.md").read_text()
     blocks: list[str] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     return next(block for block in blocks if block.startswith(begin))
 

@@ -18,6 +18,7 @@ from db.errors import StatementFailed
 from db.health import first_look
 from db.idempotency import Answer, Key, claim_key, keep_answer
 from db.schema.migrate import head
+from tests.documents import DOCS, blocks
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.postgres import PostgresCluster
@@ -184,6 +185,14 @@ async def test_the_start_and_check_say_what_to_grant_to_roles_that_can_be_taken_
         "GRANT SELECT, INSERT, UPDATE, DELETE ON public.commit_witness, public.idempotency_keys TO tenant"
     )
     assert found == finding
+
+
+async def test_what_the_page_grants_is_enough(database: Database, sql: RawSql):
+    [grant] = blocks(DOCS / "databases.md", "sql")
+
+    sql(grant.text.replace("tenant_role", "tenant"))
+
+    assert await keep(database, as_role) is Outcome.COMMITTED
 
 
 async def test_what_is_granted_as_told_works(

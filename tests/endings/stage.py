@@ -216,7 +216,7 @@ class Stage(ApiHandler):
     def initialize(self) -> None:
         """Take the program's settings."""
         self.record: Record = self.settings["record_of"](int(self.request.path[1:]))
-        self.timeout_s = self.record.program.timeout_s  # type: ignore[misc]
+        self.timeout_s = self.record.program.timeout_s
         self.cancel_on_disconnect = self.record.program.cancels or None  # type: ignore[misc]
 
     async def prepare(self) -> None:

@@ -75,6 +75,17 @@ def run(*arguments: str, cwd: Path | None = None, **variables: str) -> Run:
     return Run(process.returncode, out, err)
 
 
+def test_a_variable_that_is_hardly_another_than_a_settings_is_warned_of():
+    """Else the service starts on SQLite, without a word."""
+    misspelt = run("config", DATABSE_URL="postgresql://user:secret@host/name")
+    right = run("config", DATABASE_URL="sqlite:///x.db", DATABASE_URLS="of another program's")
+
+    assert (misspelt.status, right.status) == (0, 0)
+    assert "no setting with the variable DATABSE_URL: did you mean DATABASE_URL?" in misspelt.err
+    assert "secret" not in misspelt.err
+    assert right.err == ""
+
+
 class TestHelp:
     def test_it_names_every_command_flag_and_variable_and_fits_a_terminal(self) -> None:
         done = run("--help")

@@ -17,14 +17,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
+from conf import load_settings
 from conf.names import names
+from server.cli import find_commands
 from server.monitoring.metrics import FAMILIES
 from server.processes.lifecycle import CLOSE_S
 from tests.fixtures.pgbouncer import MakeBouncer
 from tests.fixtures.postgres import free_port
 from tests.fixtures.process import ServerProcess, StartServer
 from tests.fixtures.waiting import wait_until
+from tests.server.test_cli import run
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
@@ -52,7 +56,9 @@ def test_the_settings_that_the_page_names_exist():
     """As variables, and by their paths."""
     variables = {name.variable for name in names().values()}
     named = set(re.findall(r"`([A-Z]+_[A-Z_]+|PROCESSES)(?:=[^`]*)?`", PAGE))
-    unit = re.search(r"^Environment=(.*)$", block("ini", "# /etc/systemd"), re.MULTILINE)
+    unit = re.search(
+        r"^Environment=(.*)$", block("ini", "# /etc/systemd/system/onfinish.service"), re.MULTILINE
+    )
     assert unit is not None
     named |= {each.partition("=")[0] for each in unit[1].split()}
 
@@ -70,13 +76,85 @@ def test_the_metrics_that_the_page_names_are_those_that_are_shown():
         assert all(f"`{label}`" in row for label in family.labels), row
 
 
+# -- containers, and what is the same in a unit
+
+
+def longest_stop_s() -> float:
+    """How long a stop takes at most, with the settings of production."""
+    http = tomllib.loads((ROOT / "conf" / "production.toml").read_text())["http"]
+    return float(http["grace_s"] + http["drain_s"] + CLOSE_S)
+
+
+def commands_of(unit: str) -> list[str]:
+    """What a unit runs, one after the other."""
+    return re.findall(r"^ExecStart=/srv/onfinish/\.venv/bin/python -m server (\w+)$", unit, re.MULTILINE)
+
+
+def test_the_schema_and_a_check_come_before_the_start():
+    """In the unit and among the containers; both are commands."""
+    unit = block("ini", "# /etc/systemd/system/onfinish-migrate.service")
+    services = yaml.safe_load(block("yaml", "# compose.yaml"))["services"]
+
+    assert commands_of(unit) == ["migrate", "check"]
+    assert [services[name]["command"] for name in ("migrate", "check")] == [["migrate"], ["check"]]
+    assert {"migrate", "check", "serve"} <= set(find_commands())
+    done = "service_completed_successfully"
+    assert services["check"]["depends_on"] == {"migrate": {"condition": done}}
+    assert services["onfinish"]["depends_on"] == {"check": {"condition": done}}
+
+
+def test_the_containers_have_settings_that_exist():
+    """Variables of the image and of the service, the port, the time for a stop, the page that is asked."""
+    image = block("dockerfile", "# Containerfile")
+    service = yaml.safe_load(block("yaml", "# compose.yaml"))["services"]["onfinish"]
+    [environment] = re.findall(r"^ENV (.*)$", image, re.MULTILINE)
+    variables = dict(each.split("=", 1) for each in environment.split())
+
+    url = "postgresql://onfinish:x@postgres/onfinish?sslmode=disable"
+    settings = load_settings(environ={**variables, **service["environment"], "DATABASE_URL": url})
+
+    others = {"MALLOC_ARENA_MAX", "PYTHONDONTWRITEBYTECODE"}
+    assert {*variables, *service["environment"]} - others <= {name.variable for name in names().values()}
+    assert (settings.environment, settings.http.address) == ("production", "0.0.0.0")
+    assert f"EXPOSE {settings.http.port}\n" in image
+    assert f"http://127.0.0.1:{settings.http.port}/livez" in image
+    assert service["ports"] == [f"127.0.0.1:{settings.http.port}:{settings.http.port}"]
+    assert float(service["stop_grace_period"].removesuffix("s")) > longest_stop_s()
+    [extras] = re.findall(r"'\.\[(.*)\]'", image)
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert set(extras.split(",")) <= set(setup["options.extras_require"])
+
+
+def test_prometheus_asks_the_port_that_the_service_has_for_it():
+    services = yaml.safe_load(block("yaml", "# compose.yaml"))["services"]
+    [job] = yaml.safe_load(block("yaml", "# prometheus.yml"))["scrape_configs"]
+
+    port = services["onfinish"]["environment"]["OPS_PORT"]
+    assert job["static_configs"] == [{"targets": [f"127.0.0.1:{port}"]}]
+    assert services["prometheus"]["network_mode"] == "service:onfinish"
+
+
+@pytest.mark.debian
+def test_promtool_takes_the_scrape_configuration(tmp_path):
+    file = tmp_path / "prometheus.yml"
+    file.write_text(block("yaml", "# prometheus.yml"))
+
+    done = subprocess.run(
+        ["promtool", "check", "config", file], check=False, capture_output=True, text=True, timeout=60
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # -- systemd
 
 
 @pytest.mark.debian
-def test_systemd_takes_the_unit(tmp_path):
+@pytest.mark.parametrize("name", ["onfinish", "onfinish-migrate"])
+def test_systemd_takes_the_unit(name, tmp_path):
     """``systemd-analyze verify``, with paths that are there; not one word of complaint."""
-    unit = block("ini", "# /etc/systemd/system/onfinish.service")
+    unit = block("ini", f"# /etc/systemd/system/{name}.service")
     for path, real in (
         ("/srv/onfinish/.venv/bin/python", "/usr/bin/env"),
         ("/etc/onfinish.env", "/dev/null"),
@@ -85,14 +163,14 @@ def test_systemd_takes_the_unit(tmp_path):
     ):
         assert path in unit
         unit = unit.replace(path, real)
-    file = tmp_path / "onfinish.service"
+    file = tmp_path / f"{name}.service"
     file.write_text(unit)
 
     result = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", file], check=False, capture_output=True, text=True
     )
 
-    told = [line for line in (result.stdout + result.stderr).splitlines() if "onfinish.service" in line]
+    told = [line for line in (result.stdout + result.stderr).splitlines() if file.name in line]
     assert result.returncode == 0, result.stderr
     assert told == []
 
@@ -102,11 +180,9 @@ def test_the_unit_waits_for_longer_than_a_stop_may_take():
     """Else systemd kills what is still being answered."""
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read_string(block("ini", "# /etc/systemd"))
-    production = tomllib.loads((ROOT / "conf" / "production.toml").read_text())
-    longest_s = production["http"]["grace_s"] + production["http"]["drain_s"]
+    unit.read_string(block("ini", "# /etc/systemd/system/onfinish.service"))
 
-    assert float(unit["Service"]["TimeoutStopSec"]) > longest_s + CLOSE_S
+    assert float(unit["Service"]["TimeoutStopSec"]) > longest_stop_s()
 
 
 # -- nginx
@@ -258,6 +334,26 @@ def test_nginx_does_not_repeat_a_write_whose_answer_was_lost(start_nginx: StartN
 
 
 # -- PgBouncer
+
+
+@pytest.mark.debian
+@on_postgresql
+@pytest.mark.usefixtures("shelves")
+def test_a_pgbouncer_without_tls_is_reached_with_the_pages_sslmode_alone(
+    database_url, make_bouncer: MakeBouncer
+):
+    """`check`, as the step of a deployment, in production."""
+    url = make_bouncer(pool_mode="transaction").url_of(database_url)
+    [named] = set(re.findall(r"URL\nsays `\?(sslmode=\w+)`", PAGE))
+
+    refused, taken = (
+        run("check", ENVIRONMENT="production", DATABASE_POOLER="pgbouncer", DATABASE_URL=each)
+        for each in (url, f"{url}?{named}")
+    )
+
+    assert (refused.status, "SSL" in refused.out) == (1, True), refused.out
+    assert "it can begin a transaction" not in refused.out
+    assert "it can begin a transaction" in taken.out
 
 
 @pytest.mark.debian
