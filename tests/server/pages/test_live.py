@@ -159,7 +159,9 @@ async def holder_and_waiter(
     holds = asyncio.create_task(client.post("/holds", headers={"X-Request-Id": "holder.1"}))
     await units_when(seen, is_idle)
     waits = asyncio.create_task(client.post("/waits", headers={"X-Request-Id": "waiter.1"}))
-    units = await units_when(seen, lambda units: [unit["kind"] for unit in units] == [*kinds])
+    units = await units_when(
+        seen, lambda units: [each["kind"] for each in units] == [*kinds] and units[1]["sql"]
+    )
     go_on.set()
     assert [answer.code for answer in await asyncio.gather(holds, waits)] == [200, 200]
     return units

@@ -432,6 +432,21 @@ def test_short_pauses_between_statements_belong_to_the_work(pause_s: float, kind
     assert [each.kind for each in findings_of(recorded_of(*statements, ended_at=times[-1] + 0.011))] == kinds
 
 
+@pytest.mark.parametrize(
+    ("db_s", "meanwhile"),
+    [
+        (0.3, "while its handler awaited something else, such as another service"),
+        (9.9, "while its code ran on"),
+    ],
+)
+def test_what_was_done_while_a_connection_was_held_is_told_awaiting_from_code(db_s: float, meanwhile: str):
+    """By whether a call was under way."""
+    [held] = findings_of(recorded_of(*statements_of(1, took_s=0.1), db_s=db_s))
+
+    assert held.told == "Held for nothing for 9.9 s"
+    assert meanwhile in held.about
+
+
 @pytest.mark.parametrize(("streams", "kinds"), [(False, ["held"]), (True, [])])
 def test_a_response_that_is_streamed_holds_its_connection_for_its_client(streams: bool, kinds: list[str]):
     recorded = recorded_of(*statements_of(1), ended_at=3.0)
