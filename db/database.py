@@ -137,6 +137,7 @@ class Database:
         self.registry = UnitRegistry(LeftCommits(settings, self.writer.engine))
         self.turns = Turns()
         self.tasks: set[asyncio.Task[None]] = set()
+        self._known_revisions: Collection[str] | None = None
         self._schema_fault: Callable[[], str | None] | None = None
         self.closing: list[Callable[[], object]] = []
         """What `close` calls first, the newest first. Not called by `dispose`, which has no event loop."""
@@ -171,8 +172,14 @@ class Database:
             revision: the newest that the code knows, `db.schema.migrate.head()`.
             known: all that it knows: a schema at another one is newer, and not behind.
         """
+        self._known_revisions = known
         if not self.backend.shares_one_connection:  # else the process that serves it has made its schema
             self._schema_fault = Schema(self.settings, revision, self.writer.engine, known).fault
+
+    def is_newer(self, revisions: str | None) -> bool:
+        """Whether a schema at these revisions is of a later release, as far as `expect_schema` was told."""
+        known = self._known_revisions
+        return known is not None and revisions is not None and not set(revisions.split(", ")) <= set(known)
 
     def unit_of_work(
         self,

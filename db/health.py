@@ -135,7 +135,8 @@ async def _fault(database: Database, *, revision: str | None, work: Work) -> Fau
         if isinstance(error, NotInSchema | NotMigrated) and revision:
             return _not_migrated(None, revision)
         return _fault_of(error, database.backend)
-    if revision and found != revision:
+    # A newer one is migrated to before instances of its code replace this one, in a rolling deployment.
+    if revision and found != revision and not database.is_newer(found):
         return _not_migrated(found, revision)
     return None
 

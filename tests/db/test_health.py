@@ -42,6 +42,15 @@ async def test_a_schema_that_is_behind_names_both_revisions_and_the_way_out(data
     assert reason == f"the schema is at long_ago, the code expects 0042: run `{COMMAND} migrate`"
 
 
+async def test_a_schema_of_a_later_release_is_no_reason(database: Database, sql: RawSql):
+    """In a rolling deployment it is migrated before the code is replaced: all instances would be out."""
+    database.expect_schema(migrate.head(), known=migrate.known())
+    sql("DELETE FROM alembic_version")
+    sql("INSERT INTO alembic_version VALUES ('of_a_later_release')")
+
+    assert await why_not_ready(database, revision=migrate.head()) is None
+
+
 async def test_no_schema_at_all_is_said_so(database: Database, sql: RawSql):
     sql("DROP TABLE alembic_version")
 

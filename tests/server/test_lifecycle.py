@@ -170,13 +170,13 @@ def test_a_schema_that_is_not_there_is_told_with_the_way_out(start_server, postg
 @on_postgresql
 def test_a_schema_that_is_behind_is_told_with_both_revisions(database_url, start_server, sql):
     """/readyz names where the schema is, where it has to be, and the way there."""
-    set_revision(sql, "0000")
+    set_revision(sql, "kernel_0001")
 
     reply = start_server(url=database_url).request("GET", "/readyz")
 
     assert reply.status == 503
     assert reply.body["reason"] == (
-        f"the schema is at 0000, the code expects {migrate.head()}: run `{COMMAND} migrate`"
+        f"the schema is at kernel_0001, the code expects {migrate.head()}: run `{COMMAND} migrate`"
     )
 
 
