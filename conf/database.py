@@ -219,11 +219,11 @@ class DatabaseSettings(Section):
     )
     # Only psycopg2 has the choice. A wait in a greenlet costs less than half of the way to a thread and back;
     # a function that computes there, or waits for anything but the database, blocks all other requests, and
-    # the watchdog names it.
+    # the watchdog names it: its handler sets `executor`.
     executor: Literal["auto", "threads", "greenlets"] = Field(
         "auto",
         description="psycopg2: where model functions run, in threads or in greenlets on the event loop; "
-        "auto: threads",
+        "auto: greenlets",
     )
     commit_witness: bool = Field(
         True, description="PostgreSQL: write commit markers, which show whether a lost COMMIT was applied"

@@ -10,7 +10,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Engine, MetaData, Pool
 from sqlalchemy.orm import Session
@@ -19,14 +19,21 @@ from conf import DatabaseSettings
 from db.backend import Backend, Role
 from db.backends.choose import backend_for
 from db.capacity.endpoint import Endpoint
-from db.capacity.executor import Executor, GreenletExecutor, ThreadCall, ThreadExecutor, nothing_follows
+from db.capacity.executor import (
+    Executor,
+    GreenletExecutor,
+    LoopThreadExecutor,
+    ThreadCall,
+    ThreadExecutor,
+    nothing_follows,
+)
 from db.capacity.limiter import AdmissionLimiter
 from db.capacity.registry import OpenUnit, UnitRegistry
 from db.capacity.threads import Threads
 from db.capacity.turns import Turns
 from db.engines.engine import blocking, make_engine, make_url, read_only_view
 from db.engines.idle_pool import observe_pool
-from db.errors import DeadlinePassed, OutsideRun
+from db.errors import DeadlinePassed, OutsideRun, UsageError
 from db.observer import ObservedUnit, Observer, Observers
 from db.retry import RetryPolicy, reason_of
 from db.schema.state import Schema
@@ -105,7 +112,7 @@ class Database:
                 engine,
                 backend,
                 limiter,
-                self._executor(backend, limiter),
+                *self._executors(backend, limiter),
                 read_only=True,
                 scopes=engine,
                 scopes_backend=backend,
@@ -167,6 +174,7 @@ class Database:
         deadline_at: float | None = None,
         origin: object = None,
         retries: bool = False,
+        executor: Literal["threads"] | None = None,
     ) -> AsyncUnitOfWork:
         """A unit of work for code on the event loop; opens nothing yet.
 
@@ -187,10 +195,16 @@ class Database:
             origin: what it is done for, a request for example; kept for observers.
             retries: the caller retries its work where the connection was lost (`ConnectionLost`). Else a
                 connection is pinged before it is used, which is a round trip.
+            executor: "threads" for what computes for long, or calls what blocks: where the driver works in
+                greenlets it runs in a thread too, and the event loop waits in its place for the database.
+                None for the driver's own.
 
         Raises:
-            UsageError: there is no such isolation level on this database, or not with ``snapshot``.
+            UsageError: there is no such isolation level on this database, or not with ``snapshot``; or no
+                such executor.
         """
+        if executor not in (None, "threads"):
+            raise UsageError(f'{label}: executor = {executor!r} is none; set "threads", or None')
         endpoint = self.reader if read_only else self.writer
         unit = UnitOfWork(
             endpoint.engine,
@@ -210,6 +224,7 @@ class Database:
             unit,
             endpoint,
             self.registry,
+            executor=endpoint.executor if executor is None else endpoint.threads,
             pool_timeout_s=self.settings.pool_timeout_s,
             follow_up=self._follow_up,
             origin=origin,
@@ -310,8 +325,9 @@ class Database:
         label = label or name_of(function)
         _refuse_event_loop(label, "run_in_transaction()")
         own = self.retry_policy
-        attempts = own.attempts_max if attempts is None else attempts
-        policy = dataclasses.replace(own, attempts_max=attempts, errors=(*own.errors, *retry_on))
+        policy = dataclasses.replace(own, errors=(*own.errors, *retry_on))
+        if attempts is not None:
+            policy = dataclasses.replace(policy, attempts_max=attempts, certification_attempts_max=attempts)
         deadline_at = None if timeout_s is None else time.monotonic() + timeout_s
         attempt = 1
         while True:
@@ -324,7 +340,7 @@ class Database:
             except Exception as error:
                 pause_s = policy.pause_s(attempt)
                 in_time = deadline_at is None or time.monotonic() + pause_s < deadline_at
-                if not (attempt < policy.attempts_max and in_time and policy.retries(error)):
+                if not (attempt < policy.attempts_for(error) and in_time and policy.retries(error)):
                     raise
                 reason = reason_of(error)
             attempt += 1
@@ -449,17 +465,20 @@ class Database:
             engine,
             backend,
             limiter,
-            self._executor(backend, limiter),
+            *self._executors(backend, limiter),
             read_only=role == "reader",
             scopes=own,
             scopes_backend=scopes_backend,
         )
 
-    def _executor(self, backend: Backend, limiter: AdmissionLimiter) -> Executor:
-        if backend.is_async:
-            return GreenletExecutor()
+    def _executors(self, backend: Backend, limiter: AdmissionLimiter) -> tuple[Executor, ThreadExecutor]:
+        """The driver's own, and that of units that ask for threads."""
         # As many threads as slots: a unit of work that has a slot runs at once.
-        return ThreadExecutor(Threads(limiter.size, name=f"onfinish-{limiter.name}"), self._stoppers)
+        threads = Threads(limiter.size, name=f"onfinish-{limiter.name}")
+        if backend.is_async:
+            return GreenletExecutor(), LoopThreadExecutor(threads, self._stoppers)
+        in_threads = ThreadExecutor(threads, self._stoppers)
+        return in_threads, in_threads
 
 
 def _refuse_event_loop(label: str, method: str) -> None:

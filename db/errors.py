@@ -105,6 +105,10 @@ class PreconditionFailed(Refused):
     """The row is not in the state any more that the caller knows it in."""
 
 
+CERTIFICATION = "certification"
+"""The reason of a conflict at a Galera node, where a deadlock has the same code."""
+
+
 class RetryableConflict(DatabaseError):
     """The database broke a tie between two transactions against this one.
 
@@ -112,7 +116,7 @@ class RetryableConflict(DatabaseError):
     start: https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
 
     Args:
-        reason: for the log and the metrics: "deadlock", "serialization", "busy".
+        reason: for the log and the metrics: "deadlock", "serialization", "busy", `CERTIFICATION`.
     """
 
     def __init__(self, reason: str) -> None:

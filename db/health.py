@@ -31,6 +31,9 @@ from db.schema.state import WAY_OUT, joined, not_migrated, revisions
 
 Work = Literal["reads", "writes"]
 
+LABEL = "readiness check"
+"""Of the units of work that find out whether the database can be worked with."""
+
 CHECK_TIMEOUT_S = 2.0
 """A probe that waits longer is of no use to its load balancer."""
 
@@ -118,9 +121,7 @@ async def _fault(database: Database, *, revision: str | None, work: Work) -> Fau
     read_only = work == "reads"
     deadline_at = time.monotonic() + CHECK_TIMEOUT_S
     try:
-        async with database.unit_of_work(
-            label="readiness check", read_only=read_only, deadline_at=deadline_at
-        ) as unit:
+        async with database.unit_of_work(label=LABEL, read_only=read_only, deadline_at=deadline_at) as unit:
             unit.exempt_from_max_waiting = True  # a queue that is full for a moment is served soon
             found = await unit.run(_revision if revision else _answers, unit.session, database.settings)
             if not read_only and await unit.run(_is_read_only, unit.session, database.backend):

@@ -74,8 +74,8 @@ class Observer:
     def retries(self, reason: str) -> None:
         """A request, a message or `Database.run_in_transaction` is retried.
 
-        ``reason`` is "deadlock", "serialization", "busy", "connection lost", or the name of the class of an
-        error that an application added.
+        ``reason`` is "deadlock", "serialization", "certification", "busy", "connection lost", or the name of
+        the class of an error that an application added.
         """
 
 

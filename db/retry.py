@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from db.errors import ConnectionLost, OutcomeUnknown, RetryableConflict, TransactionEnded
+from db.errors import CERTIFICATION, ConnectionLost, OutcomeUnknown, RetryableConflict, TransactionEnded
 
 _MAY_BE_APPLIED = (OutcomeUnknown, TransactionEnded)
 """Never retried, whatever a policy names: the work, or a part of it, would be done twice."""
@@ -20,9 +20,12 @@ class RetryPolicy:
     its own: ``RetryPolicy(errors=(*RetryPolicy.errors, Crowded))``.
 
     Args:
-        attempts_max: attempts in all, at least 1.
+        attempts_max: attempts in all, at least 1, which is none after the first.
+        certification_attempts_max: as many where a Galera node may have refused the transaction by
+            certification, if that is more: no lock decides who wins there, and one may lose several times.
         errors: the retryable errors: nothing was applied, and the same work may succeed.
-        backoff_s: the pause after attempt n is random, from 0 to ``backoff_s * 2**n`` seconds.
+        backoff_s: the pause after attempt n is random, from 0 to ``backoff_s * 2**n`` seconds; from the fifth
+            on it grows no more.
 
     Raises:
         ValueError: ``attempts_max`` is below 1.
@@ -31,6 +34,7 @@ class RetryPolicy:
     attempts_max: int = 3
     errors: tuple[type[BaseException], ...] = (RetryableConflict, ConnectionLost)
     backoff_s: float = 0.01
+    certification_attempts_max: int = 12
 
     def __post_init__(self) -> None:
         if self.attempts_max < 1:
@@ -42,9 +46,15 @@ class RetryPolicy:
         """Whether work that raised this may be retried. False where it may have been applied."""
         return isinstance(error, self.errors) and not isinstance(error, _MAY_BE_APPLIED)
 
+    def attempts_for(self, error: BaseException | None) -> int:
+        """How many attempts in all there are at work that raised this."""
+        if self.attempts_max > 1 and isinstance(error, RetryableConflict) and error.reason == CERTIFICATION:
+            return max(self.attempts_max, self.certification_attempts_max)
+        return self.attempts_max
+
     def pause_s(self, attempt: int) -> float:
         """How long to wait after an attempt: random, so that two that met in a deadlock do not meet again."""
-        return random.uniform(0, self.backoff_s * 2**attempt)
+        return random.uniform(0, self.backoff_s * 2 ** min(attempt, 5))
 
 
 def reason_of(error: BaseException) -> str:

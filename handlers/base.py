@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application
@@ -61,6 +61,9 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
 
     isolation: ClassVar[str | None] = None
     """The isolation level of the transaction, such as "SERIALIZABLE". None: the engine's."""
+
+    executor: ClassVar[Literal["threads"] | None] = None
+    """"threads" for functions that compute for long or block, where the driver waits on the event loop."""
 
     retry: ClassVar[bool] = True
     """A request that the database refuses as a conflict is retried from its start, in a fresh handler.
@@ -146,10 +149,7 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
             super().log_exception(typ, value, tb)
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
-        """As Tornado's, which rolls the request back. An error of the kernel's is an `HTTPError` there.
-
-        A request that was cancelled is answered with the reason of that.
-        """
+        """As Tornado's, and roll back. Where the request was cancelled the reason of that is answered."""
         error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
         if self._transaction is not None:
             self._transaction.fail(error)

@@ -8,7 +8,7 @@ import logging
 import time
 from functools import partial
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from tornado.escape import json_encode, utf8
 from tornado.iostream import IOStream
@@ -59,6 +59,9 @@ class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandl
 
     isolation: ClassVar[str | None] = None
     """The isolation level of each message's transaction. None: the engine's."""
+
+    executor: ClassVar[Literal["threads"] | None] = None
+    """Where plain functions run, see `SessionHandler`."""
 
     timeout_s: ClassVar[float | None] = None
     """A message's own deadline, in seconds from its arrival."""
@@ -216,6 +219,7 @@ class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandl
                 deadline_at=deadline_at,
                 origin=self.request,
                 retries=self.retry,
+                executor=self.executor,
             )
 
         self._transaction = MessageTransaction(

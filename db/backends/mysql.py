@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import ssl
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -21,6 +22,7 @@ from db.backend import MIGRATION_STATEMENT_TIMEOUT_S, Backend, ExecutorName, Rol
 from db.backends.effects import MYSQL
 from db.constraints import refused_by, table_of
 from db.errors import (
+    CERTIFICATION,
     ConnectionLost,
     DatabaseError,
     DeadlinePassed,
@@ -74,6 +76,9 @@ _NOT_IN_SCHEMA = {1146, 1054}  # a table, a column
 # Galera: the node joins its cluster, or is alone without a quorum. It refuses each command before it begins.
 # https://galeracluster.com/library/documentation/reset-quorum.html
 _NODE_NOT_READY = 1047
+# Galera: the node lost its cluster while it sent a transaction, which the others may have.
+_FAILED_COMMIT = 1180
+_WSREP_ON, _ON = "SHOW VARIABLES LIKE 'wsrep_on'", (("wsrep_on", "ON"),)
 _CLIENT_ERRORS = range(2000, 3000)  # PyMySQL's own: the link failed, or was never made
 _NO_ACCESS = {1044, 1045, 1049, 1130, 1698}
 
@@ -86,7 +91,10 @@ _READ_MARGIN_S = 10.0
 """How much longer than a statement may run its answer is waited for, before the link counts as dead."""
 
 _SSL_QUERY = ("sslmode", "sslrootcert", "sslcert", "sslkey")
-
+_HOST_QUERY = ("host", "target_session_attrs")
+PORT = 3306
+_AVOIDED_S = 10.0
+"""How long a host that could not be used is tried after all others."""
 
 _WAITS_OF_MARIADB = """
     SELECT waiter.trx_mysql_thread_id, holder.trx_mysql_thread_id FROM information_schema.innodb_lock_waits
@@ -122,9 +130,12 @@ class MySQL(Backend):
     def __init__(self, url: URL, executor: ExecutorName = "auto") -> None:
         super().__init__(url, executor)
         self._rolled_back: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._is_galera: bool | None = None  # until a server was asked
 
     def engine_url(self) -> URL:
-        return self.url.difference_update_query(_SSL_QUERY)
+        url = self.url.difference_update_query((*_SSL_QUERY, *_HOST_QUERY))
+        host, port = hosts_of(self.url)[0]
+        return url.set(host=host, port=port)
 
     def connect_args(self, settings: DatabaseSettings, role: Role) -> dict[str, Any]:
         arguments: dict[str, Any] = {
@@ -137,7 +148,7 @@ class MySQL(Backend):
         }
         if "unix_socket" not in self.url.query:
             arguments |= _tls(self.url.query)
-        for name in self.url.query:
+        for name in self.engine_url().query:
             arguments.pop(name, None)
         return arguments | settings.connect_args
 
@@ -150,6 +161,9 @@ class MySQL(Backend):
         return {}
 
     def install(self, engine: Engine, settings: DatabaseSettings, role: Role) -> None:
+        if len(hosts_of(self.url)) > 1 or "target_session_attrs" in self.url.query:
+            _choose_host(engine, self.url)
+
         @event.listens_for(engine, "connect")
         def prepare_connection(connection: Any, record: object) -> None:
             try:
@@ -158,12 +172,14 @@ class MySQL(Backend):
                 with connection.cursor() as cursor:
                     for statement in _session(settings, role, mariadb="MariaDB" in connection.server_version):
                         cursor.execute(statement)
+                    if self._is_galera is None:
+                        self._is_galera = _is_node(cursor)
             except BaseException:
                 # The pool may close it, or leave it to the collector; the second `close` would raise.
                 connection._force_close()
                 raise
 
-        _leave_node_that_is_not_ready(engine)
+        _leave_server_of_no_use(engine)
         _accept_rollback_of_what_is_rolled_back(engine)
         if role == "writer":
             self._keep_to_one_transaction(engine)
@@ -220,7 +236,7 @@ class MySQL(Backend):
             fault = str(code) if code in _NOT_NULL | _CHECK else None
             return refused_by(_constraint_of(error), table=table_of(error), fault=fault)
         if code in _ROLLED_BACK:
-            return RetryableConflict(_ROLLED_BACK[code])
+            return RetryableConflict(CERTIFICATION if self._is_galera else _ROLLED_BACK[code])
         if code in _LOCK_WAIT_TIMEOUT:
             return Unavailable("could not acquire a lock in time")
         if code in _INTERRUPTED:
@@ -246,7 +262,12 @@ class MySQL(Backend):
         code = _code(error.orig)
         if code == _NODE_NOT_READY:
             return False
-        return error.connection_invalidated or code in {0, *_CONNECTION_ENDED, *_CLIENT_ERRORS}
+        return error.connection_invalidated or code in {
+            0,
+            _FAILED_COMMIT,
+            *_CONNECTION_ENDED,
+            *_CLIENT_ERRORS,
+        }
 
     def is_read_only(self, connection: Connection) -> bool:
         name = "tx_read_only" if getattr(connection.dialect, "is_mariadb", False) else "transaction_read_only"
@@ -329,6 +350,13 @@ class MySQL(Backend):
             own.shutdown(socket.SHUT_RDWR)
 
 
+def is_galera(connection: Connection) -> bool:
+    """Whether a connection is to a node of a Galera cluster; asks the server, where it may be one."""
+    if connection.dialect.name not in ("mysql", "mariadb"):
+        return False
+    return tuple(connection.exec_driver_sql(_WSREP_ON).all()) == _ON
+
+
 def _code(error: BaseException | None) -> int:
     """The number of a driver's error; 0 where it has none."""
     first = error.args[0] if error is not None and error.args else 0
@@ -395,15 +423,83 @@ def _discard_changed(engine: Engine) -> None:
             record.invalidate()
 
 
-def _leave_node_that_is_not_ready(engine: Engine) -> None:
-    """Drop the connections to a node that has left its cluster: a proxy, asked anew, may name another.
+def hosts_of(url: URL) -> list[tuple[str | None, int | None]]:
+    """The hosts of a URL, as PostgreSQL's have them: ``?host=a:3306&host=b``, or ``//a,b:3306/``."""
+    given = url.query.get("host", ())
+    found: list[tuple[str | None, int | None]] = []
+    for each in [given] if isinstance(given, str) else given:
+        host, colon, port = each.rpartition(":")
+        found.append((host.strip("[]"), int(port)) if colon and port.isdecimal() else (each, url.port))
+    return found or [(host, url.port) for host in (url.host or "").split(",")]
 
-    A ROLLBACK is refused there as well; the node undoes the work when its connection is closed.
+
+def _choose_host(engine: Engine, url: URL) -> None:
+    """Connect to the first host that takes writes, each with the whole connect time-out for itself.
+
+    One that was of no use is tried last for a while: a host that hangs costs its time-out each time.
+
+    Raises:
+        ValueError: ``target_session_attrs`` is neither read-write nor any.
+    """
+    wanted = url.query.get("target_session_attrs", "read-write")
+    if wanted not in ("read-write", "any"):
+        raise ValueError(f"target_session_attrs {wanted!r} is not known here: read-write or any")
+    hosts, failed_at = hosts_of(url), dict[tuple[str | None, int | None], float]()
+    connect, refused = engine.dialect.connect, engine.dialect.loaded_dbapi.OperationalError
+
+    def connect_to_one(*arguments: Any, **options: Any) -> Any:
+        since = time.monotonic() - _AVOIDED_S
+        fault: Exception | None = None
+        for at in sorted(hosts, key=lambda host: failed_at.get(host, since) > since):
+            own = {"host": at[0] or "localhost", "port": at[1] or PORT}
+            try:
+                connection = connect(*arguments, **(options | own))
+                try:
+                    _require_use(connection, refused, writes=wanted == "read-write")
+                except BaseException:
+                    connection._force_close()
+                    raise
+            except refused as error:
+                failed_at[at] = time.monotonic()
+                # That of a host which answers tells more.
+                if fault is None or _code(error) not in _CLIENT_ERRORS:
+                    fault = error
+            else:
+                failed_at.pop(at, None)
+                return connection
+        raise fault or refused()  # there is a host, so there is a fault
+
+    engine.dialect.connect = connect_to_one  # type: ignore[method-assign]
+
+
+def _require_use(connection: Any, refused: type[Exception], *, writes: bool) -> None:
+    """Raise what a server would answer that is of no use now: a node without its cluster; a read-only one."""
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW GLOBAL STATUS LIKE 'wsrep_ready'")
+        if cursor.fetchall() == (("wsrep_ready", "OFF"),) and _is_node(cursor):
+            raise refused(_NODE_NOT_READY, "the node is not ready")
+        if writes:
+            cursor.execute("SELECT @@read_only")
+            if cursor.fetchone()[0]:
+                raise refused(1290, "the server is read-only")
+
+
+def _is_node(cursor: Any) -> bool:
+    cursor.execute(_WSREP_ON)
+    return bool(cursor.fetchall() == _ON)
+
+
+def _leave_server_of_no_use(engine: Engine) -> None:
+    """Drop the connections to a node that has left its cluster, or to a server that has become read-only.
+
+    Another host may be of use, or a proxy, asked anew, may name another. Such a node refuses a ROLLBACK as
+    well; it undoes the work when its connection is closed.
     """
 
     @event.listens_for(engine, "handle_error")
     def leave(context: ExceptionContext) -> None:
-        if _code(context.original_exception) == _NODE_NOT_READY:
+        code = _code(context.original_exception)
+        if code in {_NODE_NOT_READY, _FAILED_COMMIT, *_READ_ONLY_SERVER} and code != _READ_ONLY_TRANSACTION:
             context.is_disconnect = True
 
 

@@ -428,9 +428,9 @@ _DRIVERS: dict[str, type[PostgresDriver]] = {"psycopg2": Psycopg2, "psycopg": Ps
 _ON_LOOP: dict[str, type[PostgresDriver]] = {"psycopg2": Psycopg2OnLoop}
 """Those that can do without threads as well."""
 
-AUTO: ExecutorName = "threads"
-"""What they are used in unless the settings say. A statement in a greenlet takes half of the CPU; a thread
-tolerates model code that computes, and has COPY."""
+AUTO: ExecutorName = "greenlets"
+"""What they are used in unless the settings say. A statement in a greenlet takes half of the CPU; a handler
+may ask for threads, and COPY takes the setting."""
 
 
 def _errors_of(connection: Any) -> type[Exception]:

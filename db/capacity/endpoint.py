@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 from sqlalchemy.util.concurrency import greenlet_spawn
 
 from db.backend import Backend
-from db.capacity.executor import Executor
+from db.capacity.executor import Executor, ThreadExecutor
 from db.capacity.limiter import AdmissionLimiter
 from db.engines.idle_pool import IdlePool
 
@@ -19,6 +19,8 @@ class Endpoint:
 
     Args:
         engine: what units of work on the event loop use.
+        executor: the driver's own.
+        threads: that of units that ask for threads; the same one, where the driver blocks.
         scopes: the engine for work in the caller's own thread; the same one, but where only the loop can
             use that.
         scopes_backend: that engine's backend.
@@ -30,6 +32,7 @@ class Endpoint:
         backend: Backend,
         limiter: AdmissionLimiter,
         executor: Executor,
+        threads: ThreadExecutor,
         *,
         read_only: bool,
         scopes: Engine,
@@ -39,6 +42,7 @@ class Endpoint:
         self.backend = backend
         self.limiter = limiter
         self.executor = executor
+        self.threads = threads
         self.read_only = read_only
         self.scopes = scopes
         self.scopes_backend = scopes_backend
@@ -62,7 +66,7 @@ class Endpoint:
 
     def close(self) -> None:
         """End the threads and close the connections. A thread that still works is left to end by itself."""
-        self.executor.close(wait=not self.limiter.taken)
+        self.threads.close(wait=not self.limiter.taken)
         if self.backend.is_async:
             self.engine.dispose(close=False)  # of a loop that has ended: they have ended with it
         self.scopes.dispose()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import contextvars
 import logging
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from greenlet import getcurrent
 from sqlalchemy.util.concurrency import greenlet_spawn
 
-from db.capacity.greenlets import Workers
+from db.capacity.greenlets import Worker, Workers
 from db.capacity.threads import Threads
 from db.errors import DeadlinePassed, Unavailable
 from db.guard import StatementGuard
@@ -35,6 +38,10 @@ SHUTDOWN_EVERY_S = 0.05
 
 ABANDON_AFTER_S = 1.0
 """How long the work may take to notice that; then its waiters are resumed without it."""
+
+
+_LOOP_LOOK_S = 1.0
+"""How often a thread that waits for the event loop looks whether that was closed."""
 
 
 class Call:
@@ -125,6 +132,9 @@ class Call:
 class Executor:
     """Where an endpoint's calls run. Lives as long as its endpoint, which closes it."""
 
+    worker: Callable[[], object] = staticmethod(threading.get_ident)
+    """Identifies the thread or greenlet that does a call, for whatever that call opens in turn."""
+
     def start(self, work: Work, ended: Callable[[Call], None]) -> Call:
         """Start a call, from the event loop.
 
@@ -173,6 +183,8 @@ class ThreadExecutor(Executor):
 class GreenletExecutor(Executor):
     """In greenlets on the event loop itself, for drivers that wait without blocking it."""
 
+    worker = staticmethod(getcurrent)
+
     def __init__(self) -> None:
         self._detached: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -193,6 +205,16 @@ class GreenletExecutor(Executor):
         if self._loop is None:  # nothing was ever connected
             return function(*args)
         return asyncio.run_coroutine_threadsafe(greenlet_spawn(function, *args), self._loop).result()
+
+
+class LoopThreadExecutor(ThreadExecutor):
+    """In threads, for drivers that wait on the event loop: each wait is handed to that, in two hops."""
+
+    def start(self, work: Work, ended: Callable[[Call], None]) -> Call:
+        return LoopThreadCall(self.threads, self._stoppers, work, ended)
+
+    def detach(self, work: Work) -> None:
+        self.start(work, nothing_follows)
 
 
 class ThreadCall(Call):
@@ -245,16 +267,8 @@ class ThreadCall(Call):
             self.loop.call_soon_threadsafe(self._arrive, result, error)
 
 
-class GreenletCall(Call):
-    """A call in a greenlet, over SQLAlchemy's own bridge: where its driver waits, the loop goes on.
-
-    In a task of its own, so that a waiter may be cancelled without breaking the connection.
-    """
-
-    def __init__(self, workers: Workers, work: Work, ended: Callable[[Call], None]) -> None:
-        super().__init__(ended)
-        self._begun = self._cancelled = False
-        self._task = self.loop.create_task(self._run(workers, work))
+class _WaitsOnLoop(Call):
+    """A call whose driver waits on the event loop, in a task that can be cancelled."""
 
     async def _cancel_statement(self, guard: StatementGuard, timeout_s: float) -> bool:
         heard = guard.cancel_statement()
@@ -268,6 +282,21 @@ class GreenletCall(Call):
         if guard.state is not UnitState.COMMITTING:  # how a COMMIT ended is found out behind it
             self._cancel()
         return severed
+
+    def _cancel(self) -> None:
+        raise NotImplementedError
+
+
+class GreenletCall(_WaitsOnLoop):
+    """A call in a greenlet, over SQLAlchemy's own bridge: where its driver waits, the loop goes on.
+
+    In a task of its own, so that a waiter may be cancelled without breaking the connection.
+    """
+
+    def __init__(self, workers: Workers, work: Work, ended: Callable[[Call], None]) -> None:
+        super().__init__(ended)
+        self._begun = self._cancelled = False
+        self._task = self.loop.create_task(self._run(workers, work))
 
     def _cancel(self) -> None:
         if self._begun:
@@ -287,6 +316,59 @@ class GreenletCall(Call):
         except BaseException as raised:  # noqa: BLE001  # whatever it is, it is raised in the waiters
             result, error = None, raised
         self._arrive(result, error)
+
+
+class LoopThreadCall(_WaitsOnLoop, ThreadCall):
+    """A call that computes in a thread, in a greenlet there: what its driver waits for, the loop awaits."""
+
+    _task: asyncio.Task[Any] | None = None
+
+    def _begin(self) -> Callable[[], None]:
+        worker = Worker()
+        worker.gr_context = self._context
+        worker.work, worker.is_done = self._work, False
+        asyncio.set_event_loop(self.loop)  # aiosqlite makes futures of what it calls the current one
+        awaited = worker.switch()
+        while not worker.is_done:
+            try:
+                value = self._wait_for(awaited)
+            except BaseException:  # noqa: BLE001  # it belongs to the work that waits
+                awaited = worker.throw(*sys.exc_info())
+            else:
+                awaited = worker.switch(value)
+        self._result, self._error = worker.result, worker.raised
+        return self._report
+
+    def _wait_for(self, awaited: Awaitable[Any]) -> Any:
+        arrived: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+        def pass_on(task: asyncio.Task[Any]) -> None:
+            if task.cancelled():
+                arrived.set_exception(asyncio.CancelledError())
+            elif (error := task.exception()) is not None:
+                arrived.set_exception(error)
+            else:
+                arrived.set_result(task.result())
+
+        def begin() -> None:
+            task = self._task = self.loop.create_task(_value_of(awaited))
+            task.add_done_callback(pass_on)
+
+        self.loop.call_soon_threadsafe(begin)
+        while True:
+            concurrent.futures.wait([arrived], timeout=_LOOP_LOOK_S)
+            if arrived.done():
+                return arrived.result()
+            if self.loop.is_closed():
+                raise RuntimeError("the event loop was closed under a call")
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+async def _value_of(awaited: Awaitable[Any]) -> Any:
+    return await awaited
 
 
 def nothing_follows(call: Call) -> None:

@@ -101,16 +101,14 @@ class UnitRegistry:
         slot.note_holder(self._holders, worker, label)
         return slot
 
-    def work_begins(self, backend: Backend, label: str) -> object:
-        """Note that the calling thread or greenlet works in a unit; returns what `work_ended` is told.
+    def work_begins(self, worker: object, label: str) -> None:
+        """Note that a thread or greenlet works in a unit, until `work_ended`.
 
         Raises:
             NestedUnitOfWork: it works in another.
         """
-        worker = backend.worker()
         self._refuse_second(worker, label)
         self._holders[worker] = label
-        return worker
 
     def work_ended(self, worker: object) -> None:
         """Note that it does no more."""

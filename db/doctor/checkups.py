@@ -45,7 +45,7 @@ class Checkup(NamedTuple):
     """A finding where there is no database yet and a connection would make one; else None."""
 
 
-_MYSQL = Checkup(mysql.examine)
+_MYSQL = Checkup(mysql.examine, examine_replica=mysql.examine_replica)
 _GENERIC = Checkup(_answers_alone)
 
 _BY_DATABASE = {

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sqlalchemy import CheckConstraint, Connection, Engine
 from sqlalchemy.orm import RelationshipProperty, session
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlalchemy.util.concurrency import await_, greenlet_spawn, in_greenlet
 
 
 def set_connection_class(engine: Engine, connection: type[Connection]) -> None:
     """Have an engine make its connections of a class of one's own. There is no public way to name it."""
     engine._connection_cls = connection
+
+
+def terminate_on_loop(engine: Engine) -> None:
+    """Have connections of an asyncio driver terminated on the event loop, also where a thread asks for it.
+
+    SQLAlchemy makes a task for that where it is called, which the loop's own thread alone may do.
+    """
+    terminate = engine.dialect.do_terminate
+
+    def do_terminate(connection: Any) -> None:
+        if in_greenlet() and asyncio._get_running_loop() is None:
+            await_(greenlet_spawn(terminate, connection))
+        else:
+            terminate(connection)
+
+    engine.dialect.do_terminate = do_terminate  # type: ignore[method-assign, assignment]
 
 
 def sessions_alive() -> int:

@@ -27,7 +27,7 @@ from db import backends
 from db.backend import Backend, Role
 from db.backends.choose import backend_for
 from db.backends.sqlite import READ_ONLY
-from db.engines._sqlalchemy import set_connection_class
+from db.engines._sqlalchemy import set_connection_class, terminate_on_loop
 from db.engines.idle_pool import IdleAsyncPool, IdlePool, ping_after_idle
 from db.guard import OPTION, OWN, StatementGuard, guard_at_work, guard_of
 from db.statement_hooks import counters, hook_statements
@@ -100,6 +100,8 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", backend: Back
         }
     # `AsyncEngine` is a shell round such an engine; our calls are that shell.
     engine = create_engine(backend.engine_url(), connect_args=backend.connect_args(settings, role), **options)
+    if backend.is_async:
+        terminate_on_loop(engine)
     if pooled:
         ping_after_idle(engine, settings, backend)
     _install_guard(engine, backend, role)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from sqlalchemy import Connection
 
 from db.backend import MIGRATION_STATEMENT_TIMEOUT_S as STATEMENT_TIMEOUT_S
+from db.backends.mysql import is_galera
 from db.errors import SchemaError
+from db.schema.lease import BUSY, leased
 
 QUEUE_TIMEOUT_S = 600
 """Longest wait for another migration to end. Several workers or hosts may start, and migrate, at once."""
@@ -28,7 +30,8 @@ def guards(backend: str) -> tuple[str, ...]:
     """The statements that a migration's transaction begins with. SQLite's BEGIN IMMEDIATE is guard enough.
 
     MySQL and MariaDB commit each DDL by itself: there the lock belongs to the connection, which ends with the
-    migration, and is one for each of the server's databases. Their statements' own limit the connection has.
+    migration, and is one for each of the server's databases; a Galera cluster needs more, see `leased`. Their
+    statements' own limit the connection has.
     """
     if backend in ("mysql", "mariadb"):
         return (_TAKE_LOCK, f"SET SESSION lock_wait_timeout = {LOCK_TIMEOUT_S}")
@@ -59,8 +62,9 @@ def guarded(connection: Connection) -> Iterator[None]:
     for statement in guards(connection.dialect.name):
         result = connection.exec_driver_sql(statement)
         if statement == _TAKE_LOCK and result.scalar() != 1:  # no error there, but a 0
-            raise SchemaError("another migration is under way and did not end in time; nothing was changed")
-    yield
+            raise SchemaError(BUSY)
+    with leased(connection, QUEUE_TIMEOUT_S) if is_galera(connection) else nullcontext():
+        yield
     if connection.dialect.name == "sqlite":
         orphans = {row.table for row in connection.exec_driver_sql("PRAGMA foreign_key_check")}
         if orphans:

@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 from sqlalchemy.orm import Session
 
 from db.capacity.endpoint import Endpoint
-from db.capacity.executor import Call
+from db.capacity.executor import Call, Executor
 from db.capacity.registry import UnitRegistry
 from db.capacity.slot import Slot
 from db.errors import (
@@ -74,6 +74,7 @@ class AsyncUnitOfWork:
         unit: of that endpoint's engine, confined; past its deadline it is stopped and rolled back.
         endpoint: where it works.
         registry: of the units that are open.
+        executor: of that endpoint's, where its calls run.
         pool_timeout_s: longest wait for a slot.
         follow_up: makes a unit of the writer's, of a label and a deadline, for what follows this one.
         origin: what it is done for, a request for example; for observers.
@@ -100,6 +101,7 @@ class AsyncUnitOfWork:
         endpoint: Endpoint,
         registry: UnitRegistry,
         *,
+        executor: Executor,
         pool_timeout_s: float,
         follow_up: Callable[[str, float | None], AsyncUnitOfWork],
         origin: object,
@@ -108,6 +110,7 @@ class AsyncUnitOfWork:
         self.db_s = 0.0
         self._endpoint = endpoint
         self._registry = registry
+        self._executor = executor
         self._pool_timeout_s = pool_timeout_s
         self._new_follow_up = follow_up
         self._unit = unit
@@ -438,13 +441,14 @@ class AsyncUnitOfWork:
         """Start a call. Returns its answer: a waiter that is cancelled cancels that, and the call runs on."""
 
         def work() -> Any:
-            worker = self._registry.work_begins(self._endpoint.backend, self._guard.label)
+            worker = self._executor.worker()
+            self._registry.work_begins(worker, self._guard.label)
             try:
                 return function(*args, **kwargs)
             finally:
                 self._registry.work_ended(worker)
 
-        call = self._call = self._endpoint.executor.start(work, self._call_ended)
+        call = self._call = self._executor.start(work, self._call_ended)
         if self._guard.reason is not None:  # only the end of a stopped unit follows, and may hang too
             self._ending = asyncio.get_running_loop().create_task(self._end_call(call))
         return call.answer
@@ -453,7 +457,7 @@ class AsyncUnitOfWork:
         self.db_s += call.took_s
         self._call = None
         if self._guard.abandoned:  # what it held is released now
-            self._endpoint.executor.detach(self._clean_up)
+            self._executor.detach(self._clean_up)
 
     # -- the end
 
@@ -540,7 +544,7 @@ class AsyncUnitOfWork:
             if self._slot is not None:
                 self._slot.abandon()
             if self._call is None:
-                self._endpoint.executor.detach(self._clean_up)
+                self._executor.detach(self._clean_up)
         if first:
             self._registry.ended(self)
             for callback in self._callbacks:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Generator, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application
@@ -50,6 +50,7 @@ class Handler(Protocol):
     snapshot: ClassVar[bool]
     read_only: ClassVar[bool | None]
     isolation: ClassVar[str | None]
+    executor: ClassVar[Literal["threads"] | None]
     retry: ClassVar[bool]
     retry_on: ClassVar[tuple[type[Exception], ...]]
     timeout_s: ClassVar[float | None]
@@ -133,6 +134,7 @@ class HttpTransaction(RequestTransaction):
             deadline_at=self.attempts.deadline_at,
             origin=handler.request,
             retries=self._may_retry,
+            executor=handler.executor,
         )
 
     @property

@@ -193,10 +193,10 @@ class RequestTransaction:
         applied = self.explicit.under_way or self.explicit.done or self._kept
         if error is None or not self._may_retry or applied:
             return False
-        policy, deadline_at = self.policy, self.unit.deadline_at
+        policy, deadline_at, own = self.policy, self.unit.deadline_at, meant(error)
         return (
-            policy.retries(meant(error))
-            and self.attempt < policy.attempts_max
+            policy.retries(own)
+            and self.attempt < policy.attempts_for(own)
             and (deadline_at is None or time.monotonic() < deadline_at)
         )
 

@@ -19,12 +19,12 @@ _NONE_YET = f"""<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>No comparison yet</title>
-<style>body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 40rem; padding: 0 1rem }}
-</style>
+<style>body {{ font: 16px/1.5 system-ui, sans-serif; margin: 0 }}
+main {{ max-width: 74rem; margin: auto; padding: 0 1rem }} h1 {{ font-size: 1.5rem }}</style>
 </head>
-<body><h1>No comparison yet</h1>
+<body><main><h1>No comparison yet</h1>
 <p>Run <code>{COMMAND} compare</code> in the folder in which the server was started (two minutes; with
-<code>--quick</code> twenty seconds), and load this page again.</p></body></html>
+<code>--quick</code> twenty seconds), and load this page again.</p></main></body></html>
 """
 
 

@@ -1,11 +1,14 @@
-"""The last ten minutes of all processes, second by second, in shared memory."""
+"""The last ten minutes of all processes, second by second, and when a pool was full in the last day.
+
+In shared memory.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import mmap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from db import Database
@@ -19,6 +22,13 @@ _POOLS = ("writer", "reader")
 _FIELDS = 1 + 2 * len(_POOLS) + len(COUNTS)  # the second, and each pool's slots taken and callers waiting
 _RING = SECONDS * _FIELDS
 
+DAY_S = 86_400
+_APART_S = 60
+"""A pool that is full again sooner is so in the same span: a day has no more than `_SPANS`."""
+_SPANS = DAY_S // _APART_S
+_SPAN = 4  # its first second, its last, how many of those the pool was full in, the most callers waiting
+_FULL = 1 + _SPANS * _SPAN  # the number of spans there have been, and the last of them
+
 
 class PoolHistory(NamedTuple):
     """A pool, second by second, oldest first: None where no process took a sample."""
@@ -27,32 +37,63 @@ class PoolHistory(NamedTuple):
     waiting: list[int | None]
 
 
+class Full(NamedTuple):
+    """When the pool of a process had no free slot, in Unix time, as seen once a second.
+
+    ``seconds``: in so many of these looks. ``waiting``: the most callers that waited in one of them.
+    """
+
+    process: int
+    began_s: int
+    ended_s: int
+    seconds: int
+    waiting: int
+
+
 class Past(NamedTuple):
-    """The last ten minutes. ``until_s`` is the last of its seconds, of the Unix time."""
+    """The last ten minutes. ``until_s`` is the last of its seconds, of the Unix time.
+
+    ``full``: of the last day, the newest first.
+    """
 
     until_s: int
     pools: Mapping[str, PoolHistory]
     counts: Mapping[str, int]
+    full: Mapping[str, list[Full]]
 
 
 class History:
-    """A ring of samples for each process, 54 KB each. Created before the fork; lives as long as the server.
+    """A ring of samples for each process, 54 KB each, and a ring for each of its pools of when it was full.
 
-    Each process writes its own ring, and any process reads all of them. A sample that another process writes
-    while it is read may be torn: it is one second of a chart.
+    The latter have 46 KB, of which the system gives what is written to. Created before the fork; lives as
+    long as the server. Each process writes its own rings, and any process reads all of them. A sample that
+    another process writes while it is read may be torn: it is one second of a chart.
     """
 
     def __init__(self, processes: int = 1) -> None:
-        memory = memoryview(mmap.mmap(-1, processes * _RING * 8)).cast("d")
-        self._rings = [memory[at : at + _RING] for at in range(0, processes * _RING, _RING)]
+        each = _RING + len(_POOLS) * _FULL
+        memory = memoryview(mmap.mmap(-1, processes * each * 8)).cast("d")
+        own = [memory[at : at + each] for at in range(0, processes * each, each)]
+        self._rings = [one[:_RING] for one in own]
+        self._full = [[one[at : at + _FULL] for at in range(_RING, each, _FULL)] for one in own]
+        self.since_s = int(time.time())
+        """When it was created: nothing is known of what was before."""
 
-    def put(self, process: int, second: int, numbers: list[float]) -> None:
-        """Write the sample of a second: slots taken and callers waiting of each pool, and the counts."""
+    def put(self, process: int, second: int, numbers: list[float], full: Sequence[bool]) -> None:
+        """Write the sample of a second.
+
+        Args:
+            numbers: slots taken and callers waiting of each pool, and the counts.
+            full: whether each pool had no free slot.
+        """
         ring, at = self._rings[process], second % SECONDS * _FIELDS
         ring[at] = 0.0  # not valid until all of it is written
         for offset, number in enumerate(numbers, 1):
             ring[at + offset] = number
         ring[at] = float(second)
+        for number, spans in enumerate(self._full[process]):
+            if full[number]:
+                _extend(spans, second, waiting=numbers[2 * number + 1])
 
     def past(self, until_s: int) -> Past:
         """The sums over all processes, of the ten minutes until a second of the Unix time."""
@@ -73,7 +114,33 @@ class History:
             name: PoolHistory(series[2 * number], series[2 * number + 1])
             for number, name in enumerate(_POOLS)
         }
-        return Past(until_s, pools, dict(zip(COUNTS, counts, strict=True)))
+        full = {name: self._full_of(number, until_s - DAY_S) for number, name in enumerate(_POOLS)}
+        return Past(until_s, pools, dict(zip(COUNTS, counts, strict=True)), full)
+
+    def _full_of(self, pool: int, after_s: int) -> list[Full]:
+        found = []
+        for process, rings in enumerate(self._full):
+            spans = rings[pool]
+            for number in range(min(int(spans[0]), _SPANS)):
+                at = 1 + number * _SPAN
+                span = Full(process, *map(int, spans[at : at + _SPAN]))
+                if span.ended_s > after_s:
+                    found.append(span)
+        return sorted(found, key=lambda span: span.ended_s, reverse=True)
+
+
+def _extend(spans: memoryview[float], second: int, *, waiting: float) -> None:
+    """Add a second in which a pool was full to its last span, or begin another one."""
+    at = 1 + (int(spans[0]) - 1) % _SPANS * _SPAN
+    if spans[0] and second - spans[at + 1] <= _APART_S:
+        spans[at + 1] = float(second)
+        spans[at + 2] += 1.0
+        spans[at + 3] = max(spans[at + 3], waiting)
+        return
+    at = 1 + int(spans[0]) % _SPANS * _SPAN
+    for offset, number in enumerate((second, second, 1, waiting)):
+        spans[at + offset] = float(number)
+    spans[0] += 1.0
 
 
 class Sampler:
@@ -99,8 +166,10 @@ class Sampler:
 
     def start(self) -> None:
         """Start, on the loop of the process."""
-        now = time.time()
-        self._timer = asyncio.get_running_loop().call_later(1.0 - now % 1.0, self._sample)
+        # In the middle of each second: no timer that is early, and no clock that is set by a little, has two
+        # samples in one second, of which the second would replace the first.
+        delay_s = 1.5 - time.time() % 1.0
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._sample)
 
     def stop(self) -> None:
         """Stop."""
@@ -114,5 +183,6 @@ class Sampler:
             numbers += (limiter.taken, limiter.waiting)
         numbers += [now - before for now, before in zip(totals, self._before, strict=True)]
         self._before = totals
-        self._history.put(self._process, int(time.time()), numbers)
+        full = [limiter.taken >= limiter.size for limiter in self._limiters]
+        self._history.put(self._process, int(time.time()), numbers, full)
         self.start()

@@ -10,18 +10,26 @@ from tornado.web import HTTPError
 from conf.program import COMMAND
 from server.monitoring.ops import OpsHandler
 from server.pages.accept import prefers_html
+from server.pages.clock import clock, zone
 from server.pages.docs import code, groups_of, paragraphs
 from server.pages.live.rows import seconds
 from server.pages.live.text import text_of
 from server.pages.pages import Pages, ServerPages
 from server.pages.requests.timeline import milliseconds, tracks_of
-from server.pages.requests.view import clock
 from server.pages.site import POLICY, root_of
 
 _YOUNG_S = 0.1
 """Units that are younger than this come and go while they are read: they are counted, unless they wait."""
 
+_SPANS_MAX = 5
+"""So many of the times at which a pool was full are on the page; all of them are in its other forms."""
+
 _KINDS = {"kept": "good", "undone": "", "unknown": "bad", "retried": "warn", "no slot in time": "bad"}
+
+_BECAME = {
+    "undone": "Nothing of this request was kept.",
+    "unknown": "It is not known whether what it wrote was kept.",
+}
 
 _FOREVER = "public, max-age=31536000, immutable"
 
@@ -103,7 +111,7 @@ class LiveHandler(QuietHandler):
             self.write_json(view.as_json())
         elif form == ".txt":
             self.set_header("Content-Type", "text/plain; charset=utf-8")
-            self.finish(text_of(view.live, view.charts, view.counts, at=view.at))
+            self.finish(text_of(view))
         else:
             shown = [row for row in view.live.rows if row.age_s >= _YOUNG_S or row.kind != "runs"]
             self.show(
@@ -115,6 +123,7 @@ class LiveHandler(QuietHandler):
                 kinds=_KINDS,
                 seconds=seconds,
                 links_requests=self.pages.log.is_recording,
+                spans_max=_SPANS_MAX,
             )
 
 
@@ -134,33 +143,40 @@ class RequestsHandler(PageHandler):
                 switch=self.pages.switch,
                 kinds=_KINDS,
                 clock=clock,
+                zone=zone,
                 milliseconds=milliseconds,
             )
 
 
 class RequestHandler(PageHandler):
-    """``/-/requests/{request_id}``: what the requests with an id did, statement by statement."""
+    """``/-/requests/{request_id}``: what requests did, statement by statement.
+
+    Those with an id, or with one that begins so.
+    """
 
     async def get(self, request_id: str, form: str) -> None:
         """404 where none is kept, with the page as well: it says what is kept."""
-        found, stuck = await self.pages.requests.find(request_id)
+        found = await self.pages.requests.find(request_id)
         if form:
-            if not found:
+            if not found.requests:
                 raise HTTPError(404)
-            self.write_json({"requests": found, "stuck_processes": stuck})
+            self.write_json({"requests": found.requests, "more": found.more, "stuck_processes": found.stuck})
             return
-        if not found:
+        if not found.requests:
             self.set_status(404)
         self.show(
             "request.html",
             current="Requests",
             request_id=request_id,
-            requests=[(each, tracks_of(each)) for each in found],
-            stuck=stuck,
+            requests=[(each, tracks_of(each)) for each in found.requests],
+            more=found.more,
+            stuck=found.stuck,
+            became=_BECAME,
             is_recording=self.pages.log.is_recording,
             switch=self.pages.switch,
             kinds=_KINDS,
             clock=clock,
+            zone=zone,
             milliseconds=milliseconds,
             code=code,
         )

@@ -143,8 +143,9 @@ async def test_a_commit_behind_a_forced_abort_is_a_conflict(
     await unit.run(add_shelf, unit.session)
     await aborted_by_force(database, node)
 
-    with pytest.raises(RetryableConflict):
+    with pytest.raises(RetryableConflict) as conflict:
         await unit.settle(keep=True)
 
+    assert conflict.value.reason == "certification"
     assert unit.outcome is Outcome.ROLLED_BACK
     assert sql("SELECT * FROM shelves") == []

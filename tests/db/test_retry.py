@@ -295,6 +295,32 @@ def test_a_pause_is_random_and_grows_with_the_attempts():
         assert longest * 3 / 4 < max(drawn) <= longest
 
 
+def test_a_conflict_of_certification_has_more_attempts_than_another():
+    policy = RetryPolicy(3)
+    certification, deadlock = RetryableConflict("certification"), RetryableConflict("deadlock")
+
+    assert (policy.attempts_for(certification), policy.attempts_for(deadlock)) == (12, 3)
+    assert RetryPolicy(20).attempts_for(certification) == 20
+    assert RetryPolicy(1).attempts_for(certification) == 1  # retries are off
+    assert RetryPolicy(3, certification_attempts_max=5).attempts_for(certification) == 5
+    assert max(policy.pause_s(12) for _ in range(200)) <= 0.01 * 2**5
+
+
+@pytest.mark.parametrize(("attempts", "made"), [(None, 12), (2, 2), (1, 1)])
+def test_attempts_that_are_given_are_all_there_are(database: Database, attempts: int | None, made: int):
+    calls: list[int] = []
+
+    def work(session: Session) -> None:
+        calls.append(1)
+        raise RetryableConflict("certification")
+
+    database.retry_policy = RetryPolicy(backoff_s=0.0)
+    with pytest.raises(RetryableConflict):
+        database.run_in_transaction(work, attempts=attempts)
+
+    assert len(calls) == made
+
+
 def test_between_attempts_it_holds_no_slot(database: Database, sql: RawSql):
     create_counters(sql)
     database.retry_policy = RetryPolicy(2, backoff_s=0.5)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.util.concurrency import greenlet_spawn
 
 from conf import DatabaseSettings
 from db import Database
@@ -184,7 +185,8 @@ async def test_sql_on_the_loop_is_refused_before_a_connection_is_asked_for(
 
     client = mount(handler_of(body))
     pool = database.reader.engine.pool
-    taken = [await asyncio.to_thread(pool.connect) for _ in range(2)]
+    there = greenlet_spawn if database.reader.backend.is_async else asyncio.to_thread
+    taken = [await there(pool.connect) for _ in range(2)]
     try:
         began = own_time()
         with expect_log("onfinish.handlers", r"OutsideRun"), expect_log("tornado.access", r"^500 "):
@@ -192,7 +194,7 @@ async def test_sql_on_the_loop_is_refused_before_a_connection_is_asked_for(
         took_s = own_time() - began
     finally:
         for connection in taken:
-            connection.close()
+            await there(connection.close)
 
     assert answer.code == 500
     assert took_s < 0.8  # the pool would have waited for a second
@@ -263,7 +265,9 @@ async def test_a_second_unit_of_work_in_a_request_is_refused(mount: Mount, datab
                 await unit.run(list_texts, unit.session)
         await handler.run(in_the_thread, handler)
 
-    answer = await mount(handler_of(body)).post("/")
+    handler = handler_of(body)
+    handler.executor = "threads"
+    answer = await mount(handler).post("/")
     assert lent(database) == {}
 
     assert answer.code == 200

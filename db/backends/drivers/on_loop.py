@@ -58,15 +58,10 @@ class LoopConnection(TransactionConnection):
             raise
         if state == _OK:
             return
-        loop = self._loop = asyncio.get_running_loop()
-        waiter = self._waiter = loop.create_future()
         try:
-            if self._watched is None:
-                self._watched = self.fileno()
-                loop.add_reader(self._watched, self._step)
-            if state == _WRITE:
-                self._watch_writing(loop)
-            await_(waiter)
+            # In a thread nothing of the loop may be touched: what is awaited goes there, and waits there.
+            in_thread = asyncio._get_running_loop() is None
+            await_(self._waits_there(state) if in_thread else self._answer(state))
         except psycopg2.Error:
             raise
         except BaseException:
@@ -74,6 +69,20 @@ class LoopConnection(TransactionConnection):
             raise
         finally:
             self._waiter = None
+
+    def _answer(self, state: int) -> asyncio.Future[None]:
+        """What is resolved when the answer has come. Called on the loop."""
+        loop = self._loop = asyncio.get_running_loop()
+        waiter = self._waiter = loop.create_future()
+        if self._watched is None:
+            self._watched = self.fileno()
+            loop.add_reader(self._watched, self._step)
+        if state == _WRITE:
+            self._watch_writing(loop)
+        return waiter
+
+    async def _waits_there(self, state: int) -> None:
+        await self._answer(state)
 
     def _step(self) -> None:
         """The socket can be read from, or written to."""

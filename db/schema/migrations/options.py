@@ -9,6 +9,7 @@ from typing import Any
 from conf.database import VERSION_TABLE
 from db.base import Json
 from db.schema.branches import KERNEL, Branch
+from db.schema.lease import TABLE as LEASE
 
 
 def to_migrate(version_table: str) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def to_compare(version_table: str, branches: Mapping[str, Branch], of: Collectio
     """
     alone = version_table == VERSION_TABLE and any(branch.label != KERNEL for branch in of)
     theirs = {table.name for branch in branches.values() if branch not in of for table in branch.tables}
+    theirs.add(LEASE)
 
     def is_compared(subject: Any, name: str | None, kind: str, reflected: bool, twin: Any) -> bool:
         if kind != "table" or not reflected or twin is not None:

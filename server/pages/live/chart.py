@@ -1,23 +1,21 @@
-"""The last ten minutes of a pool, as paths of an SVG and in words."""
+"""The last ten minutes of a pool as paths of an SVG, and in words when it was full."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from server.monitoring.history import SECONDS, PoolHistory
+from server.monitoring.history import SECONDS, Full, PoolHistory
+from server.pages.clock import clock, day, zone
 
 WIDTH, HEIGHT = SECONDS, 40
-
-_TOLD_MAX = 5
 
 
 class Chart(NamedTuple):
     """A pool as it is shown: a second is one wide, all slots taken is `HEIGHT` high.
 
-    ``full`` are the spans in which no slot was free, the latest last.
+    ``full`` are sentences on when no slot was free, the latest first.
     """
 
     name: str
@@ -30,10 +28,20 @@ class Chart(NamedTuple):
     full: list[str]
 
 
-def chart_of(name: str, history: PoolHistory, *, size: int, taken: int, waiting: int, until_s: int) -> Chart:
+def chart_of(
+    name: str,
+    history: PoolHistory,
+    full: Iterable[Full],
+    *,
+    size: int,
+    taken: int,
+    waiting: int,
+    until_s: int,
+) -> Chart:
     """A chart of ten minutes that end with a second of the Unix time.
 
     Args:
+        full: when the pool of a process was full.
         size: the slots of all processes.
         taken: how many are taken now.
         waiting: how many callers wait now.
@@ -55,23 +63,18 @@ def chart_of(name: str, history: PoolHistory, *, size: int, taken: int, waiting:
         "".join(area),
         "".join(line),
         waits,
-        _full(history, size=size, until_s=until_s),
+        [_in_words(span, until_s) for span in full],
     )
 
 
-def _full(history: PoolHistory, *, size: int, until_s: int) -> list[str]:
-    began_s = until_s - SECONDS + 1
-    spans = []
-    for began, values in _runs(
-        [value if value is not None and value >= size else None for value in history.taken]
-    ):
-        most = max((waiting or 0 for waiting in history.waiting[began : began + len(values)]), default=0)
-        first, last = (
-            time.strftime("%H:%M:%S", time.localtime(began_s + at)) for at in (began, began + len(values) - 1)
-        )
-        span = first if first == last else f"{first} to {last}"
-        spans.append(span + (f", up to {most} waiting" if most else ""))
-    return spans[-_TOLD_MAX:]
+def _in_words(span: Full, now_s: int) -> str:
+    when, looks = clock(span.began_s), span.ended_s - span.began_s + 1
+    if looks > 1:
+        when += f" to {clock(span.ended_s)}"
+    told = f"process {span.process}: {day(span.began_s, now_s)}{when} {zone(span.ended_s)}"
+    if span.seconds < looks:
+        told += f", in {span.seconds} of {looks} s"
+    return told + (f", up to {span.waiting} waiting" if span.waiting else ", none waiting")
 
 
 def _runs(values: Sequence[int | None]) -> Iterator[tuple[int, list[int]]]:

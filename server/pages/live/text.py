@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping
 
-from server.pages.live.chart import Chart
-from server.pages.live.rows import Live, seconds
+from server.pages.live.rows import seconds
+from server.pages.live.view import View
 
 _WIDTH = 100
 
 
-def text_of(live: Live, charts: Iterable[Chart], counts: Mapping[str, int], *, at: str) -> str:
+def text_of(view: View) -> str:
     """All that the page shows, but for the form of its charts. Control characters are left out."""
-    lines = [at, ""]
-    for chart in charts:
+    live = view.live
+    lines = [view.at, ""]
+    for chart in view.charts:
         waiting = f", {chart.waiting} waiting" if chart.waiting else ""
         lines.append(f"{chart.name:<7} {chart.taken} of {chart.size} slots in use{waiting}")
-        lines += [f"        full {span}" for span in chart.full]
     lines += [f"process {process} does not answer" for process in live.stuck]
     if live.why_no_locks:
         lines.append(f"locks: {live.why_no_locks}")
@@ -33,5 +32,7 @@ def text_of(live: Live, charts: Iterable[Chart], counts: Mapping[str, int], *, a
         if row.sql:
             sql = textwrap.shorten(row.sql, 3 * _WIDTH, placeholder=" …")
             lines += textwrap.wrap(sql, _WIDTH, initial_indent=" " * 10, subsequent_indent=" " * 10)
-    lines += ["", "in ten minutes: " + ", ".join(f"{number} {name}" for name, number in counts.items())]
+    lines += ["", "in ten minutes: " + ", ".join(f"{number} {name}" for name, number in view.counts.items())]
+    lines += ["", f"no slot was free, since {view.since}:"]
+    lines += [f"{chart.name:>8}  {span}" for chart in view.charts for span in chart.full or ("never",)]
     return "\n".join("".join(c for c in line if c.isprintable()).rstrip() for line in lines) + "\n"

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from db import Database
-from server.monitoring.history import COUNTS, Past, PoolHistory
+from server.monitoring.history import COUNTS, DAY_S, Past, PoolHistory
 from server.monitoring.process import Process
+from server.pages.clock import clock, day, zone
 from server.pages.live.chart import Chart, chart_of
 from server.pages.live.look import Look
 from server.pages.live.rows import Live, live_of, pids_of
@@ -43,7 +44,18 @@ class View(NamedTuple):
     live: Live
     charts: list[Chart]
     past: Past
-    at: str
+    since_s: int
+
+    @property
+    def at(self) -> str:
+        """When it was gathered, with the zone of the page's times."""
+        return f"{clock(self.past.until_s)} {zone(self.past.until_s)}"
+
+    @property
+    def since(self) -> str:
+        """Since when it is known whether a pool was full."""
+        at_s = max(self.since_s, self.past.until_s - DAY_S)
+        return f"{day(at_s, self.past.until_s)}{clock(at_s)} {zone(at_s)}"
 
     @property
     def counts(self) -> dict[str, int]:
@@ -55,12 +67,13 @@ class View(NamedTuple):
         return {
             "at": self.at,
             "until_s": self.past.until_s,
+            "since_s": self.since_s,
             "pools": {
                 chart.name: {
                     "size": chart.size,
                     "taken": chart.taken,
                     "waiting": chart.waiting,
-                    "full": chart.full,
+                    "full": [span._asdict() for span in self.past.full.get(chart.name, ())],
                     "history": self.past.pools.get(chart.name, _NO_HISTORY)._asdict(),
                 }
                 for chart in self.charts
@@ -104,5 +117,6 @@ class LiveView:
                 key: sum(each[name][key] for each in pools if name in each)
                 for key in ("size", "taken", "waiting")
             }
-            charts.append(chart_of(name, past.pools.get(name, _NO_HISTORY), until_s=now_s, **sums))
-        return View(live, charts, past, time.strftime("%H:%M:%S", time.localtime(now_s)))
+            history, full = past.pools.get(name, _NO_HISTORY), past.full.get(name, ())
+            charts.append(chart_of(name, history, full, until_s=now_s, **sums))
+        return View(live, charts, past, self._process.history.since_s)

@@ -9,6 +9,7 @@ from db.engines._sqlalchemy import Load
 from db.work.recorder import Line, Statement
 from server.pages.live.places import place_at
 from server.pages.requests.kept import Finding, RecordedUnit
+from server.pages.requests.timeline import milliseconds
 
 REPEATED_MIN = 5
 """So many equal SELECTs from one line are a loop."""
@@ -82,12 +83,16 @@ def _held(unit: RecordedUnit) -> Finding | None:
         idle_at, line = max(idle_at, began_at + took_s), next_line
     if held_s <= HELD_MIN_S:
         return None
-    where = "" if after is None else f", {longest_s * 1000:.0f} ms of it behind this line"
+    where = "" if after is None else f", {milliseconds(longest_s * 1000)} of it behind this line"
+    # The rest of the time without SQL was spent in its calls: in the code that they run.
+    in_calls_s = unit.db_s - sum(took_s for _, took_s, _ in spans) - recording.more_s
+    awaits = in_calls_s < held_s / 2
+    meanwhile = "its handler awaited something else, such as another service" if awaits else "its code ran on"
     return Finding(
         "held",
-        f"Held for nothing for {held_s * 1000:.0f} ms",
-        f"had a connection and ran no SQL{where}. What needs no database belongs behind the commit, which "
-        "gives the connection back.",
+        f"Held for nothing for {milliseconds(held_s * 1000)}",
+        f"had a connection and ran no SQL while {meanwhile}{where}. What needs no database belongs behind "
+        "the commit, which gives the connection back.",
         "await self.commit()" if unit.attempt else "",
         _shown(after) if after is not None else unit.label,
     )

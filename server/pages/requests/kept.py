@@ -165,9 +165,10 @@ class KeptRequests:
         found = {each.serial: each for kept in self._worst.values() for each in list(kept)}
         return [found[serial] for serial in sorted(found, reverse=True)]
 
-    def find(self, request_id: str) -> Iterator[KeptRequest]:
-        """Those that have an id, the newest first: clients choose theirs, and may send one several times."""
-        found = {each.serial: each for each in [*self.last, *self.worst] if each.request_id == request_id}
+    def find(self, beginning: str) -> Iterator[KeptRequest]:
+        """Those whose id begins so, the newest first. Clients choose ids, and may send one several times."""
+        kept = [*self.last, *self.worst]
+        found = {each.serial: each for each in kept if each.request_id.startswith(beginning)}
         return (found[serial] for serial in sorted(found, reverse=True))
 
 

@@ -14,6 +14,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.web import RequestHandler
 
 from db import AsyncUnitOfWork, Database, Outcome
+from db.health import LABEL as READINESS
 from db.observer import ObservedUnit
 from db.work.recorder import Recorder, Recording
 from handlers.base import SessionHandler
@@ -103,14 +104,14 @@ class RequestLog:
             if found or records:
                 self._keep_session(handler, status, took_s, found)
 
-    def open_requests(self, request_id: str) -> Iterator[KeptRequest]:
-        """Those with an id that have not ended, as far as they have come."""
+    def open_requests(self, beginning: str) -> Iterator[KeptRequest]:
+        """Those whose id begins so and that have not ended, as far as they have come."""
         recorder, database = self._recorder, self._database
         if recorder is None or database is None:
             return
         for unit in database.open_units:
             request = _request_of(unit)
-            if request is not None and request_id_of(request) == request_id:
+            if request is not None and request_id_of(request).startswith(beginning):
                 so_far = _recorded(unit, recorder.recording_of(unit) or Recording())
                 units = _in_order([*self._units.get(request, ()), so_far])
                 yield self._kept(request, units, took_s=request.request_time(), outcome="open", is_open=True)
@@ -185,7 +186,12 @@ class RequestLog:
             self._keep_alone(unit, _recorded(unit, recording)._replace(attempt=0))
 
     def _keep_alone(self, unit: ObservedUnit, recorded: RecordedUnit) -> None:
-        """Keep a unit of work that no request's answer waits for: a message's, a job's."""
+        """Keep a unit of work that no request's answer waits for: a message's, a job's.
+
+        Not the checks of readiness: a load balancer's would soon be the last hundred.
+        """
+        if unit.label == READINESS:
+            return
         findings = self._findings([recorded])
         origin = unit.origin if isinstance(unit, AsyncUnitOfWork) else None
         took_s = recorded.ended_at - recorded.opened_at

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from server.monitoring.peers import Peers
 from server.pages.requests.kept import LAST_MAX
@@ -13,7 +12,23 @@ from server.pages.requests.log import RequestLog
 
 LIST = b"r"
 ONE = b"R"
-"""What processes ask each other: for their lists, and (with an id behind it) for one request."""
+"""What processes ask each other: for their lists, and for requests, by the beginning of an id behind it."""
+
+FOUND_MAX = 10
+"""So many requests are shown of those that a beginning of an id has found."""
+
+_Any = TypeVar("_Any")
+
+
+class Found(NamedTuple):
+    """The requests that have an id, else those whose id begins so, the newest first.
+
+    ``more``: whether there are others than these.
+    """
+
+    requests: list[dict[str, Any]]
+    more: bool
+    stuck: list[int]
 
 
 @dataclass
@@ -62,10 +77,12 @@ class RequestViews:
             stuck=_stuck(answers),
         )
 
-    async def find(self, request_id: str) -> tuple[list[dict[str, Any]], list[int]]:
-        """The requests that have an id, the newest first, and the processes that do not answer."""
+    async def find(self, request_id: str) -> Found:
+        """The requests of all processes that have an id, or that it is the beginning of."""
         answers = await self._peers.ask(ONE + request_id.encode())
-        return _newest(answers, "found"), _stuck(answers)
+        found = _exact(_newest(answers, "found"), request_id, lambda each: each["request_id"])
+        more = len(found) > FOUND_MAX
+        return Found(found[:FOUND_MAX], more, _stuck(answers))
 
     def _list(self) -> dict[str, Any]:
         kept = self.log.kept
@@ -77,13 +94,15 @@ class RequestViews:
         }
 
     def _find(self, request_id: str) -> dict[str, Any]:
-        found = [*self.log.open_requests(request_id), *self.log.kept.find(request_id)]
-        return {"process": self.log.process, "found": [each.as_json() for each in found]}
+        kept = [*self.log.open_requests(request_id), *self.log.kept.find(request_id)]
+        found = _exact(kept, request_id, lambda each: each.request_id)
+        # One more than is shown: so it is known that there are others.
+        return {"process": self.log.process, "found": [each.as_json() for each in found[: FOUND_MAX + 1]]}
 
 
-def clock(at_s: float) -> str:
-    """A time of the day, with milliseconds."""
-    return time.strftime("%H:%M:%S", time.localtime(at_s)) + f".{int(at_s * 1000) % 1000:03d}"
+def _exact(found: list[_Any], request_id: str, id_of: Callable[[_Any], str]) -> list[_Any]:
+    """Those that have the id where any has it, else all: it is the beginning of theirs."""
+    return [each for each in found if id_of(each) == request_id] or found
 
 
 def _newest(answers: Iterable[dict[str, Any]], name: str) -> list[dict[str, Any]]:

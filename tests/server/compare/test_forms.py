@@ -7,6 +7,7 @@ from importlib import import_module
 import pytest
 from tornado.web import Application
 
+from conf import DatabaseSettings
 from db import Database
 from db.scope import SCOPES
 from handlers import log_request
@@ -18,6 +19,12 @@ from tests.fixtures.server import Serve
 from tests.handlers import custody
 
 ENTRY = {"text": "store"}
+
+
+@pytest.fixture
+def database_settings(database_url: str) -> DatabaseSettings:
+    """In threads: that of the loop has one thread-local session for all requests."""
+    return DatabaseSettings(url=database_url, executor="threads")
 
 
 @pytest.fixture

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from html import escape
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 from tornado.web import Application
 
+from conf import Settings
 from handlers import ApiHandler
 from tests.fixtures.browser import Page
 from tests.fixtures.databases import RawSql
+from tests.fixtures.pgbouncer import Bouncer
 from tests.fixtures.process import StartServer, send
 from tests.fixtures.server import Serve
+from tests.fixtures.service import MakeApp
 from tests.fixtures.waiting import wait_until
 from tests.server.conftest import Seen
 from tests.server.pages.conftest import BROWSER, each_look
@@ -133,7 +139,9 @@ def rename_shelf(session: Any, name: str) -> None:
     session.execute(text("UPDATE shelves SET name = :name"), {"name": name})
 
 
-async def holder_and_waiter(seen: Seen, serve: Serve) -> list[dict[str, Any]]:
+async def holder_and_waiter(
+    seen: Seen, serve: Serve, *, kinds: Sequence[str] = ("holds", "blocked")
+) -> list[dict[str, Any]]:
     """The two units of a request that holds a row while its handler awaits, and of one that waits for it."""
     await seen.client.post("/shelves", {"name": "Store"})
     go_on = asyncio.Event()
@@ -151,7 +159,7 @@ async def holder_and_waiter(seen: Seen, serve: Serve) -> list[dict[str, Any]]:
     holds = asyncio.create_task(client.post("/holds", headers={"X-Request-Id": "holder.1"}))
     await units_when(seen, is_idle)
     waits = asyncio.create_task(client.post("/waits", headers={"X-Request-Id": "waiter.1"}))
-    units = await units_when(seen, lambda units: [unit["kind"] for unit in units] == ["holds", "blocked"])
+    units = await units_when(seen, lambda units: [unit["kind"] for unit in units] == [*kinds])
     go_on.set()
     assert [answer.code for answer in await asyncio.gather(holds, waits)] == [200, 200]
     return units
@@ -210,6 +218,28 @@ async def test_a_lock_of_a_stranger_is_named_with_what_the_stranger_calls_itself
     assert "not of this server" in stranger
     assert "pgAdmin &lt;b&gt;4" in page
     assert "<b>4" not in page
+
+
+@pytest.mark.debian
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+@pytest.mark.gen_test(timeout=120)
+async def test_a_lock_of_a_stranger_is_named_on_mariadb(seen: Seen, sql: RawSql):
+    """By what the server knows of it: its session, user and state."""
+    created = (await seen.client.post("/shelves", {"name": "Store"})).json()
+    with sql.connect() as connection, contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(f"UPDATE shelves SET name = 'Mine' WHERE id = {created['id']}")
+        waits = asyncio.create_task(seen.client.patch(f"/shelves/{created['id']}", {"name": "First"}))
+        [unit] = await units_when(seen, lambda units: [each for each in units if each["kind"] == "blocked"])
+        cursor.execute("ROLLBACK")
+
+    assert (await waits).code == 200
+    assert unit["name"] == "PATCH /shelves/{shelf_id}"
+    assert unit["headline"].startswith("waits for a lock")
+    [stranger] = unit["strangers"]
+    assert f"session {connection.thread_id()}, user onfinish" in stranger
+    assert "idle in transaction" in stranger
+    assert "not of this server" in stranger
 
 
 @on_postgresql
@@ -304,7 +334,9 @@ async def test_callers_that_wait_for_a_slot_are_numbered(seen: Seen, serve: Serv
     assert "number 1 in the queue" in headlines[0]
     assert "number 2 in the queue" in headlines[1]
     assert (pool["taken"], pool["size"], pool["waiting"]) == (size, size, 2)
-    assert re.fullmatch(r"\d\d:\d\d:\d\d( to \d\d:\d\d:\d\d)?, up to 2 waiting", pool["full"][-1])
+    [full] = pool["full"]
+    assert (full["process"], full["waiting"]) == (0, 2)
+    assert full["began_s"] <= full["ended_s"] <= time.time()
     assert 2 in pool["history"]["waiting"]
 
 
@@ -416,6 +448,146 @@ async def test_it_looks_well_in_a_browser_and_follows_what_happens(
             break
         await asyncio.sleep(0.05)
     assert await page.evaluate(rows) == 0
+
+
+@on_postgresql
+@pytest.mark.debian
+@pytest.mark.gen_test(timeout=60)
+async def test_behind_pgbouncer_the_page_says_why_no_locks_are_shown_and_has_all_the_rest(
+    settings: Settings, database_url: str, bouncer: Bouncer, make_application: MakeApp, serve: Serve
+):
+    """In mode transaction a connection's id is not that of the session that runs its statements."""
+    through = settings.database.model_copy(
+        update={"url": SecretStr(bouncer.url_of(database_url)), "pooler": "pgbouncer"}
+    )
+    seen = Seen(settings.model_copy(update={"database": through}), make_application)
+    await seen.start()
+    try:
+        units = await holder_and_waiter(seen, serve, kinds=["idle", "runs"])
+        body = (await seen.client.get("/-/live.json")).json()
+        page = (await seen.client.get("/-/live", headers=BROWSER)).body.decode()
+        as_text = (await seen.client.get("/-/live.txt")).body.decode()
+    finally:
+        await seen.stop()
+
+    holder, waiter = units
+    assert holder["headline"].startswith("idle in its transaction")
+    assert holder["place"]["text"] == "await go_on.wait()"
+    assert (waiter["headline"], waiter["holders"]) == ("runs SQL", [])
+    assert waiter["place"]["function"] == "rename_shelf"
+    assert body["why_no_locks"].startswith("behind PgBouncer a connection has an id of PgBouncer's")
+    assert f"Who waits for whose lock is not shown: {escape(body['why_no_locks'])}." in page
+    assert f"locks: {body['why_no_locks']}" in as_text
+
+
+POLLS = "performance.getEntriesByType('resource').filter(each => each.name.endsWith('/-/live')).length"
+
+
+@on_sqlite
+@pytest.mark.debian
+@each_look
+@pytest.mark.gen_test(timeout=60)
+async def test_without_scripts_it_is_whole_and_loads_itself_again(
+    width: int, scheme: str, seen: Seen, serve: Serve, page: Page
+):
+    """What only scripts could do is not there."""
+    go_on = asyncio.Event()
+
+    class Holds(ApiHandler):
+        async def post(self) -> None:
+            await self.run(self.session.execute, text("SELECT 1"))
+            await go_on.wait()
+
+    client = serve(Application([("/hold", Holds)], database=seen.database))
+    request = asyncio.create_task(client.post("/hold", headers={"X-Request-Id": "abc.1"}))
+    await units_when(seen, is_idle)
+    port = seen.client.port
+    await page.open(f"http://127.0.0.1:{port}/-/live", width=width, scheme=scheme, scripts=False)
+
+    shown = await page.evaluate("document.body.innerText")
+    assert all(
+        each in shown for each in ("idle in its transaction", "await go_on.wait()", "abc.1", "as text")
+    )
+    assert "Pause" not in shown
+    assert "every 2 s" not in shown
+    assert await faults_of(page, width=width, port=port) == []
+    go_on.set()
+    await request
+    for _ in range(200):
+        now = await page.evaluate("document.body?.innerText ?? ''")  # not there yet while it loads
+        if "Open units of work: 0" in now:
+            break
+        await asyncio.sleep(0.05)
+    assert "Open units of work: 0" in now
+
+
+@on_sqlite
+@pytest.mark.debian
+@pytest.mark.gen_test(timeout=60)
+async def test_a_tab_that_is_hidden_does_not_poll_and_one_that_is_shown_again_does_at_once(
+    seen: Seen, page: Page
+):
+    await page.open(f"http://127.0.0.1:{seen.client.port}/-/live")
+    window = (await page.call("Browser.getWindowForTarget"))["windowId"]
+
+    async def polls_in(seconds: float, state: str) -> int:
+        await page.call("Browser.setWindowBounds", windowId=window, bounds={"windowState": state})
+        await asyncio.sleep(0.2)
+        before = await page.evaluate(POLLS)
+        await asyncio.sleep(seconds)
+        return int(await page.evaluate(POLLS)) - int(before)
+
+    while_visible = await polls_in(4.5, "normal")
+    hidden = await polls_in(0.0, "minimized")
+    assert await page.evaluate("document.visibilityState") == "hidden"
+    while_hidden = await polls_in(4.5, "minimized")
+    before = await page.evaluate(POLLS)
+    await polls_in(0.3, "normal")
+
+    assert while_visible >= 2
+    assert hidden == while_hidden == 0
+    assert await page.evaluate(POLLS) == before + 1
+
+
+@on_sqlite
+@pytest.mark.debian
+@pytest.mark.slow
+@pytest.mark.gen_test(timeout=300)
+async def test_a_tab_that_stays_open_grows_neither_the_browser_nor_the_server(seen: Seen, page: Page):
+    """As many looks as in half an hour, rows that come and go with each; counted in objects, not in time."""
+    await page.open(f"http://127.0.0.1:{seen.client.port}/-/live")
+    wait_for_look = """new Promise(resolve => {
+        const before = performance.getEntriesByType('resource').length;
+        performance.clearResourceTimings();
+        const pause = document.getElementById('pause');
+        pause.click(); pause.click();  // goes on: asks at once
+        const look = () => performance.getEntriesByType('resource').length ? resolve(1) : setTimeout(look, 2);
+        look();
+    })"""
+
+    async def look(times: int) -> None:
+        for number in range(times):
+            units = [seen.database.unit_of_work(label=f"unit {number} {each}") for each in range(number % 7)]
+            await page.evaluate(wait_for_look)
+            for unit in units:
+                await unit.settle(keep=False)
+
+    async def held() -> dict[str, int]:
+        await page.call("HeapProfiler.collectGarbage")
+        gc.collect()
+        counters = await page.call("Memory.getDOMCounters")
+        return {
+            **{name: counters[name] for name in ("documents", "nodes", "jsEventListeners")},
+            "objects of the server": len(gc.get_objects()),
+        }
+
+    await look(100)
+    before = await held()
+    await look(900)
+    after = await held()
+
+    grown = {name: after[name] - before[name] for name in before if after[name] - before[name] > 450}
+    assert grown == {}, (before, after)
 
 
 @on_sqlite

@@ -210,6 +210,18 @@ async def test_a_job_is_kept_too(seen: Seen):
     assert (await kept(seen, found["request_id"]))["units"][0]["statements"][0]["sql"] == "SELECT 1"
 
 
+@on_sqlite
+@pytest.mark.gen_test
+async def test_checks_of_readiness_displace_no_request(seen: Seen):
+    """A load balancer asks all the time."""
+    await seen.client.get("/shelves", headers={"X-Request-Id": "abc.1"})
+    for _ in range(3):
+        assert (await seen.client.get("/readyz")).code == 200
+    last = (await seen.client.get("/-/requests.json")).json()["last"]
+
+    assert [each["request_id"] for each in last] == ["abc.1"]
+
+
 @pytest.mark.gen_test
 async def test_each_message_of_a_socket_is_kept_by_itself(seen: Seen, serve: Serve):
     """As soon as it is answered, with the socket's id: a socket may stay open for ever."""
@@ -471,7 +483,7 @@ def test_the_last_and_the_worst_are_kept_and_no_more():
 
     assert [each.serial for each in requests.last] == [*range(1000 - LAST_MAX, 1000)]
     assert [each.serial for each in requests.worst] == [1000, *range(999, 999 - EACH_MAX, -1), 1]
-    assert [each.serial for each in requests.find("id.1")] == [1]
+    assert [each.serial for each in requests.find("id.1")] == [1000, 1]
     assert [*requests.find("id.500")] == []
 
 
@@ -652,6 +664,47 @@ def test_whichever_of_two_processes_is_asked_finds_a_request_of_the_other(
         os.kill(pids[1], signal.SIGCONT)
     assert of_one["stuck_processes"] == [1]
     assert {each["process"] for each in of_one["last"]} == {0}
+
+
+@on_sqlite
+@pytest.mark.gen_test
+async def test_the_beginning_of_an_id_finds_the_newest_that_begin_so_and_a_whole_id_itself_alone(seen: Seen):
+    """An id that is the beginning of others is found by itself."""
+    for number in ("", *range(12)):
+        await seen.client.get("/shelves", headers={"X-Request-Id": f"8a41{number}"})
+    whole = (await seen.client.get("/-/requests/8a41.json")).json()
+    begun = (await seen.client.get("/-/requests/8a4.json")).json()
+    page = await page_of(seen, "8a4")
+
+    assert ([each["request_id"] for each in whole["requests"]], whole["more"]) == (["8a41"], False)
+    assert [each["request_id"] for each in begun["requests"]] == [f"8a41{at}" for at in range(11, 1, -1)]
+    assert begun["more"]
+    assert page.count("<article>") == 10
+    assert "Older ones begin so as well" in page
+
+
+@on_sqlite
+@pytest.mark.debian
+@pytest.mark.parametrize("scripts", [True, False])
+@pytest.mark.gen_test(timeout=60)
+async def test_a_request_is_looked_for_by_the_beginning_of_its_id(seen: Seen, page: Page, scripts: bool):
+    """In a field; without scripts, which send it, the page says the address."""
+    await seen.client.get("/shelves", headers={"X-Request-Id": "8a41c7d2"})
+    await page.open(f"http://127.0.0.1:{seen.client.port}/-/requests", scripts=scripts)
+    shown = await page.evaluate("document.body.innerText")
+
+    assert ("-/requests/8a41" in shown) is not scripts
+    assert ("id of a request" in shown) is scripts
+    if scripts:
+        await page.evaluate("document.querySelector('#find input').value = ' 8a4 '")
+        await page.evaluate("document.querySelector('#find button').click()")
+        for _ in range(100):
+            shown = await page.evaluate("document.body?.innerText ?? ''")
+            if "GET /shelves" in shown and "8a41c7d2" in shown and "attempt 1" in shown:
+                break
+            await asyncio.sleep(0.05)
+        assert "attempt 1: read" in shown
+        assert await page.evaluate("location.pathname") == "/-/requests/8a4"
 
 
 # -- where it is linked from, who sees it, how it looks
