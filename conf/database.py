@@ -46,6 +46,8 @@ PARTS = ("drivername", "username", "password", "host", "port", "database")
 VERSION_TABLE = "alembic_version"
 """Where Alembic keeps the revisions of a schema, unless it is told otherwise."""
 
+KEY_CHARS_MIN = 32
+
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
@@ -228,6 +230,30 @@ class DatabaseSettings(Section):
     commit_witness: bool = Field(
         True, description="PostgreSQL: write commit markers, which show whether a lost COMMIT was applied"
     )
+    unreplicated_commit: Literal["unknown", "kept"] = Field(
+        "unknown",
+        description="PostgreSQL: what a COMMIT is whose wait for a synchronous standby an administrator has "
+        "cancelled: unknown, or kept with a warning in the log",
+    )
+    # Without a key there are no tokens. One that is made at the start would be another in each instance, and
+    # after each restart: every token that is out there would be refused.
+    write_token_key: SecretStr | None = Field(
+        None,
+        description="PostgreSQL: the secret that signs tokens of writes (Wrote, Read-After), the same in all "
+        f"instances, {KEY_CHARS_MIN} characters or more; of several the first signs; none: no tokens",
+    )
+    # An ordinary replica is some milliseconds behind. Each read that waits holds a connection meanwhile.
+    read_after_wait_ms: int = Field(
+        50,
+        ge=0,
+        le=10_000,
+        description="how long a read with a token waits for the replica to have the write, before it goes to "
+        "the primary",
+    )
+    wsrep_sync_wait: bool = Field(
+        False,
+        description="MariaDB Galera: each read waits until its node has applied what others had committed",
+    )
     # One of its own beside another application's Alembic, in whose table our revisions would be unknown.
     version_table: str = Field(
         VERSION_TABLE,
@@ -293,6 +319,14 @@ class DatabaseSettings(Section):
         if drivername is not None and (fault := driver_fault(drivername)):
             raise ValueError(fault)
         return drivername
+
+    @field_validator("write_token_key")
+    @classmethod
+    def _check_keys(cls, keys: SecretStr | None) -> SecretStr | None:
+        given = [] if keys is None else keys.get_secret_value().split() or [""]
+        if any(len(key) < KEY_CHARS_MIN for key in given):
+            raise ValueError(f"should have {KEY_CHARS_MIN} characters or more: openssl rand -hex 32")
+        return keys
 
     @model_validator(mode="after")
     def _check_together(self) -> DatabaseSettings:
@@ -373,6 +407,8 @@ def together_faults(given: Mapping[str, Any]) -> dict[str, str]:
     """
     if faults := _pooler_faults(given) or _executor_faults(given):
         return faults
+    if given.get("write_token_key") is not None and given.get("commit_witness") is False:
+        return {"write_token_key": "a token names a commit marker: leave database.commit_witness on"}
     parts = [name for name in PARTS if given.get(name) is not None]
     if given.get("url") is not None:
         if parts:

@@ -152,6 +152,13 @@ class HttpSettings(Section):
     trusted_proxies: Networks = Field(
         (), description="addresses whose X-Forwarded-For and X-Forwarded-Proto are believed"
     )
+    # Navigation sends no header of one's own. For so long each read looks its write up, which costs a round
+    # trip: longer than replicas are behind, no longer than a visit.
+    write_cookie_s: Annotated[int, Field(ge=1, le=86_400)] | None = Field(
+        None,
+        description="life of the cookie in which browsers send a write's token with the reads that follow; "
+        "none: no cookie",
+    )
     # Each holds a connection of the pool for as long as its client reads.
     exports_max: int = Field(2, ge=1, le=1_000, description="exports that may run at once, then 503")
 

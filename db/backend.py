@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -27,7 +28,12 @@ HOMES = "onfinish_homes"
 look for tables elsewhere (``SET LOCAL search_path``)."""
 
 
-class MarkerRow(NamedTuple):
+SERVER = "onfinish_server"
+"""Where a connection's ``info`` has its server's own address, which a proxy does not hide."""
+
+
+@dataclass(slots=True)
+class MarkerRow:
     """A connection's own row of ``commit_witness``. Lives as long as that connection."""
 
     name: str
@@ -38,7 +44,10 @@ class MarkerRow(NamedTuple):
     """Writes the row over, for ``connection`` and ``transaction``, where the transaction has written."""
 
     before_commit: tuple[str, str] | None = None
-    """Writes the row over, in one string with COMMIT; the transaction's mark stands between the two."""
+    """Writes the row over, in one string with COMMIT; the transaction's text stands between the two."""
+
+    number: int = 0
+    """Of the connection's transactions that have written their marker, how many are known to be committed."""
 
 
 class ServerSession(NamedTuple):
@@ -240,6 +249,21 @@ class Backend:
         """Have a marker of that row which is on its way, with its COMMIT, be refused when it arrives."""
         raise NotImplementedError
 
+    def marker_does_not_follow(self, error: DBAPIError) -> bool:
+        """Whether a marker was refused since its row is not where this connection's last COMMIT left it."""
+        return False
+
+    def read_markers(self, connection: Connection, names: Sequence[str]) -> Mapping[str, str]:
+        """The texts of these rows of ``commit_witness``, by their names; of those that are there."""
+        raise NotImplementedError
+
+    def is_standby(self, connection: Connection) -> bool:
+        """Whether the server follows another one, which may have more."""
+        raise NotImplementedError
+
+    read_only_options: Mapping[str, Any] = MappingProxyType({})
+    """Execution options under which the database keeps a transaction of the writer's from writing."""
+
     def writes_unseen(self, connection: Connection) -> bool:
         """Whether a transaction of this database may write what it is not asked about: to another server."""
         raise NotImplementedError
@@ -270,6 +294,25 @@ class Backend:
     def marker_was_refused(self, connection: Any) -> bool:
         """Whether that failed at the marker, so that COMMIT has not run."""
         raise NotImplementedError
+
+    def wait_was_cancelled(self, connection: Any) -> bool:
+        """Whether a COMMIT of the driver's connection that has just succeeded is on no synchronous standby.
+
+        An administrator has cancelled its wait for one: it is applied, and lost if the server is. Asked once.
+        """
+        return False
+
+    def why_no_commit(self, connection: Connection) -> str | None:
+        """Why no transaction of the writer's would be committed now, for any reader; else None."""
+        return "the database takes no writes at the moment" if self.is_read_only(connection) else None
+
+    def behind_s(self, connection: Connection) -> float | None:
+        """How far behind its primary the server is that a connection of the reader leads to.
+
+        Returns:
+            Seconds; infinite where nothing is streamed to it; None where it is no standby, as far as known.
+        """
+        return None
 
     def code_of_missing_right(self, error: DBAPIError) -> str | None:
         """The driver's code, where a statement was refused since its role may not do that; else None."""

@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 import weakref
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Engine, MetaData, Pool
@@ -27,6 +27,7 @@ from db.capacity.executor import (
     ThreadExecutor,
     nothing_follows,
 )
+from db.capacity.left_commits import LeftCommits
 from db.capacity.limiter import AdmissionLimiter
 from db.capacity.registry import OpenUnit, UnitRegistry
 from db.capacity.threads import Threads
@@ -34,14 +35,17 @@ from db.capacity.turns import Turns
 from db.engines.engine import blocking, make_engine, make_url, read_only_view
 from db.engines.idle_pool import observe_pool
 from db.errors import DeadlinePassed, OutsideRun, UsageError
+from db.guard import StatementGuard
 from db.observer import ObservedUnit, Observer, Observers
 from db.retry import RetryPolicy, reason_of
 from db.schema.state import Schema
 from db.work.async_unit_of_work import AsyncUnitOfWork
 from db.work.commit_marker import CommitMarkers
 from db.work.deadline import enforced_deadline
+from db.work.read_after import ReadAfterUnit
 from db.work.session import SessionMaker
 from db.work.unit_of_work import UnitOfWork, call_plain, name_of
+from db.written import WriteTokens, Written
 
 log = logging.getLogger("onfinish.db")
 
@@ -93,7 +97,10 @@ class Database:
         self.settings = settings
         databases.add(self)
         self.sessions = SessionMaker(session_class, session_options)
-        self.observer = Observer()
+        self._observers = Observers()
+        self.observer: Observer = self._observers
+        """What is called at what happens, which calls all that observe."""
+
         self.retry_policy = RetryPolicy(settings.attempts_max)
         self._stoppers = Threads(_STOPPERS, name="onfinish-stopper")
         self._beside = Threads(_BESIDE, name="onfinish-beside", daemon=True)
@@ -125,32 +132,35 @@ class Database:
                 "reader", replica, backend_for(make_url(replica), settings.pooler, settings.executor)
             )
         with_markers = self.backend.has_commit_markers and settings.commit_witness
-        self.commit_markers = CommitMarkers(settings, self.writer.engine) if with_markers else None
-        self.registry = UnitRegistry()
+        key = settings.write_token_key if with_markers else None
+        self.write_tokens = None if key is None else WriteTokens(key.get_secret_value())
+        self.commit_markers = (
+            CommitMarkers(settings, self.writer.engine, self.observer, always=key is not None)
+            if with_markers
+            else None
+        )
+        self.registry = UnitRegistry(self.observer, LeftCommits(settings, self.writer.engine, self.observer))
         self.turns = Turns()
         self.tasks: set[asyncio.Task[None]] = set()
         self._schema_fault: Callable[[], str | None] | None = None
         self.closing: list[Callable[[], object]] = []
         """What `close` calls first, the newest first. Not called by `dispose`, which has no event loop."""
 
-        self.observe(observer or self.observer)
+        if observer is not None:
+            self.observe(observer)
 
     def observe(self, observer: Observer) -> None:
         """Have one more observer called, from now on; before the first unit of work is made.
 
         Of several the newest is called first, and what another has set as a unit's ``observed`` stays.
         """
-        own = self.observer
-        self.observer = observer if type(own) is Observer else Observers(observer, own)
-        self.registry.observer = self.observer
+        self._observers.add(observer)
         pools: dict[Pool, tuple[Engine, str]] = {}
         for endpoint in (self.reader, self.writer):
-            endpoint.limiter.observer = self.observer
             for engine in (endpoint.engine, endpoint.scopes):
                 pools[engine.pool] = engine, endpoint.limiter.name
-        if type(observer) is not Observer:  # else no hook is put into the pools
-            for engine, name in pools.values():
-                observe_pool(engine, name, observer)
+        for engine, name in pools.values():
+            observe_pool(engine, name, observer)
 
     def expect_schema(self, revision: str, *, known: Collection[str] | None = None) -> None:
         """From now on a statement that finds no table or column is a schema that is behind, where it is.
@@ -175,6 +185,7 @@ class Database:
         origin: object = None,
         retries: bool = False,
         executor: Literal["threads"] | None = None,
+        read_after: Sequence[Written] = (),
     ) -> AsyncUnitOfWork:
         """A unit of work for code on the event loop; opens nothing yet.
 
@@ -198,6 +209,8 @@ class Database:
             executor: "threads" for what computes for long, or calls what blocks: where the driver works in
                 greenlets it runs in a thread too, and the event loop waits in its place for the database.
                 None for the driver's own.
+            read_after: transactions, of `write_tokens`, that what is read has to show; for a unit that is
+                read-only. See `ReadAfterUnit`.
 
         Raises:
             UsageError: there is no such isolation level on this database, or not with ``snapshot``; or no
@@ -220,6 +233,21 @@ class Database:
             retries=retries,
             sessions=self.sessions,
         )
+        if read_after and read_only:
+            return ReadAfterUnit(
+                unit,
+                endpoint,
+                self.registry,
+                executor=endpoint.executor if executor is None else endpoint.threads,
+                pool_timeout_s=self.settings.pool_timeout_s,
+                follow_up=self._follow_up,
+                origin=origin,
+                written=read_after,
+                primary=self.writer,
+                # Without a replica the reader's server is the primary, and there is nothing to wait for.
+                wait_s=0.0 if self.settings.reader_url is None else self.settings.read_after_wait_ms / 1000,
+                observer=self.observer,
+            )
         return AsyncUnitOfWork(
             unit,
             endpoint,
@@ -264,7 +292,9 @@ class Database:
         endpoint = self.reader if read_only else self.writer
         wait_s = self.settings.pool_timeout_s
         wait_s = wait_s if timeout_s is None else min(wait_s, timeout_s)
-        with self.registry.acquire_blocking(endpoint.limiter, endpoint.scopes_backend, label, wait_s):
+        slot = self.registry.acquire_blocking(endpoint.limiter, endpoint.scopes_backend, label, wait_s)
+        guard: StatementGuard | None = None
+        try:
             unit = UnitOfWork(
                 endpoint.scopes,
                 endpoint.scopes_backend,
@@ -276,12 +306,15 @@ class Database:
                 schema_fault=self._schema_fault,
                 sessions=self.sessions,
             )
+            guard = unit.guard
             self.registry.scope_opened(unit)
             try:
                 with enforced_deadline(unit, self._deadlines), unit:
                     yield unit.session
             finally:
                 self.registry.scope_ended(unit)
+        finally:
+            self.registry.release(slot, guard)
 
     def run_in_transaction(
         self,
@@ -395,6 +428,7 @@ class Database:
             endpoint.close()
         self._stoppers.close(wait=not self.units)
         self._beside.close(wait=False)
+        self.registry.left.close()
         self._deadlines.close(wait=not self.open_units)
         if self.commit_markers is not None:
             self.commit_markers.close()
@@ -460,6 +494,7 @@ class Database:
             sum(backend.pool_size(settings, role)),
             name=role,
             waiting_max=settings.pool_max_waiting,
+            observer=self.observer,
         )
         return Endpoint(
             engine,

@@ -16,6 +16,7 @@
     │       ├── ConnectionLost  in the middle of a unit of work, before COMMIT was sent
     │       └── PoolerInBetween  a pooler that the settings do not know of
     ├── OutcomeUnknown          COMMIT was sent, and its outcome is not known
+    │   ├── NotReplicated       it was applied, and its wait for a synchronous standby was cancelled
     │   └── PartlyCommitted     one database has kept its part of the work, another has not
     ├── Cancelled               stopped from outside, nothing kept
     │   ├── DeadlinePassed
@@ -185,6 +186,16 @@ class OutcomeUnknown(DatabaseError):
         self, message: str = "the connection was lost during COMMIT; whether it was applied is not known"
     ) -> None:
         super().__init__(message)
+
+
+class NotReplicated(OutcomeUnknown):
+    """COMMIT was applied, and an administrator has cancelled its wait for a synchronous standby.
+
+    It is lost where the standby takes over: see the setting ``database.unreplicated_commit``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("COMMIT was applied at one server, and no synchronous standby has confirmed it")
 
 
 class PartlyCommitted(OutcomeUnknown):

@@ -73,8 +73,9 @@ class StatementGuard:
     connection. ``changed_session``: its connection is closed, not checked in. ``may_commit``: the unit of
     work itself is at its COMMIT. ``has_written``: the server has reported rows that the transaction inserted,
     updated or deleted. ``marker``: the commit marker, where it goes in one string with COMMIT;
-    ``marker_was_refused``: that has failed, and COMMIT has not run. ``statements``: how many were sent, the
-    commit marker's among them; BEGIN and COMMIT are none.
+    ``marker_was_refused``: that has failed, and COMMIT has not run. ``left_pid``: the server's id of the
+    connection that was cut at its COMMIT, at which the server may be still. ``statements``: how many were
+    sent, the commit marker's among them; BEGIN and COMMIT are none.
 
     Two are unset until they are needed. ``called_from``: code and line that called `run` last, see
     `AsyncUnitOfWork`. ``recording``: what a `Recorder` has recorded of it.
@@ -94,6 +95,7 @@ class StatementGuard:
         "has_written",
         "marker",
         "marker_was_refused",
+        "left_pid",
         "was_rolled_back",
         "cancelled",
         "met_error",
@@ -134,6 +136,7 @@ class StatementGuard:
         self.has_written = False
         self.marker: str | None = None
         self.marker_was_refused = False
+        self.left_pid: int | None = None
         self.was_rolled_back = False
         self.cancelled = False
         self.met_error = False
@@ -159,6 +162,14 @@ class StatementGuard:
     def seconds_left(self) -> float | None:
         """Time until the deadline, 0 when it has passed, None without one."""
         return None if self.deadline_at is None else max(0.0, self.deadline_at - time.monotonic())
+
+    def begin_anew(self) -> None:
+        """The transaction was rolled back before it had done anything; another one follows."""
+        self.began = self.was_rolled_back = False
+
+    def use(self, backend: Backend) -> None:
+        """The unit goes on at another server; it has no connection at the moment."""
+        self._backend = backend
 
     def move(self, to: UnitState) -> None:
         """Enter a state.
@@ -457,6 +468,8 @@ class StatementGuard:
         try:
             if self._connection is not None and self._worker is not None:
                 self.cancelled = True
+                if self.state is _COMMITTING:
+                    self.left_pid = self._backend.server_pid(self._connection)
                 self._backend.shutdown_socket(self._connection)
         finally:
             self._lock.release()

@@ -74,6 +74,8 @@ async def faults_of(database: Database, *, revision: str | None, work: Work | No
     Returns:
         Why it is not ready; nothing where it is.
     """
+    if work != "reads" and (left := len(database.registry.left)):
+        return [Fault(f"no COMMIT succeeds: the database has not answered {left}, and is still at them")]
     if database.settings.reader_url is None:
         fault = await _fault(database, revision=revision, work=work or "reads")
         return [fault] if fault is not None else []
@@ -124,8 +126,8 @@ async def _fault(database: Database, *, revision: str | None, work: Work) -> Fau
         async with database.unit_of_work(label=LABEL, read_only=read_only, deadline_at=deadline_at) as unit:
             unit.exempt_from_max_waiting = True  # a queue that is full for a moment is served soon
             found = await unit.run(_revision if revision else _answers, unit.session, database.settings)
-            if not read_only and await unit.run(_is_read_only, unit.session, database.backend):
-                raise Unavailable("the database takes no writes at the moment")  # which rolls back
+            if not read_only and (why := await unit.run(_why_no_commit, unit.session, database.backend)):
+                raise Unavailable(why)  # which rolls back
     except PoolTimeout as error:
         # Writers that are stuck behind a lock are no reason to send reads elsewhere.
         return Fault(f"no connection is free: {error}") if read_only else None
@@ -210,6 +212,10 @@ async def require_known_pooler(database: Database) -> DatabaseError | None:
 
 def _is_read_only(session: Session, backend: Backend) -> bool:
     return backend.is_read_only(session.connection())
+
+
+def _why_no_commit(session: Session, backend: Backend) -> str | None:
+    return backend.why_no_commit(session.connection())
 
 
 def _roles(session: Session, backend: Backend, settings: DatabaseSettings) -> list[Finding]:

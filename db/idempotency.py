@@ -142,6 +142,12 @@ def keep_answer(session: Session, *, key: Key, answer: Answer) -> None:
     use_marker(session, CommitMarker(attempt, functools.partial(_attempt_of, key, at_home)))
 
 
+def touch_key(session: Session, *, key: Key) -> None:
+    """Write a key's row as it is, so that this transaction, which follows the answer's, has a marker."""
+    as_it_is = update(IdempotencyKey).where(*_is(key)).values(attempt=IdempotencyKey.attempt)
+    session.execute(as_it_is, execution_options={**_at_home(session), "synchronize_session": False})
+
+
 def delete_expired_keys(session: Session, *, at_most: int = _DELETED_AT_ONCE) -> int:
     """Delete keys older than 24 hours.
 

@@ -71,6 +71,24 @@ class Observer:
     def ended(self, unit: ObservedUnit) -> None:
         """A unit of work is settled, see its ``outcome``."""
 
+    def marker_asked(self, answer: str) -> None:
+        """A COMMIT had no answer: "committed", "not committed", or "none", as its marker showed."""
+
+    def left(self, change: int) -> None:
+        """A COMMIT was cut while the server was at it (+1), or the server is done with such a one (-1)."""
+
+    def behind(self, behind_s: float | None) -> None:
+        """How many seconds the reader's server is behind its primary; None where it is no standby."""
+
+    def failover(self) -> None:
+        """The writer has connected to another server than before, behind a proxy too."""
+
+    def read_after(self, how: str) -> None:
+        """A read with a token sees its writes: on the "replica", having "waited", on the "primary"."""
+
+    def write_lost(self) -> None:
+        """A write with a token is not on the primary: a failover has lost it, and the client is told."""
+
     def retries(self, reason: str) -> None:
         """A request, a message or `Database.run_in_transaction` is retried.
 
@@ -80,12 +98,18 @@ class Observer:
 
 
 class Observers(Observer):
-    """Calls several observers, in their order. Lives as long as they do."""
+    """All observers of a `Database`. Lives as long as that; a single one is called without a detour."""
 
-    def __init__(self, *observers: Observer) -> None:
+    def __init__(self) -> None:
+        self._known: list[Observer] = []
+
+    def add(self, observer: Observer) -> None:
+        """Have one more called, before those that are known."""
+        self._known.insert(0, observer)
         for name, method in vars(Observer).items():
             if isinstance(method, FunctionType):
-                setattr(self, name, _each([getattr(observer, name) for observer in observers]))
+                methods = [getattr(known, name) for known in self._known]
+                setattr(self, name, methods[0] if len(methods) == 1 else _each(methods))
 
 
 def _each(methods: Sequence[Callable[..., None]]) -> Callable[..., None]:

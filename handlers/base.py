@@ -127,7 +127,7 @@ class SessionHandler(TransactionMethods, InstrumentedHandler):
 
     def flush(self, include_footers: bool = False) -> Any:
         """As Tornado's, for a handler that `streams`; `RuntimeError` in any other, before COMMIT."""
-        if not include_footers and self._transaction is not None:
+        if self._transaction is not None and (self.streams or not include_footers):
             self._transaction.check_flush()
         return super().flush(include_footers)
 

@@ -192,7 +192,10 @@ class IdempotentHandler(SessionHandler, metaclass=_WholeBodies):
 
         def claim(session: Session) -> Answer | None:
             self._waits_for_twin = True  # another process's; before, a place is all that it waited for
-            return idempotency.claim_key(session, key=key, request_body=body, query=query)
+            answer = idempotency.claim_key(session, key=key, request_body=body, query=query)
+            if answer is not None and self.settings["database"].write_tokens is not None:
+                idempotency.touch_key(session, key=key)
+            return answer
 
         answer = await self.run(claim, self.session)
         self._waits_for_twin = False

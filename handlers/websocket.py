@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Literal
@@ -17,6 +18,7 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 from db import AsyncUnitOfWork, Database
 from db.errors import ClientDisconnected, Unavailable, UsageError
 from db.retry import reason_of
+from db.written import Written
 from handlers.json_api.problem import ProblemHandler
 from handlers.lifecycle.errors import Problem, leaves_unknown, problem_of, status_of
 from handlers.lifecycle.http_transaction import DEFAULT_TIMEOUT_S
@@ -24,6 +26,7 @@ from handlers.lifecycle.message import MessageTransaction, current_message
 from handlers.lifecycle.methods import TransactionMethods
 from handlers.lifecycle.outcome import told
 from handlers.lifecycle.retry import policy_of
+from handlers.lifecycle.write_tokens import writes_to_see
 
 log = logging.getLogger("onfinish.handlers")
 
@@ -70,6 +73,7 @@ class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandl
     """Whether a client that disconnects cancels its message. None: reads are cancelled, writes are not."""
 
     _transaction: MessageTransaction | None = None
+    _written: Sequence[Written] = ()
     _count = 0
     _is_closing = False
 
@@ -131,12 +135,31 @@ class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandl
         if self._transaction is None:
             super().close(GOING_AWAY, "the service is shutting down")
 
+    @property
+    def wrote(self) -> str | None:
+        """The token of what the message under way has committed, in a function of `on_commit`; else None.
+
+        For the client, which sends it along with reads over HTTP (``Read-After``). None without
+        ``database.write_token_key``.
+        """
+        written = None if self._transaction is None else self._transaction.unit.written
+        tokens = self._database.write_tokens
+        return None if written is None or tokens is None else tokens.token_of(written)
+
+    @property
+    def lost_write(self) -> bool:
+        """Whether a write that the message was to see is lost, by a failover; known after its first `run`."""
+        return self._begun().unit.lost_write
+
     # -- Tornado's hooks
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
         """The handshake; returns when the connection ends."""
         if self.settings.get("draining"):
             raise Unavailable("the service is shutting down", retry_after_s=5)
+        database: Database | None = self.settings.get("database")
+        if database is not None and database.write_tokens is not None:
+            self._written = writes_to_see(self.request, self.settings, database.write_tokens)
         sockets: Sockets | None = self.settings.get("sockets")
         if sockets is None:
             await super().get(*args, **kwargs)
@@ -181,6 +204,7 @@ class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandl
                 error = await transaction.handle(partial(self._handle, message))
             finally:
                 self._transaction = None
+                self._keep_written(transaction.unit)
             if transaction.conflict is None:
                 break
             reason, attempt = reason_of(transaction.conflict), attempt + 1
@@ -220,6 +244,7 @@ class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandl
                 origin=self.request,
                 retries=self.retry,
                 executor=self.executor,
+                read_after=self._written if database is self._database else (),
             )
 
         self._transaction = MessageTransaction(
@@ -247,6 +272,13 @@ class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandl
         body = self._body_of(problem, error, outcome)
         with contextlib.suppress(WebSocketClosedError):
             self.write_message(dict(body))
+
+    def _keep_written(self, unit: AsyncUnitOfWork) -> None:
+        """The messages that follow see what this one has written."""
+        if unit.written is not None:
+            self._written = (unit.written,)
+        elif unit.lost_write:
+            self._written = ()
 
     def _goes_away(self) -> bool:
         return self._is_closing

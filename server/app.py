@@ -64,6 +64,7 @@ def make_app(
         pool_timeout_s=database.settings.pool_timeout_s,
         slots=slots,
         pool_max_waiting=database.settings.pool_max_waiting,
+        write_tokens=database.write_tokens is not None,
     )
     # Made now: it takes some hundredths of a second, for which its first request would block all others.
     about = about or About(title="onfinish")
@@ -92,6 +93,7 @@ def make_app(
         sockets=Sockets(),
         twins=twins,
         request_timeout_s=http.request_timeout_s,
+        write_cookie_s=http.write_cookie_s,
         exports=AdmissionLimiter(http.exports_max, name="exports"),
         schema_revision=revision,
         default_handler_class=NotFoundHandler,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 
 from db import Database, Jobs
+from db.errors import DatabaseError
 from db.idempotency import delete_expired_keys
 from db.work.commit_marker import delete_old_markers
 
@@ -37,9 +39,26 @@ def start_jobs(database: Database, *, first: bool, every_s: float) -> Jobs:
             label="deleting expired idempotency keys",
             in_transaction=False,
         )
+        if database.settings.reader_url is not None:
+            jobs.every(
+                every_s, _ask_replica, database, label="asking the replica for its lag", in_transaction=False
+            )
         if database.commit_markers is not None:
             jobs.every(every_s, delete_old_markers, label="deleting old commit markers", timeout_s=_TIMEOUT_S)
     return jobs
+
+
+def _ask_replica(database: Database) -> None:
+    backend = database.reader.scopes_backend
+    try:
+        with database.session_scope(
+            label="asking the replica for its lag", read_only=True, timeout_s=_TIMEOUT_S
+        ) as session:
+            behind_s = backend.behind_s(session.connection())
+    except DatabaseError:
+        database.observer.behind(math.inf)
+        raise
+    database.observer.behind(behind_s)
 
 
 def _delete_expired_keys(database: Database, stopping: threading.Event) -> None:

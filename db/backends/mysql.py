@@ -392,6 +392,8 @@ def _session(settings: DatabaseSettings, role: Role, *, mariadb: bool) -> list[s
             variables |= {"innodb_lock_wait_timeout": seconds, "lock_wait_timeout": seconds}
         if settings.idle_in_transaction_timeout_s is not None and mariadb:
             variables["idle_transaction_timeout"] = max(1, round(settings.idle_in_transaction_timeout_s))
+        if settings.wsrep_sync_wait and role == "reader" and mariadb:
+            variables["wsrep_sync_wait"] = 1  # SELECT, SHOW and BEGIN
         if settings.idle_session_timeout_s is not None:
             variables["wait_timeout"] = max(1, round(settings.idle_session_timeout_s))
     assignments = ", ".join(f"{name} = {value}" for name, value in variables.items())

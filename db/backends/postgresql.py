@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from conf import DatabaseSettings
-from db.backend import HOMES, Backend, ExecutorName, MarkerRow, Role, ServerSession
+from db.backend import HOMES, SERVER, Backend, ExecutorName, MarkerRow, Role, ServerSession
 from db.backends.drivers.asyncpg import Asyncpg
 from db.backends.drivers.driver import PostgresDriver
 from db.backends.drivers.psycopg import Psycopg
@@ -34,6 +34,7 @@ from db.errors import (
 )
 from db.guard import StatementGuard
 from db.statement_hooks import hook_statements
+from db.written import CHARS, DIGITS
 
 _INTEGRITY_CONSTRAINT_VIOLATION = "23"
 _NOT_NULL_VIOLATION = "23502"
@@ -53,6 +54,7 @@ _LOCK_NOT_AVAILABLE = "55P03"
 _READ_ONLY_SQL_TRANSACTION = "25006"
 _IN_FAILED_TRANSACTION = "25P02"
 _INSUFFICIENT_PRIVILEGE = "42501"
+_DIVISION_BY_ZERO = "22012"
 _UNDEFINED = ("42P01", "42703")  # a table, a column
 _TERMINATED = ("57P01", "57P02", "57P05")  # admin_shutdown, crash_shutdown, idle_session_timeout
 
@@ -84,22 +86,36 @@ _BEGAN_AT = "SELECT now()"
 _REFUSED_BY_POOLER = "unsupported startup parameter"
 
 
+# Where the row is not at the number before, the server has lost, in a failover, what was committed over this
+# connection, which may be one to a pooler: the marker divides by zero, and COMMIT is not run. The row stays
+# as it is, and shows what has survived.
+_FOLLOWED = (
+    f"CASE left(own.transaction, {DIGITS})::bigint + 1 WHEN left(excluded.transaction, {DIGITS})::bigint"
+    f" THEN left(excluded.transaction, {DIGITS}) || substr(own.transaction, {DIGITS + 1}, {DIGITS})"
+    f" || substr(excluded.transaction, {2 * DIGITS + 1})"
+    f" ELSE (1 / (length(own.transaction) - {CHARS}))::text END"
+)
+
 # No id is assigned to a transaction that only read: it leaves nothing, and has nothing to lose.
-_TESTIFY = """
-    INSERT INTO {table} (connection, transaction)
-    SELECT {connection}, {transaction} WHERE pg_current_xact_id_if_assigned() IS NOT NULL
-    ON CONFLICT (connection) DO UPDATE SET transaction = excluded.transaction, update_time = now()
+_TESTIFY = f"""
+    INSERT INTO {{table}} AS own (connection, transaction)
+    SELECT {{connection}}, {{transaction}} WHERE pg_current_xact_id_if_assigned() IS NOT NULL
+    ON CONFLICT (connection) DO UPDATE SET update_time = now(), transaction = {_FOLLOWED}
 """
 
 # The same of one that is known to have written. No UPDATE: the row may be gone, deleted as old. Until it
-# arrives no lock shows that it is on its way. Where it was asked for and not found, the row has _REFUSED, on
-# which it divides by zero: the COMMIT behind it in its string, however late, is not run.
-_REFUSED = "-"
+# arrives no lock shows that it is on its way. Where it was asked for and not found, the row's number is below
+# zero, which no transaction follows: the COMMIT behind it in its string, however late, is not run.
 _TESTIFY_WITH_COMMIT = (
-    "INSERT INTO {table} AS own (connection, transaction) VALUES ('{connection}', $1)"
-    " ON CONFLICT (connection) DO UPDATE SET update_time = now(), transaction = CASE own.transaction"
-    " WHEN '{refused}' THEN (1 / (length(own.transaction) - 1))::text ELSE excluded.transaction END"
+    "INSERT INTO {table} AS own (connection, transaction) VALUES ('{connection}', $1)"  # noqa: S608  # ours
+    " ON CONFLICT (connection) DO UPDATE SET update_time = now(), transaction = " + _FOLLOWED
 )
+# An array costs some drivers a look into the catalog, and each a loop.
+_READ_MARKERS = (
+    "SELECT connection, transaction FROM commit_witness WHERE connection = ANY(string_to_array({names}, ','))"
+)
+_REFUSED = f"-{1:0{DIGITS - 1}}{'9' * DIGITS}".ljust(CHARS, "0")
+"""Of a row that was not there: no transaction follows it, and none that it might have had is in it."""
 
 # Their place is looked up once, with the search path that the connection begins with: a transaction may set
 # another one, its tenant's. https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-PATH
@@ -108,6 +124,7 @@ _LOOK_FOR_OWN = """
         EXISTS (SELECT FROM pg_catalog.pg_foreign_data_wrapper)
     FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.oid IN (to_regclass('commit_witness'), to_regclass('idempotency_keys'))
+    UNION ALL SELECT NULL, host(inet_server_addr()) || ' ' || inet_server_port(), NULL, NULL
 """
 
 
@@ -125,6 +142,22 @@ _SESSIONS = text("""
 """)
 
 
+# A standby that receives nothing has applied all that it received.
+_BEHIND = text("""
+    SELECT CASE WHEN NOT pg_is_in_recovery() THEN NULL
+        WHEN NOT EXISTS (SELECT FROM pg_stat_wal_receiver) THEN 'infinity'
+        WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
+        ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END::float
+""")
+
+# Standbys confirm in the order of the log: behind one that waits for so long, all wait.
+_WHY_NO_COMMIT = text("""
+    SELECT current_setting('transaction_read_only'),
+        (SELECT count(*) FROM pg_stat_activity
+         WHERE wait_event = 'SyncRep' AND state_change < clock_timestamp() - interval '2 seconds')
+""")
+
+
 class PostgreSQL(Backend):
     """PostgreSQL 13 and newer. https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 
@@ -133,6 +166,7 @@ class PostgreSQL(Backend):
     has_commit_markers = True
     marker_key = "onfinish_witness"
     snapshot_options = MappingProxyType({"isolation_level": "REPEATABLE READ"})
+    read_only_options = MappingProxyType({"postgresql_readonly": True})
     isolation_is_a_transactions = True
     why_no_sessions = ""
 
@@ -142,6 +176,7 @@ class PostgreSQL(Backend):
         executor = AUTO if executor == "auto" else executor
         drivers = _DRIVERS if executor == "threads" else _DRIVERS | _ON_LOOP
         self.driver: PostgresDriver = drivers[name](url)
+        self._read_markers = _READ_MARKERS.format(names=self.driver.placeholder)
         if self.driver.is_async:
             self._wait_in_greenlets()
         self.reader_settles_at_once = self.reader_autocommits and self.driver.settles_without_waiting
@@ -253,10 +288,12 @@ class PostgreSQL(Backend):
         def look_for_own_tables(connection: Any, record: ConnectionPoolEntry) -> None:
             # An application with tables of its own may have none.
             try:
+                self.driver.watch_notices(connection)
                 with closing(connection.cursor()) as cursor:
                     for statement in self.driver.batches([*before, _LOOK_FOR_OWN]):
                         cursor.execute(statement)
                     found = {name: own for name, *own in cursor.fetchall()}
+                    record.info[SERVER] = found.pop(None)[0]
                     if settings.commit_witness and "commit_witness" in found:
                         _, table, writes_unseen = found["commit_witness"]
                         row = MarkerRow(
@@ -264,7 +301,7 @@ class PostgreSQL(Backend):
                         )
                         # What a foreign table takes is reported as written rows, and is not written here.
                         if self.driver.takes_marker_with_commit and not writes_unseen:
-                            row = row._replace(before_commit=self._before_commit(cursor, row))
+                            row.before_commit = self._before_commit(cursor, row)
                         record.info[self.marker_key] = row
                 connection.rollback()
             except BaseException:
@@ -325,18 +362,29 @@ class PostgreSQL(Backend):
         # An insert, since the row in question may itself be of a transaction in flight: it waits for that.
         table = row.table.replace("%", "%%")
         found = connection.exec_driver_sql(
-            f"INSERT INTO {table} (connection, transaction) VALUES (%s, '')"  # noqa: S608  # quoted by the server
+            f"INSERT INTO {table} (connection, transaction) VALUES (%s, %s)"  # noqa: S608  # quoted by the server
             " ON CONFLICT (connection) DO UPDATE SET update_time = now() RETURNING transaction",
-            (row.name,),
+            (row.name, _REFUSED),
         )
         return str(found.scalar_one())
 
     def refuse_marker(self, connection: Connection, row: MarkerRow) -> None:
         connection.exec_driver_sql(
-            f"UPDATE {row.table.replace('%', '%%')} SET transaction = '{_REFUSED}'"  # noqa: S608  # as above
-            " WHERE connection = %s",
+            f"UPDATE {row.table.replace('%', '%%')}"  # noqa: S608  # as above
+            " SET transaction = '-' || substr(transaction, 2) WHERE connection = %s",
             (row.name,),
         )
+
+    def marker_does_not_follow(self, error: DBAPIError) -> bool:
+        return sqlstate_of(error.orig) == _DIVISION_BY_ZERO
+
+    def read_markers(self, connection: Connection, names: Sequence[str]) -> Mapping[str, str]:
+        # Found by the search path that the connection begins with: it is the first statement.
+        found = connection.exec_driver_sql(self._read_markers, (",".join(names),))
+        return {row[0]: row[1] for row in found}
+
+    def is_standby(self, connection: Connection) -> bool:
+        return bool(connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one())
 
     def writes_unseen(self, connection: Connection) -> bool:
         # What a foreign table takes is written there, and leaves no transaction id here. dblink has a wrapper
@@ -377,6 +425,19 @@ class PostgreSQL(Backend):
     def marker_was_refused(self, connection: Any) -> bool:
         return self.driver.marker_was_refused(connection)
 
+    def wait_was_cancelled(self, connection: Any) -> bool:
+        return self.driver.wait_was_cancelled(connection)
+
+    def why_no_commit(self, connection: Connection) -> str | None:
+        read_only, hanging = connection.execute(_WHY_NO_COMMIT).one()
+        if read_only == "on":
+            return "the database takes no writes at the moment"
+        return f"no COMMIT succeeds: {hanging} wait for a synchronous standby" if hanging else None
+
+    def behind_s(self, connection: Connection) -> float | None:
+        behind_s: float | None = connection.execute(_BEHIND).scalar_one()
+        return behind_s
+
     def marker_parameters(self, connection: str, transaction: str) -> Any:
         return self.driver.marker_parameters(connection, transaction)
 
@@ -411,7 +472,7 @@ class PostgreSQL(Backend):
 
     def _before_commit(self, cursor: Any, row: MarkerRow) -> tuple[str, str]:
         """See `MarkerRow.before_commit`. Its plan is made here: it would be half of what the marker costs."""
-        sql = _TESTIFY_WITH_COMMIT.format(table=row.table, connection=row.name, refused=_REFUSED)
+        sql = _TESTIFY_WITH_COMMIT.format(table=row.table, connection=row.name)
         if self.cannot_change_session:
             first, _, last = sql.rpartition("$1")
             return f"{first}'", f"'{last}"

@@ -208,7 +208,7 @@ class GreenletExecutor(Executor):
 
 
 class LoopThreadExecutor(ThreadExecutor):
-    """In threads, for drivers that wait on the event loop: each wait is handed to that, in two hops."""
+    """In threads, for drivers that wait on the event loop: each wait is handed to that."""
 
     def start(self, work: Work, ended: Callable[[Call], None]) -> Call:
         return LoopThreadCall(self.threads, self._stoppers, work, ended)

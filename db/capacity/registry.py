@@ -8,9 +8,11 @@ import weakref
 from typing import Protocol
 
 from db.backend import Backend
+from db.capacity.left_commits import LeftCommits
 from db.capacity.limiter import AdmissionLimiter
 from db.capacity.slot import Slot
 from db.errors import Cancelled, NestedUnitOfWork
+from db.guard import StatementGuard
 from db.observer import ObservedUnit, Observer
 
 
@@ -26,17 +28,19 @@ class UnitRegistry:
 
     A holder is a task that has a slot, or a thread or greenlet that works in a unit. One that waited for a
     second slot would be a deadlock with a full pool, and is refused.
+
+    Args:
+        left: has the slots of COMMITs that were cut.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, observer: Observer, left: LeftCommits) -> None:
+        self.left = left
         self.units: weakref.WeakSet[OpenUnit] = weakref.WeakSet()
         """Those of the event loop."""
 
-        self.observer = Observer()
-        """Called at what happens."""
-
         self._scopes: dict[ObservedUnit, int] = {}
         self._holders: dict[object, str] = {}
+        self._observer = observer
 
     @property
     def open(self) -> list[ObservedUnit]:
@@ -56,22 +60,22 @@ class UnitRegistry:
     def opened(self, unit: OpenUnit) -> None:
         """Note that a unit of the event loop is open."""
         self.units.add(unit)
-        self.observer.opened(unit)
+        self._observer.opened(unit)
 
     def ended(self, unit: OpenUnit) -> None:
         """Note that such a unit has released all that it held."""
         self.units.discard(unit)
-        self.observer.ended(unit)
+        self._observer.ended(unit)
 
     def scope_opened(self, unit: ObservedUnit) -> None:
         """Note that a `session_scope` is open."""
         self._scopes[unit] = threading.get_ident()
-        self.observer.opened(unit)
+        self._observer.opened(unit)
 
     def scope_ended(self, unit: ObservedUnit) -> None:
         """Note that such a scope has ended."""
         self._scopes.pop(unit, None)
-        self.observer.ended(unit)
+        self._observer.ended(unit)
 
     async def acquire(
         self, limiter: AdmissionLimiter, label: str, timeout_s: float, *, exempt: bool = False
@@ -100,6 +104,14 @@ class UnitRegistry:
         slot = limiter.acquire_blocking(timeout_s)
         slot.note_holder(self._holders, worker, label)
         return slot
+
+    def release(self, slot: Slot, guard: StatementGuard | None) -> None:
+        """Release the slot of a unit; where its COMMIT was cut, once the server is done with that."""
+        if guard is None or guard.left_pid is None:
+            slot.release()
+        else:
+            slot.abandon()
+            self.left.keep(slot, guard.left_pid)
 
     def work_begins(self, worker: object, label: str) -> None:
         """Note that a thread or greenlet works in a unit, until `work_ended`.

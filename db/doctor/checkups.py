@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from conf import DatabaseSettings
 from db.backend import Backend
-from db.doctor import mysql, postgresql, sqlite
+from db.doctor import mysql, postgresql, sqlite, topology
 from db.doctor.findings import Finding, Plan, ok
 
 
@@ -18,6 +18,10 @@ def _nothing_absent(backend: Backend) -> None:
 
 
 def _no_roles(connection: Connection, settings: DatabaseSettings) -> Iterator[Finding]:
+    yield from ()
+
+
+def _alone(connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     yield from ()
 
 
@@ -41,6 +45,9 @@ class Checkup(NamedTuple):
     examine_replica: Callable[[Connection, DatabaseSettings, Plan], Iterator[Finding]] = _answers
     """What there is to report of a replica that reads go to, asked over a connection of the reader."""
 
+    examine_topology: Callable[[Connection, DatabaseSettings, Plan], Iterator[Finding]] = _alone
+    """The servers of a cluster, and what is lost when one of them dies, asked over that same connection."""
+
     absent: Callable[[Backend], Finding | None] = _nothing_absent
     """A finding where there is no database yet and a connection would make one; else None."""
 
@@ -51,7 +58,9 @@ _GENERIC = Checkup(_answers_alone)
 _BY_DATABASE = {
     "mariadb": _MYSQL,
     "mysql": _MYSQL,
-    "postgresql": Checkup(postgresql.examine, postgresql.examine_roles, postgresql.examine_replica),
+    "postgresql": Checkup(
+        postgresql.examine, postgresql.examine_roles, postgresql.examine_replica, topology.examine_topology
+    ),
     "sqlite": Checkup(sqlite.examine, absent=sqlite.absent),
 }
 

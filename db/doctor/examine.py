@@ -56,6 +56,7 @@ def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
             yield _connection(connection, connect_ms)
             yield from _schema(connection, backend, settings)
             yield from checkup.examine(connection, settings, plan)
+            yield from checkup.examine_topology(connection, settings, plan)
             yield from checkup.examine_roles(connection, settings)
         _try(make_engine(settings, "writer", backend))  # it asks for other things than the reader
         yield ok("writer", "it can begin a transaction")

@@ -10,11 +10,11 @@ from sqlalchemy import Connection, bindparam, text
 
 from conf import DatabaseSettings
 from db.doctor.findings import Finding, Plan, clock, error, ok, version, warning
+from db.doctor.topology import examine_standby
 from db.schema.branches import branches
 
 _OLDEST = 13  # pg_current_xact_id_if_assigned(), which the commit markers ask
 _CROWDED = 0.8
-_BEHIND_S = 10.0
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _VERIFIED = "verify-full"
 
@@ -26,8 +26,6 @@ _LOOK = text("""
            current_setting('superuser_reserved_connections')::int
              + coalesce(current_setting('reserved_connections', true)::int, 0) AS reserved,
            pg_is_in_recovery() AS standby,
-           current_setting('fsync') AS fsync,
-           current_setting('synchronous_commit') AS synchronous_commit,
            current_setting('transaction_read_only') AS read_only,
            current_setting('statement_timeout') AS statement_timeout,
            clock_timestamp() AS now,
@@ -42,16 +40,6 @@ _LOOK = text("""
 """)
 
 
-_LOOK_AT_REPLICA = text("""
-    SELECT EXISTS (SELECT FROM pg_stat_wal_receiver) AS streams,
-           coalesce(pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn(), false) AS all_applied,
-           coalesce(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0)::float
-             AS age_s,
-           current_setting('hot_standby_feedback') AS feedback,
-           current_setting('max_standby_streaming_delay') AS delay
-""")
-
-
 def examine(connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     """Look at everything that can be asked of the reader's connection. Changes nothing."""
     found = connection.execute(_LOOK, {"ours": settings.application_name}).mappings().one()
@@ -60,17 +48,19 @@ def examine(connection: Connection, settings: DatabaseSettings, plan: Plan) -> I
     yield from _tls(connection, found, plan)
     yield from _limits(found, settings, plan)
     yield from _role(connection, found, settings, plan)
-    yield from _durability(found, plan)
 
 
 def examine_replica(connection: Connection, settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     """Look at the server that reads go to, where it is another one."""
     found = connection.execute(_LOOK, {"ours": settings.application_name}).mappings().one()
     if found["standby"]:
-        yield from _standby(connection.execute(_LOOK_AT_REPLICA).mappings().one())
+        yield from examine_standby(connection)
     else:
         fix = "name a standby of the database, or leave database.reader_url out"
         yield warning("replica", "it is no standby: nothing here tells whether it has the same rows", fix)
+    if settings.write_token_key is None:
+        fix = "set database.write_token_key, and let clients send the token (docs/distributed.md)"
+        yield warning("tokens", "a client may not read there what it has just written: no tokens", fix)
     if found["read_only"] != "on":
         yield error("replica", "reads could write there", "let start-up options through to the server")
     reader = _readers(settings)
@@ -83,25 +73,6 @@ def examine_replica(connection: Connection, settings: DatabaseSettings, plan: Pl
             yield dataclasses.replace(
                 finding, subject="replica", message=f"{finding.subject}: {finding.message}"
             )
-
-
-def _standby(found: Any) -> Iterator[Finding]:
-    behind_s = 0.0 if found["all_applied"] else found["age_s"]
-    if not found["streams"]:  # all that it has received may be applied, and be old
-        fix = (
-            "see in its log why it has no connection to the primary; from an archive alone it is always late"
-        )
-        told = f"a standby to which nothing is streamed; its last change is {found['age_s']:.0f} s old"
-        yield warning("replica", told, fix)
-    elif behind_s > _BEHIND_S:
-        fix = "see what holds it up: pg_stat_replication on the primary, and long reads on the replica"
-        yield warning("replica", f"a standby, {behind_s:.0f} s behind", fix)
-    else:
-        yield ok("replica", f"a standby, {behind_s:.1f} s behind")
-    if found["feedback"] != "on":
-        fix = "set hot_standby_feedback = on there, or a larger max_standby_streaming_delay"
-        told = f"long reads are cancelled there after {found['delay']} (max_standby_streaming_delay)"
-        yield warning("replica", told, fix)
 
 
 def _server(found: Any) -> Iterator[Finding]:
@@ -231,17 +202,6 @@ def _role(connection: Connection, found: Any, settings: DatabaseSettings, plan: 
         yield warning("role", f"{found['role']} is a superuser, whom no limit and no right holds", fix)
     else:
         yield ok("role", f"{found['role']} may read and write the tables")
-
-
-def _durability(found: Any, plan: Plan) -> Iterator[Finding]:
-    off = [name for name in ("fsync", "synchronous_commit") if found[name] == "off"]
-    if off:
-        report = error if plan.production and "fsync" in off else warning
-        fix = f"set {' and '.join(f'{name} = on' for name in off)} on the server"
-        told = f"{' and '.join(off)} off: what was acknowledged may be lost when the server crashes"
-        yield report("durability", told, fix)
-    else:
-        yield ok("durability", "what is acknowledged is on the server's disk")
 
 
 _OWN_TABLES = {

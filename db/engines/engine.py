@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -29,8 +30,11 @@ from db.backends.choose import backend_for
 from db.backends.sqlite import READ_ONLY
 from db.engines._sqlalchemy import set_connection_class, terminate_on_loop
 from db.engines.idle_pool import IdleAsyncPool, IdlePool, ping_after_idle
+from db.errors import NotReplicated
 from db.guard import OPTION, OWN, StatementGuard, guard_at_work, guard_of
 from db.statement_hooks import counters, hook_statements
+
+log = logging.getLogger("onfinish.db")
 
 _INSIDE = ("sqlalchemy.", f"{backends.__name__}.", __name__)
 """The modules that may work with the driver's connection."""
@@ -104,7 +108,7 @@ def make_engine(settings: DatabaseSettings, role: Role = "writer", backend: Back
         terminate_on_loop(engine)
     if pooled:
         ping_after_idle(engine, settings, backend)
-    _install_guard(engine, backend, role)
+    _install_guard(engine, backend, role, settings)
     backend.install(engine, settings, role)
     return engine
 
@@ -142,7 +146,7 @@ def _from_json(text: str | bytes) -> Any:
         return json.loads(text)
 
 
-def _install_guard(engine: Engine, backend: Backend, role: Role) -> None:
+def _install_guard(engine: Engine, backend: Backend, role: Role, settings: DatabaseSettings) -> None:
     """Let the guard of a unit of work see its connection, its statements and its COMMIT.
 
     By the methods of SQLAlchemy's dialect, of which each engine has one of its own. The events of an engine
@@ -201,6 +205,13 @@ def _install_guard(engine: Engine, backend: Backend, role: Role) -> None:
                 guard.marker_was_refused = backend.marker_was_refused(own)
                 guard.changed_session |= guard.marker_was_refused  # its statement may be gone: DEALLOCATE
                 raise
+        if backend.wait_was_cancelled(dbapi_connection.dbapi_connection):
+            if settings.unreplicated_commit == "unknown":
+                raise NotReplicated
+            log.warning(
+                "%s: its wait for a synchronous standby was cancelled: kept, and lost if the server is",
+                guard.label,
+            )
         guard.commit_ended()
 
     def do_rollback(dbapi_connection: PoolProxiedConnection) -> None:

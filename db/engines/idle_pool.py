@@ -11,7 +11,7 @@ from sqlalchemy.exc import DisconnectionError, TimeoutError as NoConnectionLeft
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from conf import DatabaseSettings
-from db.backend import Backend
+from db.backend import SERVER, Backend
 from db.engines._sqlalchemy import AsyncioPoolInside, QueuePoolInside
 from db.errors import PoolTimeout
 from db.guard import guard_at_work
@@ -98,12 +98,18 @@ def ping_after_idle(engine: Engine, settings: DatabaseSettings, backend: Backend
 
 
 def observe_pool(engine: Engine, name: str, observer: Observer) -> None:
-    """Report an engine's connections to an observer."""
+    """Report to an observer an engine's connections, and that they lead to another server than before."""
+    last: str | None = None
     checked_out_at = object()  # a key of its own: an engine may have several observers
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, record: ConnectionPoolEntry) -> None:
+        nonlocal last
         observer.connected(name)
+        server: str | None = record.info.get(SERVER)
+        if last and server and server != last:
+            observer.failover()
+        last = server or last
 
     @event.listens_for(engine, "close")
     def closed(connection: Any, record: ConnectionPoolEntry) -> None:

@@ -33,6 +33,7 @@ from db.errors import (
 from db.outcome import Outcome
 from db.state import UnitState
 from db.work.unit_of_work import UnitOfWork, name_of
+from db.written import Written
 
 log = logging.getLogger("onfinish.db")
 
@@ -91,6 +92,11 @@ class AsyncUnitOfWork:
 
     queued_s = 0.0
     """How long it waited for its slot, in seconds."""
+
+    lost_write = False
+    """Whether it was to see a write that a failover has lost."""
+
+    _followed: Written | None = None
 
     is_follow_up = False
     """Whether it follows another that is settled, for the same origin."""
@@ -173,7 +179,7 @@ class AsyncUnitOfWork:
     @property
     def read_only(self) -> bool:
         """Whether the database refuses it to write."""
-        return self._endpoint.read_only
+        return self._unit.read_only
 
     @property
     def has_connection(self) -> bool:
@@ -189,6 +195,11 @@ class AsyncUnitOfWork:
     def statements(self) -> int:
         """How many statements it has sent."""
         return self._unit.guard.statements
+
+    @property
+    def written(self) -> Written | None:
+        """As `UnitOfWork.written`; or the transaction of one that followed it, which came later."""
+        return self._followed or self._unit.written
 
     @property
     def has_slot(self) -> bool:
@@ -514,7 +525,8 @@ class AsyncUnitOfWork:
             unit = self._new_follow_up(f"{self.label} afterwards", give_up_at)
             unit.origin, unit.is_follow_up = self.origin, True
             unit.exempt_from_max_waiting = self._was_admitted  # newcomers take no audit row from it
-            is_whole = self._call is None and self._unit.settled and not self._guard.abandoned
+            guard = self._guard
+            is_whole = self._call is None and self._unit.settled and not (guard.abandoned or guard.left_pid)
             if self.has_slot and is_whole and self._endpoint is unit._endpoint:
                 unit._slot, unit._slot_is_lent = self._slot, True
             else:
@@ -524,6 +536,7 @@ class AsyncUnitOfWork:
                     await unit.run(function, unit.session)
             except Exception:
                 log.exception("%s: failed", unit.label)
+            self._followed = unit.written or self._followed
             if unit._slot_is_lent and unit._guard.abandoned:  # released when the work that hangs in it ends
                 self._slot = None
 
@@ -538,7 +551,7 @@ class AsyncUnitOfWork:
             if not self._unit.settled:  # no thread began its end, which sends nothing
                 self._unit.settle(keep=False)
             if self._slot is not None and not self._slot_is_lent:
-                self._slot.release()
+                self._registry.release(self._slot, guard)
         else:  # abandoned, or not begun by any thread: its owner may go on meanwhile
             guard.abandon()
             if self._slot is not None:
@@ -559,4 +572,4 @@ class AsyncUnitOfWork:
             with suppress(TransactionEnded):  # there is no owner left to raise it in
                 self._unit.settle(keep=False)
         if self._slot is not None:
-            self._slot.release()
+            self._registry.release(self._slot, self._guard)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -22,8 +23,10 @@ from db.backends.choose import backend_for
 from db.base import KernelBase, UtcDateTime, now, utc_now
 from db.engines.beside import engine_beside
 from db.engines.engine import blocking, make_url
-from db.errors import NotGranted
+from db.errors import ConnectionLost, DatabaseError, NotGranted
 from db.guard import guard_of
+from db.observer import Observer
+from db.written import MARK_CHARS, Written, marker_text
 
 log = logging.getLogger("onfinish.db")
 
@@ -75,12 +78,33 @@ class CommitMarker(NamedTuple):
     ask: Callable[[Connection], str | None]
     """Reads the row, in a transaction of its own, once the transaction that writes it has ended."""
 
-    with_commit: MarkerRow | None = None
-    """The row that COMMIT takes along: whether it was written is known by COMMIT's own answer alone."""
+    row: MarkerRow | None = None
+    """The connection's own, where it is the one."""
+
+    number: int = 0
+    """The transaction's, among those of that row."""
+
+    goes_with_commit: bool = False
+    """Whether it was written is known by COMMIT's own answer alone."""
+
+    def was_written(self) -> None:
+        """COMMIT has succeeded: the next transaction of the connection has the next number."""
+        if self.row is not None:
+            self.row.number = self.number
+
+    @property
+    def written(self) -> Written | None:
+        """The transaction, once it is committed, as tokens have it."""
+        return None if self.row is None else Written(self.row.name, self.number, time.time())
 
 
-def not_granted(error: DBAPIError, backend: Backend, row: MarkerRow) -> NotGranted | None:
-    """The fault of a transaction whose role may not write its marker; None for any other error."""
+def refusal_of(error: DBAPIError, backend: Backend, row: MarkerRow) -> DatabaseError | None:
+    """What it means that a marker was refused; None for any other error."""
+    if backend.marker_does_not_follow(error):
+        log.warning(
+            "the database has lost a transaction that it had answered as committed: a failover, or a restore"
+        )
+        return ConnectionLost()
     code = backend.code_of_missing_right(error)
     return None if code is None else NotGranted(code, row.table)
 
@@ -110,9 +134,15 @@ class CommitMarkers:
     Args:
         settings: where the database is.
         writer: the engine whose transactions write markers, and that decides what to connect with.
+        observer: told what each marker showed.
+        always: a row that a transaction has written in any case does not do: a token names a connection's.
     """
 
-    def __init__(self, settings: DatabaseSettings, writer: Engine) -> None:
+    def __init__(
+        self, settings: DatabaseSettings, writer: Engine, observer: Observer, *, always: bool = False
+    ) -> None:
+        self._observer = observer
+        self._always = always
         self._settings = blocking(settings)
         self._writer = writer
         self._backend = backend_for(make_url(self._settings), settings.pooler)
@@ -133,29 +163,33 @@ class CommitMarkers:
             NotGranted: the transaction goes on as a role that may not write that table.
         """
         own: CommitMarker | None = session.info.get(_OWN_MARKER)
-        if own is not None:
+        if own is not None and not self._always:
             return own
         connection = session.connection()
         row: MarkerRow | None = connection.info.get(backend.marker_key)
         if row is None:
             self._tell_that_there_is_no_table()
-            return None
-        mark = uuid.uuid4().hex
-        ask = functools.partial(self._backend.ask_marker, row=row)
+            return own
+        mark, number = uuid.uuid4().hex[:MARK_CHARS], row.number + 1
+        text = marker_text(number, mark)
+        marker = CommitMarker(mark, functools.partial(self._mark_of, row), row, number)
         guard = guard_of(connection)
         if row.before_commit and guard is not None and guard.has_written and not guard.changed_session:
-            guard.marker = mark.join(row.before_commit)
-            return CommitMarker(mark, ask, with_commit=row)
+            guard.marker = text.join(row.before_commit)
+            return marker._replace(goes_with_commit=True)
         try:
-            written = connection.exec_driver_sql(row.sql, backend.marker_parameters(row.name, mark))
+            written = connection.exec_driver_sql(row.sql, backend.marker_parameters(row.name, text))
         except DBAPIError as error:
-            fault = not_granted(error, backend, row)
+            fault = refusal_of(error, backend, row)
             if fault is None:
                 raise
+            if guard is not None and isinstance(fault, ConnectionLost):
+                guard.changed_session = True  # its row is behind for good
             raise fault from error
-        if not written.rowcount:
-            return NOTHING_WRITTEN
-        return CommitMarker(mark, ask)
+        return marker if written.rowcount else NOTHING_WRITTEN
+
+    def _mark_of(self, row: MarkerRow, connection: Connection) -> str:
+        return self._backend.ask_marker(connection, row)[-MARK_CHARS:]
 
     def was_committed(self, marker: CommitMarker, *, deadline_at: float | None) -> bool | None:
         """Ask, over a connection of its own, waiting for a transaction that is still in flight.
@@ -163,26 +197,51 @@ class CommitMarkers:
         Returns:
             None where the database could not be asked in time.
         """
+        committed = self._was_committed(marker, deadline_at)
+        answers = {True: "committed", False: "not committed", None: "none"}
+        self._observer.marker_asked(answers[committed])
+        return committed
+
+    def _was_committed(self, marker: CommitMarker, deadline_at: float | None) -> bool | None:
         now_ = time.monotonic()
         give_up_at = now_ + _UNLIMITED_S if deadline_at is None else max(deadline_at, now_ + _LATE_S)
         while (left_s := give_up_at - time.monotonic()) > 0:
             try:
-                with self._own_engine().begin() as connection:
-                    self._backend.limit_statements(connection, left_s)
-                    if marker is NOTHING_WRITTEN:
-                        return None if self._backend.writes_unseen(connection) else True
-                    if marker.ask(connection) == marker.mark:
-                        return True
-                    # Rows of a foreign table that has come since the connection was made leave none here.
-                    if marker.with_commit is None:
-                        return False
-                    self._backend.refuse_marker(connection, marker.with_commit)
-                    return None if self._backend.writes_unseen(connection) else False
+                with self._own_engine().connect() as connection, self._cancelled_after(left_s, connection):
+                    with connection.begin():
+                        committed = self._ask(connection, marker, left_s)
+                    # Where the answer itself is on no standby, what it says may not be either.
+                    own = connection.connection.dbapi_connection
+                    return None if self._backend.wait_was_cancelled(own) else committed
             except Exception as error:  # noqa: BLE001  # whatever it is, the outcome is not known by it
                 kind = type(getattr(error, "orig", error)).__name__
                 log.info("the commit marker cannot be read yet: %s", kind)
                 time.sleep(min(_ASK_AGAIN_S, max(0.0, give_up_at - time.monotonic())))
         return None
+
+    def _ask(self, connection: Connection, marker: CommitMarker, left_s: float) -> bool | None:
+        self._backend.limit_statements(connection, left_s)
+        if marker is NOTHING_WRITTEN:
+            return None if self._backend.writes_unseen(connection) else True
+        if marker.ask(connection) == marker.mark:
+            return True
+        # Rows of a foreign table that has come since the connection was made leave none here.
+        if marker.row is None or not marker.goes_with_commit:
+            return False
+        self._backend.refuse_marker(connection, marker.row)
+        return None if self._backend.writes_unseen(connection) else False
+
+    @contextlib.contextmanager
+    def _cancelled_after(self, left_s: float, connection: Connection) -> Iterator[None]:
+        # A COMMIT that waits for a synchronous standby is under no time limit of the server's.
+        own = connection.connection.dbapi_connection
+        timer = threading.Timer(left_s, self._backend.cancel_statement, [own])
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()  # a late cancel would meet a closed connection
 
     def close(self) -> None:
         """Dispose of the engine."""

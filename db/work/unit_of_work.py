@@ -8,7 +8,7 @@ import inspect
 import logging
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -28,6 +28,7 @@ from db.errors import (
     DatabaseError,
     NotInSchema,
     NotMigrated,
+    NotReplicated,
     OutcomeUnknown,
     ReadOnlyViolation,
     SessionSettled,
@@ -37,8 +38,9 @@ from db.errors import (
 from db.guard import StatementGuard
 from db.outcome import Outcome
 from db.state import OUTCOMES, SETTLED, UnitState
-from db.work.commit_marker import CommitMarker, CommitMarkers, not_granted
+from db.work.commit_marker import CommitMarker, CommitMarkers, refusal_of
 from db.work.session import PLAIN, SessionMaker, SettledSession
+from db.written import Written
 
 log = logging.getLogger("onfinish.db")
 
@@ -149,6 +151,13 @@ class UnitOfWork:
         return "reader" if self.read_only else "writer"
 
     @property
+    def written(self) -> Written | None:
+        """The transaction that it has committed, if it has written and there are commit markers."""
+        if self._marker is None or self.guard.state is not UnitState.COMMITTED:
+            return None
+        return self._marker.written
+
+    @property
     def has_connection(self) -> bool:
         """Whether it holds a connection at this moment."""
         return self.guard.has_connection
@@ -200,6 +209,35 @@ class UnitOfWork:
             raise self._cancelled() from error
         finally:
             guard.leave(entered)
+
+    def sees(self, written: Sequence[Written], *, decides: bool = False) -> bool:
+        """Whether transactions are there, in what the session reads next; asked over its connection.
+
+        If not, the session has no transaction afterwards, so that the next one sees what has come since.
+
+        Args:
+            decides: it is the primary that is asked, and what is missing there is lost.
+
+        Raises:
+            Unavailable: it is none any more.
+        """
+        connection = self.session.connection()
+        found = self._backend.read_markers(connection, [each.row for each in written])
+        if all(each.is_in(found.get(each.row)) for each in written):
+            return True
+        if decides and self._backend.is_standby(connection):
+            self.guard.changed_session = True  # the next connection may lead to the one that is
+            raise Unavailable("the database takes no writes at the moment", retry_after_s=5)
+        Session.rollback(self.session)
+        self.guard.begin_anew()
+        return False
+
+    def read_from(self, engine: Engine, backend: Backend) -> None:
+        """From now on read from the writer's server; the session has no transaction at the moment."""
+        self.session.bind = engine
+        self.session.execution_options = self.session.execution_options.union(backend.read_only_options)
+        self._backend, self._autocommits = backend, False
+        self.guard.use(backend)
 
     def prepare(self, last: Callable[[Session], object] | None) -> None:
         """Call a function with the session, and flush it: all that precedes COMMIT."""
@@ -289,6 +327,8 @@ class UnitOfWork:
                     self._commit()
                 finally:
                     self.commit_s = time.perf_counter() - began
+                    if self._marker is not None and guard.state is UnitState.COMMITTED:
+                        self._marker.was_written()
         except asyncio.CancelledError as error:
             if guard.state is UnitState.COMMITTING:
                 raise OutcomeUnknown from error
@@ -304,9 +344,9 @@ class UnitOfWork:
                 guard.move(UnitState.ROLLED_BACK)  # the database refused it
             if self._backend.says_transaction_is_lost(error):
                 raise guard.lost() from error
-            row = None if self._marker is None else self._marker.with_commit
+            row = None if self._marker is None else self._marker.row
             if row is not None and guard.marker_was_refused:
-                raise not_granted(error, self._backend, row) or self.translated(error) from error
+                raise refusal_of(error, self._backend, row) or self.translated(error) from error
             raise self.translated(error) from error
 
     def _commit(self) -> None:
@@ -324,6 +364,8 @@ class UnitOfWork:
                 if isinstance(error, SystemExit | KeyboardInterrupt):  # in a script they are the caller's
                     raise
                 return
+            if isinstance(error, NotReplicated):
+                raise
             is_drivers = isinstance(error, DBAPIError) or not isinstance(error, Exception)
             if self.guard.state is UnitState.COMMITTING and not is_drivers:
                 raise OutcomeUnknown from error
@@ -334,6 +376,8 @@ class UnitOfWork:
 
     def _resolve(self, doubt: OutcomeUnknown) -> None:
         """Ask what became of a COMMIT that was sent and not answered."""
+        if isinstance(doubt, NotReplicated):
+            raise doubt
         committed = None
         if self._commit_markers is not None and self._marker is not None:
             with contextlib.suppress(Unavailable):  # there is no thread for it: it stays unknown
@@ -376,7 +420,10 @@ class UnitOfWork:
 
     @property
     def _is_discarded(self) -> bool:
-        return self.guard.abandoned or (self.guard.cancelled and self._backend.discard_after_interrupt)
+        guard = self.guard
+        if guard.state is UnitState.IN_DOUBT and self._marker is not None and self._marker.row is not None:
+            return True  # the number of the connection's next transaction is not known
+        return guard.abandoned or (guard.cancelled and self._backend.discard_after_interrupt)
 
     def translated(self, error: DBAPIError | StaleDataError) -> DatabaseError:
         """What an error of the driver's means for this unit of work, or of the mapper's that counts rows."""

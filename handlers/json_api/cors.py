@@ -1,6 +1,6 @@
 """CORS: which pages of other origins may read the answers. Off unless origins are named.
 
-https://fetch.spec.whatwg.org/#http-cors-protocol. No credentials are allowed along: there is no cookie here.
+https://fetch.spec.whatwg.org/#http-cors-protocol. No credentials are allowed along: no cookie is one here.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 # What a page's script may read besides the few headers that it may always read.
-_EXPOSED = "ETag, Location, X-Request-Id, Server-Timing, Retry-After, Idempotency-Replayed"
+_EXPOSED = "ETag, Location, X-Request-Id, Server-Timing, Retry-After, Idempotency-Replayed, Wrote, Write-Lost"
 
 # What it may send besides those it may always send.
-_ACCEPTED = ("Content-Type", "If-Match", "If-None-Match", "Idempotency-Key", "X-Request-Id")
+_ACCEPTED = ("Content-Type", "If-Match", "If-None-Match", "Idempotency-Key", "X-Request-Id", "Read-After")
 
 # Chromium's own upper limit is two hours; a change of the settings should not take as long to be seen.
 _REMEMBERED_S = 600

@@ -18,9 +18,11 @@ from tornado.web import Application
 
 from db import AsyncUnitOfWork, Database, Outcome
 from db.retry import reason_of
+from db.written import Written
 from handlers.lifecycle.held_response import HeldResponse, StreamedResponse
 from handlers.lifecycle.instrumentation import Traced
 from handlers.lifecycle.outcome import HEADER as OUTCOME, told
+from handlers.lifecycle.write_tokens import tell_writes
 from handlers.request_id import HEADER as REQUEST_ID, request_id_of
 
 log = logging.getLogger("onfinish.handlers")
@@ -68,6 +70,10 @@ class RequestAttempts:
         self.deadline_at = None if timeout_s is None else self.began_at + timeout_s
         self.error_headers: dict[str, str] = {}
         """What the error that is answered asks for, such as Retry-After."""
+        self.written: Written | None = None
+        """What its work has committed at the application's database, where tokens are on."""
+        self.lost_write = False
+        """Whether it was to see a write that is lost."""
         self.statements = 0
         """How many statements the units of work that are settled have sent."""
         self._db_s = 0.0
@@ -108,6 +114,8 @@ class RequestAttempts:
         headers = {"Server-Timing": f"db;dur={db_ms:.1f}{count}, commit;dur={commit_ms:.1f}"}
         if response.headers is not None and REQUEST_ID not in response.headers:
             headers[REQUEST_ID] = request_id_of(self.request)
+        if (self.written is not None or self.lost_write) and response.headers is not None:
+            tell_writes(self, response.headers)
         if response.status >= 400:
             headers.update(self.error_headers)
             if not response.is_problem:

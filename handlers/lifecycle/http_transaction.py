@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 from tornado.httputil import HTTPServerRequest
@@ -14,6 +14,7 @@ from tornado.web import Application
 from db import AsyncUnitOfWork, Database, Outcome
 from db.errors import ClientDisconnected, Unavailable, UsageError
 from db.retry import RetryPolicy
+from db.written import Written
 from handlers.lifecycle._tornado import has_stream_request_body
 from handlers.lifecycle.attempts import RequestAttempts
 from handlers.lifecycle.errors import leaves_unknown, status_of
@@ -22,6 +23,7 @@ from handlers.lifecycle.instrumentation import Instrumentation, Traced
 from handlers.lifecycle.overrides import forgotten
 from handlers.lifecycle.request_transaction import RequestTransaction
 from handlers.lifecycle.retry import policy_of
+from handlers.lifecycle.write_tokens import LOST, writes_to_see
 from handlers.request_id import request_id_of
 
 log = logging.getLogger("onfinish.handlers")
@@ -63,6 +65,9 @@ class Handler(Protocol):
         """As Tornado's."""
 
     def set_status(self, status_code: int, reason: str | None = None) -> None:
+        """As Tornado's."""
+
+    def set_header(self, name: str, value: Any) -> None:
         """As Tornado's."""
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
@@ -110,7 +115,10 @@ class HttpTransaction(RequestTransaction):
         self.attempts = attempts
         self._may_retry = may_retry
         self._handler = handler
-        unit = self.new_unit(database, isolation=handler.isolation)
+        after: Sequence[Written] = ()
+        if self.reads and database.write_tokens is not None:
+            after = writes_to_see(handler.request, handler.settings, database.write_tokens)
+        unit = self.new_unit(database, isolation=handler.isolation, read_after=after)
         super().__init__(database, unit, attempt=attempts.attempt, may_retry=may_retry)
         self.client_gone = False
         self._streams = handler.streams
@@ -123,7 +131,9 @@ class HttpTransaction(RequestTransaction):
             left_s = attempts.deadline_at - time.monotonic()
             self._timer = asyncio.get_running_loop().call_later(left_s, self.deadline_passed)
 
-    def new_unit(self, database: Database, *, isolation: str | None = None) -> AsyncUnitOfWork:
+    def new_unit(
+        self, database: Database, *, isolation: str | None = None, read_after: Sequence[Written] = ()
+    ) -> AsyncUnitOfWork:
         """A unit of work of the request's kind: read-only as it is, with its deadline."""
         handler = self._handler
         return database.unit_of_work(
@@ -135,6 +145,7 @@ class HttpTransaction(RequestTransaction):
             origin=handler.request,
             retries=self._may_retry,
             executor=handler.executor,
+            read_after=read_after,
         )
 
     @property
@@ -189,6 +200,8 @@ class HttpTransaction(RequestTransaction):
                 "Write it all, and `finish()` sends it; for a long response that only reads, set "
                 "`streams = True`"
             )
+        if self.unit.lost_write:
+            self._handler.set_header(LOST, "1")
 
     def client_left(self, cancels: bool | None) -> None:
         """The client has disconnected.
@@ -229,6 +242,8 @@ class HttpTransaction(RequestTransaction):
         """The unit is settled: send the response, or have another handler produce another one."""
         attempts, response = self.attempts, self.attempts.response
         attempts.add(*self.units)
+        if self.database.write_tokens is not None:
+            attempts.written, attempts.lost_write = self.unit.written, self.unit.lost_write
         attempts.work = Outcome.UNKNOWN if leaves_unknown(fault) else self.outcome
         handler = self._clear()
         if response.has_left:

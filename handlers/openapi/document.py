@@ -21,6 +21,7 @@ from handlers.json_api.body import NAMES_MAX, VALUES_MAX
 from handlers.json_api.errors import ProblemBody, body_of
 from handlers.json_api.problem import ProblemHandler
 from handlers.lifecycle.errors import Problem, problem_of, status_of, title_of
+from handlers.lifecycle.write_tokens import LOST, READ_AFTER, WROTE
 from handlers.openapi.common_errors import CommonErrors
 from handlers.openapi.headers import REQUEST_HEADERS, REQUEST_ID, RESPONSE_HEADERS
 from handlers.openapi.operation import OPERATION, Answer, Limits, Tag, size_of
@@ -202,7 +203,10 @@ class _Description:
             text = operation.description
             described["description"] = text if isinstance(text, str) else text(self._limits)
         query = list(_query(operation.query)) if operation.query is not None else []
-        headers = [self._ref("parameters", name) for name in routed.request_headers]
+        names = routed.request_headers
+        if self._limits.write_tokens and routed.has_session and routed.pool == "reader":
+            names = (READ_AFTER, *names)
+        headers = [self._ref("parameters", name) for name in names]
         described["parameters"] = query + headers
         if operation.body is not None:
             content: Json = {"schema": self._schemas[operation.body]}
@@ -223,10 +227,10 @@ class _Description:
         return described
 
     def _answer(self, answer: Answer, routed: RoutedOperation) -> Json:
-        described: Json = {
-            "description": answer.description,
-            "headers": self._headers_of(routed.response_headers(answer)),
-        }
+        names = dict(routed.response_headers(answer))
+        if self._limits.write_tokens and routed.has_session:
+            names[WROTE if routed.pool == "writer" else LOST] = False
+        described: Json = {"description": answer.description, "headers": self._headers_of(names)}
         if answer.model is not None:
             content = {"schema": self._schemas[answer.model]}
             if answer.example is not None:

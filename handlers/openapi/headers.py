@@ -9,9 +9,11 @@ from typing import Any
 
 from db.idempotency import KEPT_FOR, KEY_CHARS_MAX
 from handlers.lifecycle.errors import RETRY_AFTER_S
+from handlers.lifecycle.write_tokens import LOST, READ_AFTER, TOKENS_MAX, WROTE
 from handlers.request_id import CHARS_MAX
 
 REQUEST_ID = "5f0c7e0c1d3f4b7c8a51f3f0d6f4f6f1"
+TOKEN = "AK8pu1vkS8mTwXwTzW9ZPgAAAAAABwBnSDZeqk5DnP0fYHf0pKqVB3kz"
 ETAG = '"1-5a72bb5ba2eb5"'
 
 _TAG = '(W/)?"[!#-~]*"'
@@ -36,6 +38,12 @@ REQUEST_HEADERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "`*` is any.",
             "schema": {"type": "string", "pattern": rf"^(\*|{_TAG}(, {_TAG})*)$"},
             "example": ETAG,
+        },
+        READ_AFTER: {
+            "description": f"The answer has what these writes have written: up to {TOKENS_MAX} tokens, each "
+            f"as the header `{WROTE}` had it.",
+            "schema": {"type": "string"},
+            "example": TOKEN,
         },
         "If-None-Match": {
             "description": "304 instead of what the client has already, as its entity tag says.",
@@ -80,6 +88,19 @@ RESPONSE_HEADERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "description": "This answer was given before, to the same `Idempotency-Key`.",
             "schema": {"type": "string", "const": "true"},
             "example": "true",
+        },
+        WROTE: {
+            "required": False,
+            "description": f"The token of what was written, for `{READ_AFTER}` of the reads that follow. "
+            "Absent where nothing was.",
+            "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{56}$"},
+            "example": TOKEN,
+        },
+        LOST: {
+            "required": False,
+            "description": f"A write that `{READ_AFTER}` names is lost, by a failover. Errors carry it too.",
+            "schema": {"type": "string", "const": "1"},
+            "example": "1",
         },
         "Allow": {
             "required": True,

@@ -35,12 +35,14 @@ class Limits:
 
     Args:
         slots: how many units of work each pool has room for, by name: ``writer`` and ``reader``.
+        write_tokens: whether writes have tokens.
     """
 
     http: HttpSettings
     pool_timeout_s: float
     slots: Mapping[str, int]
     pool_max_waiting: int | None = None
+    write_tokens: bool = False
 
 
 Text = str | Callable[[Limits], str]

@@ -75,6 +75,31 @@ USE = Family(
 )
 UNITS = Family("onfinish_units_of_work_total", "Units of work by outcome.", "counter", ("pool", "outcome"))
 RETRIES = Family("onfinish_runs_again_total", "Retries of requests and messages.", "counter", ("reason",))
+MARKERS = Family(
+    "onfinish_commit_markers_asked_total",
+    "COMMITs without an answer, by what their marker showed.",
+    "counter",
+    ("answer",),
+)
+LEFT = Family("onfinish_commits_left", "COMMITs that were cut, and that the server is still at.", "gauge", ())
+LAG = Family(
+    "onfinish_replica_lag_seconds", "How far behind its primary the reader's server is.", "gauge", ()
+)
+STANDBY = Family(
+    "onfinish_reader_on_standby", "1 where reads go to a standby, 0 where to a primary.", "gauge", ()
+)
+FAILOVERS = Family(
+    "onfinish_failovers_total", "Times that the writer found another server in its place.", "counter", ()
+)
+READS_AFTER = Family(
+    "onfinish_reads_after_write_total",
+    "Reads with the token of a write, by how they ended.",
+    "counter",
+    ("how",),
+)
+WRITES_LOST = Family(
+    "onfinish_writes_lost_total", "Writes that a failover lost, as their tokens show.", "counter", ()
+)
 LEAKS = Family(
     "onfinish_leaks_total", "Units of work that stayed open for longer than leak_s.", "counter", ()
 )
@@ -92,6 +117,13 @@ FAMILIES = (
     USE,
     UNITS,
     RETRIES,
+    MARKERS,
+    LEFT,
+    LAG,
+    STANDBY,
+    FAILOVERS,
+    READS_AFTER,
+    WRITES_LOST,
     LEAKS,
     LAGS,
     RUNNING,
@@ -140,6 +172,11 @@ class Metrics(Observer):
         self._requests: dict[tuple[str, str, int], int] = {}
         self._offsets: dict[tuple[str, ...], int] = {}
         self._pools: dict[str, _Pool] = {}
+        self._add(LEFT, by=0)
+        self._add(FAILOVERS, by=0)
+        for how in ("replica", "waited", "primary"):
+            self._add(READS_AFTER, how, by=0)
+        self._add(WRITES_LOST, by=0)
         self._add(LEAKS, by=0)
         self._add(LAGS, by=0)
         self._add(RUNNING)
@@ -247,6 +284,31 @@ class Metrics(Observer):
         # Not `.value`, which Python 3.11 looks up by two calls of its own.
         self._add(UNITS, unit.pool, unit.outcome._value_)
 
+    def marker_asked(self, answer: str) -> None:
+        """See `Observer`."""
+        self._add(MARKERS, answer)
+
+    def left(self, change: int) -> None:
+        """See `Observer`."""
+        self._add(LEFT, by=change)
+
+    def behind(self, behind_s: float | None) -> None:
+        """See `Observer`."""
+        self._set(LAG, 0.0 if behind_s is None else behind_s)
+        self._set(STANDBY, float(behind_s is not None))
+
+    def failover(self) -> None:
+        """See `Observer`."""
+        self._add(FAILOVERS)
+
+    def read_after(self, how: str) -> None:
+        """See `Observer`."""
+        self._add(READS_AFTER, how)
+
+    def write_lost(self) -> None:
+        """See `Observer`."""
+        self._add(WRITES_LOST)
+
     def retries(self, reason: str) -> None:
         """See `Observer`."""
         self._add(RETRIES, reason)
@@ -257,6 +319,10 @@ class Metrics(Observer):
             at = self._offset(family, labels)
         with self._lock:
             self._numbers[at] += by
+
+    def _set(self, family: Family, number: float) -> None:
+        self._add(family, by=0)
+        self._numbers[self._offsets[(family.name,)]] = number
 
     def _move(self, at: int, by: float) -> None:
         with self._lock:

@@ -114,6 +114,20 @@ def test_connections_are_what_the_settings_say(
     assert reader[:3] == ("READ-COMMITTED", 1, 1)
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_only_the_reader_waits_for_what_other_nodes_have_committed(
+    own_database: OwnDatabase, waits: bool
+) -> None:
+    """A server without Galera has the variable as well, and ignores it."""
+    database = own_database(wsrep_sync_wait=waits)
+    found = []
+    for read_only in (True, False):
+        with database.session_scope(read_only=read_only) as session:
+            found.append(session.scalar(text("SELECT @@wsrep_sync_wait")))
+
+    assert found == [int(waits), 0]
+
+
 @pytest.mark.gen_test
 @pytest.mark.parametrize("snapshot", [False, True], ids=["reads", "snapshot"])
 async def test_the_reader_cannot_write(database: Database, sql: RawSql, snapshot: bool):

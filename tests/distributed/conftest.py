@@ -17,7 +17,7 @@ from tests.faults.conftest import told_in_the_log as told_in_the_log
 from tests.faults.ledger import Ledger
 from tests.faults.load import Load
 from tests.fixtures.databases import RawSql
-from tests.fixtures.patroni import PASSWORD, USER, PatroniCluster, running_patroni
+from tests.fixtures.patroni import PASSWORD, USER, Member, PatroniCluster, running_patroni
 from tests.fixtures.server import Client, Serve
 from tests.fixtures.service import MakeApp, create_shelves
 
@@ -54,22 +54,28 @@ def prepare(cluster: PatroniCluster) -> None:
 
 
 @pytest.fixture(scope="module")
-def synchronous_cluster() -> Iterator[PatroniCluster]:
-    """Three members; a COMMIT is answered when a standby has it."""
-    for cluster in running_patroni():
+def cluster_options() -> dict[str, Any]:
+    """Three members, and a COMMIT is answered when a standby has it; a module may choose others."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def modules_cluster(cluster_options: dict[str, Any]) -> Iterator[PatroniCluster]:
+    """The members of all tests of a module."""
+    for cluster in running_patroni(**cluster_options):
         prepare(cluster)
         yield cluster
 
 
 @pytest.fixture
-def cluster(synchronous_cluster: PatroniCluster) -> Iterator[PatroniCluster]:
+def cluster(modules_cluster: PatroniCluster) -> Iterator[PatroniCluster]:
     """The module's, whole before the test and after it."""
-    synchronous_cluster.wait_until_whole()
-    RawSql(url_of_leader(synchronous_cluster))("DELETE FROM books")
-    yield synchronous_cluster
-    for member in synchronous_cluster.members:
+    modules_cluster.wait_until_whole()
+    RawSql(url_of_leader(modules_cluster))("DELETE FROM books")
+    yield modules_cluster
+    for member in modules_cluster.members:
         member.thaw()
-    synchronous_cluster.wait_until_whole()
+    modules_cluster.wait_until_whole()
 
 
 @pytest.fixture
@@ -139,13 +145,19 @@ def load(service: Client, ledger: Ledger) -> Load:
     return Load(service, ledger, keyed=True)
 
 
-async def goes_on(ledger: Ledger) -> float:
+async def goes_on(ledger: Ledger, within_s: float = ON_AGAIN_S) -> float:
     """Wait for the next acknowledged write; returns how long that took, in seconds."""
     before, began = ledger.acknowledged, time.monotonic()
     while ledger.acknowledged == before:
-        assert time.monotonic() - began < ON_AGAIN_S, f"no write succeeded: {dict(ledger.answers)}"
+        assert time.monotonic() - began < within_s, f"no write succeeded: {dict(ledger.answers)}"
         await asyncio.sleep(0.01)
     return time.monotonic() - began
+
+
+def synchronous_standby(cluster: PatroniCluster) -> Member:
+    """The member whose confirmation a COMMIT waits for."""
+    [name] = [each["name"] for each in cluster.states() if each["role"] == "sync_standby"]
+    return next(member for member in cluster.members if member.name == name)
 
 
 def differences(cluster: PatroniCluster, ledger: Ledger) -> list[str]:

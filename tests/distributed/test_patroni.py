@@ -1,4 +1,4 @@
-"""PostgreSQL under Patroni: switchovers, crashes and frozen leaders lose nothing that a client was told."""
+"""PostgreSQL under Patroni, synchronous: no switchover, crash or freeze loses what a client was told."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.distributed.conftest import differences, goes_on
+from tests.distributed.conftest import differences, goes_on, synchronous_standby
 from tests.faults.ledger import Ledger
 from tests.faults.load import Load
 from tests.fixtures.patroni import PatroniCluster
@@ -86,4 +86,23 @@ async def test_a_leader_that_is_frozen_and_wakes_loses_no_acknowledged_write(
 
     print(f"first write {took_s:.2f} s after the new leader; {dict(ledger.answers)}")
     await asyncio.to_thread(cluster.wait_until_whole)
+    assert await asyncio.to_thread(differences, cluster, ledger) == []
+
+
+@ways()
+async def test_while_a_standby_is_frozen_another_confirms(
+    load: Load, ledger: Ledger, cluster: PatroniCluster
+):
+    """The one that COMMIT waits for: writes wait until it is given up, and none is lost."""
+    standby = await asyncio.to_thread(synchronous_standby, cluster)
+
+    async with load:
+        await asyncio.sleep(1.0)
+        await asyncio.to_thread(standby.freeze)
+        await asyncio.sleep(1.0)  # what was on its way when it froze
+        took_s = await goes_on(ledger, within_s=100)
+        await asyncio.to_thread(standby.thaw)
+        await asyncio.sleep(1.0)
+
+    print(f"first write {took_s:.2f} s after the standby froze; {dict(ledger.answers)}")
     assert await asyncio.to_thread(differences, cluster, ledger) == []

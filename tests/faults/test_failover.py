@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 
 import pytest
+from pydantic import SecretStr
 from tornado.ioloop import IOLoop
 
 import db.schema.migrate
 from conf import DatabaseSettings, Settings, load_settings
 from db import Database
+from db.errors import DatabaseError
+from db.observer import Observer
+from server.jobs import start_jobs
+from server.monitoring.metrics import LAG, STANDBY, Metrics
+from server.monitoring.shared_counters import SharedCounters
 from tests.faults.conftest import POOL_SIZE, REQUEST_TIMEOUT_S
 from tests.faults.five_questions import FiveQuestions
 from tests.faults.ledger import Ledger
@@ -20,6 +27,8 @@ from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.server import Client
 from tests.fixtures.service import create_shelves
 from tests.fixtures.standby import Standby
+from tests.fixtures.waiting import wait_until
+from tests.service.model import create_shelf
 
 pytestmark = [pytest.mark.gen_test(timeout=60), pytest.mark.usefixtures("told_in_the_log")]
 
@@ -135,3 +144,62 @@ async def test_a_synchronous_standby_promoted_under_load_loses_no_acknowledged_w
         "the new primary knows of every COMMIT that the old one left open"
     )
     await five_questions.ask()
+
+
+class Failovers(Observer):
+    """Counts them. Lives as long as its database."""
+
+    count = 0
+
+    def failover(self) -> None:
+        self.count += 1
+
+
+@pytest.mark.parametrize("drivername", DRIVERS)
+async def test_a_failover_is_counted(settings: Settings, primary: PostgresCluster, standby: Standby):
+    """Once, however many connections are opened before it and after it."""
+    failovers = Failovers()
+    database = Database(settings.database, failovers)
+
+    async def create(name: str) -> None:
+        async with database.unit_of_work() as unit:
+            await unit.run(create_shelf, unit.session, name=name)
+
+    await asyncio.gather(create("one"), create("two"))
+    before = failovers.count
+    await asyncio.to_thread(primary.kill)
+    await asyncio.to_thread(standby.promote)
+    for _ in range(2):  # over the connections to the old one
+        with contextlib.suppress(DatabaseError):
+            await create("lost")
+    await asyncio.gather(create("three"), create("four"))
+    await database.close()
+
+    assert (before, failovers.count) == (0, 1)
+
+
+@pytest.mark.parametrize("drivername", DRIVERS)
+async def test_how_far_behind_the_replica_is_is_in_the_metrics(
+    settings: Settings, primary: PostgresCluster, standby: Standby
+):
+    url = settings.database.url
+    assert url is not None
+    replica = url.get_secret_value().replace("=read-write", "=prefer-standby")
+    counters = SharedCounters(1)
+    database = Database(
+        settings.database.model_copy(update={"reader_url": SecretStr(replica)}),
+        Metrics(counters.slots[0]),
+    )
+
+    def shown() -> list[list[float] | None]:
+        sums = counters.sums()
+        return [sums.get((family.name, ())) for family in (LAG, STANDBY)]
+
+    jobs = start_jobs(database, first=True, every_s=0.05)
+    try:
+        assert await asyncio.to_thread(wait_until, lambda: shown() == [[0.0], [1.0]], timeout_s=5)
+        await asyncio.to_thread(standby.promote)
+        assert await asyncio.to_thread(wait_until, lambda: shown() == [[0.0], [0.0]], timeout_s=5)
+    finally:
+        await jobs.stop()
+        await database.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from conf import DatabaseSettings, Settings, load_settings
 from db import Database, Outcome
 from db.errors import ConnectionLost, OutcomeUnknown
 from db.idempotency import Answer, Key, claim_key, keep_answer
+from db.observer import Observer
 from tests.fixtures.backends import GREENLETS
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
@@ -301,3 +303,32 @@ async def test_without_commit_markers_a_lost_answer_stays_unknown(
     assert unit.outcome is Outcome.UNKNOWN
     assert sql("SELECT * FROM commit_witness") == []
     await database.close()
+
+
+class Answers(Observer):
+    """What commit markers showed. Lives as long as its database."""
+
+    def __init__(self) -> None:
+        self.answers: list[str] = []
+
+    def marker_asked(self, answer: str) -> None:
+        self.answers.append(answer)
+
+
+@pytest.mark.usefixtures("shelves")
+async def test_what_the_marker_showed_is_counted(
+    database_settings: DatabaseSettings, proxy: Proxy, expect_log: ExpectLog
+):
+    answers = Answers()
+    database = Database(database_settings, answers)
+
+    for delivered in (True, False):
+        async with database.unit_of_work() as unit:  # so that it is connected
+            await unit.run(create_shelf, unit.session, name=f"before {delivered}")
+        proxy.cut_at(b"COMMIT", delivered=delivered)
+        with expect_log("onfinish.db", BY_WITNESS), contextlib.suppress(ConnectionLost):
+            async with database.unit_of_work() as unit:
+                await unit.run(create_shelf, unit.session, name=f"cut {delivered}")
+    await database.close()
+
+    assert answers.answers == ["committed", "not committed"]

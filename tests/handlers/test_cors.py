@@ -19,6 +19,8 @@ from tests.handlers.notes import NO_NOTE, add_note
 
 pytestmark = pytest.mark.gen_test
 
+ACCEPTED = "Content-Type, If-Match, If-None-Match, Idempotency-Key, X-Request-Id, Read-After"
+EXPOSED = "ETag, Location, X-Request-Id, Server-Timing, Retry-After, Idempotency-Replayed, Wrote, Write-Lost"
 READER = "https://app.example"
 WRITER = "https://forms.example:8443"
 STRANGER = "https://evil.example"
@@ -87,7 +89,7 @@ async def test_a_page_that_is_named_may_read(client: Client, method: str, path: 
     assert answer.code == status
     assert cors_of(answer) == {
         "Allow-Origin": READER,
-        "Expose-Headers": "ETag, Location, X-Request-Id, Server-Timing, Retry-After, Idempotency-Replayed",
+        "Expose-Headers": EXPOSED,
     }
     assert answer.headers["Vary"] == "Origin"
 
@@ -124,7 +126,7 @@ async def test_a_browser_that_asks_first_is_told_what_may_be_sent(client: Client
     said = cors_of(answer)
     assert said["Allow-Origin"] == READER
     assert said["Allow-Methods"] == answer.headers["Allow"] == methods
-    assert said["Allow-Headers"] == "Content-Type, If-Match, If-None-Match, Idempotency-Key, X-Request-Id"
+    assert said["Allow-Headers"] == ACCEPTED
     assert said["Max-Age"] == "600"
     assert "Allow-Credentials" not in said
     assert answer.headers["Vary"] == "Origin"
@@ -141,7 +143,7 @@ async def test_a_page_may_send_the_headers_that_are_named(
     answer = await client.request("OPTIONS", "/shelves", headers=asked)
     stranger = await client.request("OPTIONS", "/shelves", headers=asked | {"Origin": STRANGER})
 
-    named = "Content-Type, If-Match, If-None-Match, Idempotency-Key, X-Request-Id, Authorization, X-Tenant"
+    named = f"{ACCEPTED}, Authorization, X-Tenant"
     assert cors_of(answer)["Allow-Headers"] == named
     assert cors_of(stranger) == {}
 

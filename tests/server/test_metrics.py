@@ -229,6 +229,24 @@ async def test_a_request_that_runs_again_is_counted_with_its_reason(seen: Seen, 
     assert seen.numbers()["onfinish_runs_again_total", "serialization"] == 2
 
 
+@on_sqlite
+@pytest.mark.gen_test
+async def test_reads_with_a_token_are_counted_by_how_they_ended(seen: Seen):
+    """And writes that a failover has lost."""
+    observer = seen.database.observer
+    for how in ("replica", "waited", "primary", "primary"):
+        observer.read_after(how)
+    observer.write_lost()
+
+    numbers = seen.numbers()
+    assert [numbers["onfinish_reads_after_write_total", how] for how in ("replica", "waited", "primary")] == [
+        1,
+        1,
+        2,
+    ]
+    assert numbers["onfinish_writes_lost_total",] == 1
+
+
 def _serialization_failure(session: Any) -> None:
     session.connection().exec_driver_sql("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '40001'; END $$")
 

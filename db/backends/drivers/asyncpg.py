@@ -12,6 +12,7 @@ from sqlalchemy import URL
 from conf import DatabaseSettings
 from db.backend import Role
 from db.backends.drivers.driver import PostgresDriver
+from db.backends.drivers.notices import note, take
 
 _SQLALCHEMYS = frozenset({"host", "port", "prepared_statement_cache_size"})
 """What of a URL's query SQLAlchemy reads itself."""
@@ -27,6 +28,7 @@ class Asyncpg(PostgresDriver):
     is_async = True
     asks_whether_aborted = True
     takes_marker_with_commit = True
+    placeholder = "$1"
 
     def engine_url(self) -> URL:
         return self.url.set(query={name: self.url.query[name] for name in _SQLALCHEMYS & {*self.url.query}})
@@ -82,6 +84,11 @@ class Asyncpg(PostgresDriver):
     def marker_was_refused(self, connection: Any) -> bool:
         return bool(connection.driver_connection.has_refused_marker)
 
+    def watch_notices(self, connection: Any) -> None:
+        own = connection.driver_connection
+        take(id(own))  # of one that had the address before
+        own.add_log_listener(_note)
+
     def marker_sql(self, template: str, *, table: str) -> str:
         return template.format(connection="$1", transaction="$2", table=table)
 
@@ -119,6 +126,10 @@ class Asyncpg(PostgresDriver):
 
     def shutdown_socket(self, connection: Any) -> None:
         connection.driver_connection.terminate()
+
+
+def _note(connection: Any, notice: Any) -> None:
+    note(id(connection), getattr(notice, "server_source_function", None))
 
 
 async def _connect(host: Any = None, port: Any = None, **arguments: Any) -> Any:

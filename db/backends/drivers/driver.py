@@ -12,6 +12,7 @@ from sqlalchemy import URL
 
 from conf import DatabaseSettings
 from db.backend import Role
+from db.backends.drivers.notices import take, unconfirmed
 
 
 class PostgresDriver:
@@ -67,6 +68,9 @@ class PostgresDriver:
         """The arguments for a pooler that hands each transaction another connection to the server."""
         raise NotImplementedError
 
+    placeholder = "%s"
+    """A parameter in SQL."""
+
     takes_marker_with_commit = False
     """`commit_with_marker` is there."""
 
@@ -77,6 +81,16 @@ class PostgresDriver:
     def marker_was_refused(self, connection: Any) -> bool:
         """See `Backend.marker_was_refused`."""
         raise NotImplementedError
+
+    def watch_notices(self, connection: Any) -> None:
+        """Have a new connection's notices noted, where its class does not do that."""
+
+    def wait_was_cancelled(self, connection: Any) -> bool:
+        """See `Backend.wait_was_cancelled`."""
+        return bool(unconfirmed) and take(self._address(connection))
+
+    def _address(self, connection: Any) -> int:
+        return id(connection.driver_connection)
 
     def has_written(self, context: Any) -> bool:
         """Whether the server has reported rows that a statement inserted, updated or deleted.

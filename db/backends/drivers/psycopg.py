@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import URL
 
 from db.backends.drivers.driver import LibpqDriver, shut_down
+from db.backends.drivers.notices import note, take
 
 _IDLE, _ABORTED = 0, 3  # libpq's PGTransactionStatusType
 _CANCEL_TIMEOUT_S = 0.5
@@ -32,6 +33,13 @@ class Psycopg(LibpqDriver):
     def has_stale_plan(self, error: Any) -> bool:
         # The server's own name for the place, the same in every language: the code stands for much else.
         return getattr(getattr(error, "diag", None), "source_function", None) == "RevalidateCachedQuery"
+
+    def watch_notices(self, connection: Any) -> None:
+        address = self._address(connection)
+        take(address)  # of one that had the address before
+        connection.driver_connection.add_notice_handler(
+            lambda notice: note(address, notice.source_function)  # without the connection: no circle
+        )
 
     def is_idle(self, connection: Any) -> bool:
         return bool(connection.driver_connection.pgconn.transaction_status == _IDLE)

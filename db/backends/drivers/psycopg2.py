@@ -52,6 +52,10 @@ class Psycopg2(LibpqDriver):
     def marker_was_refused(self, connection: Any) -> bool:
         return bool(connection.get_transaction_status() == _ABORTED)
 
+    def _address(self, connection: Any) -> int:
+        address: int = connection.pgconn_ptr
+        return address
+
     def has_written(self, context: Any) -> bool:
         cursor = context.cursor
         return bool(cursor.rowcount > 0 and cursor.statusmessage.startswith(_WRITES))

@@ -14,6 +14,8 @@ from typing import Any
 import psycopg2
 from psycopg2 import errors, extensions
 
+from db.backends.drivers.notices import watch_libpq
+
 _IDLE = extensions.TRANSACTION_STATUS_IDLE
 _IN_TRANSACTION = (extensions.TRANSACTION_STATUS_INTRANS, extensions.TRANSACTION_STATUS_INERROR)
 _AUTOCOMMIT: Any = extensions.connection.autocommit  # a descriptor, in the class
@@ -185,6 +187,10 @@ class TransactionConnection(extensions.connection):
     _readonly: bool | None = None
     _deferrable: bool | None = None
     _begin = "BEGIN"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        watch_libpq(self.pgconn_ptr)
 
     # -- the one place where a transaction begins
 

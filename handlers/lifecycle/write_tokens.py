@@ -1,0 +1,77 @@
+"""The tokens of writes in requests and responses, so that a client reads what it has written.
+
+https://www.bailis.org/papers/hat-vldb2014.pdf calls it read your writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from tornado.httputil import HTTPHeaders, HTTPServerRequest
+from tornado.web import Application
+
+from db import Database
+from db.written import WriteTokens, Written
+from handlers.lifecycle.errors import Problem
+
+WROTE = "Wrote"
+READ_AFTER = "Read-After"
+LOST = "Write-Lost"
+COOKIE = "onfinish_wrote"
+
+TOKENS_MAX = 16
+MALFORMED = (
+    f"{READ_AFTER} is a list of 1 to {TOKENS_MAX} tokens, each as a header {WROTE} of this service had it"
+)
+
+
+class Answered(Protocol):
+    """What a response is to tell of, a `RequestAttempts`."""
+
+    application: Application
+    request: HTTPServerRequest
+    written: Written | None
+    lost_write: bool
+
+
+def writes_to_see(
+    request: HTTPServerRequest, settings: Mapping[str, Any], tokens: WriteTokens
+) -> Sequence[Written]:
+    """The writes that a read has to show, by its header, or else by its cookie.
+
+    A cookie that cannot be read is ignored: no page could do anything about it.
+
+    Raises:
+        Problem: 400, the header is no list of tokens that were made with a key of this service.
+    """
+    given = request.headers.get(READ_AFTER)
+    if given is None:
+        cookie = request.cookies.get(COOKIE) if settings.get("write_cookie_s") else None
+        written = None if cookie is None else tokens.read(cookie.value)
+        return () if written is None else (written,)
+    # Of a list, empty elements are ignored: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.1.2
+    found = [tokens.read(token) for each in given.split(",") if (token := each.strip())]
+    known = [each for each in found if each is not None]
+    if not 0 < len(found) <= TOKENS_MAX or len(known) < len(found):
+        raise Problem(400, MALFORMED)
+    return known
+
+
+def tell_writes(answered: Answered, headers: HTTPHeaders) -> None:
+    """Put the token of what was written into a response's headers, and whether a write was lost."""
+    settings = answered.application.settings
+    life_s = settings.get("write_cookie_s")
+    database: Database = settings["database"]
+    token = ""
+    if answered.lost_write:
+        headers[LOST] = "1"
+        life_s = life_s and 0  # the cookie is of no use any more
+    if answered.written is not None and database.write_tokens is not None:
+        headers[WROTE] = token = database.write_tokens.token_of(answered.written)
+        life_s = settings.get("write_cookie_s")
+    if life_s is not None:
+        secure = "; Secure" if answered.request.protocol == "https" else ""
+        headers.add(
+            "Set-Cookie", f"{COOKIE}={token}; Max-Age={life_s}; Path=/; HttpOnly; SameSite=Lax{secure}"
+        )
