@@ -97,10 +97,7 @@ class Database:
         self.settings = settings
         databases.add(self)
         self.sessions = SessionMaker(session_class, session_options)
-        self._observers = Observers()
-        self.observer: Observer = self._observers
-        """What is called at what happens, which calls all that observe."""
-
+        self.observer = Observer()
         self.retry_policy = RetryPolicy(settings.attempts_max)
         self._stoppers = Threads(_STOPPERS, name="onfinish-stopper")
         self._beside = Threads(_BESIDE, name="onfinish-beside", daemon=True)
@@ -135,32 +132,35 @@ class Database:
         key = settings.write_token_key if with_markers else None
         self.write_tokens = None if key is None else WriteTokens(key.get_secret_value())
         self.commit_markers = (
-            CommitMarkers(settings, self.writer.engine, self.observer, always=key is not None)
-            if with_markers
-            else None
+            CommitMarkers(settings, self.writer.engine, always=key is not None) if with_markers else None
         )
-        self.registry = UnitRegistry(self.observer, LeftCommits(settings, self.writer.engine, self.observer))
+        self.registry = UnitRegistry(LeftCommits(settings, self.writer.engine))
         self.turns = Turns()
         self.tasks: set[asyncio.Task[None]] = set()
         self._schema_fault: Callable[[], str | None] | None = None
         self.closing: list[Callable[[], object]] = []
         """What `close` calls first, the newest first. Not called by `dispose`, which has no event loop."""
 
-        if observer is not None:
-            self.observe(observer)
+        self.observe(observer or self.observer)
 
     def observe(self, observer: Observer) -> None:
         """Have one more observer called, from now on; before the first unit of work is made.
 
         Of several the newest is called first, and what another has set as a unit's ``observed`` stays.
         """
-        self._observers.add(observer)
+        own = self.observer
+        self.observer = observer if type(own) is Observer else Observers(observer, own)
+        self.registry.observer = self.registry.left.observer = self.observer
+        if self.commit_markers is not None:
+            self.commit_markers.observer = self.observer
         pools: dict[Pool, tuple[Engine, str]] = {}
         for endpoint in (self.reader, self.writer):
+            endpoint.limiter.observer = self.observer
             for engine in (endpoint.engine, endpoint.scopes):
                 pools[engine.pool] = engine, endpoint.limiter.name
-        for engine, name in pools.values():
-            observe_pool(engine, name, observer)
+        if type(observer) is not Observer:  # else no hook is put into the pools
+            for engine, name in pools.values():
+                observe_pool(engine, name, observer)
 
     def expect_schema(self, revision: str, *, known: Collection[str] | None = None) -> None:
         """From now on a statement that finds no table or column is a schema that is behind, where it is.
@@ -494,7 +494,6 @@ class Database:
             sum(backend.pool_size(settings, role)),
             name=role,
             waiting_max=settings.pool_max_waiting,
-            observer=self.observer,
         )
         return Endpoint(
             engine,

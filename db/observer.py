@@ -98,18 +98,12 @@ class Observer:
 
 
 class Observers(Observer):
-    """All observers of a `Database`. Lives as long as that; a single one is called without a detour."""
+    """Calls several observers, in their order. Lives as long as they do."""
 
-    def __init__(self) -> None:
-        self._known: list[Observer] = []
-
-    def add(self, observer: Observer) -> None:
-        """Have one more called, before those that are known."""
-        self._known.insert(0, observer)
+    def __init__(self, *observers: Observer) -> None:
         for name, method in vars(Observer).items():
             if isinstance(method, FunctionType):
-                methods = [getattr(known, name) for known in self._known]
-                setattr(self, name, methods[0] if len(methods) == 1 else _each(methods))
+                setattr(self, name, _each([getattr(observer, name) for observer in observers]))
 
 
 def _each(methods: Sequence[Callable[..., None]]) -> Callable[..., None]:

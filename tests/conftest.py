@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Generator
+
 import pytest
 
 # All at once, before the first of them imports another.
@@ -27,3 +30,17 @@ pytest_plugins = [
     "tests.fixtures.mariadb",
     "tests.fixtures.edge",
 ]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is collected lives as long as the run, so the garbage collector need not look at it ever again.
+
+    That is millions of objects: half a second for each test that calls the collector.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -58,6 +58,9 @@ MAY_NAME_A_DATABASE = {
 }
 """Modules, or packages, whose code names databases and drivers, and why."""
 
+if "board" not in APPLICATION["db"]:
+    MAY_NAME_A_DATABASE[APPLICATION["db"]] = "an application may be for some databases alone"
+
 
 def within(module: str, rooms: Iterable[str]) -> bool:
     """Whether a module is, or is in, one of some modules and packages."""

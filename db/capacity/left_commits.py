@@ -48,12 +48,13 @@ class LeftCommits:
     Args:
         settings: where the database is.
         writer: the engine that decides what to connect with.
-        observer: called when one is kept, and released.
     """
 
-    def __init__(self, settings: DatabaseSettings, writer: Engine, observer: Observer) -> None:
+    def __init__(self, settings: DatabaseSettings, writer: Engine) -> None:
         self._settings = settings
-        self._observer = observer
+        self.observer = Observer()
+        """Called when one is kept, and released."""
+
         self._writer = writer
         self._left: list[_Left] = []
         self._lock = threading.Lock()
@@ -71,7 +72,7 @@ class LeftCommits:
                 slot.release()
                 return
             self._left.append(_Left(slot, pid, now, now))
-            self._observer.left(+1)
+            self.observer.left(+1)
             if self._watcher is None:
                 self._watcher = threading.Thread(
                     target=self._watch, name="onfinish-left-commits", daemon=True
@@ -119,7 +120,7 @@ class LeftCommits:
                 self._watcher = None
         for each in gone:
             each.slot.release()
-            self._observer.left(-1)
+            self.observer.left(-1)
         return is_over
 
 

@@ -40,16 +40,16 @@ class AdmissionLimiter:
         waiting_max: how many callers may wait; the next is refused at once.
     """
 
-    def __init__(
-        self, size: int, *, name: str, waiting_max: int | None = None, observer: Observer | None = None
-    ) -> None:
+    def __init__(self, size: int, *, name: str, waiting_max: int | None = None) -> None:
         self.size = size
         self.name = name
         self.waiting_max = waiting_max
         self.refused = 0
         """How many callers were refused a slot since it was made: after their wait, or at once."""
 
-        self._observer = observer or Observer()
+        self.observer = Observer()
+        """Called at what happens."""
+
         self._free = size
         self._queue: deque[_Waiter] = deque()
         self._queued_since: float | None = None
@@ -92,7 +92,7 @@ class AdmissionLimiter:
         """
         slot = self.acquire_nowait()
         if slot is not None:
-            self._observer.waited(self.name, 0.0, queued=False)
+            self.observer.waited(self.name, 0.0, queued=False)
             return slot
         with _Wait(self):
             waiter = self._join(_LoopWaiter(), timeout_s, exempt)
@@ -111,7 +111,7 @@ class AdmissionLimiter:
         """
         slot = self.acquire_nowait()
         if slot is not None:
-            self._observer.waited(self.name, 0.0, queued=False)
+            self.observer.waited(self.name, 0.0, queued=False)
             return slot
         with _Wait(self):
             waiter = self._join(_ThreadWaiter(), timeout_s, exempt)
@@ -306,7 +306,7 @@ class _Wait:
     """Reports one waiter to the observer. Lives until the waiter is served or gives up."""
 
     def __init__(self, limiter: AdmissionLimiter) -> None:
-        self._name, self._observer = limiter.name, limiter._observer
+        self._name, self._observer = limiter.name, limiter.observer
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()

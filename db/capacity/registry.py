@@ -33,14 +33,16 @@ class UnitRegistry:
         left: has the slots of COMMITs that were cut.
     """
 
-    def __init__(self, observer: Observer, left: LeftCommits) -> None:
+    def __init__(self, left: LeftCommits) -> None:
         self.left = left
         self.units: weakref.WeakSet[OpenUnit] = weakref.WeakSet()
         """Those of the event loop."""
 
+        self.observer = Observer()
+        """Called at what happens."""
+
         self._scopes: dict[ObservedUnit, int] = {}
         self._holders: dict[object, str] = {}
-        self._observer = observer
 
     @property
     def open(self) -> list[ObservedUnit]:
@@ -60,22 +62,22 @@ class UnitRegistry:
     def opened(self, unit: OpenUnit) -> None:
         """Note that a unit of the event loop is open."""
         self.units.add(unit)
-        self._observer.opened(unit)
+        self.observer.opened(unit)
 
     def ended(self, unit: OpenUnit) -> None:
         """Note that such a unit has released all that it held."""
         self.units.discard(unit)
-        self._observer.ended(unit)
+        self.observer.ended(unit)
 
     def scope_opened(self, unit: ObservedUnit) -> None:
         """Note that a `session_scope` is open."""
         self._scopes[unit] = threading.get_ident()
-        self._observer.opened(unit)
+        self.observer.opened(unit)
 
     def scope_ended(self, unit: ObservedUnit) -> None:
         """Note that such a scope has ended."""
         self._scopes.pop(unit, None)
-        self._observer.ended(unit)
+        self.observer.ended(unit)
 
     async def acquire(
         self, limiter: AdmissionLimiter, label: str, timeout_s: float, *, exempt: bool = False

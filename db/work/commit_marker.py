@@ -134,14 +134,13 @@ class CommitMarkers:
     Args:
         settings: where the database is.
         writer: the engine whose transactions write markers, and that decides what to connect with.
-        observer: told what each marker showed.
         always: a row that a transaction has written in any case does not do: a token names a connection's.
     """
 
-    def __init__(
-        self, settings: DatabaseSettings, writer: Engine, observer: Observer, *, always: bool = False
-    ) -> None:
-        self._observer = observer
+    def __init__(self, settings: DatabaseSettings, writer: Engine, *, always: bool = False) -> None:
+        self.observer = Observer()
+        """Told what each marker showed."""
+
         self._always = always
         self._settings = blocking(settings)
         self._writer = writer
@@ -199,7 +198,7 @@ class CommitMarkers:
         """
         committed = self._was_committed(marker, deadline_at)
         answers = {True: "committed", False: "not committed", None: "none"}
-        self._observer.marker_asked(answers[committed])
+        self.observer.marker_asked(answers[committed])
         return committed
 
     def _was_committed(self, marker: CommitMarker, deadline_at: float | None) -> bool | None:

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -58,14 +59,14 @@ def _is_theirs(module: str | None) -> bool:
     return (module or "").partition(".")[0] in ("tornado", "sqlalchemy")
 
 
-@cache
-def attributes_of(kind: Any) -> frozenset[str]:
-    """The private names of one class, those that its methods set on ``self`` among them."""
+def set_on_self(module: ModuleType) -> set[str]:
+    """The names that a module's methods set on ``self``."""
     try:
-        set_by_methods = set(re.findall(r"self\.(_[a-zA-Z]\w*)\b[^=\n]*=[^=]", inspect.getsource(kind)))
-    except (OSError, TypeError):  # it is made at run time
-        set_by_methods = set()
-    return frozenset(filter(_is_private, {*vars(kind), *set_by_methods}))
+        # Of the whole module at once: for the source of one class `inspect` parses all of its module.
+        source = inspect.getsource(module)
+    except (OSError, TypeError):  # it is made at run time, or compiled
+        return set()
+    return set(re.findall(r"self\.(_[a-zA-Z]\w*)\b[^=\n]*=[^=]", source))
 
 
 @cache
@@ -80,10 +81,10 @@ def private_names() -> frozenset[str]:
                 module = importlib.import_module(info.name)
             except ImportError:  # it needs what is not installed
                 continue
-            names.update(filter(_is_private, vars(module)))
+            names.update(filter(_is_private, {*vars(module), *set_on_self(module)}))
             for kind in vars(module).values():
                 if isinstance(kind, type) and _is_theirs(kind.__module__):
-                    names |= attributes_of(kind)
+                    names.update(filter(_is_private, vars(kind)))
     return frozenset(names)
 
 

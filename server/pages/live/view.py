@@ -117,6 +117,6 @@ class LiveView:
                 key: sum(each[name][key] for each in pools if name in each)
                 for key in ("size", "taken", "waiting")
             }
-            history, full = past.pools.get(name, _NO_HISTORY), past.full.get(name, ())
-            charts.append(chart_of(name, history, full, until_s=now_s, **sums))
+            full = past.full.get(name, ())
+            charts.append(chart_of(name, past.pools.get(name, _NO_HISTORY), full, until_s=now_s, **sums))
         return View(live, charts, past, self._process.history.since_s)
