@@ -240,6 +240,8 @@ async def test_pools_and_units_of_other_databases_are_shown_by_their_names(
     assert (unit["pool"], unit["request_id"], unit["sql"]) == ("billing writer", "abc.1", "SELECT 1")
     assert unit["headline"].startswith("idle in its transaction")
     assert "<b>billing writer</b> 1 of" in page
+    # Nothing is known of its past, and nothing is said of that.
+    assert page.count("A slot was free at each look") == page.count('the last ten minutes"') == 2
 
 
 @on_sqlite
