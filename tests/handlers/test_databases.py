@@ -611,7 +611,7 @@ async def test_a_commit_without_an_answer_is_unknown_whichever_it_is(
         expect_log("tornado.access", r"^50[34] POST / .* unknown "),
     ):
         answer = await client.post("/")
-        assert await all_back(billing) == {}
+        assert await all_back(billing, within_s=10) == {}  # once the server is done with it
 
     assert answer.code in (503, 504)
     assert answer.json()["outcome"] == "unknown"
