@@ -23,6 +23,7 @@ from typing import Any
 
 from tests.bench import (
     bodies,
+    clients,
     commit_markers,
     compare,
     goal,
@@ -47,6 +48,7 @@ MEASURED: dict[str, str] = {
     "locks": "reads while writes hang on a row lock",
     "many": "a large bulk against asyncpg's executemany, a large export against COPY TO",
     "processes": "two processes against one",
+    "clients": "from one client's connection to 1,024, against sixteen",
     "goals": "all of these, and the table of what is to be reached",
 }
 BARE = "bare"
@@ -123,6 +125,8 @@ def measure(options: argparse.Namespace, made: Databases) -> dict[str, Any]:
         result["processes"] = processes.measure(
             made, driver=driver, rounds=options.rounds, scale=options.scale
         )
+    if everything or options.name == "clients":
+        result["clients"] = clients.measure(made, driver=options.drivers[0], **common)
     return result
 
 
@@ -138,12 +142,12 @@ def calls(
     samples = compare.measure(
         made, subjects, [CALLS[name] for name in options.calls], environments=options.environments, **common
     )
-    fastest = compare.fastest(samples, [subject.name for subject in own])
+    fastest = compare.fastest_of(samples, [subject.name for subject in own])
     return {
         "own": fastest,
         "labels": {subject.name: subject.label for subject in subjects},
         "by_hand": [subject.name for subject in subjects if not subject.has_orm],
-        "goals": compare.goals(samples, fastest),
+        "goals": compare.goals(samples, own[0].name, fastest),
         "allowed": compare.allowed(samples, fastest),
         "medians": compare.medians(samples),
         "samples": samples,

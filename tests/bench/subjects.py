@@ -50,8 +50,8 @@ class Subject(NamedTuple):
 
 
 def ours(driver: str, **variables: str) -> Subject:
-    """The service on a driver."""
-    variables = {"COMMIT_WITNESS": "false", "DRIVER": driver, **variables}
+    """The service on a driver, as it is installed."""
+    variables = {"DRIVER": driver, **variables}
     return Subject(
         f"onfinish {driver}", f"onfinish, {driver}", is_ours=True, variables=tuple(variables.items())
     )
@@ -78,6 +78,13 @@ PEERS = {
             "FastAPI + AsyncSession + asyncpg",
             environment="fastapi",
             command=("-m", "tests.bench.peers.fastapi_app"),
+        ),
+        Subject(
+            "litestar",
+            "Litestar + advanced-alchemy + asyncpg",
+            environment="litestar",
+            command=("-m", "tests.bench.peers.litestar_app"),
+            lacks=("export",),
         ),
         Subject(
             "tornado-sqlalchemy",
