@@ -22,7 +22,7 @@ def lent(database: Database) -> dict[str, int]:
     return {name: number for name, number in out.items() if number}
 
 
-async def all_back(database: Database, *, within_s: float = 2.0) -> dict[str, int]:
+async def all_back(database: Database, *, within_s: float = 10.0) -> dict[str, int]:
     """What is still lent after waiting for it: for requests whose client could not wait for an answer."""
     with contextlib.suppress(TimeoutError):
         await until(lambda: not lent(database), within_s=within_s)

@@ -20,6 +20,7 @@ from tests.fixtures.logs import ExpectLog
 from tests.handlers.conftest import Mount, Notes
 from tests.handlers.custody import lent
 from tests.handlers.notes import add_note, change_note
+from tests.handlers.waiting import until
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.every_driver]
 
@@ -143,12 +144,14 @@ async def test_a_file_that_another_process_holds_is_tried_again(
 
     client = mount(Handler)
     with (
-        expect_log("onfinish.handlers", r"retrying \(busy\)", level=logging.INFO),
+        expect_log("onfinish.handlers", r"retrying \(busy\)", level=logging.INFO) as retries,
         sql.connect() as other,
     ):
         other.execute("BEGIN IMMEDIATE")
-        asyncio.get_running_loop().call_later(0.35, other.execute, "ROLLBACK")
-        answer = await client.post("/")
+        posted = asyncio.create_task(client.post("/"))
+        await until(lambda: retries)
+        other.execute("ROLLBACK")
+        answer = await posted
         assert lent(database) == {}
 
     assert answer.code == 200

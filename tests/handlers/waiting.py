@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 
-async def until(condition: Callable[[], object], *, within_s: float = 3.0) -> None:
+async def until(condition: Callable[[], object], *, within_s: float = 10.0) -> None:
     """Wait until something has happened on the loop; an error where it does not happen in time."""
     give_up_at = time.monotonic() + within_s
     while not condition():

@@ -22,7 +22,7 @@ PACKAGES = ("conf", "db", "handlers", "server")
 def program(tmp_path: Path) -> Path:
     """A copy of the program, to be changed."""
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / package, tmp_path / package)  # with what is compiled of it
     return tmp_path
 
 

@@ -49,8 +49,12 @@ async def units_when(seen: Seen, condition: Callable[[list[dict[str, Any]]], obj
 
 
 def is_idle(units: list[dict[str, Any]]) -> bool:
-    """Whether the one unit has done its SQL, and its handler awaits something else."""
-    return bool(units) and units[0]["headline"].startswith("idle in its transaction")
+    """Whether the one unit has done its SQL, and its handler awaits `go_on`, and no longer its SQL's end."""
+    return (
+        bool(units)
+        and units[0]["headline"].startswith("idle in its transaction")
+        and (units[0]["place"] or {}).get("text", "").startswith("await go_on.wait()")
+    )
 
 
 @pytest.mark.every_driver
