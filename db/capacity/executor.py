@@ -337,6 +337,8 @@ class LoopThreadCall(_WaitsOnLoop, ThreadCall):
             else:
                 awaited = worker.switch(value)
         self._result, self._error = worker.result, worker.raised
+        if not worker.dead:  # idle, its frame would keep it, and its stack, for ever
+            worker.throw()
         return self._report
 
     def _wait_for(self, awaited: Awaitable[Any]) -> Any:

@@ -27,6 +27,8 @@ from handlers import ApiHandler
 from server.compare.lint import lint
 from tests.fixtures.waiting import wait_until
 
+pytestmark = pytest.mark.executor("threads")  # the patterns have plain sessions, on the engine itself
+
 ROOT = Path(__file__).resolve().parents[2]
 TASK_ID = "f2ee55c638084ebfb35a00c003670ad9"
 

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from db import Database, Outcome
 from db.capacity.executor import LoopThreadCall
+from db.capacity.greenlets import Worker
 from db.capacity.threads import Threads
 from db.errors import Cancelled, Conflict, DeadlinePassed, NestedUnitOfWork, UsageError
 from tests.db.counters import add, create_counters, create_families, orphan, read, sleep, value
@@ -186,7 +187,27 @@ async def test_a_call_holds_nothing_when_it_is_over(database: Database):
     assert gone() is None
 
 
-def test_a_loop_that_is_closed_under_it_does_not_hold_the_thread():
+@on_the_loop
+async def test_no_greenlet_is_left_of_a_call(database: Database):
+    """Each has a stack of its own: 18 KB."""
+
+    def workers() -> int:
+        gc.collect()
+        return sum(type(each) is Worker for each in gc.get_objects())
+
+    async def use() -> None:
+        async with database.unit_of_work(executor="threads", read_only=True) as unit:
+            await unit.run(lambda session: session.execute(text("SELECT 1")), unit.session)
+
+    await use()
+    before = workers()
+    for _ in range(5):
+        await use()
+
+    assert workers() <= before
+
+
+def test_a_loop_that_is_closed_under_it_does_not_hold_the_thread(expect_log: ExpectLog):
     threads = Threads(1, name="under-test")
     ended = threading.Event()
 
@@ -204,10 +225,12 @@ def test_a_loop_that_is_closed_under_it_does_not_hold_the_thread():
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(begin())
-    loop.close()
-
-    assert ended.wait(10)
-    threads.close(wait=True)
+    with expect_log("asyncio", "Task was destroyed"):  # the loop's, which was closed over it
+        loop.close()
+        assert ended.wait(10)
+        threads.close(wait=True)
+        del loop
+        gc.collect()
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

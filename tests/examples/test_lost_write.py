@@ -13,8 +13,8 @@ from tests.examples import lost_write, notes
 
 @pytest.fixture
 def engine(database):
-    notes.Base.metadata.create_all(database.writer.engine)
-    return database.writer.engine
+    notes.Base.metadata.create_all(database.writer.scopes)
+    return database.writer.scopes
 
 
 async def post_twice(client) -> list[int]:

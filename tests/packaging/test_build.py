@@ -191,7 +191,8 @@ def test_an_editable_install_is_a_path_to_the_tree(tree, hooks: Hooks, tmp_path)
 
 
 def _files(tree: Path) -> dict[Path, bytes]:
-    return {path.relative_to(tree): path.read_bytes() for path in tree.rglob("*") if path.is_file()}
+    files = [path for path in tree.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    return {path.relative_to(tree): path.read_bytes() for path in files}
 
 
 @pytest.mark.slow

@@ -77,6 +77,7 @@ async def test_expired_keys_are_deleted_to_the_last(database: Database, sql):
 @pytest.mark.usefixtures("shelves")
 @on_postgresql
 @pytest.mark.gen_test
+@pytest.mark.executor("threads")  # in greenlets the job has a connection of its own, with its row
 async def test_commit_markers_of_connections_that_are_gone_are_deleted(
     database_settings: DatabaseSettings, sql
 ):

@@ -69,6 +69,8 @@ async def test_promtool_has_no_complaint(seen: Seen):
     await seen.client.post("/books", BOOK)
     await seen.client.get("/nowhere")
     seen.ops.metrics.retries("deadlock")
+    seen.ops.metrics.marker_asked("committed")
+    seen.ops.metrics.behind(0.5)
     text = seen.ops.exposition.text()
     assert all(f"\n{family.name}" in text.decode() for family in FAMILIES)
 

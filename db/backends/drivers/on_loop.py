@@ -165,12 +165,20 @@ async def connect(
                 try:
                     connection = await _connect(address | wanted, connection_factory, timeout_s)
                 except psycopg2.OperationalError as error:
-                    faults.append(str(error))
+                    faults.append(_named(str(error), address))
                     continue
                 if cursor_factory is not None:
                     connection.cursor_factory = cursor_factory
                 return connection
     raise psycopg2.OperationalError("".join(faults))
+
+
+def _named(fault: str, address: Parameters) -> str:
+    """A fault with where it came from, which libpq says of a connection that it makes by itself."""
+    if fault.startswith("connection to server"):
+        return fault
+    at = address.get("hostaddr") or address.get("host") or "localhost"
+    return f'connection to server at "{at}", port {address.get("port", 5432)} failed: {fault}'
 
 
 async def _connect(

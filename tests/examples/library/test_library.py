@@ -145,6 +145,7 @@ async def test_the_live_page_is_told_of_what_was_committed(client: Client, datab
     socket.close()
 
 
+@pytest.mark.executor("threads")  # in greenlets so short a file is one piece on the wire
 async def test_the_export_has_all_loans_of_the_moment_at_which_it_began(
     client: Client, database: Database, sql: RawSql
 ):
