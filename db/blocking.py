@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 def pause(seconds: float) -> None:
     """Wait, inside of a call or in a thread: on the loop's thread without blocking the loop."""
-    if in_greenlet():
+    if in_greenlet() and asyncio._get_running_loop() is not None:
         await_(asyncio.sleep(seconds))
     else:
         time.sleep(seconds)
@@ -29,9 +29,9 @@ def off_loop(function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
     Raises:
         Unavailable: there is no thread for it. It may be called later all the same.
     """
-    if not in_greenlet():
+    loop = asyncio._get_running_loop()
+    if loop is None or not in_greenlet():  # in a thread, or in a greenlet there
         return function(*args, **kwargs)
-    loop = asyncio.get_running_loop()
     try:
         result = loop.run_in_executor(None, functools.partial(function, *args, **kwargs))
     except RuntimeError as error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from tests.examples import hero_api, hero_fastapi, hero_model
+from tests.documents import blocks
+from tests.examples import desk, hero_api, hero_fastapi, hero_model
 from tests.examples.test_migration import AFTER, BEFORE, FAULTS
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -22,6 +23,12 @@ def test_the_page_shows_these_files():
 
     for module in (hero_model, hero_api, hero_fastapi):
         assert f"```python\n{source_of(module)}```" in page
+
+
+def test_the_page_shows_the_template():
+    [shown] = blocks(DOCS / "handlers.md", "html")
+
+    assert shown.text == desk.TEMPLATES["tickets.html"]
 
 
 def test_the_handlers_take_no_more_lines_than_is_said():

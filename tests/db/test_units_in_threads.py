@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import threading
 import time
 import weakref
+from contextlib import closing
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.orm import Session
 
+from conf import DatabaseSettings
 from db import Database, Outcome
 from db.capacity.executor import LoopThreadCall
 from db.capacity.greenlets import Worker
 from db.capacity.threads import Threads
-from db.errors import Cancelled, Conflict, DeadlinePassed, NestedUnitOfWork, UsageError
+from db.errors import Cancelled, Conflict, ConnectionLost, DeadlinePassed, NestedUnitOfWork, UsageError
 from tests.db.counters import add, create_counters, create_families, orphan, read, sleep, value
 from tests.fixtures.backends import ASYNC, DEFAULT, GREENLETS
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
+from tests.fixtures.postgres import PostgresCluster
+from tests.fixtures.proxies import PostgresWire
 from tests.fixtures.waiting import wait_until
 from tests.handlers.waiting import until
 
@@ -153,6 +158,35 @@ async def test_a_cancel_between_two_statements_undoes_it(database: Database, sql
         await unit.settle(keep=True)
 
     assert value(sql) == 0
+
+
+@pytest.mark.parametrize("backend", [*ASYNC[:2], *GREENLETS], indirect=True)
+@pytest.mark.parametrize("delivered", [True, False])
+async def test_a_commit_whose_answer_is_lost_is_looked_up(
+    delivered: bool,
+    postgres_cluster: PostgresCluster,
+    database_url: str,
+    sql: RawSql,
+    expect_log: ExpectLog,
+):
+    """In the thread itself, which may wait for it."""
+    create_counters(sql)
+    with closing(PostgresWire(("127.0.0.1", postgres_cluster.port))) as wire:
+        url = make_url(database_url).set(port=wire.port).render_as_string(hide_password=False)
+        database = Database(DatabaseSettings(url=url, pool_size=1))
+        unit = database.unit_of_work(executor="threads")
+        await unit.run(add, unit.session)
+        wire.cut_at(b"COMMIT", delivered=delivered)
+
+        with (
+            expect_log("onfinish.db", "was applied" if delivered else "was not applied"),
+            contextlib.nullcontext() if delivered else pytest.raises(ConnectionLost),
+        ):
+            await unit.settle(keep=True)
+        await database.close()
+
+    assert unit.outcome is (Outcome.COMMITTED if delivered else Outcome.ROLLED_BACK)
+    assert value(sql) == delivered
 
 
 @every_one

@@ -11,7 +11,6 @@ import pytest
 from tornado.web import Application
 
 from db import Database
-from tests.documents import DOCS, blocks
 from tests.examples import desk
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
@@ -169,9 +168,3 @@ async def test_a_time_limit_is_that_of_the_work_and_for_some_users_another(
     patient = await (await visitor.log_in("staff")).send("GET", "/slow")
 
     assert (hasty.code, patient.code) == (504, 200)
-
-
-def test_the_page_shows_the_template():
-    [shown] = blocks(DOCS / "handlers.md", "html")
-
-    assert shown.text == desk.TEMPLATES["tickets.html"]

@@ -1,18 +1,14 @@
-"""What docs/sessions.md shows, run: its functions on both databases, its interactive session as printed."""
+"""What docs/sessions.md shows, run: its functions on both databases."""
 
 from __future__ import annotations
-
-import doctest
 
 import pytest
 from sqlalchemy import text
 
 from db import Database
 from db.errors import Conflict
-from tests.documents import DOCS, blocks
 from tests.examples.sessions import (
     Base,
-    Player,
     Squad,
     count_by_squad,
     import_in_parts,
@@ -21,8 +17,6 @@ from tests.examples.sessions import (
     move_player,
     welcome,
 )
-
-PAGE = DOCS / "sessions.md"
 
 
 @pytest.fixture
@@ -73,16 +67,3 @@ def test_a_move_is_logged_and_a_wrong_one_leaves_nothing(players: Database):
 @pytest.mark.gen_test
 async def test_a_unit_of_work_on_the_event_loop_runs_the_same_function(players: Database):
     assert await welcome(players, name="Ada") == 1
-
-
-def test_the_interactive_session_prints_what_the_page_says(players: Database):
-    """One after the other, in one namespace, as the page is read."""
-    globs = {"database": players, "Player": Player, "text": text}
-    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    for block in blocks(PAGE, "pycon"):
-        test = doctest.DocTestParser().get_doctest(block.text, globs, str(block), str(PAGE), block.line)
-        assert test.examples
-        runner.run(test, clear_globs=False)
-        globs |= test.globs
-
-    assert runner.summarize(verbose=False).failed == 0
