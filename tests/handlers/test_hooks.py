@@ -316,6 +316,8 @@ async def test_a_task_that_is_cancelled_in_the_middle_of_a_statement_gives_it_ba
     handlers: list[ApiHandler] = []
 
     class Handler(ApiHandler):
+        executor = "threads"  # where the loop goes on while it sleeps
+
         async def post(self) -> None:
             handlers.append(self)
             task = asyncio.current_task()
