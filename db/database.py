@@ -226,6 +226,7 @@ class Database:
         if executor not in (None, "threads"):
             raise UsageError(f'{label}: executor = {executor!r} is none; set "threads", or None')
         endpoint = self.reader if read_only else self.writer
+        where = endpoint.executor if executor is None else endpoint.threads
         unit = UnitOfWork(
             endpoint.engine,
             endpoint.backend,
@@ -245,7 +246,7 @@ class Database:
                 unit,
                 endpoint,
                 self.registry,
-                executor=endpoint.executor if executor is None else endpoint.threads,
+                executor=where,
                 pool_timeout_s=self.settings.pool_timeout_s,
                 follow_up=self._follow_up,
                 origin=origin,
@@ -259,7 +260,7 @@ class Database:
             unit,
             endpoint,
             self.registry,
-            executor=endpoint.executor if executor is None else endpoint.threads,
+            executor=where,
             pool_timeout_s=self.settings.pool_timeout_s,
             follow_up=self._follow_up,
             origin=origin,
@@ -486,8 +487,10 @@ class Database:
         """The units of work that are open, of requests and of scopes, oldest first. For the event loop."""
         return self.registry.open
 
-    def _follow_up(self, label: str, deadline_at: float | None) -> AsyncUnitOfWork:
-        return self.unit_of_work(label=label, deadline_at=deadline_at)
+    def _follow_up(
+        self, label: str, deadline_at: float | None, executor: Literal["threads"] | None
+    ) -> AsyncUnitOfWork:
+        return self.unit_of_work(label=label, deadline_at=deadline_at, executor=executor)
 
     def _endpoint(
         self, role: Role, settings: DatabaseSettings, backend: Backend, scopes_backend: Backend | None = None
@@ -517,7 +520,8 @@ class Database:
         # As many threads as slots: a unit of work that has a slot runs at once.
         threads = Threads(limiter.size, name=f"onfinish-{limiter.name}")
         if backend.is_async:
-            return GreenletExecutor(), LoopThreadExecutor(threads, self._stoppers)
+            on_loop = GreenletExecutor()
+            return on_loop, LoopThreadExecutor(threads, self._stoppers, on_loop)
         in_threads = ThreadExecutor(threads, self._stoppers)
         return in_threads, in_threads
 

@@ -208,13 +208,21 @@ class GreenletExecutor(Executor):
 
 
 class LoopThreadExecutor(ThreadExecutor):
-    """In threads, for drivers that wait on the event loop: each wait is handed to that."""
+    """In threads, for drivers that wait on the event loop: each wait is handed to that.
+
+    Args:
+        on_loop: where work without a waiter is done, which computes nothing.
+    """
+
+    def __init__(self, threads: Threads, stoppers: Threads, on_loop: Executor) -> None:
+        super().__init__(threads, stoppers)
+        self._on_loop = on_loop
 
     def start(self, work: Work, ended: Callable[[Call], None]) -> Call:
         return LoopThreadCall(self.threads, self._stoppers, work, ended)
 
     def detach(self, work: Work) -> None:
-        self.start(work, nothing_follows)
+        self._on_loop.detach(work)
 
 
 class ThreadCall(Call):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from types import CodeType, TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -49,6 +49,9 @@ QUEUED_S = 0.01
 FOLLOW_UP_S = 2.0
 """What the follow-ups of a unit have together where its deadline is closer than that, or has passed."""
 
+FollowUp = Callable[[str, float | None, Literal["threads"] | None], "AsyncUnitOfWork"]
+"""Makes a unit of the writer's, of a label, a deadline and an executor."""
+
 _PASSES_ON: set[CodeType] = set()
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -77,7 +80,7 @@ class AsyncUnitOfWork:
         registry: of the units that are open.
         executor: of that endpoint's, where its calls run.
         pool_timeout_s: longest wait for a slot.
-        follow_up: makes a unit of the writer's, of a label and a deadline, for what follows this one.
+        follow_up: makes a unit for what follows this one.
         origin: what it is done for, a request for example; for observers.
 
     Warns:
@@ -109,7 +112,7 @@ class AsyncUnitOfWork:
         *,
         executor: Executor,
         pool_timeout_s: float,
-        follow_up: Callable[[str, float | None], AsyncUnitOfWork],
+        follow_up: FollowUp,
         origin: object,
     ) -> None:
         self.origin = origin
@@ -521,8 +524,11 @@ class AsyncUnitOfWork:
         give_up_at = None
         if self.deadline_at is not None:
             give_up_at = max(self.deadline_at, time.monotonic() + FOLLOW_UP_S)
+        in_threads: Literal["threads"] | None = (
+            "threads" if self._executor is self._endpoint.threads else None
+        )
         for function in functions:
-            unit = self._new_follow_up(f"{self.label} afterwards", give_up_at)
+            unit = self._new_follow_up(f"{self.label} afterwards", give_up_at, in_threads)
             unit.origin, unit.is_follow_up = self.origin, True
             unit.exempt_from_max_waiting = self._was_admitted  # newcomers take no audit row from it
             guard = self._guard

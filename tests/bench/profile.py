@@ -209,7 +209,6 @@ def _profiled(url: str, driver: str, call: Call, tasks: int, number: int) -> Any
             "ENVIRONMENT": "production",
             "LOG_LEVEL": "warning",
             "GRACE_S": "0",
-            "COMMIT_WITNESS": "false",
         }
         subject = Subject(
             "profiled",

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import os
+import socket
 import threading
 import time
 import weakref
@@ -18,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
 from db import Database, Outcome
+from db.backends.drivers.on_loop import LoopConnection
 from db.capacity.executor import LoopThreadCall
 from db.capacity.greenlets import Worker
 from db.capacity.threads import Threads
@@ -219,6 +222,84 @@ async def test_a_call_holds_nothing_when_it_is_over(database: Database):
         gc.collect()
 
     assert gone() is None
+
+
+@pytest.mark.parametrize("backend", GREENLETS, indirect=True)
+async def test_nothing_of_the_loop_is_touched_by_the_thread(
+    database: Database, sql: RawSql, monkeypatch: pytest.MonkeyPatch
+):
+    """The loop watches the socket of an idle connection; the thread in which that breaks does not end it."""
+    loop = asyncio.get_running_loop()
+    touched: list[int] = []
+    for name in ("add_reader", "remove_reader", "add_writer", "remove_writer", "call_soon"):
+        own = getattr(loop, name)
+
+        def noted(*args: Any, own: Any = own, **kwargs: Any) -> Any:
+            touched.append(threading.get_ident())
+            return own(*args, **kwargs)
+
+        monkeypatch.setattr(loop, name, noted)
+    step, is_late = LoopConnection._step, threading.Event()
+
+    def late(self: LoopConnection) -> None:
+        if not is_late.is_set() or self._waiter is not None:
+            step(self)
+
+    monkeypatch.setattr(LoopConnection, "_step", late)
+    pids: list[int] = []
+    sockets: list[int] = []
+
+    def work(session: Session) -> None:
+        pids.append(session.scalar(text("SELECT pg_backend_pid()")) or 0)
+        connection: Any = session.connection().connection.dbapi_connection
+        sockets.append(connection.fileno())
+
+    def broken(session: Session) -> None:
+        is_late.set()  # the loop is at something else when the connection breaks
+        with socket.socket(fileno=os.dup(sockets[-1])) as own:
+            own.shutdown(socket.SHUT_RDWR)
+        try:
+            work(session)
+        finally:
+            is_late.clear()
+
+    async with database.unit_of_work() as unit:
+        await unit.run(work, unit.session)
+    async with database.unit_of_work(executor="threads") as unit:
+        await unit.run(broken, unit.session)  # which finds it out by its ping, and connects anew
+
+    assert pids[0] != pids[-1]
+    assert set(touched) == {threading.get_ident()}
+
+
+@on_the_loop
+async def test_what_a_unit_does_afterwards_runs_in_a_thread_too(database: Database, sql: RawSql):
+    create_counters(sql)
+    seen: list[str] = []
+
+    def audit(session: Session) -> None:
+        add(session)
+        seen.append(threading.current_thread().name)
+
+    for read_only in (False, True):
+        unit = database.unit_of_work(executor="threads", read_only=read_only)
+        await unit.run(read, unit.session)
+        await unit.settle(keep=True, follow_ups=lambda error: [audit])
+
+    assert [name.rpartition("_")[0] for name in seen] == ["onfinish-writer"] * 2
+    assert value(sql) == 2
+
+
+@on_the_loop
+async def test_what_is_cleaned_up_needs_no_thread(database: Database):
+    """When the threads are closed already, what a unit held is given back all the same."""
+    done = asyncio.Event()
+    database.writer.threads.close(wait=True)
+
+    database.writer.threads.detach(done.set)
+
+    async with asyncio.timeout(5):
+        await done.wait()
 
 
 @on_the_loop

@@ -51,6 +51,9 @@ class LoopConnection(TransactionConnection):
 
     def wait(self) -> None:
         """Wait in a greenlet for what was sent. Where that is interrupted the connection is closed."""
+        in_thread = asyncio._get_running_loop() is None
+        if in_thread and self._watched is not None:  # a thread may end the connection, and not its watch
+            await_(self._unwatched())
         try:
             state = self.poll()
         except BaseException:
@@ -60,8 +63,7 @@ class LoopConnection(TransactionConnection):
             return
         try:
             # In a thread nothing of the loop may be touched: what is awaited goes there, and waits there.
-            in_thread = asyncio._get_running_loop() is None
-            await_(self._waits_there(state) if in_thread else self._answer(state))
+            await_(self._answer_there(state) if in_thread else self._answer(state))
         except psycopg2.Error:
             raise
         except BaseException:
@@ -81,8 +83,14 @@ class LoopConnection(TransactionConnection):
             self._watch_writing(loop)
         return waiter
 
-    async def _waits_there(self, state: int) -> None:
-        await self._answer(state)
+    async def _answer_there(self, state: int) -> None:
+        try:
+            await self._answer(state)
+        finally:
+            self._unwatch()
+
+    async def _unwatched(self) -> None:
+        self._unwatch()
 
     def _step(self) -> None:
         """The socket can be read from, or written to."""
