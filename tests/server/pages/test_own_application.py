@@ -7,8 +7,6 @@ import contextlib
 import re
 import sqlite3
 import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,7 +24,7 @@ from server.monitoring.ops import Ops
 from server.pages import pages_for
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Client, Serve
-from tests.server.pages.conftest import BROWSER
+from tests.server.pages.conftest import BROWSER, live_when
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 through_asyncpg = pytest.mark.every_driver("postgresql+asyncpg")
@@ -69,18 +67,6 @@ async def kept_as(client: Client, name: str) -> dict[str, Any]:
     last = (await client.get("/-/requests.json")).json()["last"]
     [found] = [each for each in last if each["name"] == name]
     return await kept(client, found["request_id"])
-
-
-async def live_when(client: Client, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    """``/-/live.json`` as soon as it fulfils a condition."""
-    found: dict[str, Any] = {}
-    give_up_at = time.monotonic() + 10
-    while time.monotonic() < give_up_at:
-        found = (await client.get("/-/live.json")).json()
-        if condition(found):
-            return found
-        await asyncio.sleep(0.05)
-    raise AssertionError(found)
 
 
 def sql_of(request: dict[str, Any]) -> list[str]:
