@@ -9,7 +9,7 @@ import pytest
 
 from db import Database
 from server.monitoring.history import COUNTS, DAY_S, Full, History, Sampler
-from server.pages.live.chart import chart_of
+from server.pages.live.chart import in_words
 
 NOON = 1_795_867_200  # 2026-11-28 12:00 UTC
 NONE_FULL = (False, False)
@@ -87,14 +87,10 @@ def test_it_is_told_with_the_zone_and_with_the_day_that_is_not_today(
 ):
     """In the server's own zone, as lines of its log on a terminal are."""
     span = Full(1, NOON, NOON + 14, seconds, waiting)
-    history = History().past(NOON).pools["writer"]
-
-    def words(until_s: int) -> list[str]:
-        return chart_of("writer", history, [span], size=1, taken=0, waiting=0, until_s=until_s).full
 
     when = zone.replace("|", " to ")
-    assert words(NOON + 60) == [f"process 1: {when}, {told}"]
-    assert words(NOON + DAY_S - 1) == [f"process 1: 2026-11-28 {when}, {told}"]
+    assert in_words(span, NOON + 60) == f"process 1: {when}, {told}"
+    assert in_words(span, NOON + DAY_S - 1) == f"process 1: 2026-11-28 {when}, {told}"
 
 
 class EarlyLoop:

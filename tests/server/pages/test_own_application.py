@@ -216,6 +216,7 @@ async def test_pools_and_units_of_other_databases_are_shown_by_their_names(
     request = asyncio.create_task(client.post("/bills", headers={"X-Request-Id": "abc.1"}))
     live = await live_when(client, lambda live: [unit for unit in live["units"] if unit["sql"]])
     page = (await client.get("/-/live", headers=BROWSER)).body.decode()
+    as_text = (await client.get("/-/live.txt")).body.decode()
     go_on.set()
     await request
     await billing.close()
@@ -228,6 +229,8 @@ async def test_pools_and_units_of_other_databases_are_shown_by_their_names(
     assert "<b>billing writer</b> 1 of" in page
     # Nothing is known of its past, and nothing is said of that.
     assert page.count("A slot was free at each look") == page.count('the last ten minutes"') == 2
+    past = as_text.partition("no slot was free")[2]
+    assert [line.split()[0] for line in past.splitlines()[1:]] == ["writer", "reader"]
 
 
 @on_sqlite
