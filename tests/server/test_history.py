@@ -10,6 +10,7 @@ import pytest
 from db import Database
 from server.monitoring.history import COUNTS, DAY_S, Full, History, Sampler
 from server.pages.live.chart import in_words
+from server.pages.live.view import View
 
 NOON = 1_795_867_200  # 2026-11-28 12:00 UTC
 NONE_FULL = (False, False)
@@ -91,6 +92,14 @@ def test_it_is_told_with_the_zone_and_with_the_day_that_is_not_today(
     when = zone.replace("|", " to ")
     assert in_words(span, NOON + 60) == f"process 1: {when}, {told}"
     assert in_words(span, NOON + DAY_S - 1) == f"process 1: 2026-11-28 {when}, {told}"
+
+
+def test_it_is_known_since_the_start_but_for_a_day_at_most(zone: str):
+    past, at, of_zone = History().past(NOON), zone.partition("|")[0], zone.partition(" ")[2]
+
+    known = [View(None, [], past, NOON - ago_s).since for ago_s in (0, 3 * DAY_S)]  # type: ignore[arg-type]
+
+    assert known == [f"{at} {of_zone}", f"2026-11-27 {at} {of_zone}"]
 
 
 class EarlyLoop:

@@ -145,6 +145,23 @@ async def test_a_transaction_that_is_idle_is_shown_with_the_line_at_which_its_ha
     assert (so_far["open"], sql_of(so_far)) == (True, ["SELECT 1"])
 
 
+@on_sqlite
+@pytest.mark.gen_test
+async def test_a_request_is_named_by_its_route_whatever_the_host_that_this_is_for(
+    database: Database, serve: Serve
+):
+    application = Application([*pages_for(database)], database=database)
+    application.add_handlers("one.example", [(r"/ones/(?P<name>\w+)", Reads)])
+    application.add_handlers("two.example", [(r"/twos/(?P<name>\w+)", Reads)])
+    client = serve(application)
+
+    for host, path, request_id in (("one", "/ones/a", "abc.1"), ("two", "/twos/a", "abc.2")):
+        await client.get(path, headers={"Host": f"{host}.example", "X-Request-Id": request_id})
+
+    assert (await kept(client, "abc.1"))["name"] == "GET /ones/{name}"
+    assert (await kept(client, "abc.2"))["name"] == "GET /twos/{name}"
+
+
 @pytest.mark.gen_test
 async def test_ten_minutes_of_pools_and_outcomes_are_kept(database: Database, serve: Serve):
     """A sample each second, from the first request on."""
@@ -378,17 +395,60 @@ async def test_an_observer_that_the_database_has_already_is_called_as_before(
     database_settings: DatabaseSettings, serve: Serve
 ):
     """And its note on a unit of work is its own."""
-    observer = Notes()
+    observer, another = Notes(), Notes()
     database = Database(database_settings, observer)
+    database.observe(another)
     client = served(serve, database)
 
     await client.get("/reads")
     live = await live_when(client, lambda live: live["counts"]["read"])
     await database.close()
 
-    assert observer.ended_units == ["mine"]
-    assert len(observer.checked_in_s) == 1
+    for each in (observer, another):
+        assert each.ended_units == ["mine"]
+        assert len(each.checked_in_s) == 1
     assert live["counts"]["read"] == 1
+
+
+class Loops(ApiHandler):
+    """A SELECT for one row at a time."""
+
+    async def get(self) -> None:
+        for number in range(5):
+            await self.run(self.session.execute, text("SELECT :number"), {"number": str(number)})
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("options", "records", "logs"),
+    [
+        ({}, True, True),
+        ({"record": False}, False, False),
+        ({"token": "secret"}, False, False),
+        ({"token": "secret", "record": True}, True, False),
+    ],
+)
+@pytest.mark.gen_test
+async def test_where_strangers_may_come_nothing_is_recorded_unless_it_is_asked_for_and_no_loop_is_logged(
+    options: dict[str, Any],
+    records: bool,
+    logs: bool,
+    database: Database,
+    serve: Serve,
+    expect_log: ExpectLog,
+):
+    """A token is for an application that others than its developer use. Any other warning fails this test."""
+    pages = pages_for(database, **options)
+    client = serve(Application([("/loops", Loops), *pages], database=database))
+    with contextlib.ExitStack() as logged:
+        if logs:
+            logged.enter_context(expect_log("onfinish.requests", "5 times the same SELECT"))
+        await client.get("/loops")
+
+    lists = (await client.get("/-/requests.json", headers={"Authorization": "Bearer secret"})).json()
+
+    assert lists["recording"] is records
+    assert [each["findings"][0]["told"] for each in lists["last"]] == ["5 times the same SELECT"] * records
 
 
 # -- what it costs
