@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from conf import DatabaseSettings
 from db import Database
 from server.monitoring.history import COUNTS, DAY_S, Full, History, Sampler
+from server.monitoring.process import Process
 from server.pages.live.chart import in_words
 from server.pages.live.view import View
 
@@ -135,3 +138,16 @@ def test_a_timer_that_fires_early_loses_no_count(database: Database, monkeypatch
 
     assert past.counts[COUNTS[0]] == 60
     assert past.pools["writer"].taken[-20:] == [0] * 20
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.gen_test
+async def test_once_the_database_is_closed_no_sample_is_taken(database_settings: DatabaseSettings):
+    """The first is due in 1.5 s at most."""
+    database, process = Database(database_settings), Process()
+    process.sampler(database).start()
+
+    await database.close()
+    await asyncio.sleep(1.6)
+
+    assert {*process.history.past(int(time.time())).pools["writer"].taken} == {None}

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from sqlalchemy import text
 
+from conf import OpsSettings, Settings
 from handlers import ApiHandler
 from tests.db.authors import create_authors, list_authors, titles
 from tests.fixtures.browser import Page
@@ -39,6 +40,24 @@ async def test_the_page_of_an_error_links_to_its_timeline(seen: Seen):
 async def test_the_page_of_an_error_links_to_nothing_that_a_caller_may_not_see(seen: Seen):
     page = await seen.client.get("/nowhere", headers={**BROWSER, "Via": "1.1 proxy"})
 
+    assert b"-/requests" not in page.body
+
+
+@on_sqlite
+@pytest.mark.gen_test
+async def test_the_page_of_an_error_links_to_nothing_that_is_on_another_port(
+    settings: Settings, ops_settings: OpsSettings, make_application: MakeApp
+):
+    """Where `ops.port` is set, timelines are there."""
+    on_its_own = ops_settings.model_copy(update={"port": 9090})
+    seen = Seen(settings.model_copy(update={"ops": on_its_own}), make_application)
+    await seen.start()
+    try:
+        page = await seen.client.get("/nowhere", headers=BROWSER)
+    finally:
+        await seen.stop()
+
+    assert b"404" in page.body
     assert b"-/requests" not in page.body
 
 
