@@ -33,7 +33,7 @@ from db.capacity.registry import OpenUnit, UnitRegistry
 from db.capacity.threads import Threads
 from db.capacity.turns import Turns
 from db.engines.engine import blocking, make_engine, make_url, read_only_view
-from db.engines.idle_pool import observe_pool
+from db.engines.idle_pool import observe_pools
 from db.errors import DeadlinePassed, OutsideRun, UsageError
 from db.guard import StatementGuard
 from db.observer import ObservedUnit, Observer, Observers
@@ -154,14 +154,15 @@ class Database:
         self.registry.observer = self.registry.left.observer = self.observer
         if self.commit_markers is not None:
             self.commit_markers.observer = self.observer
-        pools: dict[Pool, tuple[Engine, str]] = {}
+        engines: dict[str, dict[Pool, Engine]] = {}  # each pool once: on SQLite in memory there is but one
         for endpoint in (self.reader, self.writer):
             endpoint.limiter.observer = self.observer
+            of_limiter = engines.setdefault(endpoint.limiter.name, {})
             for engine in (endpoint.engine, endpoint.scopes):
-                pools[engine.pool] = engine, endpoint.limiter.name
+                of_limiter[engine.pool] = engine
         if type(observer) is not Observer:  # else no hook is put into the pools
-            for engine, name in pools.values():
-                observe_pool(engine, name, observer)
+            for name, of_limiter in engines.items():
+                observe_pools(of_limiter.values(), name, observer)
 
     def expect_schema(self, revision: str, *, known: Collection[str] | None = None) -> None:
         """From now on a statement that finds no table or column is a schema that is behind, where it is.

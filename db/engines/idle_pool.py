@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Engine, event
@@ -97,12 +98,11 @@ def ping_after_idle(engine: Engine, settings: DatabaseSettings, backend: Backend
             raise DisconnectionError("an idle connection was gone") from error
 
 
-def observe_pool(engine: Engine, name: str, observer: Observer) -> None:
-    """Report to an observer an engine's connections, and that they lead to another server than before."""
-    last: str | None = None
+def observe_pools(engines: Iterable[Engine], name: str, observer: Observer) -> None:
+    """Report to an observer the connections of engines, and that they lead to another server than before."""
+    last: str | None = None  # of all of them: each finds the new server, and it is one failover
     checked_out_at = object()  # a key of its own: an engine may have several observers
 
-    @event.listens_for(engine, "connect")
     def connected(connection: Any, record: ConnectionPoolEntry) -> None:
         nonlocal last
         observer.connected(name)
@@ -111,25 +111,25 @@ def observe_pool(engine: Engine, name: str, observer: Observer) -> None:
             observer.failover()
         last = server or last
 
-    @event.listens_for(engine, "close")
     def closed(connection: Any, record: ConnectionPoolEntry) -> None:
         observer.disconnected(name)
 
-    @event.listens_for(engine, "detach")
-    def detached(connection: Any, record: ConnectionPoolEntry) -> None:
-        observer.disconnected(name)
-
-    @event.listens_for(engine, "checkout")
     def checked_out(connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
         # Not in `info`, which is emptied when a connection is thrown away.
         _kept_of(record)[checked_out_at] = time.perf_counter()
         observer.checked_out(name)
 
-    @event.listens_for(engine, "checkin")
     def checked_in(connection: Any, record: ConnectionPoolEntry) -> None:
         at = _kept_of(record).pop(checked_out_at, None)
         if at is not None:  # else it was found dead before it was checked out
             observer.checked_in(name, time.perf_counter() - at)
+
+    for engine in engines:
+        event.listen(engine, "connect", connected)
+        event.listen(engine, "close", closed)
+        event.listen(engine, "detach", closed)
+        event.listen(engine, "checkout", checked_out)
+        event.listen(engine, "checkin", checked_in)
 
 
 def _kept_of(record: ConnectionPoolEntry) -> dict[Any, Any]:

@@ -64,15 +64,16 @@ class Process:
     def admits(self, request: HTTPServerRequest) -> bool:
         """Whether a request where the application is served comes from an operator.
 
-        Its caller is on loopback, no proxy stands before it, and its Host is one of this server's: a web page
-        whose name points to 127.0.0.1 (DNS rebinding) has a caller on loopback as well. With a token, it has
-        the token.
+        Its caller is on loopback, nothing shows a proxy before it, and its Host is one of this server's: a
+        web page whose name points to 127.0.0.1 (DNS rebinding) has a caller on loopback as well. With a
+        token, it has the token.
         """
         if self._token is not None:
             return compare_digest(request.headers.get("Authorization", "").encode(), self._token)
         host = request.host if request.host.endswith("]") else request.host.rsplit(":", 1)[0]
         return (
             _is_loopback(request.remote_ip)
+            and request.version != "HTTP/1.0"  # of proxies: nginx before 1.29.7 where it is told nothing else
             and not any(name in request.headers for name in _FORWARDED)
             and (ANY in self._hosts or canonical_host(host) in self._hosts)
         )

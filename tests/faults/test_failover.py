@@ -157,7 +157,7 @@ class Failovers(Observer):
 
 @pytest.mark.parametrize("drivername", DRIVERS)
 async def test_a_failover_is_counted(settings: Settings, primary: PostgresCluster, standby: Standby):
-    """Once, however many connections are opened before it and after it."""
+    """Once, however many connections are opened before it and after it, those of scopes among them."""
     failovers = Failovers()
     database = Database(settings.database, failovers)
 
@@ -165,7 +165,11 @@ async def test_a_failover_is_counted(settings: Settings, primary: PostgresCluste
         async with database.unit_of_work() as unit:
             await unit.run(create_shelf, unit.session, name=name)
 
-    await asyncio.gather(create("one"), create("two"))
+    def create_in_scope(name: str) -> None:
+        with database.session_scope() as session:
+            create_shelf(session, name=name)
+
+    await asyncio.gather(create("one"), create("two"), asyncio.to_thread(create_in_scope, "of a scope"))
     before = failovers.count
     await asyncio.to_thread(primary.kill)
     await asyncio.to_thread(standby.promote)
@@ -173,6 +177,9 @@ async def test_a_failover_is_counted(settings: Settings, primary: PostgresCluste
         with contextlib.suppress(DatabaseError):
             await create("lost")
     await asyncio.gather(create("three"), create("four"))
+    for _ in range(2):  # its pool may have a connection to the old one
+        with contextlib.suppress(DatabaseError):
+            await asyncio.to_thread(create_in_scope, "of another scope")
     await database.close()
 
     assert (before, failovers.count) == (0, 1)

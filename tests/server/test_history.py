@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from conf import DatabaseSettings
 from db import Database
 from server.monitoring.history import COUNTS, DAY_S, Full, History, Sampler
-from server.pages.live.chart import chart_of
+from server.monitoring.process import Process
+from server.pages.live.chart import in_words
+from server.pages.live.view import View
 
 NOON = 1_795_867_200  # 2026-11-28 12:00 UTC
 NONE_FULL = (False, False)
@@ -87,14 +91,18 @@ def test_it_is_told_with_the_zone_and_with_the_day_that_is_not_today(
 ):
     """In the server's own zone, as lines of its log on a terminal are."""
     span = Full(1, NOON, NOON + 14, seconds, waiting)
-    history = History().past(NOON).pools["writer"]
-
-    def words(until_s: int) -> list[str]:
-        return chart_of("writer", history, [span], size=1, taken=0, waiting=0, until_s=until_s).full
 
     when = zone.replace("|", " to ")
-    assert words(NOON + 60) == [f"process 1: {when}, {told}"]
-    assert words(NOON + DAY_S - 1) == [f"process 1: 2026-11-28 {when}, {told}"]
+    assert in_words(span, NOON + 60) == f"process 1: {when}, {told}"
+    assert in_words(span, NOON + DAY_S - 1) == f"process 1: 2026-11-28 {when}, {told}"
+
+
+def test_it_is_known_since_the_start_but_for_a_day_at_most(zone: str):
+    past, at, of_zone = History().past(NOON), zone.partition("|")[0], zone.partition(" ")[2]
+
+    known = [View(None, [], past, NOON - ago_s).since for ago_s in (0, 3 * DAY_S)]  # type: ignore[arg-type]
+
+    assert known == [f"{at} {of_zone}", f"2026-11-27 {at} {of_zone}"]
 
 
 class EarlyLoop:
@@ -130,3 +138,16 @@ def test_a_timer_that_fires_early_loses_no_count(database: Database, monkeypatch
 
     assert past.counts[COUNTS[0]] == 60
     assert past.pools["writer"].taken[-20:] == [0] * 20
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.gen_test
+async def test_once_the_database_is_closed_no_sample_is_taken(database_settings: DatabaseSettings):
+    """The first is due in 1.5 s at most."""
+    database, process = Database(database_settings), Process()
+    process.sampler(database).start()
+
+    await database.close()
+    await asyncio.sleep(1.6)
+
+    assert {*process.history.past(int(time.time())).pools["writer"].taken} == {None}

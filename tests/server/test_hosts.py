@@ -38,7 +38,7 @@ def ask(
     """Status and body of an answer to a request with this Host, None for no such header."""
     head = [f"{method} {path} {version}", *([] if host is None else [f"Host: {host}"]), *headers, "", ""]
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-        connection.sendall("\r\n".join(head).encode())
+        connection.sendall("\r\n".join(head).encode("latin-1"))
         with contextlib.closing(http.client.HTTPResponse(connection, method=method)) as response:
             response.begin()
             return response.status, response.read()

@@ -40,7 +40,8 @@ def test_where_no_server_answers_it_says_so(unused_port: int):
 
 @on_sqlite
 def test_in_production_it_names_the_port_to_give(database_url: str, start_server: StartServer):
-    server = start_server("--grace-s", "0", url=database_url, environ={"ENVIRONMENT": "production"})
+    environ = {"ENVIRONMENT": "production"}
+    server = start_server("--grace-s", "0", "--port", "0", url=database_url, environ=environ)
 
     done = run("top", "--port", str(server.port))
 

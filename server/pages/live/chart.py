@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -13,10 +13,7 @@ WIDTH, HEIGHT = SECONDS, 40
 
 
 class Chart(NamedTuple):
-    """A pool as it is shown: a second is one wide, all slots taken is `HEIGHT` high.
-
-    ``full`` are sentences on when no slot was free, the latest first.
-    """
+    """A pool as it is shown: a second is one wide, all slots taken is `HEIGHT` high."""
 
     name: str
     size: int
@@ -25,23 +22,12 @@ class Chart(NamedTuple):
     area: str
     line: str
     waits: str
-    full: list[str]
 
 
-def chart_of(
-    name: str,
-    history: PoolHistory,
-    full: Iterable[Full],
-    *,
-    size: int,
-    taken: int,
-    waiting: int,
-    until_s: int,
-) -> Chart:
-    """A chart of ten minutes that end with a second of the Unix time.
+def chart_of(name: str, history: PoolHistory, *, size: int, taken: int, waiting: int) -> Chart:
+    """A chart of ten minutes.
 
     Args:
-        full: when the pool of a process was full.
         size: the slots of all processes.
         taken: how many are taken now.
         waiting: how many callers wait now.
@@ -55,19 +41,11 @@ def chart_of(
         f"M{began} 0h{len(values)}v4h-{len(values)}z"
         for began, values in _runs([value or None for value in history.waiting])
     )
-    return Chart(
-        name,
-        size,
-        taken,
-        waiting,
-        "".join(area),
-        "".join(line),
-        waits,
-        [_in_words(span, until_s) for span in full],
-    )
+    return Chart(name, size, taken, waiting, "".join(area), "".join(line), waits)
 
 
-def _in_words(span: Full, now_s: int) -> str:
+def in_words(span: Full, now_s: int) -> str:
+    """When the pool of a process was full: ``process 0: 14:02:09 to 14:02:12 UTC, up to 4 waiting``."""
     when, looks = clock(span.began_s), span.ended_s - span.began_s + 1
     if looks > 1:
         when += f" to {clock(span.ended_s)}"

@@ -34,5 +34,7 @@ def text_of(view: View) -> str:
             lines += textwrap.wrap(sql, _WIDTH, initial_indent=" " * 10, subsequent_indent=" " * 10)
     lines += ["", "in ten minutes: " + ", ".join(f"{number} {name}" for name, number in view.counts.items())]
     lines += ["", f"no slot was free, since {view.since}:"]
-    lines += [f"{chart.name:>8}  {span}" for chart in view.charts for span in chart.full or ("never",)]
+    # Nothing is known of another database's pools.
+    known = [chart.name for chart in view.charts if chart.name in view.past.full]
+    lines += [f"{pool:>8}  {span}" for pool in known for span in view.full(pool) or ("never",)]
     return "\n".join("".join(c for c in line if c.isprintable()).rstrip() for line in lines) + "\n"

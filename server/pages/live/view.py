@@ -10,7 +10,7 @@ from db import Database
 from server.monitoring.history import COUNTS, DAY_S, Past, PoolHistory
 from server.monitoring.process import Process
 from server.pages.clock import clock, day, zone
-from server.pages.live.chart import Chart, chart_of
+from server.pages.live.chart import Chart, chart_of, in_words
 from server.pages.live.look import Look
 from server.pages.live.rows import Live, live_of, pids_of
 from server.pages.live.sessions import ANSWER_S, AskedSessions
@@ -61,6 +61,10 @@ class View(NamedTuple):
     def counts(self) -> dict[str, int]:
         """The counts of ten minutes, as the page calls them."""
         return {WORDS[name]: self.past.counts[name] for name in COUNTS}
+
+    def full(self, pool: str, spans_max: int | None = None) -> list[str]:
+        """When a pool was full, in words, the newest first; of a day there may be thousands."""
+        return [in_words(span, self.past.until_s) for span in self.past.full.get(pool, [])[:spans_max]]
 
     def as_json(self) -> dict[str, Any]:
         """The same, for a program."""
@@ -117,6 +121,5 @@ class LiveView:
                 key: sum(each[name][key] for each in pools if name in each)
                 for key in ("size", "taken", "waiting")
             }
-            full = past.full.get(name, ())
-            charts.append(chart_of(name, past.pools.get(name, _NO_HISTORY), full, until_s=now_s, **sums))
+            charts.append(chart_of(name, past.pools.get(name, _NO_HISTORY), **sums))
         return View(live, charts, past, self._process.history.since_s)

@@ -17,7 +17,7 @@ ONE = b"R"
 FOUND_MAX = 10
 """So many requests are shown of those that a beginning of an id has found."""
 
-_Any = TypeVar("_Any")
+T = TypeVar("T")
 
 
 class Found(NamedTuple):
@@ -100,7 +100,7 @@ class RequestViews:
         return {"process": self.log.process, "found": [each.as_json() for each in found[: FOUND_MAX + 1]]}
 
 
-def _exact(found: list[_Any], request_id: str, id_of: Callable[[_Any], str]) -> list[_Any]:
+def _exact(found: list[T], request_id: str, id_of: Callable[[T], str]) -> list[T]:
     """Those that have the id where any has it, else all: it is the beginning of theirs."""
     return [each for each in found if id_of(each) == request_id] or found
 

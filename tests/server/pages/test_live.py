@@ -25,11 +25,11 @@ from tests.fixtures.browser import Page
 from tests.fixtures.databases import RawSql
 from tests.fixtures.pgbouncer import Bouncer
 from tests.fixtures.process import StartServer, send
-from tests.fixtures.server import Serve
+from tests.fixtures.server import Client, Serve
 from tests.fixtures.service import MakeApp
 from tests.fixtures.waiting import wait_until
 from tests.server.conftest import Seen
-from tests.server.pages.conftest import BROWSER, each_look
+from tests.server.pages.conftest import BROWSER, each_look, live_when
 from tests.server.pages.looks import faults_of
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -38,14 +38,8 @@ on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True
 
 async def units_when(seen: Seen, condition: Callable[[list[dict[str, Any]]], object]) -> list[dict[str, Any]]:
     """The units of ``/-/live.json`` as soon as they fulfil a condition."""
-    units: list[dict[str, Any]] = []
-    give_up_at = time.monotonic() + 10
-    while time.monotonic() < give_up_at:
-        units = (await seen.client.get("/-/live.json")).json()["units"]
-        if condition(units):
-            return units
-        await asyncio.sleep(0.05)
-    raise AssertionError(units)
+    live = await live_when(seen.client, lambda live: condition(live["units"]))
+    return list(live["units"])
 
 
 def is_idle(units: list[dict[str, Any]]) -> bool:
@@ -55,6 +49,17 @@ def is_idle(units: list[dict[str, Any]]) -> bool:
         and units[0]["headline"].startswith("idle in its transaction")
         and (units[0]["place"] or {}).get("text", "").startswith("await go_on.wait()")
     )
+
+
+def client_that_holds(seen: Seen, serve: Serve, go_on: asyncio.Event, sql: str = "SELECT 1") -> Client:
+    """A client whose POST to ``/hold`` sends SQL, and is in its transaction until the event."""
+
+    class Holds(ApiHandler):
+        async def post(self) -> None:
+            await self.run(self.session.execute, text(sql))
+            await go_on.wait()
+
+    return serve(Application([("/hold", Holds)], database=seen.database))
 
 
 @pytest.mark.every_driver
@@ -331,8 +336,9 @@ async def test_callers_that_wait_for_a_slot_are_numbered(seen: Seen, serve: Serv
     client = serve(Application([("/hold", Holds)], database=seen.database))
     requests = [asyncio.create_task(client.post("/hold")) for _ in range(size + 2)]
     units = await units_when(seen, lambda units: len([u for u in units if u["kind"] == "waits"]) == 2)
-    await asyncio.sleep(1.2)  # a sample is taken each second
-    pool = (await seen.client.get("/-/live.json")).json()["pools"]["writer"]
+    # A sample is taken each second.
+    live = await live_when(seen.client, lambda live: 2 in live["pools"]["writer"]["history"]["waiting"])
+    pool = live["pools"]["writer"]
     go_on.set()
     await asyncio.gather(*requests)
 
@@ -343,7 +349,6 @@ async def test_callers_that_wait_for_a_slot_are_numbered(seen: Seen, serve: Serv
     [full] = pool["full"]
     assert (full["process"], full["waiting"]) == (0, 2)
     assert full["began_s"] <= full["ended_s"] <= time.time()
-    assert 2 in pool["history"]["waiting"]
 
 
 @on_sqlite
@@ -393,13 +398,7 @@ def test_a_process_that_is_stopped_is_shown_within_a_second_and_a_half(
 async def test_a_database_that_hangs_is_said_in_time(seen: Seen, serve: Serve, sql: RawSql):
     """Its question waits for a lock on the catalogue: the page comes without locks, and says why."""
     go_on = asyncio.Event()
-
-    class Holds(ApiHandler):
-        async def post(self) -> None:
-            await self.run(self.session.execute, text("SELECT 1"))
-            await go_on.wait()
-
-    client = serve(Application([("/hold", Holds)], database=seen.database))
+    client = client_that_holds(seen, serve, go_on)
     request = asyncio.create_task(client.post("/hold"))
     await units_when(seen, is_idle)
     with sql.connect() as connection, contextlib.closing(connection.cursor()) as cursor:
@@ -427,13 +426,7 @@ async def test_it_looks_well_in_a_browser_and_follows_what_happens(
 ):
     """A row comes and goes without a reload."""
     go_on = asyncio.Event()
-
-    class Holds(ApiHandler):
-        async def post(self) -> None:
-            await self.run(self.session.execute, text("SELECT '<i>' || 1"))
-            await go_on.wait()
-
-    client = serve(Application([("/hold", Holds)], database=seen.database))
+    client = client_that_holds(seen, serve, go_on, "SELECT '<i>' || 1")
     port = seen.client.port
     await page.open(f"http://127.0.0.1:{port}/-/live", width=width, scheme=scheme)
     rows = "document.querySelectorAll('.unit').length"
@@ -498,13 +491,7 @@ async def test_without_scripts_it_is_whole_and_loads_itself_again(
 ):
     """What only scripts could do is not there."""
     go_on = asyncio.Event()
-
-    class Holds(ApiHandler):
-        async def post(self) -> None:
-            await self.run(self.session.execute, text("SELECT 1"))
-            await go_on.wait()
-
-    client = serve(Application([("/hold", Holds)], database=seen.database))
+    client = client_that_holds(seen, serve, go_on)
     request = asyncio.create_task(client.post("/hold", headers={"X-Request-Id": "abc.1"}))
     await units_when(seen, is_idle)
     port = seen.client.port

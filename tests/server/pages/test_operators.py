@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from server.pages import pages_for
 from tests.fixtures.server import Client, Serve
 from tests.fixtures.service import MakeApp
 from tests.server.pages.conftest import BROWSER
+from tests.server.test_hosts import ask
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
@@ -38,11 +40,13 @@ CALLERS: Mapping[str, dict[str, str]] = {
     "by an unknown host": {"Host": "evil.example"},
     "behind a proxy": {"X-Forwarded-For": "127.0.0.1"},
     "behind one that forwards no address": {"Via": "1.1 proxy"},
+    "by HTTP/1.0": {"Host": "127.0.0.1:8888"},  # a proxy that is told nothing else names its own upstream
     "with another token": {"Authorization": "Bearer secret"},
     "with an empty token": {"Authorization": "Bearer "},
     "with the token": TOKEN,
     "with the token, by an unknown host": {**TOKEN, "Host": "api.example"},
     "with the token, behind a proxy": {**TOKEN, "X-Forwarded-For": "192.0.2.7"},
+    "with the token, by HTTP/1.0": {**TOKEN, "Host": "127.0.0.1:8888"},
     "from afar": {},
     "from afar, by a loopback name": {"Host": "localhost"},
     "from afar, with the token": TOKEN,
@@ -62,6 +66,12 @@ NONE: set[str] = set()
 
 PAGES = ("/-/live", "/-/live.json", "/-/live.txt", "/-/requests", "/-/requests.json", "/-/requests/abc.1")
 OF_THE_SERVER = (*PAGES, "/", "/metrics", "/stats")
+
+
+def ask_by_http_1_0(client: Client, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
+    """Status and body; Tornado's client speaks 1.1 alone."""
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    return ask(client.port, path, None, *lines, version="HTTP/1.0")
 
 
 @on_sqlite
@@ -102,10 +112,14 @@ async def test_who_is_an_operator_sees_each_page_and_all_others_none(
     for caller, headers in CALLERS.items():
         client: Client = far if "from afar" in caller else near
         for path in paths:
-            answer = await client.get(path, headers={**BROWSER, **headers})
+            if "by HTTP/1.0" in caller:
+                code, body = await asyncio.to_thread(ask_by_http_1_0, client, path, {**BROWSER, **headers})
+            else:
+                answer = await client.get(path, headers={**BROWSER, **headers})
+                code, body = answer.code, answer.body
             # The page of a request that is not kept is 404 as well, and says what is.
-            shows = answer.code == 200 or b"No such request is kept" in answer.body
-            assert shows or answer.code == 404, (caller, path, answer)
+            shows = code == 200 or b"No such request is kept" in body
+            assert shows or code == 404, (caller, path, code, body)
             if shows:
                 seen.setdefault(caller, set()).add(path)
 

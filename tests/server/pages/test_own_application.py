@@ -7,8 +7,6 @@ import contextlib
 import re
 import sqlite3
 import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,7 +24,7 @@ from server.monitoring.ops import Ops
 from server.pages import pages_for
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.server import Client, Serve
-from tests.server.pages.conftest import BROWSER
+from tests.server.pages.conftest import BROWSER, live_when
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 through_asyncpg = pytest.mark.every_driver("postgresql+asyncpg")
@@ -69,18 +67,6 @@ async def kept_as(client: Client, name: str) -> dict[str, Any]:
     last = (await client.get("/-/requests.json")).json()["last"]
     [found] = [each for each in last if each["name"] == name]
     return await kept(client, found["request_id"])
-
-
-async def live_when(client: Client, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    """``/-/live.json`` as soon as it fulfils a condition."""
-    found: dict[str, Any] = {}
-    give_up_at = time.monotonic() + 10
-    while time.monotonic() < give_up_at:
-        found = (await client.get("/-/live.json")).json()
-        if condition(found):
-            return found
-        await asyncio.sleep(0.05)
-    raise AssertionError(found)
 
 
 def sql_of(request: dict[str, Any]) -> list[str]:
@@ -159,6 +145,23 @@ async def test_a_transaction_that_is_idle_is_shown_with_the_line_at_which_its_ha
     assert (so_far["open"], sql_of(so_far)) == (True, ["SELECT 1"])
 
 
+@on_sqlite
+@pytest.mark.gen_test
+async def test_a_request_is_named_by_its_route_whatever_the_host_that_this_is_for(
+    database: Database, serve: Serve
+):
+    application = Application([*pages_for(database)], database=database)
+    application.add_handlers("one.example", [(r"/ones/(?P<name>\w+)", Reads)])
+    application.add_handlers("two.example", [(r"/twos/(?P<name>\w+)", Reads)])
+    client = serve(application)
+
+    for host, path, request_id in (("one", "/ones/a", "abc.1"), ("two", "/twos/a", "abc.2")):
+        await client.get(path, headers={"Host": f"{host}.example", "X-Request-Id": request_id})
+
+    assert (await kept(client, "abc.1"))["name"] == "GET /ones/{name}"
+    assert (await kept(client, "abc.2"))["name"] == "GET /twos/{name}"
+
+
 @pytest.mark.gen_test
 async def test_ten_minutes_of_pools_and_outcomes_are_kept(database: Database, serve: Serve):
     """A sample each second, from the first request on."""
@@ -230,6 +233,7 @@ async def test_pools_and_units_of_other_databases_are_shown_by_their_names(
     request = asyncio.create_task(client.post("/bills", headers={"X-Request-Id": "abc.1"}))
     live = await live_when(client, lambda live: [unit for unit in live["units"] if unit["sql"]])
     page = (await client.get("/-/live", headers=BROWSER)).body.decode()
+    as_text = (await client.get("/-/live.txt")).body.decode()
     go_on.set()
     await request
     await billing.close()
@@ -242,6 +246,8 @@ async def test_pools_and_units_of_other_databases_are_shown_by_their_names(
     assert "<b>billing writer</b> 1 of" in page
     # Nothing is known of its past, and nothing is said of that.
     assert page.count("A slot was free at each look") == page.count('the last ten minutes"') == 2
+    past = as_text.partition("no slot was free")[2]
+    assert [line.split()[0] for line in past.splitlines()[1:]] == ["writer", "reader"]
 
 
 @on_sqlite
@@ -389,17 +395,60 @@ async def test_an_observer_that_the_database_has_already_is_called_as_before(
     database_settings: DatabaseSettings, serve: Serve
 ):
     """And its note on a unit of work is its own."""
-    observer = Notes()
+    observer, another = Notes(), Notes()
     database = Database(database_settings, observer)
+    database.observe(another)
     client = served(serve, database)
 
     await client.get("/reads")
     live = await live_when(client, lambda live: live["counts"]["read"])
     await database.close()
 
-    assert observer.ended_units == ["mine"]
-    assert len(observer.checked_in_s) == 1
+    for each in (observer, another):
+        assert each.ended_units == ["mine"]
+        assert len(each.checked_in_s) == 1
     assert live["counts"]["read"] == 1
+
+
+class Loops(ApiHandler):
+    """A SELECT for one row at a time."""
+
+    async def get(self) -> None:
+        for number in range(5):
+            await self.run(self.session.execute, text("SELECT :number"), {"number": str(number)})
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("options", "records", "logs"),
+    [
+        ({}, True, True),
+        ({"record": False}, False, False),
+        ({"token": "secret"}, False, False),
+        ({"token": "secret", "record": True}, True, False),
+    ],
+)
+@pytest.mark.gen_test
+async def test_where_strangers_may_come_nothing_is_recorded_unless_it_is_asked_for_and_no_loop_is_logged(
+    options: dict[str, Any],
+    records: bool,
+    logs: bool,
+    database: Database,
+    serve: Serve,
+    expect_log: ExpectLog,
+):
+    """A token is for an application that others than its developer use. Any other warning fails this test."""
+    pages = pages_for(database, **options)
+    client = serve(Application([("/loops", Loops), *pages], database=database))
+    with contextlib.ExitStack() as logged:
+        if logs:
+            logged.enter_context(expect_log("onfinish.requests", "5 times the same SELECT"))
+        await client.get("/loops")
+
+    lists = (await client.get("/-/requests.json", headers={"Authorization": "Bearer secret"})).json()
+
+    assert lists["recording"] is records
+    assert [each["findings"][0]["told"] for each in lists["last"]] == ["5 times the same SELECT"] * records
 
 
 # -- what it costs
