@@ -8,7 +8,7 @@
        |
     finish()           Tornado's own: headers and body go into the held response
        |
-    on_finish()        commit, or roll back, off the loop
+    on_finish()        commit, or roll back; the loop goes on
        |                   ok       -> the held response leaves
        |                   conflict -> dropped; a fresh handler runs the request again
        |                   failed   -> dropped; a fresh handler of the same class answers the error

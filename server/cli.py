@@ -29,7 +29,6 @@ log = logging.getLogger("onfinish.cli")
 DEFAULT_COMMAND = "serve"
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 _PACKAGE = __name__.rpartition(".")[0]
-_OURS = {f"{PREFIX}{name}" for name in ("conf", "db", "handlers", "server")}
 _DEST = "setting "  # no command's own option can have this prefix
 
 _GENERAL = "What chooses the file, and what concerns everything."
@@ -160,11 +159,11 @@ def run_command(command: Command, settings: Settings, arguments: argparse.Namesp
         print(f"{prog}: {exc}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as exc:
-        if exc.name is None or any(f"{exc.name}.".startswith(f"{ours}.") for ours in _OURS):
-            raise
         from db.backends.packages import way_to_install
 
-        fix = way_to_install(exc, settings.database)
+        fix = way_to_install(exc)
+        if fix is None:
+            raise
         print(f"{prog}: {exc}: {fix} installs it", file=sys.stderr)
     except DatabaseError as exc:
         print(f"{prog}: {exc}{_where(exc.__cause__, settings)}", file=sys.stderr)

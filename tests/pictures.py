@@ -52,7 +52,7 @@ STEPS = (
     Step(DATABASE, MODEL, "the row"),
     Step(MODEL, HANDLER, "what the function returns"),
     Step(HANDLER, HANDLER, "headers and body: the response is HELD", "finish()", "held"),
-    Step(HANDLER, DATABASE, "COMMIT, or ROLLBACK from status 400 on; off the loop", "on_finish()"),
+    Step(HANDLER, DATABASE, "COMMIT, or ROLLBACK from status 400 on; the loop goes on", "on_finish()"),
     Step(DATABASE, HANDLER, "committed"),
     Step(HANDLER, CLIENT, "201: the held response leaves"),
     Step(HANDLER, HANDLER, "a conflict: it is dropped, a fresh handler runs the request again", kind="else"),

@@ -1,16 +1,16 @@
-"""The packages that bring the drivers which do not come with the service."""
+"""The packages that bring the modules which do not come with the service."""
 
 from __future__ import annotations
 
-from conf import DatabaseSettings
+from importlib.util import find_spec
 
 _PACKAGES = {"psycopg": "'psycopg[binary]'"}
 """Those whose name is not the module's."""
 
 
-def way_to_install(missing: ModuleNotFoundError, settings: DatabaseSettings) -> str:
-    """How to install a module that the settings' driver needs, and with it all that the driver needs."""
-    url = settings.url.get_secret_value() if settings.url is not None else settings.drivername or ""
-    name = url.partition("://")[0].partition("+")[2]
-    packages = _PACKAGES.get(name) or _PACKAGES.get(missing.name or "") or missing.name
-    return f"pip install {packages}"
+def way_to_install(missing: ModuleNotFoundError) -> str | None:
+    """How to install a module; None for a part of a package that is there, whose importer is at fault."""
+    package = (missing.name or "").partition(".")[0]
+    if not package or find_spec(package) is not None:
+        return None
+    return f"pip install {_PACKAGES.get(package, package)}"

@@ -92,7 +92,7 @@ _COLUMNS = Task.__table__.columns
 
 _LISTED = [cast(each, Text).label(each.name) if each is _COLUMNS.s3_keys else each for each in _COLUMNS]
 """The columns of many rows, `s3_keys` as text. To parse a thousand values of 64 KiB takes seconds, and all
-are parsed before a row is returned: with an asyncio driver on the event loop. `s3_keys_of` parses one."""
+are parsed before a row is returned: in greenlets on the event loop. `s3_keys_of` parses one."""
 
 _S3_KEYS = next(at for at, each in enumerate(_COLUMNS) if each is _COLUMNS.s3_keys)
 """Where it stands in these rows: an attribute of a row takes twenty times as long to look up."""

@@ -30,8 +30,7 @@ def examine(settings: DatabaseSettings, plan: Plan) -> Iterator[Finding]:
     try:
         engine = make_engine(settings, "reader", backend)
     except ModuleNotFoundError as missing:
-        fix = way_to_install(missing, settings)
-        yield error("driver", f"{missing.name} is not installed", fix)
+        yield error("driver", f"{missing.name} is not installed", way_to_install(missing) or "")
         return
     except TypeError as fault:  # an argument that create_engine or the driver does not know
         yield error("driver", mask_text(str(fault)), "look at database.connect_args and database.query")

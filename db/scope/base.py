@@ -40,7 +40,7 @@ class Scope(ABC):
         """
 
     def carry(self, function: Callable[P, R], session: Session) -> Callable[P, R]:
-        """A function as `run` takes it off the event loop for a request that owns ``session``."""
+        """A function as `run` calls it for a request that owns ``session``."""
         return function
 
     @contextlib.contextmanager

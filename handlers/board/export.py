@@ -24,7 +24,7 @@ PAGE_SIZE = 250
 """Rows of one fetch. The largest have 24 MiB together as they are stored; a thousand took no less CPU."""
 
 WRITTEN_AT_ONCE_BYTES = 128 * 1024
-"""Three of the largest tasks, four hundred small ones. With an asyncio driver the event loop parses and
+"""Three of the largest tasks, four hundred small ones. In greenlets the event loop parses and
 writes their JSON in one turn; fewer would cost more calls."""
 
 

@@ -47,7 +47,7 @@ class TransactionMethods:
 
     @passes_on
     def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        """Call a plain function that works with the session, or one of `session_of`, off the event loop.
+        """Call a plain function that works with the session, or one of `session_of`, where it may wait.
 
         Has to be awaited: a call that was made and has not started at the end fails the transaction.
 
@@ -74,7 +74,7 @@ class TransactionMethods:
     def before_commit(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
         """Call ``function(session, …)`` as the last work of this unit, just before COMMIT.
 
-        It runs off the loop, after ``finish()``, for work that needs the finished response; or in `commit`.
+        It runs as by `run`, after ``finish()``, for work that needs the finished response; or in `commit`.
         An exception rolls the work back, and is answered in place of the success.
 
         Raises:

@@ -310,6 +310,33 @@ def test_a_change_of_an_expunged_row_writes_nothing(database, sql):
     assert loose.name == "changed"
 
 
+def test_expunge_all_takes_each_row_out_of_the_session(database, sql):
+    with database.session_scope() as session:
+        create_team(session, name="Store")
+
+    with database.session_scope() as session:
+        [team] = session.scalars(select(Team))
+        session.add(pending := Team(name="Shop"))
+        session.expunge_all()
+        team.name = "changed"
+        assert (inspect(team).detached, inspect(pending).transient) == (True, True)
+
+    assert sql("SELECT name FROM teams") == [{"name": "Store"}]
+
+
+def test_a_query_sees_what_its_session_has_written_and_without_autoflush_does_not(database):
+    """By `session.query`, as the notes have it, which works as ever."""
+    with database.session_scope() as session:
+        session.add(team := Team(name="Store"))
+
+        assert session.query(Team).filter(Team.name == "Store").first() is team
+
+    with Session(database.writer.engine, autoflush=False) as session:
+        session.add(Team(name="Shop"))
+
+        assert session.query(Team).filter(Team.name == "Shop").first() is None
+
+
 # -- using a session again
 
 

@@ -69,7 +69,7 @@ async def longest_pause() -> float:
 async def test_where_the_pool_is_full_a_connection_beside_the_sessions_is_503_and_the_loop_goes_on(
     backend: Backend, mount: Mount, expect_log: ExpectLog, method: str
 ):
-    """At once with an asyncio driver; one that blocks waits in its thread, as long as its pool does."""
+    """At once in a greenlet; in a thread it waits, as long as its pool does."""
     client = mount(Handler)
     beating = asyncio.create_task(longest_pause())
 

@@ -224,6 +224,35 @@ class TestWrongUse:
         assert line.endswith(": pip install pymysql installs it")
         assert "geheim" not in line
 
+    def test_what_a_package_that_is_there_lacks_is_not_to_be_installed(self, tmp_path: Path) -> None:
+        """A fault of the application's code: the traceback has the line that imports it."""
+        shop = tmp_path / "shop"
+        shop.mkdir()
+        (shop / "__init__.py").write_text("import shop.shelves\n")
+
+        with start("migrate", cwd=tmp_path, DATABASE_MODELS="shop", DATABASE_URL="sqlite:///x.db") as process:
+            _, err = process.communicate()
+
+        assert process.returncode == 1
+        assert err.endswith("ModuleNotFoundError: No module named 'shop.shelves'\n")
+        assert "import shop.shelves" in err
+        assert "pip install" not in err
+
+    def test_what_the_application_needs_is_told_whatever_the_driver(self, tmp_path: Path) -> None:
+        (tmp_path / "shop.py").write_text("import not_there\n")
+
+        done = run(
+            "migrate",
+            "history",
+            cwd=tmp_path,
+            DATABASE_MODELS="shop",
+            DATABASE_URL="postgresql+psycopg://me:geheim@h/x",
+        )
+
+        assert done.status == 1
+        [line] = done.told
+        assert line.endswith("No module named 'not_there': pip install not_there installs it")
+
 
 class TestConfig:
     def test_it_shows_each_setting_its_value_and_where_it_came_from(self) -> None:

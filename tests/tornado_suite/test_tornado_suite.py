@@ -41,7 +41,7 @@ def run_suite(file: Path, *options: str) -> dict[str, Any]:
 def test_tornados_own_tests_pass_but_for_those_that_are_listed(tmp_path: Path, options: tuple[str, ...]):
     """What is not listed has to pass, and what is listed to fail, for the reason in the list.
 
-    With an INSERT each request's work is committed off the loop, between ``finish()`` and the first byte.
+    With an INSERT each request waits for its COMMIT between ``finish()`` and the first byte.
     """
     result = run_suite(tmp_path / "requests.db", *options)
 
