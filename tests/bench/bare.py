@@ -1,8 +1,8 @@
 """A bare Tornado handler doing the service's own SQL with the service's own session calls, and nothing else.
 
-No unit of work, no held response, no places, no error table, no request id, no metrics: what is above this is
-what they cost. Bodies, queries, model functions, answers with their headers, the HTTP server with its limits
-and the event loop are the service's own, so that nothing else differs.
+No unit of work, no held response, no slots, no error table, no request id, no metrics: what is above this is
+what they cost. Bodies, queries, model functions, answers with their headers, the HTTP server with its limits,
+the event loop and psycopg2's way to wait on it are the service's own, so that nothing else differs.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pydantic_core import to_json
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 from tornado.web import Application, HTTPError, RequestHandler
 
 from conf import Settings
+from db.backends.choose import backend_for
 from db.board import tasks
 from db.board.tasks import Position
 from db.errors import NotFound
@@ -40,47 +41,17 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Threads:
-    """Model functions in threads, each as one transaction. Lives as long as the process."""
-
-    def __init__(self, url: str) -> None:
-        options: dict[str, Any] = {"pool_size": POOL_SIZE, "max_overflow": 0}
-        self._reader = create_engine(url, isolation_level="AUTOCOMMIT", **options)
-        self._writer = create_engine(url, **options)
-        self._readers, self._writers = ThreadPoolExecutor(POOL_SIZE), ThreadPoolExecutor(POOL_SIZE)
-
-    async def read(
-        self, function: Callable[Concatenate[Session, P], R], *args: P.args, **kwargs: P.kwargs
-    ) -> R:
-        """Call a function that only reads."""
-
-        def work() -> R:
-            with Session(self._reader, expire_on_commit=False) as session:
-                return function(session, *args, **kwargs)
-
-        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
-
-    async def write(
-        self, function: Callable[Concatenate[Session, P], R], *args: P.args, **kwargs: P.kwargs
-    ) -> R:
-        """Call a function, and commit."""
-
-        def work() -> R:
-            with Session(self._writer, expire_on_commit=False) as session:
-                result = function(session, *args, **kwargs)
-                session.commit()
-                return result
-
-        return await asyncio.get_running_loop().run_in_executor(self._writers, work)
-
-
 class Greenlets:
-    """Model functions over an asyncio driver, each as one transaction. Lives as long as the process."""
+    """Model functions in greenlets, each as one transaction. Lives as long as the process."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: URL) -> None:
         from sqlalchemy.ext.asyncio import create_async_engine
 
-        options: dict[str, Any] = {"pool_size": POOL_SIZE, "max_overflow": 0}
+        options: dict[str, Any] = {
+            "pool_size": POOL_SIZE,
+            "max_overflow": 0,
+            "poolclass": AsyncAdaptedQueuePool,
+        }
         self._reader = create_async_engine(url, isolation_level="AUTOCOMMIT", **options)
         self._writer = create_async_engine(url, **options)
 
@@ -109,8 +80,8 @@ class Handler(RequestHandler):
     """Lives as long as its request."""
 
     @property
-    def database(self) -> Threads | Greenlets:
-        database: Threads | Greenlets = self.settings["database"]
+    def database(self) -> Greenlets:
+        database: Greenlets = self.settings["database"]
         return database
 
     def set_default_headers(self) -> None:
@@ -178,11 +149,10 @@ class BulkHandler(Handler):
 async def main() -> None:
     """Serve on the environment's ``PORT`` until the process is killed, with Tornado's own access line."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    url = os.environ["DATABASE_URL"]
-    is_async = make_url(url).get_dialect().is_async
+    url = backend_for(make_url(os.environ["DATABASE_URL"]), executor="auto").engine_url()
     application = Application(
         [("/tasks", TasksHandler), ("/tasks/bulk", BulkHandler), ("/tasks/([0-9a-f]{32})", TaskHandler)],
-        database=Greenlets(url) if is_async else Threads(url),
+        database=Greenlets(url),
     )
     DrainingServer(application).listen(int(os.environ["PORT"]), "127.0.0.1")
     await asyncio.Event().wait()
