@@ -123,6 +123,20 @@ class WritingSocket(SessionWebSocketHandler):
         self.on_commit(tell)
 
 
+class RedirectHandler(ApiHandler):
+    """Does its work in a thread, and answers before its method is called."""
+
+    executor = "threads"
+
+    async def prepare(self) -> None:
+        await super().prepare()
+        if self.request.method == "POST":
+            await self.run(model.create_shelf, self.session, name=f"of {time.time()}")
+        else:
+            await self.run(model.list_books, self.session, limit=1)
+        self.redirect("/shelves", status=303)
+
+
 class Title(Body):
     """What the handler below takes, and answers."""
 
@@ -150,6 +164,7 @@ OWN_ROUTES = [
     URLSpec("/tagged/([0-9]+)", TaggedHandler),
     URLSpec("/writes", WriteInReadHandler),
     URLSpec("/reading", ReadingSocket),
+    URLSpec("/redirects", RedirectHandler),
     URLSpec("/writing", WritingSocket),
 ]
 
@@ -312,6 +327,12 @@ async def write(client: Client) -> Answer:
 def after(*answers: Answer) -> dict[str, str]:
     """The header with the tokens of writes."""
     return {"Read-After": ", ".join(answer.headers["Wrote"] for answer in answers)}
+
+
+def token_of_a_lost_write(database: Database) -> str:
+    """Of one that no server has."""
+    assert database.write_tokens is not None
+    return database.write_tokens.token_of(Written("ab" * 16, 1, time.time()))
 
 
 @pytest.mark.usefixtures("paused")
@@ -492,7 +513,7 @@ async def test_the_deadline_holds_while_a_replica_is_waited_for(
     """504, and the slot is free again."""
     database.settings = database.settings.model_copy(update={"read_after_wait_ms": 10_000})
     app.settings["request_timeout_s"] = 0.3
-    token = database.write_tokens.token_of(Written("ab" * 16, 1, time.time()))  # type: ignore[union-attr]
+    token = token_of_a_lost_write(database)
     client = serve(app)
 
     with expect_log("tornado.access", "504"):
@@ -501,6 +522,31 @@ async def test_the_deadline_holds_while_a_replica_is_waited_for(
     assert answer.code == 504
     assert database.reader.limiter.taken == 0
     assert (await client.get("/books")).code == 200
+
+
+async def test_a_client_that_leaves_while_a_replica_is_waited_for_ends_its_read(
+    client: Client, database: Database, recorded: Recorded, standby: Standby
+):
+    """The slot is free again long before the wait would be over."""
+    database.settings = database.settings.model_copy(update={"read_after_wait_ms": 10_000})
+    token = token_of_a_lost_write(database)
+
+    with socket.create_connection(("127.0.0.1", client.port)) as leaving:
+        leaving.sendall(f"GET /books HTTP/1.1\r\nHost: x\r\nRead-After: {token}\r\n\r\n".encode())
+        assert await asyncio.to_thread(wait_until, lambda: database.reader.limiter.taken == 1)
+
+    assert await asyncio.to_thread(wait_until, lambda: not database.reader.limiter.taken, timeout_s=2)
+    assert recorded.counts == {}
+
+
+@pytest.mark.parametrize("drivername", DRIVERS)
+async def test_an_answer_of_prepare_has_the_headers_as_well(client: Client, database: Database):
+    written = await client.post("/redirects", {})
+    seen = await client.get("/redirects", headers=after(written))
+    lost = await client.get("/redirects", headers={"Read-After": token_of_a_lost_write(database)})
+
+    assert [each.code for each in (written, seen, lost)] == [303] * 3
+    assert [each.headers.get("Write-Lost") for each in (seen, lost)] == [None, "1"]
 
 
 @pytest.mark.parametrize("further", [{}, {"database.write_token_key": None}], ids=["tokens", "none"])
