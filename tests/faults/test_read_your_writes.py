@@ -21,8 +21,7 @@ from tornado.routing import URLSpec
 from tornado.web import Application
 from tornado.websocket import websocket_connect
 
-import db.schema.migrate
-from conf import DatabaseSettings, Settings, load_settings
+from conf import Settings, load_settings
 from db import Database
 from db.doctor import examine as checkup
 from db.doctor.findings import Plan
@@ -41,7 +40,7 @@ from tests.fixtures.postgres import PostgresCluster, free_port
 from tests.fixtures.proxies import MakeProxy, Proxy
 from tests.fixtures.server import Answer, Client, Serve
 from tests.fixtures.service import create_shelves
-from tests.fixtures.standby import Standby
+from tests.fixtures.standby import Standby, migrated, standby_of
 from tests.fixtures.waiting import wait_until
 from tests.service import model
 from tests.service.handlers import routes
@@ -184,25 +183,9 @@ class Recorded(Observer):
 
 def a_primary() -> Iterator[PostgresCluster]:
     """With a schema and the tables of `tests.service`."""
-    primary = PostgresCluster(options={"synchronous_commit": "local"})  # else the log stays in memory a while
-    try:
-        primary.start()
-        primary.create_database(NAME)
-        db.schema.migrate.upgrade(DatabaseSettings(url=primary.url_for(NAME)))
+    with migrated(NAME, synchronous_commit="local") as primary:  # else the log stays in memory a while
         create_shelves(RawSql(primary.url_for(NAME)))
         yield primary
-    finally:
-        primary.remove()
-
-
-def a_standby(primary: PostgresCluster) -> Iterator[Standby]:
-    """An asynchronous replica."""
-    standby = Standby(primary)
-    try:
-        standby.start()
-        yield standby
-    finally:
-        standby.remove()
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +197,8 @@ def primary() -> Iterator[PostgresCluster]:
 @pytest.fixture(scope="module")
 def standby(primary: PostgresCluster) -> Iterator[Standby]:
     """Its replica."""
-    yield from a_standby(primary)
+    with standby_of(primary) as standby:
+        yield standby
 
 
 def ask(server: PostgresCluster, sql: str) -> Any:
@@ -699,7 +683,8 @@ class TestAFailoverBehindPgBouncer:
 
     @pytest.fixture
     def standby(self, primary: PostgresCluster) -> Iterator[Standby]:
-        yield from a_standby(primary)
+        with standby_of(primary) as standby:
+            yield standby
 
     @pytest.fixture
     def address(self, make_proxy: MakeProxy, primary: PostgresCluster) -> Proxy:
@@ -760,7 +745,8 @@ class TestAFailoverThatLosesAWrite:
 
     @pytest.fixture
     def standby(self, primary: PostgresCluster) -> Iterator[Standby]:
-        yield from a_standby(primary)
+        with standby_of(primary) as standby:
+            yield standby
 
     @pytest.fixture
     def settings(self, primary: PostgresCluster, standby: Standby, settings: Settings) -> Settings:
