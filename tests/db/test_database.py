@@ -230,23 +230,3 @@ async def test_a_function_that_used_another_database_can_be_stopped(
     assert own_time() - began < 3
     assert database.writer.limiter.taken == 0
     assert value(sql) == 0
-
-
-def test_a_slot_is_not_kept_for_a_commit_that_no_thread_can_ask_for(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-):
-    """Else it would be taken, and /readyz be 503, for good."""
-    database = Database(DatabaseSettings(url=database_url))
-    slot = database.writer.limiter.acquire_blocking(1.0)
-    try:
-        with monkeypatch.context() as short:
-            short.setattr(threading.Thread, "start", no_thread)
-            database.registry.left.keep(slot, 1)
-
-        assert (len(database.registry.left), database.writer.limiter.taken) == (0, 0)
-    finally:
-        database.dispose()
-
-
-def no_thread(thread: threading.Thread) -> None:
-    raise RuntimeError("can't start new thread")

@@ -533,6 +533,21 @@ async def test_an_answer_of_prepare_has_the_headers_as_well(client: Client, data
     assert [each.headers.get("Write-Lost") for each in (seen, lost)] == [None, "1"]
 
 
+@pytest.mark.parametrize("further", [{"http.write_cookie_s": 60}], ids=["cookie"])
+async def test_the_cookie_of_a_lost_write_is_taken_back_and_one_over_https_is_secure(
+    app: Application, serve: Serve, database: Database
+):
+    client, https = serve(app, xheaders=True), {"X-Forwarded-Proto": "https"}
+    cookie = f"onfinish_wrote={token_of_a_lost_write(database)}"
+
+    written = await client.post("/books", BOOK, headers=https)
+    lost = await client.get("/books", headers={"Cookie": cookie})
+
+    assert written.headers["Set-Cookie"].endswith("; SameSite=Lax; Secure")
+    assert lost.headers["Write-Lost"] == "1"
+    assert lost.headers["Set-Cookie"].startswith("onfinish_wrote=; Max-Age=0; Path=/;")
+
+
 @pytest.mark.parametrize("further", [{}, {"database.write_token_key": None}], ids=["tokens", "none"])
 def test_the_doctor_names_a_replica_without_tokens(settings: Settings):
     plan = Plan(processes=1, production=False, request_timeout_s=30)
