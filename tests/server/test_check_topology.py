@@ -100,6 +100,21 @@ def test_a_standby_that_confirms_is_named_and_how_far_it_is(
     assert "bytes behind" in standbys
 
 
+def test_a_database_whose_commit_is_local_waits_for_no_standby(
+    primary: PostgresCluster, standby: Standby, synchronous_names: Callable[[str], None]
+):
+    admin = RawSql(primary.url_for(NAME))
+    synchronous_names("*")
+    admin(f"ALTER DATABASE {NAME} SET synchronous_commit = local")
+
+    found = told(look(url_of(primary)), "durability")
+    admin(f"ALTER DATABASE {NAME} RESET synchronous_commit")
+
+    assert found == [
+        ("warning", "synchronous_commit = local: no standby is waited for, although * is to confirm")
+    ]
+
+
 def test_where_no_standby_can_confirm_no_commit_succeeds(
     primary: PostgresCluster, standby: Standby, synchronous_names: Callable[[str], None]
 ):
