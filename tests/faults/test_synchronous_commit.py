@@ -126,9 +126,10 @@ async def test_a_wait_for_a_standby_that_is_ended_is_no_success(
     set_standbys: SetStandbys,
     end_waits: Callable[[str], None],
     how: str,
+    caplog: pytest.LogCaptureFixture,
 ):
     """The row is there, and is lost if the server is: the client is told neither that it is kept nor that
-    it is not."""
+    it is not. The next write is not taken for one of a server that has lost this one."""
     set_standbys("absent")
 
     book_id, answer = await post_until(service, ledger, end_waits, how)
@@ -137,6 +138,7 @@ async def test_a_wait_for_a_standby_that_is_ended_is_no_success(
     assert [row["id"] for row in sql("SELECT id FROM books")] == [book_id]
     set_standbys("")
     assert (await service.post("/books", ledger.resource.new(ledger.new_id(), 1))).code == 201
+    assert "has lost a transaction" not in caplog.text
 
 
 @pytest.mark.parametrize("further", [{"unreplicated_commit": "kept"}])
