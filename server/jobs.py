@@ -7,7 +7,7 @@ import math
 import threading
 
 from db import Database, Jobs
-from db.errors import DatabaseError
+from db.errors import DatabaseError, PoolTimeout
 from db.idempotency import delete_expired_keys
 from db.work.commit_marker import delete_old_markers
 
@@ -55,8 +55,9 @@ def _ask_replica(database: Database) -> None:
             label="asking the replica for its lag", read_only=True, timeout_s=_TIMEOUT_S
         ) as session:
             behind_s = backend.behind_s(session.connection())
-    except DatabaseError:
-        database.observer.behind(math.inf)
+    except DatabaseError as error:
+        if not isinstance(error, PoolTimeout):  # that is the service's load, whatever the replica is at
+            database.observer.behind(math.inf)
         raise
     database.observer.behind(behind_s)
 

@@ -71,13 +71,16 @@ class LeftCommits:
             if self._closed.is_set():
                 slot.release()
                 return
+            if self._watcher is None:
+                watcher = threading.Thread(target=self._watch, name="onfinish-left-commits", daemon=True)
+                try:
+                    watcher.start()
+                except RuntimeError:  # the server has no thread to ask in, and nothing would release it
+                    slot.release()
+                    return
+                self._watcher = watcher
             self._left.append(_Left(slot, pid, now, now))
             self.observer.left(+1)
-            if self._watcher is None:
-                self._watcher = threading.Thread(
-                    target=self._watch, name="onfinish-left-commits", daemon=True
-                )
-                self._watcher.start()
 
     def close(self) -> None:
         """Release all, and keep none from now on."""

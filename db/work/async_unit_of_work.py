@@ -543,8 +543,8 @@ class AsyncUnitOfWork:
             except Exception:
                 log.exception("%s: failed", unit.label)
             self._followed = unit.written or self._followed
-            if unit._slot_is_lent and unit._guard.abandoned:  # released when the work that hangs in it ends
-                self._slot = None
+            if unit._slot_is_lent and (unit._guard.abandoned or unit._slot is None):
+                self._slot = None  # released when the work, or the COMMIT, that hangs in it ends
 
     def _end(self) -> None:
         first, self._ended = not self._ended, True
@@ -556,8 +556,8 @@ class AsyncUnitOfWork:
         elif self._call is None and (self._unit.settled or not self.has_connection):
             if not self._unit.settled:  # no thread began its end, which sends nothing
                 self._unit.settle(keep=False)
-            if self._slot is not None and not self._slot_is_lent:
-                self._registry.release(self._slot, guard)
+            if not self._slot_is_lent or guard.left_pid is not None:
+                self._release_slot()
         else:  # abandoned, or not begun by any thread: its owner may go on meanwhile
             guard.abandon()
             if self._slot is not None:
@@ -577,5 +577,9 @@ class AsyncUnitOfWork:
         if not self._unit.settled:
             with suppress(TransactionEnded):  # there is no owner left to raise it in
                 self._unit.settle(keep=False)
-        if self._slot is not None:
-            self._registry.release(self._slot, self._guard)
+        self._release_slot()
+
+    def _release_slot(self) -> None:
+        slot, self._slot = self._slot, None  # once: where its COMMIT was cut it is kept each time
+        if slot is not None:
+            self._registry.release(slot, self._guard)

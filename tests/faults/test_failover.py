@@ -10,8 +10,7 @@ import pytest
 from pydantic import SecretStr
 from tornado.ioloop import IOLoop
 
-import db.schema.migrate
-from conf import DatabaseSettings, Settings, load_settings
+from conf import Settings, load_settings
 from db import Database
 from db.errors import DatabaseError
 from db.observer import Observer
@@ -26,7 +25,7 @@ from tests.fixtures.databases import RawSql
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.server import Client
 from tests.fixtures.service import create_shelves
-from tests.fixtures.standby import Standby
+from tests.fixtures.standby import Standby, migrated, standby_of
 from tests.fixtures.waiting import wait_until
 from tests.service.model import create_shelf
 
@@ -44,27 +43,17 @@ DRIVERS = [
 @pytest.fixture
 def primary() -> Iterator[PostgresCluster]:
     """With a schema, and durable as far as a kill of its processes goes."""
-    primary = PostgresCluster(options={"synchronous_commit": "on", "full_page_writes": "on"})
-    try:
-        primary.start()
-        primary.create_database(NAME)
-        db.schema.migrate.upgrade(DatabaseSettings(url=primary.url_for(NAME)))
+    with migrated(NAME, synchronous_commit="on", full_page_writes="on") as primary:
         create_shelves(RawSql(primary.url_for(NAME)))
         yield primary
-    finally:
-        primary.remove()
 
 
 @pytest.fixture
 def standby(primary: PostgresCluster) -> Iterator[Standby]:
     """A synchronous one."""
-    standby = Standby(primary)
-    try:
-        standby.start()
+    with standby_of(primary) as standby:
         standby.become_synchronous()
         yield standby
-    finally:
-        standby.remove()
 
 
 @pytest.fixture

@@ -21,8 +21,7 @@ from tornado.routing import URLSpec
 from tornado.web import Application
 from tornado.websocket import websocket_connect
 
-import db.schema.migrate
-from conf import DatabaseSettings, Settings, load_settings
+from conf import Settings, load_settings
 from db import Database
 from db.doctor import examine as checkup
 from db.doctor.findings import Plan
@@ -41,7 +40,7 @@ from tests.fixtures.postgres import PostgresCluster, free_port
 from tests.fixtures.proxies import MakeProxy, Proxy
 from tests.fixtures.server import Answer, Client, Serve
 from tests.fixtures.service import create_shelves
-from tests.fixtures.standby import Standby
+from tests.fixtures.standby import Standby, migrated, standby_of
 from tests.fixtures.waiting import wait_until
 from tests.service import model
 from tests.service.handlers import routes
@@ -123,6 +122,20 @@ class WritingSocket(SessionWebSocketHandler):
         self.on_commit(tell)
 
 
+class RedirectHandler(ApiHandler):
+    """Does its work in a thread, and answers before its method is called."""
+
+    executor = "threads"
+
+    async def prepare(self) -> None:
+        await super().prepare()
+        if self.request.method == "POST":
+            await self.run(model.create_shelf, self.session, name=f"of {time.time()}")
+        else:
+            await self.run(model.list_books, self.session, limit=1)
+        self.redirect("/shelves", status=303)
+
+
 class Title(Body):
     """What the handler below takes, and answers."""
 
@@ -150,6 +163,7 @@ OWN_ROUTES = [
     URLSpec("/tagged/([0-9]+)", TaggedHandler),
     URLSpec("/writes", WriteInReadHandler),
     URLSpec("/reading", ReadingSocket),
+    URLSpec("/redirects", RedirectHandler),
     URLSpec("/writing", WritingSocket),
 ]
 
@@ -169,25 +183,9 @@ class Recorded(Observer):
 
 def a_primary() -> Iterator[PostgresCluster]:
     """With a schema and the tables of `tests.service`."""
-    primary = PostgresCluster(options={"synchronous_commit": "local"})  # else the log stays in memory a while
-    try:
-        primary.start()
-        primary.create_database(NAME)
-        db.schema.migrate.upgrade(DatabaseSettings(url=primary.url_for(NAME)))
+    with migrated(NAME, synchronous_commit="local") as primary:  # else the log stays in memory a while
         create_shelves(RawSql(primary.url_for(NAME)))
         yield primary
-    finally:
-        primary.remove()
-
-
-def a_standby(primary: PostgresCluster) -> Iterator[Standby]:
-    """An asynchronous replica."""
-    standby = Standby(primary)
-    try:
-        standby.start()
-        yield standby
-    finally:
-        standby.remove()
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +197,8 @@ def primary() -> Iterator[PostgresCluster]:
 @pytest.fixture(scope="module")
 def standby(primary: PostgresCluster) -> Iterator[Standby]:
     """Its replica."""
-    yield from a_standby(primary)
+    with standby_of(primary) as standby:
+        yield standby
 
 
 def ask(server: PostgresCluster, sql: str) -> Any:
@@ -312,6 +311,12 @@ async def write(client: Client) -> Answer:
 def after(*answers: Answer) -> dict[str, str]:
     """The header with the tokens of writes."""
     return {"Read-After": ", ".join(answer.headers["Wrote"] for answer in answers)}
+
+
+def token_of_a_lost_write(database: Database) -> str:
+    """Of one that no server has."""
+    assert database.write_tokens is not None
+    return database.write_tokens.token_of(Written("ab" * 16, 1, time.time()))
 
 
 @pytest.mark.usefixtures("paused")
@@ -492,7 +497,7 @@ async def test_the_deadline_holds_while_a_replica_is_waited_for(
     """504, and the slot is free again."""
     database.settings = database.settings.model_copy(update={"read_after_wait_ms": 10_000})
     app.settings["request_timeout_s"] = 0.3
-    token = database.write_tokens.token_of(Written("ab" * 16, 1, time.time()))  # type: ignore[union-attr]
+    token = token_of_a_lost_write(database)
     client = serve(app)
 
     with expect_log("tornado.access", "504"):
@@ -501,6 +506,46 @@ async def test_the_deadline_holds_while_a_replica_is_waited_for(
     assert answer.code == 504
     assert database.reader.limiter.taken == 0
     assert (await client.get("/books")).code == 200
+
+
+async def test_a_client_that_leaves_while_a_replica_is_waited_for_ends_its_read(
+    client: Client, database: Database, recorded: Recorded, standby: Standby
+):
+    """The slot is free again long before the wait would be over."""
+    database.settings = database.settings.model_copy(update={"read_after_wait_ms": 10_000})
+    token = token_of_a_lost_write(database)
+
+    with socket.create_connection(("127.0.0.1", client.port)) as leaving:
+        leaving.sendall(f"GET /books HTTP/1.1\r\nHost: x\r\nRead-After: {token}\r\n\r\n".encode())
+        assert await asyncio.to_thread(wait_until, lambda: database.reader.limiter.taken == 1)
+
+    assert await asyncio.to_thread(wait_until, lambda: not database.reader.limiter.taken, timeout_s=2)
+    assert recorded.counts == {}
+
+
+@pytest.mark.parametrize("drivername", DRIVERS)
+async def test_an_answer_of_prepare_has_the_headers_as_well(client: Client, database: Database):
+    written = await client.post("/redirects", {})
+    seen = await client.get("/redirects", headers=after(written))
+    lost = await client.get("/redirects", headers={"Read-After": token_of_a_lost_write(database)})
+
+    assert [each.code for each in (written, seen, lost)] == [303] * 3
+    assert [each.headers.get("Write-Lost") for each in (seen, lost)] == [None, "1"]
+
+
+@pytest.mark.parametrize("further", [{"http.write_cookie_s": 60}], ids=["cookie"])
+async def test_the_cookie_of_a_lost_write_is_taken_back_and_one_over_https_is_secure(
+    app: Application, serve: Serve, database: Database
+):
+    client, https = serve(app, xheaders=True), {"X-Forwarded-Proto": "https"}
+    cookie = f"onfinish_wrote={token_of_a_lost_write(database)}"
+
+    written = await client.post("/books", BOOK, headers=https)
+    lost = await client.get("/books", headers={"Cookie": cookie})
+
+    assert written.headers["Set-Cookie"].endswith("; SameSite=Lax; Secure")
+    assert lost.headers["Write-Lost"] == "1"
+    assert lost.headers["Set-Cookie"].startswith("onfinish_wrote=; Max-Age=0; Path=/;")
 
 
 @pytest.mark.parametrize("further", [{}, {"database.write_token_key": None}], ids=["tokens", "none"])
@@ -653,7 +698,8 @@ class TestAFailoverBehindPgBouncer:
 
     @pytest.fixture
     def standby(self, primary: PostgresCluster) -> Iterator[Standby]:
-        yield from a_standby(primary)
+        with standby_of(primary) as standby:
+            yield standby
 
     @pytest.fixture
     def address(self, make_proxy: MakeProxy, primary: PostgresCluster) -> Proxy:
@@ -714,7 +760,8 @@ class TestAFailoverThatLosesAWrite:
 
     @pytest.fixture
     def standby(self, primary: PostgresCluster) -> Iterator[Standby]:
-        yield from a_standby(primary)
+        with standby_of(primary) as standby:
+            yield standby
 
     @pytest.fixture
     def settings(self, primary: PostgresCluster, standby: Standby, settings: Settings) -> Settings:

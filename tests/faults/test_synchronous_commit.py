@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 from tornado.ioloop import IOLoop
 
 from conf import Settings
 from db import Database
+from db.errors import OutcomeUnknown
 from db.observer import Observer
 from tests.faults.conftest import POOL_SIZE
 from tests.faults.ledger import Ledger
@@ -97,6 +101,14 @@ def service_database(settings: Settings, observer: Left, proxy: Proxy, io_loop: 
     io_loop.run_sync(database.close)
 
 
+def write_a_note(session: Session) -> None:
+    session.execute(text("INSERT INTO notes VALUES ('a')"))
+
+
+def read_notes(session: Session) -> None:
+    session.execute(text("SELECT * FROM notes"))
+
+
 async def post_until(
     service: Client, ledger: Ledger, end_waits: Callable[[str], None], how: str
 ) -> tuple[str, Answer]:
@@ -114,9 +126,10 @@ async def test_a_wait_for_a_standby_that_is_ended_is_no_success(
     set_standbys: SetStandbys,
     end_waits: Callable[[str], None],
     how: str,
+    caplog: pytest.LogCaptureFixture,
 ):
     """The row is there, and is lost if the server is: the client is told neither that it is kept nor that
-    it is not."""
+    it is not. The next write is not taken for one of a server that has lost this one."""
     set_standbys("absent")
 
     book_id, answer = await post_until(service, ledger, end_waits, how)
@@ -125,6 +138,7 @@ async def test_a_wait_for_a_standby_that_is_ended_is_no_success(
     assert [row["id"] for row in sql("SELECT id FROM books")] == [book_id]
     set_standbys("")
     assert (await service.post("/books", ledger.resource.new(ledger.new_id(), 1))).code == 201
+    assert "has lost a transaction" not in caplog.text
 
 
 @pytest.mark.parametrize("further", [{"unreplicated_commit": "kept"}])
@@ -218,3 +232,41 @@ async def test_an_instance_that_has_written_nothing_sees_that_no_commit_succeeds
 
     assert ready.code == 503
     assert (await service.get("/readyz?work=writes")).code == 200
+
+
+async def test_a_commit_that_hangs_is_kept_once_whatever_follows_its_unit(
+    service_database: Database, observer: Left, sql: RawSql, set_standbys: SetStandbys
+):
+    """What follows an unknown outcome gives the slot back before it begins, and the unit once more."""
+    sql("CREATE TABLE notes (body text)")
+    set_standbys("absent")
+    unit = service_database.unit_of_work(deadline_at=time.monotonic() + 1.0)
+
+    with pytest.raises(OutcomeUnknown):
+        async with unit:
+            await unit.run(write_a_note, unit.session)
+            await unit.settle(keep=True, follow_ups=lambda fault: [read_notes, read_notes])
+    kept, count = len(service_database.registry.left), observer.count
+
+    assert (kept, count, service_database.writer.limiter.taken) == (1, 1, 1)
+
+
+async def test_a_follow_up_whose_commit_hangs_keeps_the_slot_that_it_was_lent(
+    service_database: Database,
+    sql: RawSql,
+    set_standbys: SetStandbys,
+    waiting: Callable[[], list[int]],
+):
+    sql("CREATE TABLE notes (body text)")
+    set_standbys("absent")
+
+    async with service_database.unit_of_work(deadline_at=time.monotonic() + 1.0) as unit:
+        await unit.run(read_notes, unit.session)
+        await unit.settle(keep=True, follow_ups=lambda fault: [write_a_note])
+    taken, left = service_database.writer.limiter.taken, len(await asyncio.to_thread(waiting))
+    set_standbys("")
+
+    assert (taken, left) == (1, 1)
+    assert await asyncio.to_thread(
+        wait_until, lambda: not service_database.writer.limiter.taken, timeout_s=10
+    )

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-import db.schema.migrate
 from conf import DatabaseSettings
 from db.doctor import examine as checkup
 from db.doctor.findings import Finding
@@ -15,7 +14,7 @@ from tests.fixtures.databases import RawSql
 from tests.fixtures.pgbouncer import MakeBouncer
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.proxies import MakeProxy
-from tests.fixtures.standby import Standby
+from tests.fixtures.standby import Standby, migrated, standby_of
 from tests.fixtures.waiting import wait_until
 from tests.server.test_check import PLAN
 
@@ -24,21 +23,13 @@ NAME = "service"
 
 @pytest.fixture(scope="module")
 def primary() -> Iterator[PostgresCluster]:
-    primary = PostgresCluster(options={"fsync": "on", "synchronous_commit": "on"})
-    try:
-        primary.start()
-        primary.create_database(NAME)
-        db.schema.migrate.upgrade(DatabaseSettings(url=primary.url_for(NAME)))
+    with migrated(NAME, fsync="on", synchronous_commit="on") as primary:
         yield primary
-    finally:
-        primary.remove()
 
 
 @pytest.fixture(scope="module")
 def standby(primary: PostgresCluster) -> Iterator[Standby]:
-    standby = Standby(primary)
-    try:
-        standby.start()
+    with standby_of(primary) as standby:
         with primary.admin_connection() as connection, connection.cursor() as cursor:
 
             def streams() -> bool:
@@ -47,8 +38,6 @@ def standby(primary: PostgresCluster) -> Iterator[Standby]:
 
             assert wait_until(streams, timeout_s=15)
         yield standby
-    finally:
-        standby.remove()
 
 
 @pytest.fixture
@@ -109,6 +98,21 @@ def test_a_standby_that_confirms_is_named_and_how_far_it_is(
     assert level == "ok"
     assert "sync, streaming" in standbys
     assert "bytes behind" in standbys
+
+
+def test_a_database_whose_commit_is_local_waits_for_no_standby(
+    primary: PostgresCluster, standby: Standby, synchronous_names: Callable[[str], None]
+):
+    admin = RawSql(primary.url_for(NAME))
+    synchronous_names("*")
+    admin(f"ALTER DATABASE {NAME} SET synchronous_commit = local")
+
+    found = told(look(url_of(primary)), "durability")
+    admin(f"ALTER DATABASE {NAME} RESET synchronous_commit")
+
+    assert found == [
+        ("warning", "synchronous_commit = local: no standby is waited for, although * is to confirm")
+    ]
 
 
 def test_where_no_standby_can_confirm_no_commit_succeeds(

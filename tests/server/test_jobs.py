@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import threading
 from collections.abc import AsyncIterator
@@ -13,7 +14,10 @@ import pytest
 
 from conf import DatabaseSettings
 from db import Database, Jobs
+from db.observer import Observer
 from server.jobs import start_jobs
+from tests.fixtures.logs import ExpectLog
+from tests.fixtures.postgres import free_port
 from tests.fixtures.process import StartServer
 from tests.fixtures.waiting import wait_until
 
@@ -72,6 +76,43 @@ async def test_expired_keys_are_deleted_to_the_last(database: Database, sql):
         await asyncio.sleep(3 * EVERY_S)
 
     assert left() == 3
+
+
+class Lags(Observer):
+    """How far behind the replica was told to be."""
+
+    def __init__(self) -> None:
+        self.told: list[float | None] = []
+
+    def behind(self, behind_s: float | None) -> None:
+        self.told.append(behind_s)
+
+
+@on_postgresql
+@pytest.mark.gen_test
+async def test_a_replica_that_does_not_answer_is_infinitely_behind_and_a_full_pool_says_nothing_of_it(
+    database_url: str, expect_log: ExpectLog
+):
+    nowhere = f"postgresql://127.0.0.1:{free_port()}/nowhere"
+    observer = Lags()
+    database = Database(
+        DatabaseSettings(url=database_url, reader_url=nowhere, reader_pool_size=1, pool_timeout_s=0.1),
+        observer,
+    )
+
+    with expect_log("onfinish.jobs", "asking the replica for its lag"):
+        async with running(database, first=True):
+            assert await becomes_true(lambda: len(observer.told) > 0)
+        down = set(observer.told)
+        observer.told.clear()
+        slot = await database.reader.limiter.acquire(1.0)
+        async with running(database, first=True):
+            await asyncio.sleep(0.5)
+        slot.release()
+    await database.close()
+
+    assert down == {math.inf}
+    assert observer.told == []
 
 
 @pytest.mark.usefixtures("shelves")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.faults.conftest import told_in_the_log as told_in_the_log
 from tests.faults.ledger import Ledger
 from tests.faults.load import Load
 from tests.fixtures.databases import RawSql
-from tests.fixtures.galera import GaleraCluster, Node
+from tests.fixtures.galera import GaleraCluster
 from tests.fixtures.server import Client
 from tests.fixtures.waiting import wait_until
 
@@ -40,9 +41,12 @@ async def until(condition: Callable[[], bool], what: str) -> float:
     return time.monotonic() - began
 
 
-async def under_way(ledger: Ledger) -> None:
-    """Wait until there is load."""
-    await until(lambda: ledger.acknowledged > 20, "there is no load")
+@contextlib.asynccontextmanager
+async def under_load(service: Client, ledger: Ledger) -> AsyncIterator[None]:
+    """Clients of the service, some of whose writes are acknowledged already."""
+    async with Load(service, ledger, keyed=True):
+        await until(lambda: ledger.acknowledged > 20, "there is no load")
+        yield
 
 
 async def goes_on(ledger: Ledger) -> float:
@@ -51,8 +55,9 @@ async def goes_on(ledger: Ledger) -> float:
     return await until(lambda: ledger.acknowledged > before, "no write succeeded")
 
 
-def rows_at(node: Node) -> RawSql:
-    return RawSql(node.url_for(NAME))
+def differences(ledger: Ledger, cluster: GaleraCluster) -> list[str]:
+    """Of all nodes, one that was killed among them: it has caught up."""
+    return [each for node in cluster.nodes for each in ledger.compare(RawSql(node.url_for(NAME)))]
 
 
 async def test_a_node_that_is_killed_loses_no_acknowledged_write(
@@ -60,8 +65,7 @@ async def test_a_node_that_is_killed_loses_no_acknowledged_write(
 ):
     ledger, (first, *_) = Ledger(), cluster.nodes
 
-    async with Load(service, ledger, keyed=True):
-        await under_way(ledger)
+    async with under_load(service, ledger):
         await asyncio.to_thread(first.kill)
         took_s = await goes_on(ledger)
         await asyncio.sleep(1.0)
@@ -69,8 +73,7 @@ async def test_a_node_that_is_killed_loses_no_acknowledged_write(
     await asyncio.to_thread(cluster.wait_until_whole)
 
     print(f"first write {took_s:.2f} s after the kill; {dict(ledger.answers)}")
-    for node in cluster.nodes:  # the one that was killed has caught up
-        assert ledger.compare(rows_at(node)) == []
+    assert differences(ledger, cluster) == []
 
 
 @pytest.mark.long
@@ -80,8 +83,7 @@ async def test_a_cluster_without_a_quorum_answers_503_and_recovers(
     """Two of three hang: the third is alone, and answers that it is not ready."""
     ledger, (first, second, third) = Ledger(), cluster.nodes
 
-    async with Load(service, ledger, keyed=True):
-        await under_way(ledger)
+    async with under_load(service, ledger):
         second.freeze()
         third.freeze()
         await until(lambda: first.status("cluster_status") == ["non-Primary"], "it is not alone")
@@ -98,8 +100,7 @@ async def test_a_cluster_without_a_quorum_answers_503_and_recovers(
     print(f"alone: {alone}; first write {took_s:.2f} s after the others went on; {dict(ledger.answers)}")
     assert not [answer for answer in alone if answer.startswith("2")]
     assert ready.code == 503
-    for node in cluster.nodes:
-        assert ledger.compare(rows_at(node)) == []
+    assert differences(ledger, cluster) == []
 
 
 @pytest.mark.long
@@ -109,8 +110,7 @@ async def test_a_node_that_hangs_and_wakes_loses_no_acknowledged_write(
     """It wakes as a node without its cluster, with connections of the service's on it, and joins it again."""
     ledger, (first, *_) = Ledger(), cluster.nodes
 
-    async with Load(service, ledger, keyed=True):
-        await under_way(ledger)
+    async with under_load(service, ledger):
         first.freeze()
         took_s = await goes_on(ledger)
         await asyncio.sleep(4.0)
@@ -120,8 +120,7 @@ async def test_a_node_that_hangs_and_wakes_loses_no_acknowledged_write(
     await asyncio.to_thread(cluster.wait_until_whole)
 
     print(f"first write {took_s:.2f} s after it hung, then {on_s:.2f} s; {dict(ledger.answers)}")
-    for node in cluster.nodes:
-        assert ledger.compare(rows_at(node)) == []
+    assert differences(ledger, cluster) == []
 
 
 @pytest.mark.long
@@ -130,8 +129,7 @@ async def test_two_nodes_that_are_killed_leave_a_third_that_waits_for_them(
 ):
     ledger, (first, second, _) = Ledger(), cluster.nodes
 
-    async with Load(service, ledger, keyed=True):
-        await under_way(ledger)
+    async with under_load(service, ledger):
         await asyncio.to_thread(first.kill)
         await asyncio.to_thread(second.kill)
         await asyncio.sleep(3.0)
@@ -142,8 +140,7 @@ async def test_two_nodes_that_are_killed_leave_a_third_that_waits_for_them(
     await asyncio.to_thread(cluster.wait_until_whole)
 
     print(f"first write {took_s:.2f} s after the others were started; {dict(ledger.answers)}")
-    for node in cluster.nodes:
-        assert ledger.compare(rows_at(node)) == []
+    assert differences(ledger, cluster) == []
 
 
 @pytest.mark.long
@@ -164,5 +161,4 @@ async def test_two_writing_nodes_of_which_one_is_killed_lose_no_acknowledged_wri
 
     print(dict(ledger.answers))
     assert ledger.acknowledged > 100, "there was no load"
-    for node in cluster.nodes:
-        assert ledger.compare(rows_at(node)) == []
+    assert differences(ledger, cluster) == []

@@ -14,8 +14,7 @@ from sqlalchemy.orm import Session
 from tornado.ioloop import IOLoop
 from tornado.web import Application
 
-import db.schema.migrate
-from conf import DatabaseSettings, Settings, load_settings
+from conf import Settings, load_settings
 from db import Database
 from db.doctor import examine as checkup
 from db.doctor.findings import Plan
@@ -26,7 +25,7 @@ from tests.fixtures.clock import own_time
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.server import Client, Serve
-from tests.fixtures.standby import Standby
+from tests.fixtures.standby import Standby, migrated, standby_of
 from tests.fixtures.waiting import wait_until
 from tests.handlers.waiting import until as has_happened
 
@@ -40,25 +39,15 @@ TASK = {"bundle": "store", "granularity": "daily", "target_date": "2020-04-01", 
 
 @pytest.fixture(scope="module")
 def primary() -> Iterator[PostgresCluster]:
-    primary = PostgresCluster()
-    try:
-        primary.start()
-        primary.create_database(NAME)
-        db.schema.migrate.upgrade(DatabaseSettings(url=primary.url_for(NAME)))
+    with migrated(NAME) as primary:
         yield primary
-    finally:
-        primary.remove()
 
 
 @pytest.fixture(scope="module")
 def standby(primary: PostgresCluster) -> Iterator[Standby]:
     """An asynchronous one, as replicas for reads are."""
-    standby = Standby(primary)
-    try:
-        standby.start()
+    with standby_of(primary) as standby:
         yield standby
-    finally:
-        standby.remove()
 
 
 @pytest.fixture(params=["psycopg2", "asyncpg"])
