@@ -324,6 +324,7 @@ class Database:
                 self.registry.scope_ended(unit)
         finally:
             self.registry.release(slot, guard)
+            endpoint.close_surplus()
 
     def run_in_transaction(
         self,

@@ -59,6 +59,18 @@ class Endpoint:
         closed = self.executor.call(close, self.engine)
         return closed if self.scopes is self.engine else closed + close(self.scopes)
 
+    def close_surplus(self) -> None:
+        """Close idle connections of scopes, where both engines have more than there are slots.
+
+        Called at a scope's end. In a script the other engine has none, and scopes use theirs again.
+        """
+        own, scopes = self.engine.pool, self.scopes.pool
+        if own is scopes or not (isinstance(own, IdlePool) and isinstance(scopes, IdlePool)):
+            return
+        surplus = own.connections + scopes.connections - self.limiter.size
+        if surplus > 0:
+            scopes.close_idle(longer_than_s=0, keep=max(0, scopes.checkedin() - surplus))
+
     async def close_on_loop(self) -> None:
         """Close what only the event loop can close. `close` follows."""
         if self.backend.is_async:

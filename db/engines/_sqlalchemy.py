@@ -97,6 +97,11 @@ class QueuePoolInside(QueuePool):
         """How many connections it may have; `size` leaves out the overflow."""
         return self.size() + self._max_overflow
 
+    @property
+    def connections(self) -> int:
+        """How many it has, idle or in use."""
+        return self.checkedin() + self.checkedout()
+
     def take_out(self, is_due: Callable[[ConnectionPoolEntry], bool], *, keep: int) -> int:
         """Close idle connections that are due, the longest idle first, down to ``keep`` idle ones.
 

@@ -92,6 +92,36 @@ async def test_scopes_and_jobs_work_in_threads_beside_it(database: Database, sql
 
 
 @on_postgresql
+async def test_a_scope_leaves_no_more_connections_than_there_are_slots(
+    database_settings: DatabaseSettings, sql: RawSql
+):
+    """Its driver is another one, with a pool of its own: of both together so many stay open."""
+    database = Database(database_settings.model_copy(update={"pool_size": 2, "max_overflow": 0}))
+    ours = (
+        "SELECT count(*) AS n FROM pg_stat_activity"
+        " WHERE application_name = 'onfinish' AND datname = current_database()"
+    )
+
+    async def work() -> None:
+        async with database.unit_of_work() as unit:
+            await unit.run(sleep, unit.session, 0.05)
+
+    def scope() -> None:
+        with database.session_scope() as session:
+            session.execute(text("SELECT 1"))
+
+    await asyncio.to_thread(scope)
+    await asyncio.to_thread(scope)
+    alone = database.writer.scopes.pool.checkedin()  # type: ignore[attr-defined]
+    await asyncio.gather(work(), work())
+    await asyncio.to_thread(scope)
+
+    assert alone == 1  # a script's connection is used again
+    assert wait_until(lambda: sql(ours) == [{"n": 2}]), sql(ours)
+    await database.close()
+
+
+@on_postgresql
 async def test_connections_at_rest_are_closed_from_the_jobs_thread(database_settings: DatabaseSettings):
     settings = database_settings.model_copy(update={"pool_idle_s": 0.05, "pool_min": 1})
     database = Database(settings)

@@ -204,6 +204,7 @@ async def test_a_function_that_computes_past_the_deadline_is_undone(
     """Python in a thread cannot be stopped: its unit is undone when it ends, whatever it still wrote."""
 
     class Handler(ApiHandler):
+        executor = "threads"
         timeout_s = TIMEOUT_S
 
         async def post(self) -> None:
