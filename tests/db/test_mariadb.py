@@ -518,6 +518,30 @@ async def test_a_commit_whose_answer_is_lost_is_unknown(through: Database, proxy
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("applied", [True, False])
+async def test_a_commit_that_the_server_calls_failed_may_be_applied_and_is_unknown(
+    through: Database, proxy: Proxy, sql: RawSql, applied: bool
+):
+    """1180, as of a Galera node that lost its cluster while it sent the transaction; and its connection,
+    whose transaction is in doubt, has no further user."""
+    unit = through.unit_of_work()
+    await unit.run(model.create_book, unit.session)
+    told = b'#HY000Got error 6 "No such device or address" during COMMIT'
+    packet = b"\xff" + (1180).to_bytes(2, "little") + told
+    proxy.answer(b"COMMIT", len(packet).to_bytes(3, "little") + b"\x01" + packet, delivered=applied)
+
+    with pytest.raises(OutcomeUnknown):
+        await unit.settle(keep=True)
+    before = proxy.accepted
+    async with through.unit_of_work() as following:
+        await following.run(model.create_book, following.session)
+
+    assert unit.outcome is Outcome.UNKNOWN
+    assert wait_until(lambda: len(sql("SELECT id FROM books")) == 1 + applied)
+    assert proxy.accepted == before + 1
+
+
+@pytest.mark.gen_test
 async def test_a_black_hole_ends_at_the_deadline_and_the_pool_is_whole(
     through: Database, proxy: Proxy, expect_log: ExpectLog
 ):
