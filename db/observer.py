@@ -84,10 +84,11 @@ class Observer:
         """The writer has connected to another server than before, behind a proxy too."""
 
     def read_after(self, how: str) -> None:
-        """A read with a token sees its writes: on the "replica", having "waited", on the "primary"."""
+        """A read with a token has its writes: "reader", at once over a connection of the reader's, whichever
+        server that leads to; "waited", there and later; "primary", where it moved to the writer's."""
 
     def write_lost(self) -> None:
-        """A write with a token is not on the primary: a failover has lost it, and the client is told."""
+        """A read tells its client of a write that is not on the primary: a failover has lost it."""
 
     def retries(self, reason: str) -> None:
         """A request, a message or `Database.run_in_transaction` is retried.

@@ -98,7 +98,7 @@ READS_AFTER = Family(
     ("how",),
 )
 WRITES_LOST = Family(
-    "onfinish_writes_lost_total", "Writes that a failover lost, as their tokens show.", "counter", ()
+    "onfinish_writes_lost_total", "Reads that told of a write that a failover has lost.", "counter", ()
 )
 LEAKS = Family(
     "onfinish_leaks_total", "Units of work that stayed open for longer than leak_s.", "counter", ()
@@ -174,7 +174,7 @@ class Metrics(Observer):
         self._pools: dict[str, _Pool] = {}
         self._add(LEFT, by=0)
         self._add(FAILOVERS, by=0)
-        for how in ("replica", "waited", "primary"):
+        for how in ("reader", "waited", "primary"):
             self._add(READS_AFTER, how, by=0)
         self._add(WRITES_LOST, by=0)
         self._add(LEAKS, by=0)

@@ -458,7 +458,16 @@ async def test_a_replica_that_is_in_step_is_read_from(
 
     answer = await client.get(written.headers["Location"], headers=after(written))
 
-    assert (answer.code, recorded.counts) == (200, {"replica": 1})
+    assert (answer.code, recorded.counts) == (200, {"reader": 1})
+
+
+@pytest.mark.parametrize("further", [{"database.reader_url": None}], ids=["none"])
+async def test_without_a_replica_no_read_is_counted_as_one_of_a_replica(client: Client, recorded: Recorded):
+    written = await write(client)
+
+    answer = await client.get(written.headers["Location"], headers=after(written))
+
+    assert (answer.code, recorded.counts) == (200, {"reader": 1})
 
 
 @pytest.mark.parametrize("drivername", DRIVERS)
@@ -644,7 +653,7 @@ class TestBehindPgBouncer:
         assert (stale.code, [each.code for each in behind]) == (404, [200, 200])
         assert written.json()["id"] in behind[1].body.decode()
         assert [each.code for each in in_step] == [200] * 4
-        assert recorded.counts == {"primary": 2, "replica": 4}
+        assert recorded.counts == {"primary": 2, "reader": 4}
 
 
 @pytest.mark.debian
@@ -685,7 +694,7 @@ class TestBehindHaProxy:
 
         assert with_token == {200: 40}
         assert without[404] > 5, "HAProxy led no connection to the replica"
-        assert recorded.counts["replica"] > 5, "HAProxy led no connection to the primary"
+        assert recorded.counts["reader"] > 5, "HAProxy led no connection to the primary"
 
 
 @pytest.mark.debian
