@@ -5,10 +5,10 @@ https://www.bailis.org/papers/hat-vldb2014.pdf calls it read your writes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from tornado.httputil import HTTPHeaders, HTTPServerRequest
+from tornado.httputil import HTTPServerRequest
 from tornado.web import Application
 
 from db import Database
@@ -19,6 +19,8 @@ WROTE = "Wrote"
 READ_AFTER = "Read-After"
 LOST = "Write-Lost"
 COOKIE = "onfinish_wrote"
+
+Put = Callable[[str, str], None]
 
 TOKENS_MAX = 16
 MALFORMED = (
@@ -58,20 +60,25 @@ def writes_to_see(
     return known
 
 
-def tell_writes(answered: Answered, headers: HTTPHeaders) -> None:
-    """Put the token of what was written into a response's headers, and whether a write was lost."""
+def tell_writes(answered: Answered, put: Put, add: Put) -> None:
+    """Tell of what was written, and whether a write was lost, whose cookie is of no use any more.
+
+    Args:
+        put: sets a header of the response.
+        add: adds one to others of its name.
+    """
     settings = answered.application.settings
     life_s = settings.get("write_cookie_s")
     database: Database = settings["database"]
     token = ""
     if answered.lost_write:
-        headers[LOST] = "1"
-        life_s = life_s and 0  # the cookie is of no use any more
+        put(LOST, "1")
+        put("Cache-Control", "no-store")  # a cache would tell it to other clients, or again
+        life_s = life_s and 0
     if answered.written is not None and database.write_tokens is not None:
-        headers[WROTE] = token = database.write_tokens.token_of(answered.written)
+        token = database.write_tokens.token_of(answered.written)
+        put(WROTE, token)
         life_s = settings.get("write_cookie_s")
     if life_s is not None:
         secure = "; Secure" if answered.request.protocol == "https" else ""
-        headers.add(
-            "Set-Cookie", f"{COOKIE}={token}; Max-Age={life_s}; Path=/; HttpOnly; SameSite=Lax{secure}"
-        )
+        add("Set-Cookie", f"{COOKIE}={token}; Max-Age={life_s}; Path=/; HttpOnly; SameSite=Lax{secure}")

@@ -70,6 +70,18 @@ class ExportHandler(ApiHandler):
             await self.flush()
 
 
+class HurriedExportHandler(ApiHandler):
+    """Streams a line before it has read anything."""
+
+    streams = True
+
+    async def get(self) -> None:
+        self.write("begins\n")
+        await self.flush()
+        await self.run(model.list_books, self.session, limit=1)
+        await self.flush()
+
+
 class SnapshotHandler(ApiHandler):
     """A read in REPEATABLE READ, whose snapshot is taken by the look at the marker."""
 
@@ -159,6 +171,7 @@ class DescribedHandler(ApiHandler):
 OWN_ROUTES = [
     URLSpec("/described", DescribedHandler),
     URLSpec("/export", ExportHandler),
+    URLSpec("/hurried", HurriedExportHandler),
     URLSpec("/snapshots/([0-9a-f]{32})", SnapshotHandler),
     URLSpec("/tagged/([0-9]+)", TaggedHandler),
     URLSpec("/writes", WriteInReadHandler),
@@ -551,10 +564,32 @@ async def test_the_cookie_of_a_lost_write_is_taken_back_and_one_over_https_is_se
 
     written = await client.post("/books", BOOK, headers=https)
     lost = await client.get("/books", headers={"Cookie": cookie})
+    streamed = await client.get("/export", headers={"Cookie": cookie})
+    too_early = await client.get("/hurried", headers={"Cookie": cookie})
 
     assert written.headers["Set-Cookie"].endswith("; SameSite=Lax; Secure")
-    assert lost.headers["Write-Lost"] == "1"
-    assert lost.headers["Set-Cookie"].startswith("onfinish_wrote=; Max-Age=0; Path=/;")
+    for answer in (lost, streamed):
+        assert answer.headers["Write-Lost"] == "1"
+        assert answer.headers.get_list("Set-Cookie") == [
+            "onfinish_wrote=; Max-Age=0; Path=/; HttpOnly; SameSite=Lax"
+        ]
+    assert (too_early.code, too_early.headers.get("Write-Lost")) == (200, None)
+
+
+async def test_no_cache_tells_another_read_of_a_lost_write(client: Client, database: Database):
+    """One that keeps an answer gives it to others; a 304 changes the headers of the one that it has."""
+    lost = {"Read-After": token_of_a_lost_write(database)}
+    shelf = await client.post("/shelves", {"name": "of a cache"})
+    path = f"/tagged/{shelf.json()['id']}"
+    tag = (await client.get(path, headers=after(shelf))).headers["ETag"]
+
+    answers = [
+        await client.get(path, headers=lost),
+        await client.get(path, headers=lost | {"If-None-Match": tag}),
+    ]
+
+    assert [(each.code, each.headers["Write-Lost"]) for each in answers] == [(200, "1"), (304, "1")]
+    assert [each.headers.get("Cache-Control") for each in answers] == ["no-store"] * 2
 
 
 @pytest.mark.parametrize("further", [{}, {"database.write_token_key": None}], ids=["tokens", "none"])
