@@ -74,7 +74,7 @@ async def faults_of(database: Database, *, revision: str | None, work: Work | No
     Returns:
         Why it is not ready; nothing where it is.
     """
-    if work != "reads" and (left := len(database.registry.left)):
+    if work != "reads" and (left := database.registry.left.unconfirmed):
         return [Fault(f"no COMMIT succeeds: the database has not answered {left}, and is still at them")]
     if database.settings.reader_url is None:
         fault = await _fault(database, revision=revision, work=work or "reads")

@@ -136,7 +136,7 @@ _SESSIONS = text("""
         SELECT unnest(CAST(:pids AS integer[])) AS pid
         UNION SELECT unnest(waits.waits_for) FROM wanted JOIN waits USING (pid)
     )
-    SELECT pid, application_name, usename, state, waits_for,
+    SELECT pid, application_name, usename, state, waits_for, wait_event = 'SyncRep' AS awaits_standby,
         extract(epoch FROM clock_timestamp() - state_change) AS state_s
     FROM wanted JOIN pg_stat_activity USING (pid) LEFT JOIN waits USING (pid)
 """)
@@ -150,11 +150,14 @@ _BEHIND = text("""
         ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END::float
 """)
 
-# Standbys confirm in the order of the log: behind one that waits for so long, all wait.
-_WHY_NO_COMMIT = text("""
+# Standbys confirm in the order of the log: behind one that waits for so long, all wait that wait for the same.
+# Another application may wait for more than this one (remote_apply). A process may have its id behind its name.
+_WHY_NO_COMMIT = text(r"""
     SELECT current_setting('transaction_read_only'),
         (SELECT count(*) FROM pg_stat_activity
-         WHERE wait_event = 'SyncRep' AND state_change < clock_timestamp() - interval '2 seconds')
+         WHERE wait_event = 'SyncRep' AND state_change < clock_timestamp() - interval '2 seconds'
+         AND datname = current_database() AND regexp_replace(application_name, ' \d+$', '')
+            = regexp_replace(current_setting('application_name'), ' \d+$', ''))
 """)
 
 
@@ -345,6 +348,7 @@ class PostgreSQL(Backend):
                 state=row.state or "",
                 state_s=None if row.state_s is None else float(row.state_s),
                 waits_for=tuple(row.waits_for or ()),
+                awaits_standby=bool(row.awaits_standby),
             )
             for row in connection.execute(_SESSIONS, {"pids": list(pids)})
         ]

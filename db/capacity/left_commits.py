@@ -34,6 +34,7 @@ class _Left:
     pid: int
     cut_at: float
     seen_at: float
+    is_unconfirmed: bool = False
 
 
 class LeftCommits:
@@ -63,6 +64,14 @@ class LeftCommits:
 
     def __len__(self) -> int:
         return len(self._left)
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many wait for a synchronous standby, as was last seen; all where the server does not tell.
+
+        One that takes its time for another reason, such as a deferred trigger, holds no other COMMIT up.
+        """
+        return sum(each.is_unconfirmed for each in self._left)
 
     def keep(self, slot: Slot, pid: int) -> None:
         """Release a slot once the server's session with that id has ended, or works for another client."""
@@ -110,6 +119,8 @@ class LeftCommits:
                 gone = [each for each in left if not _is_at_it(each, sessions.get(each.pid), now)]
                 for each in left:
                     each.seen_at = now
+                    seen = sessions.get(each.pid)
+                    each.is_unconfirmed = seen is not None and seen.awaits_standby is not False
             if self._release(gone):
                 break
         engine.dispose()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 
+import psycopg2
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -216,21 +218,30 @@ async def test_an_instance_that_has_written_nothing_sees_that_no_commit_succeeds
     set_standbys: SetStandbys,
     waiting: Callable[[], list[int]],
 ):
-    """Another one's COMMIT hangs for seconds."""
+    """Another instance's COMMIT hangs for seconds; another application's may wait for what this one does not."""
     set_standbys("absent")
 
-    def commit() -> None:
-        with cluster.admin_connection(database_name) as connection, connection.cursor() as cursor:
-            cursor.execute("CREATE TABLE other ()")
+    def commit(database: str, application: str) -> None:
+        connection = psycopg2.connect(cluster.url_for(database), application_name=application)
+        with contextlib.closing(connection), connection.cursor() as cursor:
+            cursor.execute("SELECT pg_current_xact_id(); SELECT pg_logical_emit_message(true, '', '')")
+            connection.commit()
 
-    hangs = asyncio.ensure_future(asyncio.to_thread(commit))
-    assert await asyncio.to_thread(wait_until, lambda: bool(waiting()))
-    await asyncio.sleep(2.5)
+    async def hang(*sessions: tuple[str, str]) -> list[asyncio.Task[None]]:
+        before = len(await asyncio.to_thread(waiting))
+        tasks = [asyncio.create_task(asyncio.to_thread(commit, *each)) for each in sessions]
+        assert await asyncio.to_thread(wait_until, lambda: len(waiting()) == before + len(tasks))
+        await asyncio.sleep(2.5)
+        return tasks
+
+    others = await hang(("postgres", "onfinish"), (database_name, "psql"))
+    beside_others = await service.get("/readyz?work=writes")
+    instances = await hang((database_name, "onfinish 4711"))
     ready = await service.get("/readyz?work=writes")
     set_standbys("")
-    await hangs
+    await asyncio.gather(*others, *instances)
 
-    assert ready.code == 503
+    assert (beside_others.code, ready.code) == (200, 503)
     assert (await service.get("/readyz?work=writes")).code == 200
 
 
