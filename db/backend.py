@@ -56,7 +56,7 @@ class ServerSession(NamedTuple):
     ``pid`` is the server's id of it. ``state``: "active", "idle in transaction", or what else the server
     calls it; empty where the role may not see it. ``state_s``: for how long. ``waits_for``: the ids of the
     sessions whose locks it waits for. ``application`` and ``user`` as the session has given them.
-    ``awaits_standby``: whether a synchronous standby is what its COMMIT waits for; None where that is not told.
+    ``awaits_standby``: whether its COMMIT waits for a synchronous standby; None where that is not told.
     """
 
     pid: int

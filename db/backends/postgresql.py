@@ -150,8 +150,8 @@ _BEHIND = text("""
         ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END::float
 """)
 
-# Standbys confirm in the order of the log: behind one that waits for so long, all wait that wait for the same.
-# Another application may wait for more than this one (remote_apply). A process may have its id behind its name.
+# Standbys confirm in the order of the log: behind one that waits for so long, all of the application wait.
+# Another one may wait for more (remote_apply). A process may have its id behind the application's name.
 _WHY_NO_COMMIT = text(r"""
     SELECT current_setting('transaction_read_only'),
         (SELECT count(*) FROM pg_stat_activity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from db.capacity import left_commits
 from db.errors import OutcomeUnknown
 from db.health import Fault, faults_of
 from db.observer import Observer
+from tests.fixtures.clock import own_time
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.postgres import PostgresCluster, free_port
@@ -138,6 +140,24 @@ def test_closing_releases_what_the_server_is_still_at(database_url: str, observe
     database.dispose()
 
     assert (kept, observer.count, database.writer.limiter.taken) == (1, 0, 0)
+
+
+def test_closing_does_not_wait_for_a_server_that_is_asked_and_does_not_answer():
+    """The thread that asks ends by its own time-out, and holds up no end of the process."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/nowhere"
+        database = Database(DatabaseSettings(url=url, connect_timeout_s=2))
+        keep(database, 1)
+        asked, _ = silent.accept()
+
+        began = own_time()
+        database.dispose()
+        took_s = own_time() - began
+
+        asked.close()
+    assert took_s < 0.7
+    assert database.writer.limiter.taken == 0
+    assert wait_until(lambda: all("left-commits" not in each.name for each in threading.enumerate()))
 
 
 def test_a_slot_is_not_kept_for_a_commit_that_no_thread_can_ask_for(

@@ -218,7 +218,7 @@ async def test_an_instance_that_has_written_nothing_sees_that_no_commit_succeeds
     set_standbys: SetStandbys,
     waiting: Callable[[], list[int]],
 ):
-    """Another instance's COMMIT hangs for seconds; another application's may wait for what this one does not."""
+    """Another instance's COMMIT hangs for seconds. Another application may wait for more."""
     set_standbys("absent")
 
     def commit(database: str, application: str) -> None:
