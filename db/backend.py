@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from conf import DatabaseSettings
 from db.errors import DatabaseError, UsageError
+from db.observer import Observer
 
 Role = Literal["writer", "reader", "migration"]
 
@@ -128,6 +129,9 @@ class Backend:
 
     isolation_is_a_transactions = False
     """A level asked for of a writer's connection holds for the transaction, and SQLAlchemy puts it back."""
+
+    observer = Observer()
+    """Told of what becomes of a COMMIT; its `Database` sets its own."""
 
     def __init__(self, url: URL, executor: ExecutorName = "auto") -> None:
         self.url = url

@@ -77,6 +77,9 @@ class Observer:
     def left(self, change: int) -> None:
         """A COMMIT was cut while the server was at it (+1), or the server is done with such a one (-1)."""
 
+    def unreplicated(self) -> None:
+        """A COMMIT is on no synchronous standby: its wait for one was cancelled, at the server."""
+
     def behind(self, behind_s: float | None) -> None:
         """How many seconds the reader's server is behind its primary; None where it is no standby."""
 

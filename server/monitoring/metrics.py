@@ -82,6 +82,12 @@ MARKERS = Family(
     ("answer",),
 )
 LEFT = Family("onfinish_commits_left", "COMMITs that were cut, and that the server is still at.", "gauge", ())
+UNREPLICATED = Family(
+    "onfinish_commits_unreplicated_total",
+    "COMMITs whose wait for a synchronous standby was cancelled.",
+    "counter",
+    (),
+)
 LAG = Family(
     "onfinish_replica_lag_seconds", "How far behind its primary the reader's server is.", "gauge", ()
 )
@@ -119,6 +125,7 @@ FAMILIES = (
     RETRIES,
     MARKERS,
     LEFT,
+    UNREPLICATED,
     LAG,
     STANDBY,
     FAILOVERS,
@@ -173,6 +180,7 @@ class Metrics(Observer):
         self._offsets: dict[tuple[str, ...], int] = {}
         self._pools: dict[str, _Pool] = {}
         self._add(LEFT, by=0)
+        self._add(UNREPLICATED, by=0)
         self._add(FAILOVERS, by=0)
         for how in ("reader", "waited", "primary"):
             self._add(READS_AFTER, how, by=0)
@@ -291,6 +299,10 @@ class Metrics(Observer):
     def left(self, change: int) -> None:
         """See `Observer`."""
         self._add(LEFT, by=change)
+
+    def unreplicated(self) -> None:
+        """See `Observer`."""
+        self._add(UNREPLICATED)
 
     def behind(self, behind_s: float | None) -> None:
         """See `Observer`."""

@@ -83,12 +83,16 @@ def settings(settings: Settings, further: dict[str, object]) -> Settings:
 
 
 class Left(Observer):
-    """COMMITs that hang at the server. Lives as long as its database."""
+    """COMMITs that hang at the server, and those that no standby has. Lives as long as its database."""
 
     count = 0
+    unreplicated_count = 0
 
     def left(self, change: int) -> None:
         self.count += change
+
+    def unreplicated(self) -> None:
+        self.unreplicated_count += 1
 
 
 @pytest.fixture
@@ -150,6 +154,7 @@ async def test_a_wait_that_is_cancelled_may_be_taken_for_a_success_with_a_warnin
     set_standbys: SetStandbys,
     end_waits: Callable[[str], None],
     expect_log: ExpectLog,
+    observer: Left,
 ):
     set_standbys("absent")
 
@@ -157,6 +162,38 @@ async def test_a_wait_that_is_cancelled_may_be_taken_for_a_success_with_a_warnin
         _, answer = await post_until(service, ledger, end_waits, "pg_cancel_backend")
 
     assert answer.code == 201
+    assert observer.unreplicated_count == 1
+
+
+@pytest.mark.parametrize("further", [{"unreplicated_commit": name} for name in ("unknown", "kept")], ids=str)
+async def test_a_thread_is_told_the_same_of_a_wait_that_is_cancelled(
+    service_database: Database,
+    sql: RawSql,
+    set_standbys: SetStandbys,
+    end_waits: Callable[[str], None],
+    caplog: pytest.LogCaptureFixture,
+    further: dict[str, object],
+    observer: Left,
+):
+    """In scopes each driver's place is psycopg2's, which blocks."""
+    sql("CREATE TABLE notes (body text)")
+    set_standbys("absent")
+
+    def write() -> str:
+        try:
+            with service_database.session_scope() as session:
+                write_a_note(session)
+        except OutcomeUnknown:
+            return "unknown"
+        return "kept"
+
+    writing = asyncio.ensure_future(asyncio.to_thread(write))
+    await asyncio.to_thread(end_waits, "pg_cancel_backend")
+
+    assert await writing == further["unreplicated_commit"]
+    assert observer.unreplicated_count == 1
+    warnings = [each.message for each in caplog.records if "standby was cancelled" in each.message]
+    assert len(warnings) == (further["unreplicated_commit"] == "kept")
 
 
 async def test_a_warning_of_a_trigger_at_commit_is_no_cancelled_wait(
