@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import make_url
+from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.ioloop import IOLoop
 from tornado.routing import URLSpec
 from tornado.web import Application
@@ -122,6 +123,21 @@ class ReadingSocket(SessionWebSocketHandler):
         self.write_message({"id": book.id, "lost": self.lost_write})
 
 
+class RetriedSocket(SessionWebSocketHandler):
+    """A message whose first attempt fails behind its read."""
+
+    read_only = True
+    retry_on = (KeyError,)
+    attempts = 0
+
+    async def handle_message(self, message: str | bytes) -> None:
+        await self.run(model.list_books, self.session, limit=1)
+        self.attempts += 1
+        if self.attempts == 1:
+            raise KeyError
+        self.write_message({"attempts": self.attempts, "lost": self.lost_write})
+
+
 class WritingSocket(SessionWebSocketHandler):
     """A message writes a book, and is answered with its token."""
 
@@ -176,6 +192,7 @@ OWN_ROUTES = [
     URLSpec("/tagged/([0-9]+)", TaggedHandler),
     URLSpec("/writes", WriteInReadHandler),
     URLSpec("/reading", ReadingSocket),
+    URLSpec("/retried", RetriedSocket),
     URLSpec("/redirects", RedirectHandler),
     URLSpec("/writing", WritingSocket),
 ]
@@ -365,6 +382,25 @@ class TestAReplicaThatLags:
         assert in_snapshot.code == 200
         assert book_id not in stale.body.decode().split()
 
+    async def test_head_is_answered_as_get_is(self, client: Client):
+        written = await write(client)
+        path = written.headers["Location"]
+
+        answers = [await client.head(path, headers=each) for each in (after(written), {})]
+
+        assert [each.code for each in answers] == [200, 404]
+
+    async def test_tokens_may_come_in_several_headers(self, client: Client):
+        """A proxy may fold them into one, or a client send one for each."""
+        first, second = [await write(client) for _ in range(2)]
+        lines = "".join(f"Read-After: {each.headers['Wrote']}\r\n" for each in (first, second))
+
+        with socket.create_connection(("127.0.0.1", client.port)) as plain:
+            plain.sendall(f"GET {first.headers['Location']} HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
+            answer = await asyncio.to_thread(plain.recv, 100)
+
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
     async def test_a_conditional_read_compares_with_what_was_written(self, client: Client):
         """The tag of the old representation is not current any more, though the replica thinks so."""
         shelf = await client.post("/shelves", {"name": "of a tag"})
@@ -448,6 +484,46 @@ class TestAReplicaThatLags:
 
         answer = await client.get(f"/books/{'b' * 32}", headers={"Read-After": told["wrote"]})
         assert answer.code == 200
+
+    async def test_a_socket_tells_of_a_lost_write_where_its_message_has_failed(
+        self, client: Client, database: Database
+    ):
+        """What was written is not there: its handler raises, and has no word with the client any more."""
+        headers = {"Read-After": token_of_a_lost_write(database)}
+        socket = await websocket_connect(
+            HTTPRequest(f"ws://127.0.0.1:{client.port}/reading", headers=headers)
+        )
+
+        told = []
+        for _ in range(2):
+            await socket.write_message("c" * 32)
+            told.append(json.loads(await socket.read_message() or ""))
+        socket.close()
+
+        assert [each["status"] for each in told] == [404, 404]
+        assert [each.get("write_lost") for each in told] == [True, None]
+
+    async def test_a_message_that_is_retried_tells_of_a_lost_write_too(
+        self, client: Client, database: Database
+    ):
+        headers = {"Read-After": token_of_a_lost_write(database)}
+        socket = await websocket_connect(
+            HTTPRequest(f"ws://127.0.0.1:{client.port}/retried", headers=headers)
+        )
+
+        await socket.write_message("")
+        told = json.loads(await socket.read_message() or "")
+        socket.close()
+
+        assert told == {"attempts": 2, "lost": True}
+
+    async def test_a_handshake_with_a_header_that_is_no_list_of_tokens_is_refused(self, client: Client):
+        request = HTTPRequest(f"ws://127.0.0.1:{client.port}/reading", headers={"Read-After": "x"})
+
+        with pytest.raises(HTTPClientError) as refused:
+            await websocket_connect(request)
+
+        assert refused.value.code == 400
 
     async def test_a_repeated_request_has_a_token_of_its_own(self, client: Client):
         """Its client may have lost the first answer, and that one's token."""
@@ -637,12 +713,14 @@ async def test_only_what_was_committed_has_a_token(client: Client, expect_log: E
     assert "Wrote" not in read.headers
 
 
-@pytest.mark.parametrize("given", ["x", "", ",", "A" * 56, "of another key", "17 of them"])
+@pytest.mark.parametrize("given", ["x", "", ",", "A" * 56, "of another key", "one of several", "17 of them"])
 async def test_a_header_that_is_no_list_of_our_tokens_is_a_problem_that_names_it(client: Client, given: str):
     written = await write(client)
     token = written.headers["Wrote"]
     if given == "of another key":
         given = WriteTokens("o" * 32).token_of(Written("ab" * 16, 1, 0.0))
+    elif given == "one of several":
+        given = f"{token}, x, {token}"
     elif given == "17 of them":
         given = ", ".join([token] * 17)
 
