@@ -52,12 +52,13 @@ def writes_to_see(
         cookie = request.cookies.get(COOKIE) if settings.get("write_cookie_s") else None
         written = None if cookie is None else tokens.read(cookie.value)
         return () if written is None else (written,)
-    # Of a list, empty elements are ignored: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.1.2
-    found = [tokens.read(token) for each in given.split(",") if (token := each.strip())]
-    known = [each for each in found if each is not None]
-    if not 0 < len(found) <= TOKENS_MAX or len(known) < len(found):
-        raise Problem(400, MALFORMED)
-    return known
+    # Of a list, some empty elements are ignored: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.1.2
+    named = [token for each in given.split(",", 2 * TOKENS_MAX) if (token := each.strip())]
+    if 0 < len(named) <= TOKENS_MAX:  # before they are read: each is a computation
+        known = [written for token in named if (written := tokens.read(token)) is not None]
+        if len(known) == len(named):
+            return known
+    raise Problem(400, MALFORMED)
 
 
 def tell_writes(answered: Answered, put: Put, add: Put) -> None:
