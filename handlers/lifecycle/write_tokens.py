@@ -68,18 +68,16 @@ def tell_writes(answered: Answered, put: Put, add: Put) -> None:
         put: sets a header of the response.
         add: adds one to others of its name.
     """
-    settings = answered.application.settings
-    life_s = settings.get("write_cookie_s")
+    settings, request = answered.application.settings, answered.request
     database: Database = settings["database"]
-    token = ""
+    life_s, token = settings.get("write_cookie_s"), ""
     if answered.lost_write:
         put(LOST, "1")
         put("Cache-Control", "no-store")  # a cache would tell it to other clients, or again
-        life_s = life_s and 0
     if answered.written is not None and database.write_tokens is not None:
         token = database.write_tokens.token_of(answered.written)
         put(WROTE, token)
-        life_s = settings.get("write_cookie_s")
-    if life_s is not None:
-        secure = "; Secure" if answered.request.protocol == "https" else ""
-        add("Set-Cookie", f"{COOKIE}={token}; Max-Age={life_s}; Path=/; HttpOnly; SameSite=Lax{secure}")
+    if life_s and (token or READ_AFTER not in request.headers):  # else it is another write's
+        secure = "; Secure" if request.protocol == "https" else ""
+        life = f"Max-Age={life_s if token else 0}; Path=/; HttpOnly; SameSite=Lax{secure}"
+        add("Set-Cookie", f"{COOKIE}={token}; {life}")

@@ -652,6 +652,19 @@ async def test_the_cookie_of_a_lost_write_is_taken_back_and_one_over_https_is_se
     assert (too_early.code, too_early.headers.get("Write-Lost")) == (200, None)
 
 
+@pytest.mark.parametrize("further", [{"http.write_cookie_s": 60}], ids=["cookie"])
+async def test_the_cookie_of_another_write_than_the_lost_one_stays(client: Client, database: Database):
+    """The header is read in its place."""
+    written = await write(client)
+    cookie = written.headers["Set-Cookie"].partition(";")[0]
+    lost = {"Read-After": token_of_a_lost_write(database)}
+
+    answer = await client.get("/books", headers=lost | {"Cookie": cookie})
+
+    assert answer.headers["Write-Lost"] == "1"
+    assert answer.headers.get_list("Set-Cookie") == []
+
+
 async def test_no_cache_tells_another_read_of_a_lost_write(client: Client, database: Database):
     """One that keeps an answer gives it to others; a 304 changes the headers of the one that it has."""
     lost = {"Read-After": token_of_a_lost_write(database)}
