@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from tornado.ioloop import IOLoop
 
 from conf import Settings
-from db import Database
+from db import Database, health
 from db.errors import OutcomeUnknown
 from db.observer import Observer
 from tests.faults.conftest import POOL_SIZE
@@ -280,6 +280,32 @@ async def test_an_instance_that_has_written_nothing_sees_that_no_commit_succeeds
 
     assert (beside_others.code, ready.code) == (200, 503)
     assert (await service.get("/readyz?work=writes")).code == 200
+
+
+async def test_a_pool_that_is_full_of_commits_that_hang_is_not_ready_for_writes(
+    service_database: Database,
+    sql: RawSql,
+    set_standbys: SetStandbys,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """No slot is free to ask with, and none is cut before its deadline."""
+    sql("CREATE TABLE notes (body text)")
+    set_standbys("absent")
+    monkeypatch.setattr(health, "CHECK_TIMEOUT_S", 0.3)
+
+    async def write() -> None:
+        async with service_database.unit_of_work() as unit:
+            await unit.run(write_a_note, unit.session)
+
+    writing = [asyncio.create_task(write()) for _ in range(POOL_SIZE)]
+    await asyncio.sleep(2.5)
+    found = await health.faults_of(service_database, revision=None, work="writes")
+    set_standbys("")
+    await asyncio.gather(*writing)
+
+    assert [each.told for each in found] == [
+        f"no COMMIT succeeds: {POOL_SIZE} wait for a synchronous standby"
+    ]
 
 
 async def test_a_commit_that_hangs_is_kept_once_whatever_follows_its_unit(
