@@ -44,6 +44,9 @@ class MarkerRow:
     sql: str
     """Writes the row over, for ``connection`` and ``transaction``, where the transaction has written."""
 
+    look: str = ""
+    """Reads such rows, by their names."""
+
     before_commit: tuple[str, str] | None = None
     """Writes the row over, in one string with COMMIT; the transaction's text stands between the two."""
 

@@ -302,7 +302,10 @@ class PostgreSQL(Backend):
                     if settings.commit_witness and "commit_witness" in found:
                         _, table, writes_unseen = found["commit_witness"]
                         row = MarkerRow(
-                            uuid.uuid4().hex, table, self.driver.marker_sql(_TESTIFY, table=table)
+                            uuid.uuid4().hex,
+                            table,
+                            self.driver.marker_sql(_TESTIFY, table=table),
+                            self._reads(table),
                         )
                         # What a foreign table takes is reported as written rows, and is not written here.
                         if role == "writer" and self.driver.takes_marker_with_commit and not writes_unseen:
@@ -387,8 +390,7 @@ class PostgreSQL(Backend):
     def read_markers(self, connection: Connection, names: Sequence[str]) -> Mapping[str, str]:
         # The session's hooks have begun its transaction, and may have set another search path.
         row: MarkerRow | None = connection.info.get(self.marker_key)
-        table = self.driver.marker_sql("{table}", table="commit_witness" if row is None else row.table)
-        sql = _READ_MARKERS.format(names=self.driver.placeholder, table=table)
+        sql = self._reads("commit_witness") if row is None else row.look
         found = connection.exec_driver_sql(sql, (",".join(names),))
         return {row[0]: row[1] for row in found}
 
@@ -478,6 +480,10 @@ class PostgreSQL(Backend):
     def _given_options(self, settings: DatabaseSettings) -> str:
         """The server settings of the operator, as they would stand on the server's command line."""
         return str(settings.connect_args.get("options", self.url.query.get("options")) or "")
+
+    def _reads(self, table: str) -> str:
+        spelt = self.driver.marker_sql("{table}", table=table)
+        return _READ_MARKERS.format(names=self.driver.placeholder, table=spelt)
 
     def _before_commit(self, cursor: Any, row: MarkerRow) -> tuple[str, str]:
         """See `MarkerRow.before_commit`. Its plan is made here: it would be half of what the marker costs."""
