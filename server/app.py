@@ -11,7 +11,7 @@ from tornado.web import Application, RequestHandler
 from conf import Settings
 from db import Database
 from db.capacity.limiter import AdmissionLimiter
-from db.schema import migrate
+from db.schema.newest import newest
 from handlers import NotFoundHandler, log_request
 from handlers.board.routes import ABOUT as BOARD, routes as board_routes
 from handlers.openapi.document import About, Document, describe
@@ -55,8 +55,8 @@ def make_app(
     else:
         compared = [*routes]
     http = settings.http
-    revision = migrate.head(settings.database.models)
-    database.expect_schema(revision, known=migrate.known(settings.database.models))
+    revision, known = newest(settings.database.models)
+    database.expect_schema(revision, known=known)
     twins = Twins(database.settings, compared) if settings.compare.mount else None
     slots = {"writer": database.writer.limiter.size, "reader": database.reader.limiter.size}
     limits = Limits(
