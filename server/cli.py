@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import gc
 import logging
 import os
 import re
@@ -116,8 +115,6 @@ def _main(argv: list[str]) -> int:
         sys.path.insert(0, os.getcwd())
     _warn_of_database_from_variable(settings)
     _warn_of_misspelt_variables()
-    if arguments.command != DEFAULT_COMMAND:  # which does it once it has imported what serves
-        gc.enable()
     return run_command(
         found[arguments.command], settings, arguments, prog=f"{parser.prog} {arguments.command}"
     )

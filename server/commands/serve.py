@@ -23,7 +23,6 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     from server.processes.unhandled import log_unhandled
 
     gc.freeze()  # what was imported lives as long as the process
-    gc.enable()
     log_unhandled()
     backend_of(settings)  # a database that is not supported is reported like any other wrong setting
     check_event_loop(settings)
