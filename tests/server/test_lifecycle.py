@@ -31,9 +31,12 @@ on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True
 NOT_FOR_SERVING = {
     "alembic",
     "asyncpg",
+    "dotenv",
+    "mako",
     "matplotlib",
     "psycopg",
     "psycopg2",
+    "pydantic_settings",
     "pymysql",
     "sqlalchemy.dialects.postgresql",
     "tqdm",
