@@ -35,6 +35,7 @@ from tests.bench import (
     profile,
     report,
     soak,
+    start,
 )
 from tests.bench.calls import CALLS
 from tests.bench.databases import Databases, databases
@@ -49,6 +50,7 @@ MEASURED: dict[str, str] = {
     "many": "a large bulk against asyncpg's executemany, a large export against COPY TO",
     "processes": "two processes against one",
     "clients": "from one client's connection to 1,024, against sixteen",
+    "start": "from the start of a process to its first answer, and its memory then, on SQLite",
     "goals": "all of these, and the table of what is to be reached",
 }
 BARE = "bare"
@@ -127,6 +129,12 @@ def measure(options: argparse.Namespace, made: Databases) -> dict[str, Any]:
         )
     if everything or options.name == "clients":
         result["clients"] = clients.measure(made, driver=options.drivers[0], **common)
+    if everything or options.name == "start":
+        result["start"] = start.measure(
+            rounds=options.rounds,
+            environments=options.environments if "fastapi" in options.peers else None,
+            scale=options.scale,
+        )
     return result
 
 

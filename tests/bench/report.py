@@ -39,6 +39,8 @@ def markdown(result: dict[str, Any], *, plot: str | None = None) -> str:
             parts.append(_allowed_table(allowed, labels))
     if "machinery" in result:
         parts.append(_parts_table(result["machinery"]["parts_us"]))
+    if "start" in result:
+        parts.append(_start_table(result["start"]))
     if found := goals(result):
         parts.append(goal.table(found))
     return "\n\n".join(parts) + "\n"
@@ -87,4 +89,16 @@ def _parts_table(parts_us: dict[str, dict[str, float]]) -> str:
     lines = ["| CPU in process, µs | median | quartiles |", "|---|---|---|"]
     for name, one in parts_us.items():
         lines.append(f"| {name} | {one['median']:.1f} | {one['low']:.1f} to {one['high']:.1f} |")
+    return "\n".join(lines)
+
+
+def _start_table(start: dict[str, Any]) -> str:
+    lines = [
+        "| start and rest, SQLite | ready, s | CPU until then, s | RSS, MiB | PSS, MiB |",
+        "|---|---|---|---|---|",
+    ]
+    for name, one in start["medians"].items():
+        cells = [f"{one[measure]['median']:.2f}" for measure in ("ready_s", "cpu_s")]
+        cells += [f"{one[measure]['median']:.1f}" for measure in ("rss_mib", "pss_mib")]
+        lines.append(f"| {start['labels'][name]} | {' | '.join(cells)} |")
     return "\n".join(lines)

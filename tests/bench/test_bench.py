@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import configparser
+import importlib.metadata
 import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from packaging.requirements import Requirement
 
-from tests.bench import __main__ as bench, compare, goal, many, profile, report, subjects
-from tests.bench.environments import PEERS, default_folder
+from tests.bench import __main__ as bench, compare, goal, many, profile, report, start, subjects
+from tests.bench.environments import PEERS, default_folder, versions
 from tests.bench.goal import Goal
 from tests.bench.rounds import Samples, Spread, ratios, turned
 from tests.fixtures.postgres import PostgresCluster
+from tests.fixtures.process import ROOT
 
 SMALL = ["--rounds", "1", "--scale", "0.002", "--tasks", "60"]
 
@@ -59,13 +63,32 @@ def test_what_the_parts_allow_is_told_beside_the_goals():
     assert [one["median"] for one in found["ratios"].values()] == [0.25, 0.5, 0.75]
 
 
-@pytest.mark.parametrize("name", sorted({peer.environment for peer in subjects.PEERS.values()}))
+@pytest.mark.parametrize("name", sorted({peer.environment for peer in [*subjects.PEERS.values(), start.OWN]}))
 def test_the_environment_of_a_peer_is_pinned(name: str):
     """All of it: a measurement of next year is of the same releases."""
     lines = (PEERS / f"{name}.txt").read_text().split()
 
     assert lines
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9a-z.]+", line) for line in lines)
+
+
+def test_the_service_is_started_with_what_it_requires_and_nothing_else():
+    """And uvloop, which uvicorn brings for its own."""
+    parsed = configparser.ConfigParser()
+    parsed.read(ROOT / "setup.cfg")
+    required = {Requirement(line).name for line in parsed["options"]["install_requires"].split("\n") if line}
+    pinned = {name.lower().replace("_", "-"): version for name, version in versions("onfinish").items()}
+
+    found, unseen = set[str](), {name.lower() for name in required} | {"uvloop"}
+    while unseen:
+        name = unseen.pop()
+        found.add(name)
+        for line in importlib.metadata.requires(name) or ():
+            needed = Requirement(line)
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                unseen |= {needed.name.lower().replace("_", "-")} - found
+
+    assert set(pinned) == found
 
 
 class Measured(NamedTuple):
@@ -97,6 +120,7 @@ def test_all_measurements_run(measured: Measured, postgres_cluster: PostgresClus
     assert set(calls) == {"one", "list", "export", "patch", "create", "bulk"}
     assert all(one["onfinish psycopg2"]["cpu_us"]["median"] > 0 for one in calls.values())
     assert [name for name, one in calls.items() if "bare psycopg2" not in one] == ["export"]
+    assert measured.result["start"]["medians"]["onfinish sqlite"]["rss_mib"]["median"] > 10
     # machinery, locks, an export's memory, processes, clients
     assert len(report.goals(measured.result)) == 4 + 2 + 1 + 1 + 5
     with postgres_cluster.admin_connection() as connection, connection.cursor() as cursor:
