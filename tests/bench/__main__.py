@@ -35,6 +35,7 @@ from tests.bench import (
     profile,
     report,
     soak,
+    sqlite,
     start,
 )
 from tests.bench.calls import CALLS
@@ -50,6 +51,7 @@ MEASURED: dict[str, str] = {
     "many": "a large bulk against asyncpg's executemany, a large export against COPY TO",
     "processes": "two processes against one",
     "clients": "from one client's connection to 1,024, against sixteen",
+    "sqlite": "one row and a creation on SQLite: the service, and what others use",
     "start": "from the start of a process to its first answer, and its memory then, on SQLite",
     "goals": "all of these, and the table of what is to be reached",
 }
@@ -129,6 +131,10 @@ def measure(options: argparse.Namespace, made: Databases) -> dict[str, Any]:
         )
     if everything or options.name == "clients":
         result["clients"] = clients.measure(made, driver=options.drivers[0], **common)
+    if everything or options.name == "sqlite":
+        result["sqlite"] = sqlite.measure(
+            peers=options.peers, calls=options.calls, environments=options.environments, **common
+        )
     if everything or options.name == "start":
         result["start"] = start.measure(
             rounds=options.rounds,

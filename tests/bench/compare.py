@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.calls import CALLS, Board, Call, WrongAnswer
-from tests.bench.databases import Databases
+from tests.bench.databases import Fresh
 from tests.bench.goal import Goal
 from tests.bench.load import Load, LoadError
 from tests.bench.rounds import Sample, Samples, Spread, ratios, sample, turned
@@ -34,7 +34,7 @@ WARM_UP = 0.3
 
 
 def measure(
-    databases: Databases,
+    databases: Fresh,
     subjects: Sequence[Subject],
     calls: Sequence[Call],
     *,

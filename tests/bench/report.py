@@ -39,6 +39,8 @@ def markdown(result: dict[str, Any], *, plot: str | None = None) -> str:
             parts.append(_allowed_table(allowed, labels))
     if "machinery" in result:
         parts.append(_parts_table(result["machinery"]["parts_us"]))
+    if "sqlite" in result:
+        parts.append(_calls_table(result["sqlite"]["medians"], result["sqlite"]["labels"], "cpu_us"))
     if "start" in result:
         parts.append(_start_table(result["start"]))
     if found := goals(result):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from packaging.requirements import Requirement
 
-from tests.bench import __main__ as bench, compare, goal, many, profile, report, start, subjects
+from tests.bench import __main__ as bench, compare, goal, many, profile, report, sqlite, start, subjects
 from tests.bench.environments import PEERS, default_folder, versions
 from tests.bench.goal import Goal
 from tests.bench.rounds import Samples, Spread, ratios, turned
@@ -121,6 +121,7 @@ def test_all_measurements_run(measured: Measured, postgres_cluster: PostgresClus
     assert all(one["onfinish psycopg2"]["cpu_us"]["median"] > 0 for one in calls.values())
     assert [name for name, one in calls.items() if "bare psycopg2" not in one] == ["export"]
     assert measured.result["start"]["medians"]["onfinish sqlite"]["rss_mib"]["median"] > 10
+    assert set(measured.result["sqlite"]["medians"]) == {"one", "create"}
     # machinery, locks, an export's memory, processes, clients
     assert len(report.goals(measured.result)) == 4 + 2 + 1 + 1 + 5
     with postgres_cluster.admin_connection() as connection, connection.cursor() as cursor:
@@ -198,6 +199,15 @@ def test_a_peer_and_the_bare_handler_answer_as_the_service_does(
     url = ["--database-url", postgres_cluster.url_for("postgres")]
 
     assert bench.main(["calls", *SMALL, *url, "--peers", peer, "--drivers", driver]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("peer", ["fastapi", "flask"])
+def test_a_peer_on_sqlite_answers_as_the_service_does(peer: str):
+    """One row and creations, and their mistakes."""
+    found = sqlite.measure(rounds=1, tasks=60, peers=[peer], environments=default_folder(), scale=0.02)
+
+    assert len(found["goals"]) == 2
 
 
 @pytest.mark.slow
