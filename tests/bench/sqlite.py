@@ -4,9 +4,9 @@
 
     python -m tests.bench sqlite --rounds 9
 
-As `compare`, each on a copy of one file, whose mode is WAL; foreign keys are enforced in all, and nothing else
-is set. The service has one connection that writes and ten that read, through Python's own driver, as it is
-installed; the peers have ten.
+As `compare`, each on a copy of one file, whose mode is WAL; foreign keys are enforced in all, and nothing
+else is set. The service has one connection that writes and ten that read, through Python's own driver, as
+it is installed; the peers have ten.
 """
 
 from __future__ import annotations
