@@ -27,6 +27,7 @@ from tests.bench import (
     commit_markers,
     compare,
     goal,
+    goodput,
     locks,
     machinery,
     many,
@@ -51,6 +52,7 @@ MEASURED: dict[str, str] = {
     "many": "a large bulk against asyncpg's executemany, a large export against COPY TO",
     "processes": "two processes against one",
     "clients": "from one client's connection to 1,024, against sixteen",
+    "goodput": "requests at 1.5 and 3 times the rate that can be served, and what becomes of them",
     "sqlite": "one row and a creation on SQLite: the service, and what others use",
     "start": "from the start of a process to its first answer, and its memory then, on SQLite",
     "goals": "all of these, and the table of what is to be reached",
@@ -131,6 +133,9 @@ def measure(options: argparse.Namespace, made: Databases) -> dict[str, Any]:
         )
     if everything or options.name == "clients":
         result["clients"] = clients.measure(made, driver=options.drivers[0], **common)
+    if everything or options.name == "goodput":
+        fewer = common | {"rounds": max(1, options.rounds // 3)}
+        result["goodput"] = goodput.measure(made, driver=options.drivers[0], calls=options.calls, **fewer)
     if everything or options.name == "sqlite":
         result["sqlite"] = sqlite.measure(
             peers=options.peers, calls=options.calls, environments=options.environments, **common

@@ -39,6 +39,8 @@ def markdown(result: dict[str, Any], *, plot: str | None = None) -> str:
             parts.append(_allowed_table(allowed, labels))
     if "machinery" in result:
         parts.append(_parts_table(result["machinery"]["parts_us"]))
+    if "goodput" in result:
+        parts.append(_goodput_table(result["goodput"]["medians"]))
     if "sqlite" in result:
         parts.append(_calls_table(result["sqlite"]["medians"], result["sqlite"]["labels"], "cpu_us"))
     if "start" in result:
@@ -103,4 +105,28 @@ def _start_table(start: dict[str, Any]) -> str:
         cells = [f"{one[measure]['median']:.2f}" for measure in ("ready_s", "cpu_s")]
         cells += [f"{one[measure]['median']:.1f}" for measure in ("rss_mib", "pss_mib")]
         lines.append(f"| {start['labels'][name]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+_GOODPUT = {
+    "capacity": ("capacity, a second", "{:.0f}"),
+    "offered": ("offered", "{:.0f}"),
+    "goodput": ("served in time", "{:.0f}"),
+    "ideal": ("ideal", "{:.0f}"),
+    "accepted_us": ("CPU of a request served, µs", "{:.0f}"),
+    "refused_us": ("of a refusal", "{:.0f}"),
+    "available": ("share of a core to be had", "{:.2f}"),
+    "server_cpu": ("used", "{:.2f}"),
+    "generator_cpu": ("the generator's CPU", "{:.2f}"),
+    "refusal_p50_ms": ("median refusal, ms", "{:.0f}"),
+    "refusal_max_ms": ("slowest", "{:.0f}"),
+    "served_p99_ms": ("p99 of those served, ms", "{:.0f}"),
+}
+
+
+def _goodput_table(medians: dict[str, Any]) -> str:
+    lines = [f"| goodput, open loop | {' | '.join(medians)} |", f"|---|{'---|' * len(medians)}"]
+    for measure, (label, digits) in _GOODPUT.items():
+        cells = [digits.format(one[measure]["median"]) for one in medians.values()]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
