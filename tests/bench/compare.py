@@ -113,7 +113,13 @@ def goals(samples: Samples, default: str, fastest: str) -> list[dict[str, Any]]:
     for own, call, peer, measure, goal in GOALS:
         by_subject, name = samples.get(call, {}), default if own == DEFAULT else fastest
         if name in by_subject and peer in by_subject:
-            found.append(goal.found(ratios(by_subject[name], by_subject[peer], measure)))
+            bare = by_subject.get(f"bare {name.split()[-1]}")
+            found.append(
+                goal.found(
+                    ratios(by_subject[name], by_subject[peer], measure),
+                    bare=None if bare is None else ratios(bare, by_subject[peer], measure),
+                )
+            )
     return found
 
 

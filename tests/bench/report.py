@@ -29,9 +29,12 @@ def markdown(result: dict[str, Any], *, plot: str | None = None) -> str:
     Args:
         plot: where it is, seen from where the tables go.
     """
-    parts = [machine.sentence(result["machine"])]
+    parts = []
+    if found := goals(result):
+        parts.append(goal.table(found))
     if plot is not None:
         parts.append(f"![server CPU per request]({plot})")
+    parts.append(machine.sentence(result["machine"]))
     if "calls" in result:
         medians, labels = result["calls"]["medians"], result["calls"]["labels"]
         parts += [_calls_table(medians, labels, measure) for measure in _DIGITS]
@@ -39,14 +42,14 @@ def markdown(result: dict[str, Any], *, plot: str | None = None) -> str:
             parts.append(_allowed_table(allowed, labels))
     if "machinery" in result:
         parts.append(_parts_table(result["machinery"]["parts_us"]))
+    if "clients" in result:
+        parts.append(_clients_table(result["clients"]))
     if "goodput" in result:
         parts.append(_goodput_table(result["goodput"]["medians"]))
     if "sqlite" in result:
         parts.append(_calls_table(result["sqlite"]["medians"], result["sqlite"]["labels"], "cpu_us"))
     if "start" in result:
         parts.append(_start_table(result["start"]))
-    if found := goals(result):
-        parts.append(goal.table(found))
     return "\n\n".join(parts) + "\n"
 
 
@@ -105,6 +108,19 @@ def _start_table(start: dict[str, Any]) -> str:
         cells = [f"{one[measure]['median']:.2f}" for measure in ("ready_s", "cpu_s")]
         cells += [f"{one[measure]['median']:.1f}" for measure in ("rss_mib", "pss_mib")]
         lines.append(f"| {start['labels'][name]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _clients_table(clients: dict[str, Any]) -> str:
+    per_s, kept = clients["per_s"], clients["kept"]
+    numbers = list(next(iter(per_s.values())))
+    lines = [
+        f"| requests a second, by connections | {' | '.join(numbers)} |",
+        f"|---|{'---|' * len(numbers)}",
+    ]
+    for name, label in clients["labels"].items():
+        cells = [f"{per_s[name][one]['median']:.0f} ({kept[name][one]['median']:.2f})" for one in numbers]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

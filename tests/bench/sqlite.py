@@ -21,7 +21,7 @@ from tests.bench.calls import CALLS
 from tests.bench.files import Files
 from tests.bench.goal import Goal
 from tests.bench.rounds import ratios
-from tests.bench.subjects import SQLITE_PEERS, Subject
+from tests.bench.subjects import BARE_SQLITE, SQLITE_PEERS, Subject
 
 CALLED = ("one", "create")
 OWN = Subject("onfinish sqlite", "onfinish, SQLite", is_ours=True)
@@ -37,12 +37,12 @@ def measure(
     scale: float = 1.0,
     calls: Sequence[str] = CALLED,
 ) -> dict[str, Any]:
-    """Measure the service and those of the peers that have an application on SQLite."""
+    """Measure the service, the bare handler, and those of the peers that have an application on SQLite."""
     others = [SQLITE_PEERS[f"{name}-sqlite"] for name in peers if f"{name}-sqlite" in SQLITE_PEERS]
     with tempfile.TemporaryDirectory() as folder:
         samples = compare.measure(
             Files(Path(folder)),
-            [OWN, *others],
+            [OWN, BARE_SQLITE, *others],
             [CALLS[name] for name in CALLED if name in calls],
             rounds=rounds,
             environments=environments,
@@ -50,10 +50,11 @@ def measure(
             scale=scale,
         )
     return {
-        "labels": {subject.name: subject.label for subject in [OWN, *others]},
+        "labels": {subject.name: subject.label for subject in [OWN, BARE_SQLITE, *others]},
         "goals": [
             Goal(f"CPU per request, {CALLS[call].label}, SQLite", other.label, GOAL).found(
-                ratios(by_subject[OWN.name], by_subject[other.name], "cpu_us")
+                ratios(by_subject[OWN.name], by_subject[other.name], "cpu_us"),
+                bare=ratios(by_subject[BARE_SQLITE.name], by_subject[other.name], "cpu_us"),
             )
             for call, by_subject in samples.items()
             for other in others

@@ -4,11 +4,11 @@
 
     python -m tests.bench start --rounds 9
 
-Each round starts both, one after the other and never beside each other, on a file whose schema is there; a
+Each round starts all, one after the other and never beside each other, on a file whose schema is there; a
 first round, which is not counted, compiles the modules and fills the file cache. The clock runs from the
-start of the process to the first 200 of ``/readyz``, which asks the database in both, over a connection
+start of the process to the first 200 of ``/readyz``, which asks the database in all, over a connection
 that is tried again every few milliseconds. Memory is read some seconds later; until then nothing else is
-asked. Both have an environment with their own requirements and no other package, since each package that is
+asked. All have an environment with their own requirements and no other package, since each package that is
 installed prolongs a start.
 """
 
@@ -26,8 +26,8 @@ from tests.bench.environments import python_of
 from tests.bench.files import Files
 from tests.bench.goal import Goal
 from tests.bench.load import Load, request
-from tests.bench.rounds import Sample, Spread, ratios
-from tests.bench.subjects import SQLITE_PEERS, START_TIMEOUT_S, Subject, cpu_s, family, spawned
+from tests.bench.rounds import Sample, Spread, ratios, turned
+from tests.bench.subjects import BARE_SQLITE, SQLITE_PEERS, START_TIMEOUT_S, Subject, cpu_s, family, spawned
 
 REST_S = 3.0
 """From the first 200 until the memory is read."""
@@ -35,6 +35,7 @@ REST_S = 3.0
 _LOOK_EVERY_S = 0.002
 
 PEER = SQLITE_PEERS["fastapi-sqlite"]
+BARE = BARE_SQLITE._replace(environment="onfinish")
 OWN = Subject(
     "onfinish sqlite",
     "onfinish, SQLite",
@@ -49,13 +50,13 @@ GOALS = {
 
 
 def measure(*, rounds: int, environments: Path | None, scale: float = 1.0) -> dict[str, Any]:
-    """Start the service and its peer in turn.
+    """Start the service, the bare handler and the peer in turn.
 
     Args:
         environments: where their Pythons are; None starts the service alone, in this process's own.
         scale: of the time until the memory is read.
     """
-    subjects = [OWN, PEER] if environments else [OWN._replace(environment="")]
+    subjects = [OWN, BARE, PEER] if environments else [OWN._replace(environment="")]
     for subject in subjects:  # made before a clock runs
         if subject.environment and environments:
             python_of(subject.environment, environments)
@@ -64,7 +65,7 @@ def measure(*, rounds: int, environments: Path | None, scale: float = 1.0) -> di
         files = Files(Path(folder))
         urls = {subject.name: files.new(1) for subject in subjects}
         for turn in range(-1, rounds):
-            for subject in subjects[:: 1 if turn % 2 else -1]:
+            for subject in turned(subjects, turn):
                 name = subject.name
                 found = _start(subject, urls[name], environments or Path(), REST_S * scale)
                 if turn < 0:
@@ -73,7 +74,10 @@ def measure(*, rounds: int, environments: Path | None, scale: float = 1.0) -> di
                 figures = "  ".join(f"{measure} {value:.4g}" for measure, value in found.items())
                 print(f"start    {name:20} {figures}", file=sys.stderr, flush=True)
     found_goals = [
-        goal.found(ratios(samples[OWN.name], samples[PEER.name], measure))
+        goal.found(
+            ratios(samples[OWN.name], samples[PEER.name], measure),
+            bare=ratios(samples[BARE.name], samples[PEER.name], measure),
+        )
         for measure, goal in GOALS.items()
         if PEER.name in samples
     ]

@@ -152,6 +152,13 @@ SQLITE_PEERS = {
 }
 """The same applications on SQLite."""
 
+BARE_SQLITE = Subject(
+    "bare sqlite",
+    "bare Tornado handler, SQLite",
+    command=("-m", "tests.bench.bare"),
+    refuses=False,
+)
+
 
 def installed_drivers() -> list[str]:
     """The service's drivers whose modules are here."""

@@ -12,9 +12,21 @@ from typing import Any, NamedTuple
 import pytest
 from packaging.requirements import Requirement
 
-from tests.bench import __main__ as bench, compare, goal, many, profile, report, sqlite, start, subjects
+from tests.bench import (
+    __main__ as bench,
+    clients,
+    compare,
+    goal,
+    many,
+    profile,
+    report,
+    sqlite,
+    start,
+    subjects,
+)
 from tests.bench.environments import PEERS, default_folder, versions
 from tests.bench.goal import Goal
+from tests.bench.progress import USUAL_S, Progress
 from tests.bench.rounds import Samples, Spread, ratios, turned
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.process import ROOT
@@ -31,7 +43,7 @@ def test_ratios_are_taken_within_a_round():
 
 
 def test_a_round_has_every_server_and_each_begins_with_another():
-    rounds: list[Any] = [turned("abc", number) for number in range(3)]  # type: ignore[arg-type]
+    rounds: list[Any] = [turned("abc", number) for number in range(3)]
 
     assert ["".join(one) for one in rounds] == ["abc", "bca", "cab"]
 
@@ -45,6 +57,31 @@ def test_a_goal_is_reached_by_the_median(at_most: bool, ratio: float, reached: b
 
     assert found["reached"] is reached
     assert ("| reached |" in goal.table([found])) is reached
+
+
+def test_what_is_not_reached_has_the_bare_handler_beside_it():
+    """Where others leave more than the goal, the service's own part of it is what counts."""
+    missed, met = Goal("one", "other", 1.0), Goal("two", "other", 3.0)
+    ratio, bare = Spread(2.0, 1.9, 2.1), Spread(1.6, 1.5, 1.7)
+
+    lines = goal.table([missed.found(ratio, bare=bare), met.found(ratio, bare=bare)]).split("\n")
+
+    assert lines[2].endswith("| not reached | 1.60 | 1.25 |")
+    assert lines[3].endswith("| reached |  |  |")
+
+
+def test_a_run_tells_what_remains_by_what_it_took_so_far():
+    progress = Progress(["calls", "locks", "start"], share=0.5)
+    usual_s = USUAL_S["locks"] + USUAL_S["start"]
+
+    assert progress.remain_s(0, 0.0) == 0.5 * (USUAL_S["calls"] + usual_s)
+    assert progress.remain_s(1, 2.0 * USUAL_S["calls"]) == 2.0 * usual_s
+
+
+def test_a_whole_run_takes_25_minutes_at_most():
+    """As long as each part takes what it usually does."""
+    assert set(USUAL_S) == set(bench.MEASURED) - {"goals"}
+    assert sum(USUAL_S.values()) <= 25 * 60
 
 
 def test_the_fastest_driver_is_the_one_that_takes_least_cpu():
@@ -108,7 +145,9 @@ def measured(postgres_cluster: PostgresCluster, tmp_path_factory: pytest.TempPat
     tables.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     where = ["--json", str(result), "--markdown", str(tables), "--plot", str(svg)]
     url = ["--database-url", postgres_cluster.url_for("postgres")]
-    status = bench.main(["goals", *SMALL, *url, "--peers", "bare", "--drivers", "psycopg2", *where])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clients, "CONNECTIONS", (1, clients.OF, 32))
+        status = bench.main(["goals", *SMALL, *url, "--peers", "bare", "--drivers", "psycopg2", *where])
     return Measured(status, json.loads(result.read_text()), tables.read_text(), svg.read_text())
 
 
@@ -122,8 +161,9 @@ def test_all_measurements_run(measured: Measured, postgres_cluster: PostgresClus
     assert [name for name, one in calls.items() if "bare psycopg2" not in one] == ["export"]
     assert measured.result["start"]["medians"]["onfinish sqlite"]["rss_mib"]["median"] > 10
     assert set(measured.result["sqlite"]["medians"]) == {"one", "create"}
-    # machinery, locks, an export's memory, processes, clients
-    assert len(report.goals(measured.result)) == 4 + 2 + 1 + 1 + 5
+    # machinery, locks, an export's memory, processes, clients, round trips, goodput
+    assert len(report.goals(measured.result)) == 4 + 2 + 1 + 1 + 2 + 3 + 8
+    assert measured.result["trips"]["trips"] == {"one": 1, "create": 2, "patch": 3}
     with postgres_cluster.admin_connection() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_database WHERE datname LIKE 'onfinish\\_bench%'")
         assert cursor.fetchone() == (0,)
