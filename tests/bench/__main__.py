@@ -2,8 +2,8 @@
 
 ::
 
-    python -m tests.bench goals --rounds 9 --json result.json --markdown docs/performance.md \\
-        --plot docs/performance.svg
+    python -m tests.bench goals --json result.json --markdown docs/performance.md --plot docs/performance.svg
+    python -m tests.bench goals --rounds 5 --scale 0.5   # in half of the time
     python -m tests.bench calls --calls one,create --peers fastapi,floor --rounds 5
     python -m tests.bench goals --from result.json       # the table once more, without measuring
 
@@ -26,7 +26,6 @@ from tests.bench import (
     clients,
     commit_markers,
     compare,
-    goal,
     goodput,
     locks,
     machinery,
@@ -94,8 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         beside = None
         if options.plot and "calls" in result:
             beside = os.path.relpath(options.plot, options.markdown.parent)
-        report.write(report.markdown(result, plot=beside), options.markdown)
-    print(goal.table(report.goals(result)) if options.name == "goals" else report.markdown(result))
+        report.write(result, options.markdown, plot=beside)
+    print(report.summary(result))
+    if options.name != "goals":
+        print(report.tables(result))
     return 0
 
 
@@ -178,7 +179,6 @@ def calls(
         "labels": {subject.name: subject.label for subject in subjects},
         "by_hand": [subject.name for subject in subjects if not subject.has_orm],
         "goals": compare.goals(samples, own[0].name, fastest),
-        "allowed": compare.allowed(samples, fastest),
         "medians": compare.medians(samples),
         "samples": samples,
     }

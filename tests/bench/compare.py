@@ -123,18 +123,6 @@ def goals(samples: Samples, default: str, fastest: str) -> list[dict[str, Any]]:
     return found
 
 
-def allowed(samples: Samples, fastest: str) -> list[dict[str, Any]]:
-    """The same ratios of what the parts allow: the bare handler on the same driver, and SQLAlchemy's Core."""
-    names = [fastest, f"bare {fastest.split()[-1]}", "core"]
-    found = []
-    for own, call, peer, measure, goal in GOALS:
-        by_subject = samples.get(call, {})
-        if own == FASTEST and peer in by_subject and all(name in by_subject for name in names):
-            of_each = {name: ratios(by_subject[name], by_subject[peer], measure).rounded() for name in names}
-            found.append({**goal._asdict(), "ratios": of_each})
-    return found
-
-
 DEFAULT, FASTEST = "psycopg2, as installed", "the fastest driver"
 """Whose goal it is."""
 

@@ -16,7 +16,7 @@ Each round measures, of one server:
 * at each multiple k of C the goodput g: right answers a second within the time of measurement.
 
 The ideal g solves g c_a + (k C - g) c_r = a, and is at most k C. Here a is the share of a core that was
-to be had: 1 less the time that the server's main thread was ready to run and did not, since others had
+available: 1 less the time that the server's main thread was ready to run and did not, since others had
 the processors (the generator and PostgreSQL among them; the kernel's `schedstat` has it). So a server
 that idles loses by it. Where refusing all of k C takes more than a, nothing is left, and the ratio is 0:
 what is missing is a cheaper refusal.

@@ -9,6 +9,7 @@ from tests.bench import goal, machine
 from tests.bench.calls import CALLS
 
 BEGIN, END = "<!-- measured: written by python -m tests.bench -->", "<!-- end of measured -->"
+TABLES_BEGIN, TABLES_END = "<!-- tables: written by python -m tests.bench -->", "<!-- end of tables -->"
 PROFILE_BEGIN, PROFILE_END = (
     "<!-- profile: written by python -m tests.bench profile -->",
     "<!-- end of profile -->",
@@ -23,23 +24,27 @@ _LABELS = {
 }
 
 
-def markdown(result: dict[str, Any], *, plot: str | None = None) -> str:
-    """All that a result has, as tables.
+def summary(result: dict[str, Any], *, plot: str | None = None) -> str:
+    """What is to be reached and what is, the picture, and on what it was measured.
 
     Args:
-        plot: where it is, seen from where the tables go.
+        plot: where it is, seen from where this goes.
     """
     parts = []
     if found := goals(result):
-        parts.append(goal.table(found))
+        reached = sum(one["reached"] for one in found)
+        parts += [f"{reached} of {len(found)} goals are reached.", goal.table(found)]
     if plot is not None:
         parts.append(f"![server CPU per request]({plot})")
-    parts.append(machine.sentence(result["machine"]))
+    return "\n\n".join([*parts, machine.sentence(result["machine"])]) + "\n"
+
+
+def tables(result: dict[str, Any]) -> str:
+    """All else that a result has, as tables."""
+    parts = []
     if "calls" in result:
         medians, labels = result["calls"]["medians"], result["calls"]["labels"]
         parts += [_calls_table(medians, labels, measure) for measure in _DIGITS]
-        if allowed := result["calls"]["allowed"]:
-            parts.append(_allowed_table(allowed, labels))
     if "machinery" in result:
         parts.append(_parts_table(result["machinery"]["parts_us"]))
     if "clients" in result:
@@ -58,13 +63,26 @@ def goals(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [one for part in result.values() if isinstance(part, dict) for one in part.get("goals", ())]
 
 
-def write(tables: str, path: Path, begin: str = BEGIN, end: str = END) -> None:
-    """Write tables into a file: between its two marks where it has them, else as all of it."""
+def write(result: dict[str, Any], path: Path, *, plot: str | None = None) -> None:
+    """Write a result into a file: its summary and its tables between the marks of each, else all of it.
+
+    Args:
+        plot: as of `summary`.
+    """
+    between(summary(result, plot=plot), path, BEGIN, END)
+    if TABLES_BEGIN in path.read_text():
+        between(tables(result), path, TABLES_BEGIN, TABLES_END)
+    else:
+        between(f"{summary(result, plot=plot)}\n{tables(result)}", path, BEGIN, END)
+
+
+def between(written: str, path: Path, begin: str, end: str) -> None:
+    """Write into a file: between its two marks where it has them, else as all of it."""
     text = path.read_text() if path.exists() else ""
     if begin in text and end in text:
         before, after = text.partition(begin)[0], text.partition(end)[2]
-        tables = f"{before}{begin}\n\n{tables}\n{end}{after}"
-    path.write_text(tables)
+        written = f"{before}{begin}\n\n{written}\n{end}{after}"
+    path.write_text(written)
 
 
 def _calls_table(medians: dict[str, Any], labels: dict[str, str], measure: str) -> str:
@@ -76,19 +94,6 @@ def _calls_table(medians: dict[str, Any], labels: dict[str, str], measure: str) 
         found = [by_subject.get(subject) for by_subject in medians.values()]
         cells = ["" if one is None else _DIGITS[measure].format(one[measure]["median"]) for one in found]
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _allowed_table(allowed: list[dict[str, Any]], labels: dict[str, str]) -> str:
-    names = list(allowed[0]["ratios"])
-    lines = [
-        f"| ratio to a peer | against | goal | {' | '.join(labels[name] for name in names)} |",
-        f"|---|---|---|{'---|' * len(names)}",
-    ]
-    for one in allowed:
-        cells = [f"{one['ratios'][name]['median']:.2f}" for name in names]
-        bound = f"at {'most' if one['at_most'] else 'least'} {one['bound']:g}"
-        lines.append(f"| {one['what']} | {one['against']} | {bound} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -131,7 +136,7 @@ _GOODPUT = {
     "ideal": ("ideal", "{:.0f}"),
     "accepted_us": ("CPU of a request served, µs", "{:.0f}"),
     "refused_us": ("of a refusal", "{:.0f}"),
-    "available": ("share of a core to be had", "{:.2f}"),
+    "available": ("share of a core available", "{:.2f}"),
     "server_cpu": ("used", "{:.2f}"),
     "generator_cpu": ("the generator's CPU", "{:.2f}"),
     "refusal_p50_ms": ("median refusal, ms", "{:.0f}"),

@@ -90,14 +90,13 @@ def test_the_fastest_driver_is_the_one_that_takes_least_cpu():
     assert compare.fastest_of(samples, ["a", "b"]) == "b"
 
 
-def test_what_the_parts_allow_is_told_beside_the_goals():
-    names = ["onfinish asyncpg", "bare asyncpg", "core", "fastapi"]
-    samples: Samples = {"one": {name: [{"cpu_us": number + 1.0}] for number, name in enumerate(names)}}
+def test_a_goal_is_shown_beside_the_bare_handler_on_the_same_driver():
+    names = ["onfinish psycopg2", "bare psycopg2", "onfinish asyncpg", "bare asyncpg", "fastapi"]
+    samples: Samples = {"one": {name: [{"cpu_us": at + 1.0, "p99_ms": 1.0}] for at, name in enumerate(names)}}
 
-    (found,) = compare.allowed(samples, "onfinish asyncpg")
+    found = compare.goals(samples, "onfinish psycopg2", "onfinish asyncpg")
 
-    assert found["bound"] == 0.62
-    assert [one["median"] for one in found["ratios"].values()] == [0.25, 0.5, 0.75]
+    assert [(one["bound"], one["bare"]["median"]) for one in found] == [(0.7, 0.4), (0.62, 0.8), (0.5, 1.0)]
 
 
 @pytest.mark.parametrize("name", sorted({peer.environment for peer in [*subjects.PEERS.values(), start.OWN]}))
@@ -142,7 +141,8 @@ def measured(postgres_cluster: PostgresCluster, tmp_path_factory: pytest.TempPat
     """All measurements at their smallest. Once for all: matplotlib keeps the files of its fonts open."""
     folder = tmp_path_factory.mktemp("bench")
     result, tables, svg = folder / "result.json", folder / "tables.md", folder / "plot.svg"
-    tables.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    marks = f"{report.BEGIN}\nold\n{report.END}\nmiddle\n{report.TABLES_BEGIN}\nold\n{report.TABLES_END}"
+    tables.write_text(f"before\n{marks}\nafter\n")
     where = ["--json", str(result), "--markdown", str(tables), "--plot", str(svg)]
     url = ["--database-url", postgres_cluster.url_for("postgres")]
     with pytest.MonkeyPatch.context() as patch:
@@ -175,8 +175,10 @@ def test_the_tables_go_between_their_marks(measured: Measured):
     assert measured.tables.endswith("after\n")
     assert "old" not in measured.tables
     assert "empty unit of work" in measured.tables
-    assert "](plot.svg)" in measured.tables
-    assert "| one row | list of 20 |" in measured.tables
+    first, _, then = measured.tables.partition("\nmiddle\n")
+    assert first.index("| | against | goal |") < first.index("](plot.svg)") < first.index("processors")
+    assert "| one row | list of 20 |" in then
+    assert "| goodput, open loop |" in then
 
 
 @pytest.mark.slow
