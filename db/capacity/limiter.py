@@ -122,6 +122,19 @@ class AdmissionLimiter:
                 raise
             return self._slot_of(waiter, timeout_s)
 
+    def refusal(self, timeout_s: float) -> PoolTimeout | None:
+        """What `acquire` would raise at once, and the caller counts as refused; None where it would not."""
+        if self._free > 0:
+            return None
+        with self._lock:
+            if self._free > 0 or self._has_room(timeout_s):
+                return None
+            self.refused += 1
+            waiting = len(self._queue)
+        self.observer.queued(self.name)
+        self.observer.waited(self.name, 0.0, queued=True, in_vain=True)
+        return PoolTimeout(too_many_wait(self.size, self.name, waiting))
+
     def release(self, slot: Slot) -> None:
         """See `Slot.release`."""
         with self._lock:
