@@ -18,8 +18,8 @@ class ApiHandler(SessionHandler, ProblemHandler):
     """
 
     refused_early: ClassVar[bool] = False
-    """Whether a request that its pool does not admit is refused before it has a handler, for less than half the
-    CPU: `prepare`, `write_error` and the like are not called. For handlers that always use the session."""
+    """Whether a request that its pool does not admit is refused before it has a handler, for half of the CPU:
+    `prepare`, `write_error` and the like are not called. For handlers whose every method uses the session."""
 
     @classmethod
     def refusal(cls, application: Application, method: str) -> PoolTimeout | None:

@@ -10,7 +10,7 @@ refused (`database.pool_max_waiting`).
 
 Each round measures, of one server:
 
-* the capacity C: requests a second in a closed loop of sixteen connections, and c_a, the CPU of one of them;
+* the capacity C: requests a second in a closed loop of fifty connections, which refuses none, and c_a, the CPU of one;
 * c_r, the CPU of a refusal, over as many connections as in the open loop: a lock on the table holds all slots
   and all places in the queue, and everything else is refused;
 * at each multiple k of C the goodput g: right answers a second within the time of measurement.
@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.calls import CALLS, Board, Call
-from tests.bench.compare import CONNECTIONS
 from tests.bench.databases import Databases, connected
 from tests.bench.goal import Goal
 from tests.bench.load import Load, LoadError
@@ -74,12 +73,12 @@ def measure(
     own = ours(driver, POOL_SIZE=str(SLOTS), POOL_MAX_WAITING=str(WAITING), **_PATIENCE)
     url = databases.new(tasks)
     board = Board(url, tasks)
-    connections = max(CONNECTIONS, round(OPEN_CONNECTIONS * min(1.0, scale)))
+    connections = max(WAITING, round(OPEN_CONNECTIONS * min(1.0, scale)))
     samples: dict[str, list[Sample]] = {}
     goals = []
     with started(own, url, environments=Path()) as server:
         for call in [CALLS[name] for name in CALLED if name in calls]:
-            number = max(CONNECTIONS, round(call.requests * scale))
+            number = max(WAITING, round(call.requests * scale))
             _capacity(server, call, board, number)
             for _ in range(rounds):
                 capacity, accepted_us = _capacity(server, call, board, number)
@@ -130,9 +129,9 @@ def ideal(offered: float, *, accepted_s: float, refused_s: float, available: flo
 
 
 def _capacity(server: Server, call: Call, board: Board, number: int) -> tuple[float, float]:
-    """Requests a second that are served, and the server's CPU for each in microseconds."""
+    """Requests a second that are served, with a queue that is full, and the server's CPU for each in us."""
     requests = call.requests_of(board, number)
-    with Load(server.port, CONNECTIONS) as load:
+    with Load(server.port, WAITING) as load:
         before_s = server.cpu_s()
         taken = load.run(requests, status=call.status)
         return taken.per_s, (server.cpu_s() - before_s) / number * 1e6
