@@ -10,7 +10,8 @@ refused (`database.pool_max_waiting`).
 
 Each round measures, of one server:
 
-* the capacity C: requests a second in a closed loop of fifty connections, which refuses none, and c_a, the CPU of one;
+* the capacity C: requests a second in a closed loop of fifty connections, which refuses none, and c_a, the
+  CPU of one of them;
 * c_r, the CPU of a refusal, over as many connections as in the open loop: a lock on the table holds all slots
   and all places in the queue, and everything else is refused;
 * at each multiple k of C the goodput g: right answers a second within the time of measurement.

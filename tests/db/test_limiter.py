@@ -397,9 +397,7 @@ async def test_one_more_than_may_wait_is_refused_at_once_coroutine_or_thread():
 @pytest.mark.gen_test
 async def test_a_refusal_that_is_asked_for_is_what_a_caller_would_get_and_counts():
     limiter = AdmissionLimiter(1, name="writer", waiting_max=1)
-    assert limiter.refusal(20) is None
     held = all_slots(limiter)
-    assert limiter.refusal(20) is None
     waiter = asyncio.ensure_future(limiter.acquire(20))
     await asyncio.sleep(0)
 
@@ -410,6 +408,21 @@ async def test_a_refusal_that_is_asked_for_is_what_a_caller_would_get_and_counts
     held.close()
     (await waiter).release()
     assert limiter.refusal(20) is None
+    await asyncio.sleep(0)
+
+
+@pytest.mark.gen_test
+async def test_callers_that_are_admitted_count_until_they_come():
+    """A loop that is late has read many requests before the first of them asks for a slot."""
+    limiter = AdmissionLimiter(2, name="writer", waiting_max=3)
+
+    refusals = [limiter.refusal(20) for _ in range(20)]
+
+    assert [refusal is None for refusal in refusals] == [True] * 5 + [False] * 15
+    assert limiter.refused == 15
+    await asyncio.sleep(0)
+    assert limiter.refusal(20) is None  # none of them came
+    await asyncio.sleep(0)
 
 
 @pytest.mark.gen_test
