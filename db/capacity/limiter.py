@@ -128,8 +128,8 @@ class AdmissionLimiter:
     def refusal(self, timeout_s: float) -> PoolTimeout | None:
         """What `acquire` would raise at once; the caller counts as refused. To be called on the event loop.
 
-        None for a caller that is admitted. It is expected to call `acquire` in the next callback of the loop, and
-        counts until then: a loop that is late has read many requests before the first of them runs.
+        None for a caller that is admitted. It is expected to call `acquire` in the next callback of the loop,
+        and counts until then: a loop that is late has read many requests before the first of them runs.
         """
         with self._lock:
             ahead = self._expected - self._free
@@ -209,7 +209,11 @@ class AdmissionLimiter:
         return waiter
 
     def _has_room(self, timeout_s: float, ahead: int = 0) -> bool:
-        """With the lock held: whether a caller may wait that would do so for this long, behind more callers."""
+        """With the lock held: whether a caller may wait that would do so for this long.
+
+        Args:
+            ahead: how many callers it has before it beside those in the queue.
+        """
         now = time.monotonic()
         if self._queued_since is None:
             self._queued_since = now
