@@ -51,6 +51,9 @@ class AdmissionLimiter:
         """Called at what happens."""
 
         self._free = size
+        self._expected = 0
+        """How many callers `refusal` has admitted that have not come yet."""
+
         self._queue: deque[_Waiter] = deque()
         self._queued_since: float | None = None
         """When the first caller had to wait since a slot was free."""
@@ -122,6 +125,28 @@ class AdmissionLimiter:
                 raise
             return self._slot_of(waiter, timeout_s)
 
+    def refusal(self, timeout_s: float) -> PoolTimeout | None:
+        """What `acquire` would raise at once; the caller counts as refused. To be called on the event loop.
+
+        None for a caller that is admitted. It is expected to call `acquire` in the next callback of the loop,
+        and counts until then: a loop that is late has read many requests before the first of them runs.
+        """
+        with self._lock:
+            ahead = self._expected - self._free
+            if ahead < 0 or self._has_room(timeout_s, ahead):
+                self._expected += 1
+                asyncio.get_running_loop().call_soon(self._comes)
+                return None
+            self.refused += 1
+            waiting = len(self._queue) + ahead
+        self.observer.queued(self.name)
+        self.observer.waited(self.name, 0.0, queued=True, in_vain=True)
+        return PoolTimeout(too_many_wait(self.size, self.name, waiting))
+
+    def _comes(self) -> None:
+        with self._lock:
+            self._expected -= 1
+
     def release(self, slot: Slot) -> None:
         """See `Slot.release`."""
         with self._lock:
@@ -183,17 +208,21 @@ class AdmissionLimiter:
         self._served.append(time.monotonic())
         return waiter
 
-    def _has_room(self, timeout_s: float) -> bool:
-        """With the lock held: whether a caller may wait that would do so for this long."""
+    def _has_room(self, timeout_s: float, ahead: int = 0) -> bool:
+        """With the lock held: whether a caller may wait that would do so for this long.
+
+        Args:
+            ahead: how many callers it has before it beside those in the queue.
+        """
         now = time.monotonic()
         if self._queued_since is None:
             self._queued_since = now
         if self.waiting_max is not None:
-            return len(self._queue) < self.waiting_max
+            return len(self._queue) + ahead < self.waiting_max
         if now - self._queued_since < timeout_s:
             return True
         served = len(self._served) - bisect_left(self._served, now - timeout_s)
-        return len(self._queue) < served + self.size
+        return len(self._queue) + ahead < served + self.size
 
     def _wake(self, waiter: _Waiter | None, *, at_once: bool = True) -> None:
         """Wake a waiter that has been given a slot; the next one, where its event loop is closed."""

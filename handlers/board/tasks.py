@@ -72,6 +72,8 @@ def _about_bulk(limits: Limits) -> str:
 class TasksHandler(IdempotentHandler, ApiHandler):
     """``/tasks``. Lives as long as one attempt at a request, as every handler here."""
 
+    refused_early = True
+
     @operation(
         name="list_tasks",
         tag=TASKS,
@@ -116,6 +118,8 @@ class TasksHandler(IdempotentHandler, ApiHandler):
 
 class TaskHandler(ApiHandler):
     """``/tasks/{id}``."""
+
+    refused_early = True
 
     @operation(
         name="get_task",
@@ -182,6 +186,8 @@ class TaskHandler(ApiHandler):
 class BulkHandler(IdempotentHandler, ApiHandler):
     """``/tasks/bulk``."""
 
+    refused_early = True
+
     executor = "threads"  # ten thousand rows take a second of Python
 
     body_max_bytes = None
@@ -207,6 +213,8 @@ class BulkHandler(IdempotentHandler, ApiHandler):
 
 class ClaimHandler(IdempotentHandler, ApiHandler):
     """``/tasks/claim``."""
+
+    refused_early = True
 
     @operation(
         name="claim_tasks",

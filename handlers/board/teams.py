@@ -74,6 +74,8 @@ _TOO_LONG = body_faults(("name", f"should have at most {teams.NAME_CHARS_MAX} ch
 class TeamsHandler(IdempotentHandler, ApiHandler):
     """``/teams``. Lives as long as one attempt at a request, as every handler here."""
 
+    refused_early = True
+
     @operation(
         name="list_teams",
         tag=TEAMS,
@@ -100,6 +102,8 @@ class TeamsHandler(IdempotentHandler, ApiHandler):
 
 class TeamHandler(ApiHandler):
     """``/teams/{id}``."""
+
+    refused_early = True
 
     @operation(
         name="get_team",

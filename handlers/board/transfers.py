@@ -89,6 +89,8 @@ _DONE: Transferred = {
 class TransferHandler(IdempotentHandler, ApiHandler):
     """``/tasks/{id}/transfer``. Lives as long as one attempt at a request, as every handler here."""
 
+    refused_early = True
+
     @operation(
         name="transfer_task",
         tag=TRANSFERS,
@@ -111,6 +113,8 @@ class TransferHandler(IdempotentHandler, ApiHandler):
 
 class TransfersHandler(ApiHandler):
     """``/tasks/{id}/transfers``."""
+
+    refused_early = True
 
     @operation(
         name="list_transfers",

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from tornado.web import Application
+
+from db.errors import PoolTimeout
 from handlers.base import SessionHandler
 from handlers.json_api.problem import ProblemHandler
 
@@ -11,3 +16,18 @@ class ApiHandler(SessionHandler, ProblemHandler):
 
     With a face of one's own in place of that: ``class MyHandler(SessionHandler, MyFace)``.
     """
+
+    refused_early: ClassVar[bool] = False
+    """Whether a request that its pool does not admit is refused before it has a handler, for half of the CPU:
+    `prepare`, `write_error` and the like are not called. For handlers whose every method uses the session."""
+
+    @classmethod
+    def refusal(cls, application: Application, method: str) -> PoolTimeout | None:
+        """Why the server refuses a request before it has a handler, and counts it as refused; else None."""
+        if not cls.refused_early or method == "OPTIONS":
+            return None
+        database = application.settings["database"]
+        reads = method in ("GET", "HEAD") if cls.read_only is None else cls.read_only
+        endpoint = database.reader if reads else database.writer
+        refusal: PoolTimeout | None = endpoint.limiter.refusal(database.settings.pool_timeout_s)
+        return refusal

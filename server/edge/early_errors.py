@@ -32,7 +32,18 @@ class Caller(NamedTuple):
 
 
 def error_response(problem: Problem, head: Head | None, caller: Caller, settings: Mapping[str, Any]) -> bytes:
-    """A complete error response with ``Connection: close``. Logs its access line.
+    """As `error_answer`, as it is sent, with ``Connection: close``."""
+    headers, body = error_answer(problem, head, caller, settings)
+    headers["Connection"] = "close"
+    lines = [f"HTTP/1.1 {problem.status_code} {title_of(problem.status_code)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def error_answer(
+    problem: Problem, head: Head | None, caller: Caller, settings: Mapping[str, Any]
+) -> tuple[dict[str, str], bytes]:
+    """Headers and body of an error response; HEAD has none. Logs its access line.
 
     It has the same headers as a `ProblemHandler`'s: id, security headers, CORS.
 
@@ -63,12 +74,9 @@ def error_response(problem: Problem, head: Head | None, caller: Caller, settings
         "Date": format_timestamp(time.time()),
         "Content-Type": "application/problem+json",
         "Content-Length": str(len(body)),
-        "Connection": "close",
         HEADER: request_id,
         **security_headers(caller.protocol),
         **cors_headers(asked.get("Origin"), settings.get("cors_origins", ())),
         **problem.headers,
     }
-    lines = [f"HTTP/1.1 {problem.status_code} {title_of(problem.status_code)}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (b"" if method == "HEAD" else body)
+    return headers, b"" if method == "HEAD" else body

@@ -17,9 +17,9 @@ from tornado.httputil import (
 )
 
 from db.errors import PoolTimeout
-from handlers.lifecycle.errors import Problem, problem_of
+from handlers.lifecycle.errors import Problem, problem_of, title_of
 from server.edge.bodies import LARGE_BYTES, Bodies
-from server.edge.early_errors import Head
+from server.edge.early_errors import Caller, Head, error_answer
 from server.edge.hosts import Hosts
 from server.edge.proxies import Proxies
 from server.edge.stream import ClientStream
@@ -137,12 +137,26 @@ class RequestLimits(HTTPMessageDelegate):
     def finish(self) -> None:
         """The request is complete: the handler runs, or waits for its turn."""
         self._stream.request_received()
+        if (refusal := getattr(self._handler, "refusal", None)) is not None:
+            routed = cast(Any, self._delegate).delegate
+            if (error := refusal(routed.application, routed.request.method)) is not None:
+                self._refuse(problem_of(error, 503), routed)
+                return
         if self._body_bytes > LARGE_BYTES:
             at_once = getattr(self._handler, "large_bodies_at_once", None)
             if at_once is not None:
                 self._waiting = asyncio.ensure_future(self._finish_in_turn(at_once))
                 return
         self._delegate.finish()
+
+    def _refuse(self, problem: Problem, routed: Any) -> None:
+        """Answer with an error in place of a handler; the connection serves the next request."""
+        request = routed.request
+        caller = Caller(request.remote_ip, request.protocol)
+        headers, body = error_answer(problem, self._stream.head, caller, routed.application.settings)
+        start_line = ResponseStartLine("", problem.status_code, title_of(problem.status_code))
+        self._connection.write_headers(start_line, HTTPHeaders(headers), body)
+        self._connection.finish()
 
     async def _finish_in_turn(self, at_once: int) -> None:
         try:

@@ -2,8 +2,8 @@
 
 ::
 
-    python -m tests.bench goals --rounds 9 --json result.json --markdown docs/performance.md \\
-        --plot docs/performance.svg
+    python -m tests.bench goals --json result.json --markdown docs/performance.md --plot docs/performance.svg
+    python -m tests.bench goals --rounds 5 --scale 0.5   # in half of the time
     python -m tests.bench calls --calls one,create --peers fastapi,floor --rounds 5
     python -m tests.bench goals --from result.json       # the table once more, without measuring
 
@@ -26,7 +26,7 @@ from tests.bench import (
     clients,
     commit_markers,
     compare,
-    goal,
+    goodput,
     locks,
     machinery,
     many,
@@ -34,12 +34,16 @@ from tests.bench import (
     processes,
     profile,
     report,
+    round_trips,
     soak,
+    sqlite,
+    start,
 )
 from tests.bench.calls import CALLS
 from tests.bench.databases import Databases, databases
 from tests.bench.environments import default_folder
 from tests.bench.machine import machine
+from tests.bench.progress import Progress
 from tests.bench.subjects import PEERS, Subject, bare, installed_drivers, ours
 
 MEASURED: dict[str, str] = {
@@ -49,6 +53,10 @@ MEASURED: dict[str, str] = {
     "many": "a large bulk against asyncpg's executemany, a large export against COPY TO",
     "processes": "two processes against one",
     "clients": "from one client's connection to 1,024, against sixteen",
+    "trips": "round trips to the database on the wire",
+    "goodput": "requests at 1.5 and 3 times the rate that can be served, and what becomes of them",
+    "sqlite": "one row and a creation on SQLite: the service, and what others use",
+    "start": "from the start of a process to its first answer, and its memory then, on SQLite",
     "goals": "all of these, and the table of what is to be reached",
 }
 BARE = "bare"
@@ -85,8 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         beside = None
         if options.plot and "calls" in result:
             beside = os.path.relpath(options.plot, options.markdown.parent)
-        report.write(report.markdown(result, plot=beside), options.markdown)
-    print(goal.table(report.goals(result)) if options.name == "goals" else report.markdown(result))
+        report.write(result, options.markdown, plot=beside)
+    print(report.summary(result))
+    if options.name != "goals":
+        print(report.tables(result))
     return 0
 
 
@@ -100,33 +110,54 @@ def measure(options: argparse.Namespace, made: Databases) -> dict[str, Any]:
     peers = [PEERS[name] for name in options.peers if name != BARE]
     if BARE in options.peers:
         peers += [bare(driver) for driver in options.drivers]
-    driver = options.drivers[0]
+    default = options.drivers[0]
     result: dict[str, Any] = {"machine": machine(made, peers), "rounds": options.rounds}
     common = {"rounds": options.rounds, "tasks": options.tasks, "scale": options.scale}
-    everything = options.name == "goals"
-    if everything or options.name == "calls":
-        result["calls"] = calls(made, own, peers, options, common)
-        driver = result["calls"]["own"].split()[-1]
-    if everything or options.name == "machinery":
-        named = [name for name in machinery.CALLED if name in options.calls]
-        result["machinery"] = machinery.measure(made, driver=driver, calls=named, **common)
-    if everything or options.name == "locks":
-        result["locks"] = locks.measure(made, driver=driver, **common)
-    if everything or options.name == "many":
-        result["many"] = many.measure(
+    others = {"peers": options.peers, "environments": options.environments}
+
+    def driver() -> str:
+        """The fastest, where that is known."""
+        return str(result["calls"]["own"]).split()[-1] if "calls" in result else default
+
+    measured: dict[str, Callable[[], dict[str, Any]]] = {
+        "calls": lambda: calls(made, own, peers, options, common),
+        "machinery": lambda: machinery.measure(
             made,
-            driver=driver,
+            driver=driver(),
+            calls=[name for name in machinery.CALLED if name in options.calls],
+            **common,
+        ),
+        "locks": lambda: locks.measure(made, driver=driver(), **common),
+        "many": lambda: many.measure(
+            made,
+            driver=driver(),
             rounds=max(1, options.rounds // 2),
             environments=options.environments if set(options.peers) - {BARE} else None,
             bulk=max(1, round(many.BULK * options.scale)),
             export=max(1, round(many.EXPORT * options.scale)),
-        )
-    if everything or options.name == "processes":
-        result["processes"] = processes.measure(
-            made, driver=driver, rounds=options.rounds, scale=options.scale
-        )
-    if everything or options.name == "clients":
-        result["clients"] = clients.measure(made, driver=options.drivers[0], **common)
+        ),
+        "processes": lambda: processes.measure(
+            made, driver=driver(), rounds=options.rounds, scale=options.scale
+        ),
+        "clients": lambda: clients.measure(
+            made, driver=default, **common | others | {"rounds": max(1, (options.rounds + 1) // 2)}
+        ),
+        "trips": lambda: round_trips.measure(made, driver=default),
+        "goodput": lambda: goodput.measure(
+            made, driver=default, calls=options.calls, **common | {"rounds": max(1, options.rounds // 3)}
+        ),
+        "sqlite": lambda: sqlite.measure(calls=options.calls, **common | others),
+        "start": lambda: start.measure(
+            rounds=options.rounds,
+            environments=options.environments if "fastapi" in options.peers else None,
+            scale=options.scale,
+        ),
+    }
+    names = [*measured] if options.name == "goals" else [options.name]
+    progress = Progress(names, share=options.rounds / 9 * options.scale)
+    for name in names:
+        progress.begins(name)
+        result[name] = measured[name]()
     return result
 
 
@@ -148,7 +179,6 @@ def calls(
         "labels": {subject.name: subject.label for subject in subjects},
         "by_hand": [subject.name for subject in subjects if not subject.has_orm],
         "goals": compare.goals(samples, own[0].name, fastest),
-        "allowed": compare.allowed(samples, fastest),
         "medians": compare.medians(samples),
         "samples": samples,
     }

@@ -12,10 +12,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pydantic_core import to_json
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, create_engine, event, make_url, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 from tornado.web import Application, HTTPError, RequestHandler
@@ -76,12 +77,46 @@ class Greenlets:
             return result
 
 
+class Threads:
+    """The same in threads, for SQLite, which has one writer at a time. Lives as long as the process."""
+
+    def __init__(self, url: URL) -> None:
+        self._reader = create_engine(url, isolation_level="AUTOCOMMIT", pool_size=POOL_SIZE, max_overflow=0)
+        self._writer = create_engine(url, pool_size=1, max_overflow=0)
+        event.listen(self._writer, "connect", lambda one, record: one.execute("PRAGMA foreign_keys = ON"))
+        self._threads = ThreadPoolExecutor(POOL_SIZE)
+
+    async def read(
+        self, function: Callable[Concatenate[Session, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Call a function that only reads."""
+
+        def work() -> R:
+            with Session(self._reader, expire_on_commit=False) as session:
+                return function(session, *args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def write(
+        self, function: Callable[Concatenate[Session, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Call a function, and commit."""
+
+        def work() -> R:
+            with Session(self._writer, expire_on_commit=False) as session:
+                result = function(session, *args, **kwargs)
+                session.commit()
+                return result
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
 class Handler(RequestHandler):
     """Lives as long as its request."""
 
     @property
-    def database(self) -> Greenlets:
-        database: Greenlets = self.settings["database"]
+    def database(self) -> Greenlets | Threads:
+        database: Greenlets | Threads = self.settings["database"]
         return database
 
     def set_default_headers(self) -> None:
@@ -99,6 +134,11 @@ class Handler(RequestHandler):
     def compute_etag(self) -> str | None:
         """As the service: no hash over the answer."""
         return None
+
+
+class ReadyzHandler(Handler):
+    async def get(self) -> None:
+        await self.database.read(Session.execute, text("SELECT 1"))
 
 
 class TasksHandler(Handler):
@@ -151,8 +191,13 @@ async def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     url = backend_for(make_url(os.environ["DATABASE_URL"]), executor="auto").engine_url()
     application = Application(
-        [("/tasks", TasksHandler), ("/tasks/bulk", BulkHandler), ("/tasks/([0-9a-f]{32})", TaskHandler)],
-        database=Greenlets(url),
+        [
+            ("/readyz", ReadyzHandler),
+            ("/tasks", TasksHandler),
+            ("/tasks/bulk", BulkHandler),
+            ("/tasks/([0-9a-f]{32})", TaskHandler),
+        ],
+        database=Threads(url) if url.get_backend_name() == "sqlite" else Greenlets(url),
     )
     DrainingServer(application).listen(int(os.environ["PORT"]), "127.0.0.1")
     await asyncio.Event().wait()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from tests.bench import rows
-from tests.bench.databases import connected
+from tests.bench.databases import count_tasks
 from tests.bench.load import Answer, Load, request
 
 LIST_LENGTH = 20
@@ -41,10 +41,7 @@ class Board:
         Raises:
             WrongAnswer: it has not.
         """
-        with connected(self._url) as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM tasks")
-            (found,) = cursor.fetchone()
-        _same(found, self.tasks + self.added, "the number of tasks in the database")
+        _same(count_tasks(self._url), self.tasks + self.added, "the number of tasks in the database")
 
 
 class Call(NamedTuple):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.calls import CALLS, Board, Call, WrongAnswer
-from tests.bench.databases import Databases
+from tests.bench.databases import Fresh
 from tests.bench.goal import Goal
 from tests.bench.load import Load, LoadError
 from tests.bench.rounds import Sample, Samples, Spread, ratios, sample, turned
@@ -34,7 +34,7 @@ WARM_UP = 0.3
 
 
 def measure(
-    databases: Databases,
+    databases: Fresh,
     subjects: Sequence[Subject],
     calls: Sequence[Call],
     *,
@@ -113,19 +113,13 @@ def goals(samples: Samples, default: str, fastest: str) -> list[dict[str, Any]]:
     for own, call, peer, measure, goal in GOALS:
         by_subject, name = samples.get(call, {}), default if own == DEFAULT else fastest
         if name in by_subject and peer in by_subject:
-            found.append(goal.found(ratios(by_subject[name], by_subject[peer], measure)))
-    return found
-
-
-def allowed(samples: Samples, fastest: str) -> list[dict[str, Any]]:
-    """The same ratios of what the parts allow: the bare handler on the same driver, and SQLAlchemy's Core."""
-    names = [fastest, f"bare {fastest.split()[-1]}", "core"]
-    found = []
-    for own, call, peer, measure, goal in GOALS:
-        by_subject = samples.get(call, {})
-        if own == FASTEST and peer in by_subject and all(name in by_subject for name in names):
-            of_each = {name: ratios(by_subject[name], by_subject[peer], measure).rounded() for name in names}
-            found.append({**goal._asdict(), "ratios": of_each})
+            bare = by_subject.get(f"bare {name.split()[-1]}")
+            found.append(
+                goal.found(
+                    ratios(by_subject[name], by_subject[peer], measure),
+                    bare=None if bare is None else ratios(bare, by_subject[peer], measure),
+                )
+            )
     return found
 
 

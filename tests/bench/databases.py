@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import psycopg2
@@ -15,6 +16,13 @@ import db.schema.migrate
 from conf import DatabaseSettings
 from tests.bench.rows import seed
 from tests.bench.service import postgresql
+
+
+class Fresh(Protocol):
+    """Where databases of one's own come from."""
+
+    def new(self, rows: int, /) -> str:
+        """The URL of a database of its own with so many tasks."""
 
 
 class Databases:
@@ -76,6 +84,16 @@ def connected(url: str) -> Iterator[Any]:
         yield connection
     finally:
         connection.close()
+
+
+def count_tasks(url: str) -> int:
+    """How many there are, past everything that is measured."""
+    if url.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as file:
+            return int(file.execute("SELECT count(*) FROM tasks").fetchone()[0])
+    with connected(url) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM tasks")
+        return int(cursor.fetchone()[0])
 
 
 @contextlib.contextmanager

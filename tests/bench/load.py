@@ -88,13 +88,13 @@ class Load:
         self._port = port
         self._number = connections
         self._first = first
-        self._sockets: dict[int, socket.socket] = {}
+        self.sockets: dict[int, socket.socket] = {}
 
     def __enter__(self) -> Self:
         for _ in range(self._number):
             one = socket.create_connection(("127.0.0.1", self._port), timeout=TIMEOUT_S)
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._sockets[one.fileno()] = one
+            self.sockets[one.fileno()] = one
             if self._first is not None:
                 one.sendall(self._first)
         if self._first is not None:
@@ -104,7 +104,7 @@ class Load:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for one in self._sockets.values():
+        for one in self.sockets.values():
             one.close()
 
     def ask(self, content: bytes) -> Answer:
@@ -113,7 +113,7 @@ class Load:
         Raises:
             LoadError: it came in part, or not in time.
         """
-        one = next(iter(self._sockets.values()))
+        one = next(iter(self.sockets.values()))
         one.sendall(content)
         return _receive(one)
 
@@ -131,7 +131,7 @@ class Load:
         incoming: dict[int, Incoming] = {}
         lines = 0
         expected = b"HTTP/1.1 %d" % status
-        clock, sockets = time.perf_counter, self._sockets
+        clock, sockets = time.perf_counter, self.sockets
         poll = select.epoll()
         # A collection in the middle of a run would be told as the server's latency.
         gc.collect()
@@ -170,12 +170,12 @@ class Load:
 
     def send(self, requests: Iterator[bytes]) -> None:
         """Send one request over each connection, and wait for no answer."""
-        for one, content in zip(self._sockets.values(), requests, strict=False):
+        for one, content in zip(self.sockets.values(), requests, strict=False):
             one.sendall(content)
 
     def wait(self) -> list[Answer]:
         """The answers to what was sent."""
-        return [_receive(one) for one in self._sockets.values()]
+        return [_receive(one) for one in self.sockets.values()]
 
 
 class Incoming:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from tests.bench.databases import Databases
 from tests.bench.environments import versions
 from tests.bench.subjects import Subject
+from tests.fixtures.process import ROOT
 
 _PACKAGES = ("tornado", "SQLAlchemy", "psycopg2-binary", "asyncpg", "psycopg", "greenlet", "uvloop")
 
@@ -25,6 +27,7 @@ def machine(databases: Databases, subjects: Sequence[Subject] = ()) -> dict[str,
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
+        "commit": _commit(),
         "processor": _processor(),
         "processors": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 2),
@@ -39,7 +42,8 @@ def machine(databases: Databases, subjects: Sequence[Subject] = ()) -> dict[str,
 def sentence(found: dict[str, Any]) -> str:
     """The same in a line, without the peers'."""
     packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
-    machine = f"{found['processors']} processors ({found['processor']}), {found['system']}"
+    commit = f"Commit {found['commit']}; " if found.get("commit") else ""
+    machine = f"{commit}{found['processors']} processors ({found['processor']}), {found['system']}"
     load = f"load {found['load_before']:g} before the run"
     return f"{machine}, {load}; Python {found['python']}, PostgreSQL {found['postgresql']}, {packages}."
 
@@ -49,3 +53,12 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def _commit() -> str:
+    """That of this clone, or nothing where it is none."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

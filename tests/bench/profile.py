@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(text(call, result[name], top=options.top))
     if options.markdown:
         tables = markdown(result, driver=options.driver)
-        report.write(tables, options.markdown, report.PROFILE_BEGIN, report.PROFILE_END)
+        report.between(tables, options.markdown, report.PROFILE_BEGIN, report.PROFILE_END)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0

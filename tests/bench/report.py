@@ -9,6 +9,7 @@ from tests.bench import goal, machine
 from tests.bench.calls import CALLS
 
 BEGIN, END = "<!-- measured: written by python -m tests.bench -->", "<!-- end of measured -->"
+TABLES_BEGIN, TABLES_END = "<!-- tables: written by python -m tests.bench -->", "<!-- end of tables -->"
 PROFILE_BEGIN, PROFILE_END = (
     "<!-- profile: written by python -m tests.bench profile -->",
     "<!-- end of profile -->",
@@ -23,24 +24,37 @@ _LABELS = {
 }
 
 
-def markdown(result: dict[str, Any], *, plot: str | None = None) -> str:
-    """All that a result has, as tables.
+def summary(result: dict[str, Any], *, plot: str | None = None) -> str:
+    """What is to be reached and what is, the picture, and on what it was measured.
 
     Args:
-        plot: where it is, seen from where the tables go.
+        plot: where it is, seen from where this goes.
     """
-    parts = [machine.sentence(result["machine"])]
+    parts = []
+    if found := goals(result):
+        reached = sum(one["reached"] for one in found)
+        parts += [f"{reached} of {len(found)} goals are reached.", goal.table(found)]
     if plot is not None:
         parts.append(f"![server CPU per request]({plot})")
+    return "\n\n".join([*parts, machine.sentence(result["machine"])]) + "\n"
+
+
+def tables(result: dict[str, Any]) -> str:
+    """All else that a result has, as tables."""
+    parts = []
     if "calls" in result:
         medians, labels = result["calls"]["medians"], result["calls"]["labels"]
         parts += [_calls_table(medians, labels, measure) for measure in _DIGITS]
-        if allowed := result["calls"]["allowed"]:
-            parts.append(_allowed_table(allowed, labels))
     if "machinery" in result:
         parts.append(_parts_table(result["machinery"]["parts_us"]))
-    if found := goals(result):
-        parts.append(goal.table(found))
+    if "clients" in result:
+        parts.append(_clients_table(result["clients"]))
+    if "goodput" in result:
+        parts.append(_goodput_table(result["goodput"]["medians"]))
+    if "sqlite" in result:
+        parts.append(_calls_table(result["sqlite"]["medians"], result["sqlite"]["labels"], "cpu_us"))
+    if "start" in result:
+        parts.append(_start_table(result["start"]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -49,13 +63,26 @@ def goals(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [one for part in result.values() if isinstance(part, dict) for one in part.get("goals", ())]
 
 
-def write(tables: str, path: Path, begin: str = BEGIN, end: str = END) -> None:
-    """Write tables into a file: between its two marks where it has them, else as all of it."""
+def write(result: dict[str, Any], path: Path, *, plot: str | None = None) -> None:
+    """Write a result into a file: its summary and its tables between the marks of each, else all of it.
+
+    Args:
+        plot: as of `summary`.
+    """
+    between(summary(result, plot=plot), path, BEGIN, END)
+    if TABLES_BEGIN in path.read_text():
+        between(tables(result), path, TABLES_BEGIN, TABLES_END)
+    else:
+        between(f"{summary(result, plot=plot)}\n{tables(result)}", path, BEGIN, END)
+
+
+def between(written: str, path: Path, begin: str, end: str) -> None:
+    """Write into a file: between its two marks where it has them, else as all of it."""
     text = path.read_text() if path.exists() else ""
     if begin in text and end in text:
         before, after = text.partition(begin)[0], text.partition(end)[2]
-        tables = f"{before}{begin}\n\n{tables}\n{end}{after}"
-    path.write_text(tables)
+        written = f"{before}{begin}\n\n{written}\n{end}{after}"
+    path.write_text(written)
 
 
 def _calls_table(medians: dict[str, Any], labels: dict[str, str], measure: str) -> str:
@@ -70,21 +97,57 @@ def _calls_table(medians: dict[str, Any], labels: dict[str, str], measure: str) 
     return "\n".join(lines)
 
 
-def _allowed_table(allowed: list[dict[str, Any]], labels: dict[str, str]) -> str:
-    names = list(allowed[0]["ratios"])
-    lines = [
-        f"| ratio to a peer | against | goal | {' | '.join(labels[name] for name in names)} |",
-        f"|---|---|---|{'---|' * len(names)}",
-    ]
-    for one in allowed:
-        cells = [f"{one['ratios'][name]['median']:.2f}" for name in names]
-        bound = f"at {'most' if one['at_most'] else 'least'} {one['bound']:g}"
-        lines.append(f"| {one['what']} | {one['against']} | {bound} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def _parts_table(parts_us: dict[str, dict[str, float]]) -> str:
     lines = ["| CPU in process, µs | median | quartiles |", "|---|---|---|"]
     for name, one in parts_us.items():
         lines.append(f"| {name} | {one['median']:.1f} | {one['low']:.1f} to {one['high']:.1f} |")
+    return "\n".join(lines)
+
+
+def _start_table(start: dict[str, Any]) -> str:
+    lines = [
+        "| start and rest, SQLite | ready, s | CPU until then, s | RSS, MiB | PSS, MiB |",
+        "|---|---|---|---|---|",
+    ]
+    for name, one in start["medians"].items():
+        cells = [f"{one[measure]['median']:.2f}" for measure in ("ready_s", "cpu_s")]
+        cells += [f"{one[measure]['median']:.1f}" for measure in ("rss_mib", "pss_mib")]
+        lines.append(f"| {start['labels'][name]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _clients_table(clients: dict[str, Any]) -> str:
+    per_s, kept = clients["per_s"], clients["kept"]
+    numbers = list(next(iter(per_s.values())))
+    lines = [
+        f"| requests a second, by connections | {' | '.join(numbers)} |",
+        f"|---|{'---|' * len(numbers)}",
+    ]
+    for name, label in clients["labels"].items():
+        cells = [f"{per_s[name][one]['median']:.0f} ({kept[name][one]['median']:.2f})" for one in numbers]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+_GOODPUT = {
+    "capacity": ("capacity, a second", "{:.0f}"),
+    "offered": ("offered", "{:.0f}"),
+    "goodput": ("served in time", "{:.0f}"),
+    "ideal": ("ideal", "{:.0f}"),
+    "accepted_us": ("CPU of a request served, µs", "{:.0f}"),
+    "refused_us": ("of a refusal", "{:.0f}"),
+    "available": ("share of a core available", "{:.2f}"),
+    "server_cpu": ("used", "{:.2f}"),
+    "generator_cpu": ("the generator's CPU", "{:.2f}"),
+    "refusal_p50_ms": ("median refusal, ms", "{:.0f}"),
+    "refusal_max_ms": ("slowest", "{:.0f}"),
+    "served_p99_ms": ("p99 of those served, ms", "{:.0f}"),
+}
+
+
+def _goodput_table(medians: dict[str, Any]) -> str:
+    lines = [f"| goodput, open loop | {' | '.join(medians)} |", f"|---|{'---|' * len(medians)}"]
+    for measure, (label, digits) in _GOODPUT.items():
+        cells = [digits.format(one[measure]["median"]) for one in medians.values()]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from tests.bench.load import Taken
 from tests.bench.subjects import Server
+
+T = TypeVar("T")
 
 Sample = Mapping[str, float]
 """What one measurement found, by measure."""
@@ -58,7 +60,7 @@ def sample(server: Server, taken: Taken, cpu_s: float, *, rows: int = 1) -> Samp
     }
 
 
-def turned(subjects: Sequence[Server], number: int) -> list[Server]:
+def turned(subjects: Sequence[T], number: int) -> list[T]:
     """The order of a round: each begins one further, so that none always comes after the same one."""
     at = number % len(subjects)
     return [*subjects[at:], *subjects[:at]]

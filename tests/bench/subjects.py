@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,6 +133,32 @@ PEERS = {
     )
 }
 
+SQLITE_PEERS = {
+    subject.name: subject
+    for subject in (
+        Subject(
+            "fastapi-sqlite",
+            "FastAPI + AsyncSession + aiosqlite",
+            environment="fastapi",
+            command=PEERS["fastapi"].command,
+        ),
+        Subject(
+            "flask-sqlite",
+            "Flask-SQLAlchemy, gunicorn threads, SQLite",
+            environment="flask",
+            command=PEERS["flask"].command,
+        ),
+    )
+}
+"""The same applications on SQLite."""
+
+BARE_SQLITE = Subject(
+    "bare sqlite",
+    "bare Tornado handler, SQLite",
+    command=("-m", "tests.bench.bare"),
+    refuses=False,
+)
+
 
 def installed_drivers() -> list[str]:
     """The service's drivers whose modules are here."""
@@ -153,7 +179,7 @@ class Server(NamedTuple):
 
     def memory_mib(self) -> float:
         """What they hold."""
-        return sum(process.memory_info().rss for process in _family(self.pid)) / 2**20
+        return sum(process.memory_info().rss for process in family(self.pid)) / 2**20
 
 
 def cpu_s(pid: int) -> float:
@@ -162,10 +188,11 @@ def cpu_s(pid: int) -> float:
     psutil's own numbers, as /proc's, are ticks of ten milliseconds.
     """
     # The kernel's clock of a process: https://man7.org/linux/man-pages/man3/clock_getcpuclockid.3.html
-    return sum(time.clock_gettime((~process.pid << 3) | 2) for process in _family(pid))
+    return sum(time.clock_gettime((~process.pid << 3) | 2) for process in family(pid))
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all its children."""
     process = psutil.Process(pid)
     return [process, *process.children(recursive=True)]
 
@@ -181,29 +208,12 @@ def started(subject: Subject, url: str, *, environments: Path) -> Iterator[Serve
     if subject.is_ours:
         with contextlib.ExitStack() as stack:
             try:
-                process = stack.enter_context(serving(url_here, **variables))
+                own = stack.enter_context(serving(url_here, **variables))
             except AssertionError as error:
                 raise RuntimeError(f"{subject.label} did not start: {error}") from error
-            yield Server(subject, process.pid, process.port, url)
+            yield Server(subject, own.pid, own.port, url)
         return
-    python = python_of(subject.environment, environments) if subject.environment else sys.executable
-    with tempfile.TemporaryDirectory() as folder:
-        port = free_port()
-        arguments = [part.format(port=port) for part in subject.command]
-        variables |= {"PORT": str(port), "DATABASE_URL": url_here}
-        with _running([str(python), *arguments], variables, Path(folder), port) as pid:
-            yield Server(subject, pid, port, url)
-
-
-@contextlib.contextmanager
-def _running(command: Sequence[str], variables: Mapping[str, str], folder: Path, port: int) -> Iterator[int]:
-    log = folder / "log"
-    environ = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(ROOT), **variables}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
-    try:
+    with spawned(subject, url_here, environments=environments) as (process, port):
 
         def listens() -> bool:
             if process.poll() is not None:
@@ -214,14 +224,41 @@ def _running(command: Sequence[str], variables: Mapping[str, str], folder: Path,
             return False
 
         if not wait_until(listens, timeout_s=START_TIMEOUT_S) or process.poll() is not None:
-            raise RuntimeError(f"{' '.join(command)} did not start:\n{log.read_text()}")
-        yield process.pid
-    except BaseException:
-        print(log.read_text(), file=sys.stderr)  # which may say why
-        raise
-    finally:
-        family = _family(process.pid) if process.poll() is None else []
-        for one in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        process.wait()
+            raise RuntimeError(f"{subject.label} did not start")
+        yield Server(subject, process.pid, port, url)
+
+
+@contextlib.contextmanager
+def spawned(
+    subject: Subject, url: str, *, environments: Path
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A process by a subject's command, just begun, and the port that it is to listen on; killed at the end.
+
+    Where the block raises, what the process has logged goes to standard error.
+    """
+    python = python_of(subject.environment, environments) if subject.environment else sys.executable
+    port = free_port()
+    command = [str(python), *(part.format(port=port) for part in subject.command)]
+    environ = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "PYTHONPATH": str(ROOT),
+        "PORT": str(port),
+        **dict(subject.variables),
+        "DATABASE_URL": url,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        try:
+            yield process, port
+        except BaseException:
+            print(log.read_text(), file=sys.stderr)  # which may say why
+            raise
+        finally:
+            for one in family(process.pid) if process.poll() is None else []:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
+            process.wait()

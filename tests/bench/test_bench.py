@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import configparser
+import importlib.metadata
 import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from packaging.requirements import Requirement
 
-from tests.bench import __main__ as bench, compare, goal, many, profile, report, subjects
-from tests.bench.environments import PEERS, default_folder
+from tests.bench import (
+    __main__ as bench,
+    clients,
+    compare,
+    goal,
+    many,
+    profile,
+    report,
+    sqlite,
+    start,
+    subjects,
+)
+from tests.bench.environments import PEERS, default_folder, versions
 from tests.bench.goal import Goal
+from tests.bench.progress import USUAL_S, Progress
 from tests.bench.rounds import Samples, Spread, ratios, turned
 from tests.fixtures.postgres import PostgresCluster
+from tests.fixtures.process import ROOT
 
 SMALL = ["--rounds", "1", "--scale", "0.002", "--tasks", "60"]
 
@@ -27,7 +43,7 @@ def test_ratios_are_taken_within_a_round():
 
 
 def test_a_round_has_every_server_and_each_begins_with_another():
-    rounds: list[Any] = [turned("abc", number) for number in range(3)]  # type: ignore[arg-type]
+    rounds: list[Any] = [turned("abc", number) for number in range(3)]
 
     assert ["".join(one) for one in rounds] == ["abc", "bca", "cab"]
 
@@ -43,29 +59,72 @@ def test_a_goal_is_reached_by_the_median(at_most: bool, ratio: float, reached: b
     assert ("| reached |" in goal.table([found])) is reached
 
 
+def test_what_is_not_reached_has_the_bare_handler_beside_it():
+    """Where others leave more than the goal, the service's own part of it is what counts."""
+    missed, met = Goal("one", "other", 1.0), Goal("two", "other", 3.0)
+    ratio, bare = Spread(2.0, 1.9, 2.1), Spread(1.6, 1.5, 1.7)
+
+    lines = goal.table([missed.found(ratio, bare=bare), met.found(ratio, bare=bare)]).split("\n")
+
+    assert lines[2].endswith("| not reached | 1.60 | 1.25 |")
+    assert lines[3].endswith("| reached |  |  |")
+
+
+def test_a_run_tells_what_remains_by_what_it_took_so_far():
+    progress = Progress(["calls", "locks", "start"], share=0.5)
+    usual_s = USUAL_S["locks"] + USUAL_S["start"]
+
+    assert progress.remain_s(0, 0.0) == 0.5 * (USUAL_S["calls"] + usual_s)
+    assert progress.remain_s(1, 2.0 * USUAL_S["calls"]) == 2.0 * usual_s
+
+
+def test_a_whole_run_takes_25_minutes_at_most():
+    """As long as each part takes what it usually does."""
+    assert set(USUAL_S) == set(bench.MEASURED) - {"goals"}
+    assert sum(USUAL_S.values()) <= 25 * 60
+
+
 def test_the_fastest_driver_is_the_one_that_takes_least_cpu():
     samples: Samples = {"one": {"a": [{"cpu_us": 3.0}], "b": [{"cpu_us": 2.0}], "c": [{"cpu_us": 1.0}]}}
 
     assert compare.fastest_of(samples, ["a", "b"]) == "b"
 
 
-def test_what_the_parts_allow_is_told_beside_the_goals():
-    names = ["onfinish asyncpg", "bare asyncpg", "core", "fastapi"]
-    samples: Samples = {"one": {name: [{"cpu_us": number + 1.0}] for number, name in enumerate(names)}}
+def test_a_goal_is_shown_beside_the_bare_handler_on_the_same_driver():
+    names = ["onfinish psycopg2", "bare psycopg2", "onfinish asyncpg", "bare asyncpg", "fastapi"]
+    samples: Samples = {"one": {name: [{"cpu_us": at + 1.0, "p99_ms": 1.0}] for at, name in enumerate(names)}}
 
-    (found,) = compare.allowed(samples, "onfinish asyncpg")
+    found = compare.goals(samples, "onfinish psycopg2", "onfinish asyncpg")
 
-    assert found["bound"] == 0.62
-    assert [one["median"] for one in found["ratios"].values()] == [0.25, 0.5, 0.75]
+    assert [(one["bound"], one["bare"]["median"]) for one in found] == [(0.7, 0.4), (0.62, 0.8), (0.5, 1.0)]
 
 
-@pytest.mark.parametrize("name", sorted({peer.environment for peer in subjects.PEERS.values()}))
+@pytest.mark.parametrize("name", sorted({peer.environment for peer in [*subjects.PEERS.values(), start.OWN]}))
 def test_the_environment_of_a_peer_is_pinned(name: str):
     """All of it: a measurement of next year is of the same releases."""
     lines = (PEERS / f"{name}.txt").read_text().split()
 
     assert lines
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9a-z.]+", line) for line in lines)
+
+
+def test_the_service_is_started_with_what_it_requires_and_nothing_else():
+    """And uvloop, which uvicorn brings for its own."""
+    parsed = configparser.ConfigParser()
+    parsed.read(ROOT / "setup.cfg")
+    required = {Requirement(line).name for line in parsed["options"]["install_requires"].split("\n") if line}
+    pinned = {name.lower().replace("_", "-"): version for name, version in versions("onfinish").items()}
+
+    found, unseen = set[str](), {name.lower() for name in required} | {"uvloop"}
+    while unseen:
+        name = unseen.pop()
+        found.add(name)
+        for line in importlib.metadata.requires(name) or ():
+            needed = Requirement(line)
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                unseen |= {needed.name.lower().replace("_", "-")} - found
+
+    assert set(pinned) == found
 
 
 class Measured(NamedTuple):
@@ -82,10 +141,13 @@ def measured(postgres_cluster: PostgresCluster, tmp_path_factory: pytest.TempPat
     """All measurements at their smallest. Once for all: matplotlib keeps the files of its fonts open."""
     folder = tmp_path_factory.mktemp("bench")
     result, tables, svg = folder / "result.json", folder / "tables.md", folder / "plot.svg"
-    tables.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    marks = f"{report.BEGIN}\nold\n{report.END}\nmiddle\n{report.TABLES_BEGIN}\nold\n{report.TABLES_END}"
+    tables.write_text(f"before\n{marks}\nafter\n")
     where = ["--json", str(result), "--markdown", str(tables), "--plot", str(svg)]
     url = ["--database-url", postgres_cluster.url_for("postgres")]
-    status = bench.main(["goals", *SMALL, *url, "--peers", "bare", "--drivers", "psycopg2", *where])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clients, "CONNECTIONS", (1, clients.OF, 32))
+        status = bench.main(["goals", *SMALL, *url, "--peers", "bare", "--drivers", "psycopg2", *where])
     return Measured(status, json.loads(result.read_text()), tables.read_text(), svg.read_text())
 
 
@@ -97,8 +159,11 @@ def test_all_measurements_run(measured: Measured, postgres_cluster: PostgresClus
     assert set(calls) == {"one", "list", "export", "patch", "create", "bulk"}
     assert all(one["onfinish psycopg2"]["cpu_us"]["median"] > 0 for one in calls.values())
     assert [name for name, one in calls.items() if "bare psycopg2" not in one] == ["export"]
-    # machinery, locks, an export's memory, processes, clients
-    assert len(report.goals(measured.result)) == 4 + 2 + 1 + 1 + 5
+    assert measured.result["start"]["medians"]["onfinish sqlite"]["rss_mib"]["median"] > 10
+    assert set(measured.result["sqlite"]["medians"]) == {"one", "create"}
+    # machinery, locks, an export's memory, processes, clients, round trips, goodput
+    assert len(report.goals(measured.result)) == 4 + 2 + 1 + 1 + 2 + 3 + 8
+    assert measured.result["trips"]["trips"] == {"one": 1, "create": 2, "patch": 3}
     with postgres_cluster.admin_connection() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_database WHERE datname LIKE 'onfinish\\_bench%'")
         assert cursor.fetchone() == (0,)
@@ -110,8 +175,10 @@ def test_the_tables_go_between_their_marks(measured: Measured):
     assert measured.tables.endswith("after\n")
     assert "old" not in measured.tables
     assert "empty unit of work" in measured.tables
-    assert "](plot.svg)" in measured.tables
-    assert "| one row | list of 20 |" in measured.tables
+    first, _, then = measured.tables.partition("\nmiddle\n")
+    assert first.index("| | against | goal |") < first.index("](plot.svg)") < first.index("processors")
+    assert "| one row | list of 20 |" in then
+    assert "| goodput, open loop |" in then
 
 
 @pytest.mark.slow
@@ -174,6 +241,15 @@ def test_a_peer_and_the_bare_handler_answer_as_the_service_does(
     url = ["--database-url", postgres_cluster.url_for("postgres")]
 
     assert bench.main(["calls", *SMALL, *url, "--peers", peer, "--drivers", driver]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("peer", ["fastapi", "flask"])
+def test_a_peer_on_sqlite_answers_as_the_service_does(peer: str):
+    """One row and creations, and their mistakes."""
+    found = sqlite.measure(rounds=1, tasks=60, peers=[peer], environments=default_folder(), scale=0.02)
+
+    assert len(found["goals"]) == 2
 
 
 @pytest.mark.slow

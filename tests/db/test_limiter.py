@@ -395,6 +395,37 @@ async def test_one_more_than_may_wait_is_refused_at_once_coroutine_or_thread():
 
 
 @pytest.mark.gen_test
+async def test_a_refusal_that_is_asked_for_is_what_a_caller_would_get_and_counts():
+    limiter = AdmissionLimiter(1, name="writer", waiting_max=1)
+    held = all_slots(limiter)
+    waiter = asyncio.ensure_future(limiter.acquire(20))
+    await asyncio.sleep(0)
+
+    refusal = limiter.refusal(20)
+
+    assert str(refusal) == "all 1 slots for writer are taken, and 1 callers wait for one already"
+    assert (limiter.waiting, limiter.refused) == (1, 1)
+    held.close()
+    (await waiter).release()
+    assert limiter.refusal(20) is None
+    await asyncio.sleep(0)
+
+
+@pytest.mark.gen_test
+async def test_callers_that_are_admitted_count_until_they_come():
+    """A loop that is late has read many requests before the first of them asks for a slot."""
+    limiter = AdmissionLimiter(2, name="writer", waiting_max=3)
+
+    refusals = [limiter.refusal(20) for _ in range(20)]
+
+    assert [refusal is None for refusal in refusals] == [True] * 5 + [False] * 15
+    assert limiter.refused == 15
+    await asyncio.sleep(0)
+    assert limiter.refusal(20) is None  # none of them came
+    await asyncio.sleep(0)
+
+
+@pytest.mark.gen_test
 async def test_where_none_may_wait_a_free_slot_is_given_all_the_same():
     limiter = AdmissionLimiter(1, name="writer", waiting_max=0)
 

@@ -92,6 +92,8 @@ class ShelfHandler(ApiHandler):
 class BooksHandler(IdempotentHandler, ApiHandler):
     """``/books``."""
 
+    refused_early = True
+
     async def get(self) -> None:
         rows = await self.run(model.list_books, self.session, limit=read_query(self, BooksQuery).limit)
         self.write_json({"items": [book_json(book) for book in rows]})

@@ -26,9 +26,10 @@ NEXT_STATUSES = {101: {102, 99}, 102: {200, 400, 101, 99}}
 S3_KEYS_BYTES_MAX = 64 * 1024
 
 
-def database_url(drivername: str = "postgresql") -> str:
-    """Where the database is, for a driver of SQLAlchemy's or for none."""
-    return os.environ["DATABASE_URL"].replace("postgresql://", f"{drivername}://", 1)
+def database_url(drivername: str = "postgresql", sqlite: str = "sqlite") -> str:
+    """Where the database is, for a driver of SQLAlchemy's or for none; or for one of SQLite's."""
+    url = os.environ["DATABASE_URL"].replace("postgresql://", f"{drivername}://", 1)
+    return url.replace("sqlite://", f"{sqlite}://", 1)
 
 
 def _day(value: Any) -> Any:

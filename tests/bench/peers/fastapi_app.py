@@ -1,4 +1,4 @@
-"""FastAPI with SQLAlchemy's AsyncSession and asyncpg: a dependency gives the session, the function commits.
+"""FastAPI with SQLAlchemy's AsyncSession on asyncpg or aiosqlite: a dependency gives it, views commit.
 
 https://fastapi.tiangolo.com/tutorial/sql-databases/ and
 https://docs.sqlalchemy.org/en/21/orm/extensions/asyncio.html. Run by uvicorn as it comes with
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Path, Query
 from fastapi.responses import StreamingResponse
-from sqlalchemy import JSON, DateTime, insert, select, tuple_
+from sqlalchemy import JSON, insert, select, text, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -41,8 +41,12 @@ from tests.bench.peers.contract import (
     position_of,
     task_json,
 )
+from tests.bench.peers.sqlite import MOMENT, enforce_foreign_keys
 
-engine = create_async_engine(database_url("postgresql+asyncpg"), pool_size=POOL_SIZE, max_overflow=0)
+engine = create_async_engine(
+    database_url("postgresql+asyncpg", "sqlite+aiosqlite"), pool_size=POOL_SIZE, max_overflow=0
+)
+enforce_foreign_keys(engine.sync_engine)
 make_session = async_sessionmaker(engine, expire_on_commit=False)
 
 
@@ -66,8 +70,8 @@ class Task(Base):
     change_id: Mapped[int]
     team_id: Mapped[int | None]
     version: Mapped[int] = mapped_column(default=1)
-    create_time: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    update_time: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    create_time: Mapped[datetime] = mapped_column(MOMENT)
+    update_time: Mapped[datetime] = mapped_column(MOMENT)
 
 
 async def get_session() -> AsyncIterator[AsyncSession]:
@@ -78,6 +82,11 @@ async def get_session() -> AsyncIterator[AsyncSession]:
 app = FastAPI()
 SessionDep = Annotated[AsyncSession, Depends(get_session)]
 TaskIdPath = Annotated[TaskId, Path()]
+
+
+@app.get("/readyz")
+async def readyz(session: SessionDep) -> None:
+    await session.execute(text("SELECT 1"))
 
 
 @app.get("/tasks/export")

@@ -1,4 +1,4 @@
-"""Flask-SQLAlchemy with psycopg2: `db.session`, committed by the view. https://flask-sqlalchemy.readthedocs.io
+"""Flask-SQLAlchemy with psycopg2 or SQLite: `db.session`, committed by the view. https://flask-sqlalchemy.readthedocs.io
 
 Run by gunicorn with one process of sixteen threads, one for each connection of the load.
 """
@@ -12,7 +12,7 @@ from typing import Any
 from flask import Flask, Response, abort, jsonify, request, stream_with_context
 from flask_sqlalchemy import SQLAlchemy
 from pydantic import ValidationError
-from sqlalchemy import JSON, DateTime, insert, select, tuple_
+from sqlalchemy import JSON, insert, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from werkzeug.exceptions import HTTPException
@@ -34,6 +34,7 @@ from tests.bench.peers.contract import (
     position_of,
     task_json,
 )
+from tests.bench.peers.sqlite import MOMENT, enforce_foreign_keys
 
 
 class Base(DeclarativeBase):
@@ -46,6 +47,8 @@ app.config["SQLALCHEMY_DATABASE_URI"] = database_url("postgresql+psycopg2")
 app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"pool_size": POOL_SIZE, "max_overflow": 0}
 app.json.sort_keys = False
 db.init_app(app)
+with app.app_context():
+    enforce_foreign_keys(db.engine)
 
 
 class Team(db.Model):
@@ -64,8 +67,8 @@ class Task(db.Model):
     change_id: Mapped[int]
     team_id: Mapped[int | None]
     version: Mapped[int] = mapped_column(default=1)
-    create_time: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    update_time: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    create_time: Mapped[datetime] = mapped_column(MOMENT)
+    update_time: Mapped[datetime] = mapped_column(MOMENT)
 
 
 @app.errorhandler(ValidationError)
