@@ -92,8 +92,8 @@ class Task(Base):
 
 _TABLE: Table = Task.__table__  # type: ignore[assignment]  # of a mapped class it is one
 _COLUMNS = _TABLE.columns
-"""Tasks are read as rows, and written by statements that are built once: with an object and its flush the unit
-of work of a change takes half as much again. Teams and transfers, which are written less often, are objects."""
+"""Tasks are read as rows, and written by statements that are built once: with an object and its flush a
+change's unit of work takes half as much again. Teams and transfers, written less often, are objects."""
 
 _LISTED = [cast(each, Text).label(each.name) if each is _COLUMNS.s3_keys else each for each in _COLUMNS]
 """The columns of many rows, `s3_keys` as text. To parse a thousand values of 64 KiB takes seconds, and all
