@@ -163,7 +163,7 @@ def test_a_change_makes_no_object_of_the_session(database: Database):
 
     with database.session_scope() as session:
         task = tasks.update_task(session, task_id=task_id, change={"bundle": "other"})
-        held = list(session.identity_map)
+        held = session.identity_map.values()
 
     assert task.bundle == "other"
     assert held == []
