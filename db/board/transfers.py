@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from db.base import SerialId, UtcDateTime, now, refusals, utc_now
 from db.board.base import Base
-from db.board.tasks import Task, get_task, lock_task, touch
+from db.board.tasks import TaskRow, change_locked, get_task, lock_task
 from db.board.teams import require_teams
 from db.errors import Conflict, Invalid
 from db.portable.types import NUMBERS_ONCE, chars
@@ -60,7 +60,7 @@ def transfer_task(
     from_team_id: int | None,
     to_team_id: int | None,
     note: str | None = None,
-) -> tuple[Task, Transfer]:
+) -> tuple[TaskRow, Transfer]:
     """Move a task between teams and write the audit row, in the caller's transaction.
 
     Flushes; never commits. Of two transfers of one task the second waits for the first, and then finds
@@ -82,8 +82,7 @@ def transfer_task(
     require_teams(session, from_team_id=from_team_id, to_team_id=to_team_id)
     if task.team_id != from_team_id:
         raise Conflict(f"the task is {_place(task.team_id)}, not {_place(from_team_id)}")
-    task.team_id = to_team_id
-    touch(task)
+    task = change_locked(session, task, {"team_id": to_team_id})
     # One moment for both: the log's last line is the task's last change.
     transfer = Transfer(
         task_id=task_id,

@@ -67,10 +67,8 @@ class TasksCreated(TypedDict):
     ids: Annotated[list[HexId], Field(description="In the order of the body's items.")]
 
 
-def task_json(task: tasks.Task | tasks.TaskRow | Row[Any]) -> dict[str, Any]:
+def task_json(task: tasks.TaskRow | Row[Any]) -> dict[str, Any]:
     """A `Task`, once `write_json` has written its date and its moments."""
-    if isinstance(task, tasks.Task):
-        return {name: getattr(task, name) for name in _TASK}
     return dict(zip(_TASK, task, strict=True))
 
 
@@ -81,6 +79,6 @@ def listed_json(row: Row[Any]) -> dict[str, Any]:
     return task
 
 
-def etag_of(task: tasks.Task | tasks.TaskRow | Row[Any]) -> str:
+def etag_of(task: tasks.TaskRow | Row[Any]) -> str:
     """A task's entity tag. The time is part of it, since an id can be deleted and used again."""
     return f'"{task.version}-{round(task.update_time.timestamp() * 1_000_000):x}"'

@@ -62,9 +62,10 @@ def sql(cluster: PostgresCluster, database_name: str) -> RawSql:
 
 
 @pytest.fixture
-def shelves(sql: RawSql) -> None:
-    """The tables of `tests.service` in that database."""
-    create_shelves(sql)
+def shelves(request: pytest.FixtureRequest, sql: RawSql) -> None:
+    """The tables of `tests.service` in that database; one of `database_url` has them."""
+    if "database_url" not in request.fixturenames:
+        create_shelves(sql)
 
 
 @pytest.fixture
