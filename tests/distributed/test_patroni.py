@@ -102,20 +102,29 @@ async def test_while_a_standby_is_frozen_another_confirms(
     assert await broken_promises(cluster, ledger, load) == []
 
 
+@pytest.mark.parametrize("creates_only", [True])
 async def test_while_the_standbys_apply_nothing_a_read_with_the_token_sees_its_write(
     load: ReadAfterLoad, ledger: Ledger, cluster: PatroniCluster
 ):
-    """They have received it, and confirm it."""
+    """They have received it, and confirm it. Patroni ends a pause of PostgreSQL's own in a moment."""
     leader = await asyncio.to_thread(cluster.wait_for_leader)
     standbys = [member for member in cluster.members if member is not leader]
+    applying = [
+        process
+        for standby in standbys
+        for process in standby.processes
+        if "startup recovering" in " ".join(process.cmdline())
+    ]
 
-    for standby in standbys:
-        await asyncio.to_thread(standby.query, "SELECT pg_wal_replay_pause()")
     async with load:
-        await asyncio.sleep(1.5)
-    for standby in standbys:
-        await asyncio.to_thread(standby.query, "SELECT pg_wal_replay_resume()")
+        for process in applying:
+            process.suspend()
+        await asyncio.sleep(2.0)
+        for process in applying:
+            process.resume()
 
     print(dict(ledger.answers), dict(load.reads))
-    assert load.reads["stale without a token"] == load.reads["without a token"] > 20
+    assert len(applying) == 2
+    # A read of the moment before or after may be an exception.
+    assert load.reads["stale without a token"] > 0.8 * load.reads["without a token"] > 15
     assert await broken_promises(cluster, ledger, load) == []
