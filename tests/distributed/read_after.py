@@ -46,12 +46,14 @@ class ReadAfterLoad(Load):
                     pass
 
     async def _acknowledged(self, row_id: str, answer: Answer) -> None:
-        write = Write(row_id, answer.headers["Wrote"])
-        self.writes.append(write)
         without = await self._ask_for(row_id)
         if without is not None:
             self.reads["without a token"] += 1
             self.reads["stale without a token"] += not self._may_be(row_id, without)
+        if "Wrote" not in answer.headers:  # MariaDB has no tokens
+            return
+        write = Write(row_id, answer.headers["Wrote"])
+        self.writes.append(write)
         while not self._enough and not await self._read_back(write):
             pass
 
