@@ -160,6 +160,14 @@ def load(service: Client, ledger: Ledger, creates_only: bool) -> ReadAfterLoad:
     return ReadAfterLoad(service, ledger, keyed=True, creates_only=creates_only)
 
 
+async def at_work(ledger: Ledger) -> int:
+    """Wait until the load has some acknowledged writes; returns how many."""
+    async with asyncio.timeout(ON_AGAIN_S):
+        while ledger.acknowledged <= 20:  # noqa: ASYNC110  # counted by others
+            await asyncio.sleep(0.01)
+    return ledger.acknowledged
+
+
 async def goes_on(ledger: Ledger, within_s: float = ON_AGAIN_S) -> float:
     """Wait for the next acknowledged write; returns how long that took, in seconds."""
     before, began = ledger.acknowledged, time.monotonic()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.conftest import broken_promises, differences, goes_on, rows_of, ways
+from tests.distributed.conftest import at_work, broken_promises, differences, goes_on, rows_of, ways
 from tests.distributed.read_after import ReadAfterLoad
 from tests.faults.ledger import Ledger
 from tests.fixtures.patroni import PatroniCluster
@@ -49,7 +49,7 @@ async def test_a_switchover_loses_no_acknowledged_write(
 ):
     """The leader stops in order, and its standby has all of it first."""
     async with load:
-        await asyncio.sleep(1.0)
+        await at_work(ledger)
         await asyncio.to_thread(cluster.switch_over)
         took_s = await goes_on(ledger)
         await asyncio.sleep(0.5)
@@ -66,7 +66,7 @@ async def test_a_leader_that_is_killed_beside_a_standby_in_step_takes_little_alo
     leader = await asyncio.to_thread(cluster.wait_for_leader)
 
     async with load:
-        await asyncio.sleep(1.0)
+        await at_work(ledger)
         await asyncio.to_thread(leader.kill)
         await asyncio.to_thread(cluster.wait_for_leader, other_than=leader)
         took_s = await goes_on(ledger)
@@ -85,8 +85,7 @@ async def test_what_a_killed_leader_takes_along_that_its_standby_had_not_is_told
     [standby] = [member for member in cluster.members if member is not leader]
 
     async with load:
-        await asyncio.sleep(1.0)
-        before = ledger.acknowledged
+        before = await at_work(ledger)
         await asyncio.to_thread(standby.kill)  # frozen, its kernel would receive for it
         await asyncio.sleep(0.5)
         meanwhile = ledger.acknowledged - before
@@ -111,7 +110,7 @@ async def test_what_a_frozen_leader_acknowledges_when_it_wakes_is_told_where_it_
     leader = await asyncio.to_thread(cluster.wait_for_leader)
 
     async with load:
-        await asyncio.sleep(1.0)
+        await at_work(ledger)
         await asyncio.to_thread(leader.freeze)
         await asyncio.to_thread(cluster.wait_for_leader, other_than=leader)
         took_s = await goes_on(ledger)

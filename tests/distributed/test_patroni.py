@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.conftest import broken_promises, goes_on, synchronous_standby, ways
+from tests.distributed.conftest import at_work, broken_promises, goes_on, synchronous_standby, ways
 from tests.distributed.read_after import ReadAfterLoad
 from tests.faults.ledger import Ledger
 from tests.fixtures.patroni import PatroniCluster
@@ -33,14 +33,12 @@ async def test_a_switchover_under_load_loses_no_acknowledged_write(
     load: ReadAfterLoad, ledger: Ledger, cluster: PatroniCluster
 ):
     async with load:
-        await asyncio.sleep(1.0)
-        before = ledger.acknowledged
+        await at_work(ledger)
         await asyncio.to_thread(cluster.switch_over)
         took_s = await goes_on(ledger)
         await asyncio.sleep(0.5)
 
     print(f"first write {took_s:.2f} s after the new leader; {dict(ledger.answers)}; {dict(load.reads)}")
-    assert before > 20, "there was no load"
     assert ledger.answers["503 unknown"] == 0
     assert await broken_promises(cluster, ledger, load) == []
 
@@ -52,7 +50,7 @@ async def test_a_leader_that_is_killed_loses_no_acknowledged_write(
     leader = await asyncio.to_thread(cluster.wait_for_leader)
 
     async with load:
-        await asyncio.sleep(1.0)
+        await at_work(ledger)
         await asyncio.to_thread(leader.kill)
         await asyncio.to_thread(cluster.wait_for_leader, other_than=leader)
         took_s = await goes_on(ledger)
@@ -71,7 +69,7 @@ async def test_a_leader_that_is_frozen_and_wakes_loses_no_acknowledged_write(
     leader = await asyncio.to_thread(cluster.wait_for_leader)
 
     async with load:
-        await asyncio.sleep(1.0)
+        await at_work(ledger)
         await asyncio.to_thread(leader.freeze)
         await asyncio.to_thread(cluster.wait_for_leader, other_than=leader)
         took_s = await goes_on(ledger)
@@ -91,7 +89,7 @@ async def test_while_a_standby_is_frozen_another_confirms(
     standby = await asyncio.to_thread(synchronous_standby, cluster)
 
     async with load:
-        await asyncio.sleep(1.0)
+        await at_work(ledger)
         await asyncio.to_thread(standby.freeze)
         await asyncio.sleep(1.0)  # what was on its way when it froze
         took_s = await goes_on(ledger, within_s=100)
