@@ -25,8 +25,9 @@ NAME = "service"
 POOL_SIZE = 5
 REQUEST_TIMEOUT_S = 15.0
 """Long enough to ask, after a failover, what became of a COMMIT."""
-ON_AGAIN_S = 10.0
-"""How long after a new leader a write may take to succeed; a coarse net, the measured times are printed."""
+ON_AGAIN_S = 1.0
+"""How long after a new leader a write may take to succeed: 0.01 to 0.14 s at a load of 8 on two cores."""
+AT_WORK_TIMEOUT_S = 10.0
 
 
 def url_of(
@@ -162,7 +163,7 @@ def load(service: Client, ledger: Ledger, creates_only: bool) -> ReadAfterLoad:
 
 async def at_work(ledger: Ledger) -> int:
     """Wait until the load has some acknowledged writes; returns how many."""
-    async with asyncio.timeout(ON_AGAIN_S):
+    async with asyncio.timeout(AT_WORK_TIMEOUT_S):
         while ledger.acknowledged <= 20:  # noqa: ASYNC110  # counted by others
             await asyncio.sleep(0.01)
     return ledger.acknowledged
