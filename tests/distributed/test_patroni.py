@@ -6,14 +6,16 @@ Each write is read back from a standby with its token, at once and in the end, w
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
+import psycopg2
 import pytest
 
 from tests.distributed.conftest import at_work, broken_promises, goes_on, synchronous_standby, ways
 from tests.distributed.read_after import ReadAfterLoad
 from tests.faults.ledger import Ledger
-from tests.fixtures.patroni import PatroniCluster
+from tests.fixtures.patroni import PASSWORD, USER, PatroniCluster
 
 pytestmark = [
     pytest.mark.debian,
@@ -52,6 +54,7 @@ async def test_a_leader_that_is_killed_loses_no_acknowledged_write(
     async with load:
         await at_work(ledger)
         await asyncio.to_thread(leader.kill)
+        await asyncio.to_thread(cluster.forget_leader)  # the frozen one below is waited for
         await asyncio.to_thread(cluster.wait_for_leader, other_than=leader)
         took_s = await goes_on(ledger)
         await asyncio.sleep(0.5)
@@ -126,3 +129,21 @@ async def test_while_the_standbys_apply_nothing_a_read_with_the_token_sees_its_w
     # A read of the moment before or after may be an exception.
     assert load.reads["stale without a token"] > 0.8 * load.reads["without a token"] > 15
     assert await broken_promises(cluster, ledger, load) == []
+
+
+@pytest.mark.long
+async def test_behind_haproxy_the_readers_of_a_killed_standby_are_led_to_another(cluster: PatroniCluster):
+    """At once: HAProxy itself notices after a second that a server is gone."""
+    standby = await asyncio.to_thread(synchronous_standby, cluster)
+    await asyncio.to_thread(standby.kill)
+
+    began = time.monotonic()
+    for _ in range(8):
+        psycopg2.connect(
+            host="127.0.0.1", port=cluster.reader_port, user=USER, password=PASSWORD, dbname="postgres"
+        ).close()
+    took_s = time.monotonic() - began
+    await asyncio.to_thread(standby.start)
+
+    print(f"8 connections took {took_s:.2f} s")
+    assert took_s < 1.0
