@@ -43,10 +43,11 @@ READS_PER_WRITE = 4
 MIXED, WRITES = 1500, 1000
 """Requests of a round."""
 
+_NUMBERS = {1: ("1 instance", "1 replica"), 2: ("2 instances", "2 replicas")}
 ARRANGEMENTS = {
-    f"{instances} instances, {replicas} replicas": (instances, replicas)
-    for instances in (1, 2)
-    for replicas in (1, 2)
+    f"{_NUMBERS[instances][0]}, {_NUMBERS[replicas][1]}": (instances, replicas)
+    for instances in _NUMBERS
+    for replicas in _NUMBERS
 }
 BASE = next(iter(ARRANGEMENTS))
 WHEN = ("after a checkpoint", "then")

@@ -25,8 +25,8 @@ def test_each_arrangement_is_measured_and_what_a_write_costs(
     for found in told["medians"].values():
         assert all(found[f"{part}_cpu_us"]["median"] > 0 for part in cluster.PARTS)
     second_us = {name: found["second replica_cpu_us"]["median"] for name, found in told["medians"].items()}
-    for instances in ("1 instances", "2 instances"):
-        of_one, of_both = (second_us[f"{instances}, {replicas} replicas"] for replicas in (1, 2))
+    for instances in ("1 instance", "2 instances"):
+        of_one, of_both = (second_us[f"{instances}, {replicas}"] for replicas in ("1 replica", "2 replicas"))
         assert of_both > of_one, "the second replica was not read from"
     assert told["ratios"][cluster.BASE]["per_s"]["median"] == 1
     for found in told["writes"].values():
