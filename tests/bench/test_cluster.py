@@ -15,7 +15,7 @@ def test_each_arrangement_is_measured_and_what_a_write_costs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     result = tmp_path / "cluster.json"
-    small = ["--rounds", "1", "--scale", "0.05", "--tasks", "100", "--json", str(result)]
+    small = ["--rounds", "1", "--scale", "0.2", "--tasks", "100", "--json", str(result)]
 
     assert cluster.main(small) == 0
 
