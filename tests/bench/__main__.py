@@ -24,6 +24,7 @@ from typing import Any
 from tests.bench import (
     bodies,
     clients,
+    cluster,
     commit_markers,
     compare,
     goodput,
@@ -63,6 +64,7 @@ BARE = "bare"
 """Tornado, SQLAlchemy and each of the drivers, with everything of ours taken out."""
 
 OTHERS: dict[str, Callable[[Sequence[str]], int]] = {
+    "cluster": cluster.main,
     "soak": soak.main,
     "commit-markers": commit_markers.main,
     "bodies": bodies.main,

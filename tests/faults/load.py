@@ -11,7 +11,7 @@ from typing import Any, Self
 from tornado.httpclient import HTTPClientError
 
 from tests.faults.ledger import GONE, Ledger, State
-from tests.fixtures.server import Client
+from tests.fixtures.server import Answer, Client
 
 
 class Load:
@@ -24,6 +24,7 @@ class Load:
         pause_s: between two requests of one of them.
         seed: the same one makes the same requests.
         keyed: each creation has an Idempotency-Key, and is sent again until its outcome is known.
+        creates_only: no row is changed or deleted.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Load:
         pause_s: float = 0.005,
         seed: int = 0,
         keyed: bool = False,
+        creates_only: bool = False,
     ) -> None:
         self._client = client
         self._ledger = ledger
@@ -42,6 +44,7 @@ class Load:
         self._pause_s = pause_s
         self._random = random.Random(seed)
         self._keyed = keyed
+        self._creates_only = creates_only
         self._enough = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -68,7 +71,7 @@ class Load:
     async def _one(self, own: list[str]) -> None:
         ledger, number = self._ledger, self._random.randrange(1_000_000)
         path = ledger.resource.path
-        what = self._random.random() if own else 0.0
+        what = self._random.random() if own and not self._creates_only else 0.0
         if what < 0.5:
             row_id = ledger.new_id()
             if await self._create(row_id, number) < 400:
@@ -104,7 +107,13 @@ class Load:
             self._ledger.answers["broken off"] += 1
             self._ledger.note(row_id, wanted, GONE, None)
             return GONE
-        return self._ledger.heard(row_id, wanted, answer).code
+        self._ledger.heard(row_id, wanted, answer)
+        if answer.code < 400:
+            await self._acknowledged(row_id, answer)
+        return answer.code
+
+    async def _acknowledged(self, row_id: str, answer: Answer) -> None:
+        """Of a write that was: what a load does before its writer goes on."""
 
     async def _read(self) -> None:
         while not self._enough:
