@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from conf import database
 from conf.errors import Fault, SettingsError
@@ -50,7 +49,6 @@ def load_settings(
         faults = [*file.faults, *faults]
     _displace(file, given)
 
-    rising = (file, variables, flags)
     values = file.values | given
     if not values.keys() & {_URL, *_PARTS} and environment in HARMLESS:
         file.put(_URL, DEFAULT_URL, "default")
@@ -59,7 +57,7 @@ def load_settings(
 
     settings: Settings | None = None
     try:
-        settings = _make(rising)
+        settings = Settings(**_merged(_merged(file.tree(), variables.tree()), flags.tree()))
     except ValidationError as exc:
         faults += _faults_of_values(exc, origins)
     faults += _faults_together(values, origins, faults)
@@ -82,21 +80,14 @@ def _displace(file: Source, given: Mapping[str, Any]) -> None:
         file.drop(_URL)
 
 
-def _make(rising: Sequence[Source]) -> Settings:
-    """Settings of these sources, the last of which has precedence.
-
-    Raises:
-        ValidationError: a value is wrong.
-    """
-
-    class Loaded(Settings):  # pydantic-settings takes sources from the class, and these are this call's own
-        @classmethod
-        def settings_customise_sources(
-            cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return tuple(reversed(rising))
-
-    return Loaded()
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by section, those of ``above`` first; tables are merged."""
+    both = {
+        name: _merged(below[name], value)
+        for name, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(name), dict)
+    }
+    return {**below, **above, **both}
 
 
 def _faults_of_values(error: ValidationError, origins: Mapping[str, str]) -> list[Fault]:

@@ -8,8 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    model_validator,
+)
 
 from conf.database import DatabaseSettings, Seconds, Section, shown, words
 from conf.hosts import ANY, canonical_host
@@ -217,14 +225,14 @@ class LogSettings(Section):
     )
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything that can be set. Lives as long as the process; frozen.
 
     Made by ``conf.load_settings``. Made by hand, ``Settings(database=…)``, it reads neither files nor the
     process environment, as tests need it.
     """
 
-    model_config = SettingsConfigDict(
+    model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, validate_default=True, hide_input_in_errors=True
     )
 
@@ -245,18 +253,6 @@ class Settings(BaseSettings):
     log: LogSettings = Field(default_factory=LogSettings)
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only the arguments. ``conf.sources`` adds the others, which record where a value came from."""
-        return (init_settings,)
 
     @model_validator(mode="after")
     def _check_together(self) -> Settings:

@@ -9,13 +9,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from pydantic.fields import FieldInfo
-from pydantic_settings import PydanticBaseSettingsSource
-
 from conf.errors import Fault
 from conf.masks import mask_text
 from conf.names import Name, names, near
-from conf.settings import Settings
 from conf.text import from_text
 
 _PACKAGE = __name__.rpartition(".")[0]
@@ -24,11 +20,10 @@ _PACKAGE = __name__.rpartition(".")[0]
 CHOOSERS = ("environment", "conf_dir")
 
 
-class Source(PydanticBaseSettingsSource):
+class Source:
     """One source's values of settings, and its faults. Lives as long as the loading does."""
 
     def __init__(self) -> None:
-        super().__init__(Settings)
         self.values: dict[str, Any] = {}
         self.origins: dict[str, str] = {}
         self.faults: list[Fault] = []
@@ -52,17 +47,13 @@ class Source(PydanticBaseSettingsSource):
         self.values.pop(path, None)
         self.origins.pop(path, None)
 
-    def __call__(self) -> dict[str, Any]:
-        """The values as pydantic-settings merges them: a table a section."""
+    def tree(self) -> dict[str, Any]:
+        """The values as the models take them: a table a section."""
         tree: dict[str, Any] = {}
         for path, value in self.values.items():
             section, _, name = path.rpartition(".")
             (tree.setdefault(section, {}) if section else tree)[name] = value
         return tree
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Required by the base class, which calls it field by field where ``__call__`` is not overridden."""
-        return self().get(field_name), field_name, False
 
 
 def read_flags(overrides: Mapping[str, Any]) -> Source:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from conf import DatabaseSettings
 from db.errors import DatabaseError, UsageError
+from db.observer import Observer
 
 Role = Literal["writer", "reader", "migration"]
 
@@ -43,6 +44,9 @@ class MarkerRow:
     sql: str
     """Writes the row over, for ``connection`` and ``transaction``, where the transaction has written."""
 
+    look: str = ""
+    """Reads such rows, by their names."""
+
     before_commit: tuple[str, str] | None = None
     """Writes the row over, in one string with COMMIT; the transaction's text stands between the two."""
 
@@ -56,6 +60,7 @@ class ServerSession(NamedTuple):
     ``pid`` is the server's id of it. ``state``: "active", "idle in transaction", or what else the server
     calls it; empty where the role may not see it. ``state_s``: for how long. ``waits_for``: the ids of the
     sessions whose locks it waits for. ``application`` and ``user`` as the session has given them.
+    ``awaits_standby``: whether its COMMIT waits for a synchronous standby; None where that is not told.
     """
 
     pid: int
@@ -64,6 +69,7 @@ class ServerSession(NamedTuple):
     state: str
     state_s: float | None
     waits_for: tuple[int, ...]
+    awaits_standby: bool | None = None
 
 
 class Backend:
@@ -126,6 +132,9 @@ class Backend:
 
     isolation_is_a_transactions = False
     """A level asked for of a writer's connection holds for the transaction, and SQLAlchemy puts it back."""
+
+    observer = Observer()
+    """Told of what becomes of a COMMIT; its `Database` sets its own."""
 
     def __init__(self, url: URL, executor: ExecutorName = "auto") -> None:
         self.url = url

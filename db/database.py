@@ -156,7 +156,8 @@ class Database:
             self.commit_markers.observer = self.observer
         engines: dict[str, dict[Pool, Engine]] = {}  # each pool once: on SQLite in memory there is but one
         for endpoint in (self.reader, self.writer):
-            endpoint.limiter.observer = self.observer
+            endpoint.limiter.observer = endpoint.backend.observer = self.observer
+            endpoint.scopes_backend.observer = self.observer
             of_limiter = engines.setdefault(endpoint.limiter.name, {})
             for engine in (endpoint.engine, endpoint.scopes):
                 of_limiter[engine.pool] = engine

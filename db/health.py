@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
 from conf.program import COMMAND
 from db.backend import Backend
+from db.backends.choose import backend_for
 from db.backends.refusals import drivers_words, way_in
 from db.database import Database
 from db.doctor.checkups import checkup_for
 from db.doctor.findings import Finding, error
+from db.engines.beside import engine_beside
+from db.engines.engine import blocking, make_url
 from db.errors import (
     DatabaseError,
     DeadlinePassed,
@@ -74,7 +80,7 @@ async def faults_of(database: Database, *, revision: str | None, work: Work | No
     Returns:
         Why it is not ready; nothing where it is.
     """
-    if work != "reads" and (left := len(database.registry.left)):
+    if work != "reads" and (left := database.registry.left.unconfirmed):
         return [Fault(f"no COMMIT succeeds: the database has not answered {left}, and is still at them")]
     if database.settings.reader_url is None:
         fault = await _fault(database, revision=revision, work=work or "reads")
@@ -129,8 +135,14 @@ async def _fault(database: Database, *, revision: str | None, work: Work) -> Fau
             if not read_only and (why := await unit.run(_why_no_commit, unit.session, database.backend)):
                 raise Unavailable(why)  # which rolls back
     except PoolTimeout as error:
-        # Writers that are stuck behind a lock are no reason to send reads elsewhere.
-        return Fault(f"no connection is free: {error}") if read_only else None
+        if read_only:
+            return Fault(f"no connection is free: {error}")
+        # Writers that are stuck behind a lock are no reason to send reads elsewhere; COMMITs that hang are.
+        with suppress(DatabaseError, DBAPIError, TimeoutError):  # nothing is known then
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                why = await database.in_thread(partial(_why_no_commit_beside, database))
+            return None if why is None else Fault(why)
+        return None
     except DatabaseError as error:
         if isinstance(error, NotInSchema | NotMigrated) and revision:
             return _not_migrated(None, revision)
@@ -217,6 +229,20 @@ def _is_read_only(session: Session, backend: Backend) -> bool:
 
 def _why_no_commit(session: Session, backend: Backend) -> str | None:
     return backend.why_no_commit(session.connection())
+
+
+def _why_no_commit_beside(database: Database) -> str | None:
+    """As `Backend.why_no_commit`, over a connection beside the pool."""
+    settings = blocking(database.settings)
+    backend = backend_for(make_url(settings), settings.pooler)
+    if backend.why_no_sessions:
+        return None
+    engine = engine_beside(settings, "migration", backend, database.writer.engine)
+    try:
+        with engine.connect() as connection:
+            return backend.why_no_commit(connection)
+    finally:
+        engine.dispose()
 
 
 def _roles(session: Session, backend: Backend, settings: DatabaseSettings) -> list[Finding]:

@@ -77,6 +77,9 @@ class Observer:
     def left(self, change: int) -> None:
         """A COMMIT was cut while the server was at it (+1), or the server is done with such a one (-1)."""
 
+    def unreplicated(self) -> None:
+        """A COMMIT is on no synchronous standby: its wait for one was cancelled, at the server."""
+
     def behind(self, behind_s: float | None) -> None:
         """How many seconds the reader's server is behind its primary; None where it is no standby."""
 
@@ -84,10 +87,11 @@ class Observer:
         """The writer has connected to another server than before, behind a proxy too."""
 
     def read_after(self, how: str) -> None:
-        """A read with a token sees its writes: on the "replica", having "waited", on the "primary"."""
+        """A read with a token has its writes: "reader", at once over a connection of the reader's, whichever
+        server that leads to; "waited", there and later; "primary", where it moved to the writer's."""
 
     def write_lost(self) -> None:
-        """A write with a token is not on the primary: a failover has lost it, and the client is told."""
+        """A read tells its client of a write that is not on the primary: a failover has lost it."""
 
     def retries(self, reason: str) -> None:
         """A request, a message or `Database.run_in_transaction` is retried.

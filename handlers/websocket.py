@@ -204,15 +204,17 @@ class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandl
                 error = await transaction.handle(partial(self._handle, message))
             finally:
                 self._transaction = None
-                self._keep_written(transaction.unit)
             if transaction.conflict is None:
                 break
             reason, attempt = reason_of(transaction.conflict), attempt + 1
             log.info("%s: retrying (%s), attempt %d", summary, reason, attempt)
             self._database.observer.retries(reason)
             await transaction.pause()
+        self._keep_written(transaction.unit)
         if error is not None:
-            self._send_problem(error, told(transaction.outcome), summary)
+            self._send_problem(
+                error, told(transaction.outcome), summary, lost_write=transaction.unit.lost_write
+            )
         if self._goes_away():
             self.go_away()
 
@@ -260,7 +262,7 @@ class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandl
         )
         return self._transaction
 
-    def _send_problem(self, error: BaseException, outcome: str, summary: str) -> None:
+    def _send_problem(self, error: BaseException, outcome: str, summary: str, *, lost_write: bool) -> None:
         self._log_error(summary, error)
         if isinstance(error, ClientDisconnected):
             return
@@ -269,9 +271,11 @@ class SessionWebSocketHandler(TransactionMethods, ProblemHandler, WebSocketHandl
         problem.status_code = status
         if leaves_unknown(error):
             outcome = "unknown"
-        body = self._body_of(problem, error, outcome)
+        body: dict[str, Any] = {**self._body_of(problem, error, outcome)}
+        if lost_write:  # what the handler would have told is dropped
+            body["write_lost"] = True
         with contextlib.suppress(WebSocketClosedError):
-            self.write_message(dict(body))
+            self.write_message(body)
 
     def _keep_written(self, unit: AsyncUnitOfWork) -> None:
         """The messages that follow see what this one has written."""

@@ -11,7 +11,7 @@ from tornado.web import Application, RequestHandler
 from conf import Settings
 from db import Database
 from db.capacity.limiter import AdmissionLimiter
-from db.schema import migrate
+from db.schema.newest import newest
 from handlers import NotFoundHandler, log_request
 from handlers.board.routes import ABOUT as BOARD, routes as board_routes
 from handlers.openapi.document import About, Document, describe
@@ -55,8 +55,8 @@ def make_app(
     else:
         compared = [*routes]
     http = settings.http
-    revision = migrate.head(settings.database.models)
-    database.expect_schema(revision, known=migrate.known(settings.database.models))
+    revision, known = newest(settings.database.models)
+    database.expect_schema(revision, known=known)
     twins = Twins(database.settings, compared) if settings.compare.mount else None
     slots = {"writer": database.writer.limiter.size, "reader": database.reader.limiter.size}
     limits = Limits(
@@ -66,12 +66,12 @@ def make_app(
         pool_max_waiting=database.settings.pool_max_waiting,
         write_tokens=database.write_tokens is not None,
     )
-    # Made now: it takes some hundredths of a second, for which its first request would block all others.
-    about = about or About(title="onfinish")
-    described = describe(described_operations(routes), about, limits)
+    introduced = about or About(title="onfinish")
+    operations = described_operations(routes)
+    document = Document(lambda: describe(operations, introduced, limits))
     shown = page_routes = None
     if ops is not None:
-        shown = ServerPages(settings, database, ops, Shown(about, described, revision))
+        shown = ServerPages(settings, database, ops, Shown(introduced, document, revision))
         shown.live.look.others = databases
         page_routes = PageRoutes(shown, ops)
     all_routes = [
@@ -89,7 +89,7 @@ def make_app(
         all_routes,
         database=database,
         databases=databases,
-        openapi=Document.of(described),
+        openapi=document,
         sockets=Sockets(),
         twins=twins,
         request_timeout_s=http.request_timeout_s,

@@ -30,6 +30,7 @@ APPLICATION = {
 IMPORT_IN_FUNCTIONS = {
     "db.backends.drivers": "a driver is loaded where it is used, and asyncpg is an extra",
     "db.database": "Alembic takes a while to load, and create_all alone needs it",
+    "db.schema.newest": "and a server only where there is something to migrate",
     "server.cli": "an error of db is only worth its import once there is one",
     "server.commands": "all of them are read for --help; see the package",
     "server.compare.columns": "tornado-sqlalchemy is an extra",

@@ -260,14 +260,9 @@ class MySQL(Backend):
 
     def commit_may_have_been_applied(self, error: DBAPIError) -> bool:
         code = _code(error.orig)
-        if code == _NODE_NOT_READY:
-            return False
-        return error.connection_invalidated or code in {
-            0,
-            _FAILED_COMMIT,
-            *_CONNECTION_ENDED,
-            *_CLIENT_ERRORS,
-        }
+        if code == _NODE_NOT_READY or code in _READ_ONLY_SERVER:
+            return False  # refused, and rolled back
+        return error.connection_invalidated or code in {0, *_CONNECTION_ENDED, *_CLIENT_ERRORS}
 
     def is_read_only(self, connection: Connection) -> bool:
         name = "tx_read_only" if getattr(connection.dialect, "is_mariadb", False) else "transaction_read_only"

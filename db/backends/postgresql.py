@@ -112,7 +112,7 @@ _TESTIFY_WITH_COMMIT = (
 )
 # An array costs some drivers a look into the catalog, and each a loop.
 _READ_MARKERS = (
-    "SELECT connection, transaction FROM commit_witness WHERE connection = ANY(string_to_array({names}, ','))"
+    "SELECT connection, transaction FROM {table} WHERE connection = ANY(string_to_array({names}, ','))"
 )
 _REFUSED = f"-{1:0{DIGITS - 1}}{'9' * DIGITS}".ljust(CHARS, "0")
 """Of a row that was not there: no transaction follows it, and none that it might have had is in it."""
@@ -136,7 +136,7 @@ _SESSIONS = text("""
         SELECT unnest(CAST(:pids AS integer[])) AS pid
         UNION SELECT unnest(waits.waits_for) FROM wanted JOIN waits USING (pid)
     )
-    SELECT pid, application_name, usename, state, waits_for,
+    SELECT pid, application_name, usename, state, waits_for, wait_event = 'SyncRep' AS awaits_standby,
         extract(epoch FROM clock_timestamp() - state_change) AS state_s
     FROM wanted JOIN pg_stat_activity USING (pid) LEFT JOIN waits USING (pid)
 """)
@@ -150,11 +150,14 @@ _BEHIND = text("""
         ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END::float
 """)
 
-# Standbys confirm in the order of the log: behind one that waits for so long, all wait.
-_WHY_NO_COMMIT = text("""
+# Standbys confirm in the order of the log: behind one that waits for so long, all of the application wait.
+# Another one may wait for more (remote_apply). A process may have its id behind the application's name.
+_WHY_NO_COMMIT = text(r"""
     SELECT current_setting('transaction_read_only'),
         (SELECT count(*) FROM pg_stat_activity
-         WHERE wait_event = 'SyncRep' AND state_change < clock_timestamp() - interval '2 seconds')
+         WHERE wait_event = 'SyncRep' AND state_change < clock_timestamp() - interval '2 seconds'
+         AND datname = current_database() AND regexp_replace(application_name, ' \d+$', '')
+            = regexp_replace(current_setting('application_name'), ' \d+$', ''))
 """)
 
 
@@ -176,7 +179,6 @@ class PostgreSQL(Backend):
         executor = AUTO if executor == "auto" else executor
         drivers = _DRIVERS if executor == "threads" else _DRIVERS | _ON_LOOP
         self.driver: PostgresDriver = drivers[name](url)
-        self._read_markers = _READ_MARKERS.format(names=self.driver.placeholder)
         if self.driver.is_async:
             self._wait_in_greenlets()
         self.reader_settles_at_once = self.reader_autocommits and self.driver.settles_without_waiting
@@ -273,7 +275,7 @@ class PostgreSQL(Backend):
             if self.driver.has_stale_plan(context.original_exception):
                 context.is_disconnect = True
 
-        if role != "writer":
+        if role == "migration" or (role == "reader" and settings.write_token_key is None):
             return
         before, has_written = self._before_first_statement(settings, role), self.driver.has_written
 
@@ -282,7 +284,8 @@ class PostgreSQL(Backend):
             if not guard.has_written:
                 guard.has_written = has_written(context)
 
-        hook_statements(engine, after=note)
+        if role == "writer":
+            hook_statements(engine, after=note)
 
         @event.listens_for(engine, "connect")
         def look_for_own_tables(connection: Any, record: ConnectionPoolEntry) -> None:
@@ -293,14 +296,19 @@ class PostgreSQL(Backend):
                     for statement in self.driver.batches([*before, _LOOK_FOR_OWN]):
                         cursor.execute(statement)
                     found = {name: own for name, *own in cursor.fetchall()}
-                    record.info[SERVER] = found.pop(None)[0]
+                    server = found.pop(None)[0]
+                    if role == "writer":  # the reader's may be any
+                        record.info[SERVER] = server
                     if settings.commit_witness and "commit_witness" in found:
                         _, table, writes_unseen = found["commit_witness"]
                         row = MarkerRow(
-                            uuid.uuid4().hex, table, self.driver.marker_sql(_TESTIFY, table=table)
+                            uuid.uuid4().hex,
+                            table,
+                            self.driver.marker_sql(_TESTIFY, table=table),
+                            self._reads(table),
                         )
                         # What a foreign table takes is reported as written rows, and is not written here.
-                        if self.driver.takes_marker_with_commit and not writes_unseen:
+                        if role == "writer" and self.driver.takes_marker_with_commit and not writes_unseen:
                             row.before_commit = self._before_commit(cursor, row)
                         record.info[self.marker_key] = row
                 connection.rollback()
@@ -345,6 +353,7 @@ class PostgreSQL(Backend):
                 state=row.state or "",
                 state_s=None if row.state_s is None else float(row.state_s),
                 waits_for=tuple(row.waits_for or ()),
+                awaits_standby=bool(row.awaits_standby),
             )
             for row in connection.execute(_SESSIONS, {"pids": list(pids)})
         ]
@@ -379,8 +388,10 @@ class PostgreSQL(Backend):
         return sqlstate_of(error.orig) == _DIVISION_BY_ZERO
 
     def read_markers(self, connection: Connection, names: Sequence[str]) -> Mapping[str, str]:
-        # Found by the search path that the connection begins with: it is the first statement.
-        found = connection.exec_driver_sql(self._read_markers, (",".join(names),))
+        # The session's hooks have begun its transaction, and may have set another search path.
+        row: MarkerRow | None = connection.info.get(self.marker_key)
+        sql = self._reads("commit_witness") if row is None else row.look
+        found = connection.exec_driver_sql(sql, (",".join(names),))
         return {row[0]: row[1] for row in found}
 
     def is_standby(self, connection: Connection) -> bool:
@@ -469,6 +480,10 @@ class PostgreSQL(Backend):
     def _given_options(self, settings: DatabaseSettings) -> str:
         """The server settings of the operator, as they would stand on the server's command line."""
         return str(settings.connect_args.get("options", self.url.query.get("options")) or "")
+
+    def _reads(self, table: str) -> str:
+        spelt = self.driver.marker_sql("{table}", table=table)
+        return _READ_MARKERS.format(names=self.driver.placeholder, table=spelt)
 
     def _before_commit(self, cursor: Any, row: MarkerRow) -> tuple[str, str]:
         """See `MarkerRow.before_commit`. Its plan is made here: it would be half of what the marker costs."""

@@ -206,6 +206,7 @@ def _install_guard(engine: Engine, backend: Backend, role: Role, settings: Datab
                 guard.changed_session |= guard.marker_was_refused  # its statement may be gone: DEALLOCATE
                 raise
         if backend.wait_was_cancelled(dbapi_connection.dbapi_connection):
+            backend.observer.unreplicated()
             if settings.unreplicated_commit == "unknown":
                 raise NotReplicated
             log.warning(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,18 +17,18 @@ from alembic import command, op
 from alembic.migration import MigrationContext
 from alembic.util import rev_id
 from sqlalchemy import Connection, inspect
-from sqlalchemy.exc import CompileError, DBAPIError
+from sqlalchemy.exc import CompileError
 
 from conf import DatabaseSettings
 from conf.database import VERSION_TABLE
 from conf.program import COMMAND, PREFIX
-from db.backend import Role
 from db.backends.choose import backend_for
-from db.engines.engine import blocking, make_engine, make_url
-from db.errors import Cancelled, SchemaError
+from db.engines.engine import make_url
+from db.errors import SchemaError
 from db.portable.types import make_tables_exact
 from db.schema.autogenerate import NOTHING, Statements, differences, statements
 from db.schema.branches import KERNEL, Branch
+from db.schema.connections import connected, migration
 from db.schema.guards import guarded
 from db.schema.migrations.options import to_compare, to_migrate
 from db.schema.revisions import Revisions, following
@@ -54,7 +53,7 @@ def upgrade(settings: DatabaseSettings, to: str = "head") -> None:
             what a revision wants.
         Nothing was changed after any of them.
     """
-    with _migration(settings) as connection:
+    with migration(settings) as connection:
         upgrade_on(connection, to, version_table=settings.version_table, models=settings.models)
 
 
@@ -118,7 +117,7 @@ def stamp(settings: DatabaseSettings, to: str) -> None:
     """
     revisions = Revisions(settings.models)
     revision = revisions.resolve(to)
-    with _migration(settings) as connection, guarded(connection):
+    with migration(settings) as connection, guarded(connection):
         _require_ours(connection, settings.version_table, settings.models)
         named = [head.revision for head in revisions.scripts.get_revisions(revision)]
         absent = _absent(connection, revisions, revisions.labels(named))
@@ -132,7 +131,7 @@ def stamp(settings: DatabaseSettings, to: str) -> None:
 
 def current(settings: DatabaseSettings) -> str | None:
     """The revisions the database is at, as one text; None where it has no schema yet."""
-    with _connection(settings, "reader") as connection:
+    with connected(settings, "reader") as connection:
         return current_on(connection, version_table=settings.version_table)
 
 
@@ -148,7 +147,7 @@ def positions(settings: DatabaseSettings) -> dict[str, tuple[str | None, str | N
         SchemaError: the database's revisions are another application's, or a newer release's.
     """
     revisions = Revisions(settings.models)
-    with _connection(settings, "reader") as connection:
+    with connected(settings, "reader") as connection:
         _require_ours(connection, settings.version_table, settings.models)
         applied = {
             each.revision for each in revisions.applied(_revisions_on(connection, settings.version_table))
@@ -219,7 +218,7 @@ def unknown_on(
 
 def drift(settings: DatabaseSettings) -> list[str]:
     """What the database's schema and the code's tables differ in, a sentence each; empty where nothing."""
-    with _connection(settings, "reader") as connection:
+    with connected(settings, "reader") as connection:
         return drift_on(connection, version_table=settings.version_table, models=settings.models)
 
 
@@ -319,36 +318,12 @@ def _unfit(settings: DatabaseSettings, before: str, revision: str) -> Iterator[t
             yield backend, str(error)
 
 
-@contextmanager
-def _connection(settings: DatabaseSettings, role: Role) -> Iterator[Connection]:
-    """A connection of our own in a transaction, which is kept unless something is raised."""
-    settings = blocking(settings)
-    dialect = backend_for(make_url(settings), settings.pooler)
-    engine = make_engine(settings, role, dialect)
-    try:
-        with engine.begin() as connection:
-            yield connection
-    except DBAPIError as error:
-        raise dialect.translate(error) from error
-    finally:
-        engine.dispose()
-
-
-@contextmanager
-def _migration(settings: DatabaseSettings) -> Iterator[Connection]:
-    try:
-        with _connection(settings, "migration") as connection:
-            yield connection
-    except Cancelled as error:
-        raise SchemaError("a statement ran into the time limit of migrations; nothing was changed") from error
-
-
 def _statements(
     settings: DatabaseSettings, revisions: Revisions, branch: Branch, newest: str | None
 ) -> Statements | None:
     url = make_url(settings)
     in_memory = backend_for(url, settings.pooler).shares_one_connection
-    with _connection(settings, "migration" if in_memory else "reader") as connection:
+    with connected(settings, "migration" if in_memory else "reader") as connection:
         if in_memory and newest is not None:
             upgrade_on(connection, branch.label, version_table=settings.version_table, models=settings.models)
         _require_ours(connection, settings.version_table, settings.models)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, String, delete
+from sqlalchemy import Connection, Engine, String, delete, literal
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -20,7 +20,7 @@ from conf import DatabaseSettings
 from conf.program import COMMAND
 from db.backend import Backend, MarkerRow
 from db.backends.choose import backend_for
-from db.base import KernelBase, UtcDateTime, now, utc_now
+from db.base import KernelBase, UtcDateTime, now
 from db.engines.beside import engine_beside
 from db.engines.engine import blocking, make_url
 from db.errors import ConnectionLost, DatabaseError, NotGranted
@@ -66,7 +66,7 @@ def delete_old_markers(session: Session) -> int:
     Returns:
         How many were deleted.
     """
-    old = CommitMarkerRow.update_time < utc_now() - _KEPT_FOR
+    old = CommitMarkerRow.update_time < now() - literal(_KEPT_FOR)  # by the clock that it was written by
     result: Any = session.execute(delete(CommitMarkerRow).where(old))
     return int(result.rowcount)
 

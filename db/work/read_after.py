@@ -63,7 +63,7 @@ class ReadAfterUnit(AsyncUnitOfWork):
         """Called in place of the unit's first function: a look costs a round trip, and no way to a thread."""
         if not self._unit.sees(self._written, decides=self._endpoint is self._primary):
             raise _Behind
-        self._seen("replica")
+        self._seen("reader")
         return call_plain(self.label, function, *args, **kwargs)
 
     async def _result(self, answer: asyncio.Future[Any], function: Callable[..., Any]) -> Any:

@@ -115,7 +115,7 @@ class RequestAttempts:
         if response.headers is not None and REQUEST_ID not in response.headers:
             headers[REQUEST_ID] = request_id_of(self.request)
         if (self.written is not None or self.lost_write) and response.headers is not None:
-            tell_writes(self, response.headers)
+            tell_writes(self, response.headers.__setitem__, response.headers.add)
         if response.status >= 400:
             headers.update(self.error_headers)
             if not response.is_problem:

@@ -23,7 +23,7 @@ from handlers.lifecycle.instrumentation import Instrumentation, Traced
 from handlers.lifecycle.overrides import forgotten
 from handlers.lifecycle.request_transaction import RequestTransaction
 from handlers.lifecycle.retry import policy_of
-from handlers.lifecycle.write_tokens import LOST, writes_to_see
+from handlers.lifecycle.write_tokens import tell_writes, writes_to_see
 from handlers.request_id import request_id_of
 
 log = logging.getLogger("onfinish.handlers")
@@ -68,6 +68,9 @@ class Handler(Protocol):
         """As Tornado's."""
 
     def set_header(self, name: str, value: Any) -> None:
+        """As Tornado's."""
+
+    def add_header(self, name: str, value: Any) -> None:
         """As Tornado's."""
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
@@ -200,8 +203,10 @@ class HttpTransaction(RequestTransaction):
                 "Write it all, and `finish()` sends it; for a long response that only reads, set "
                 "`streams = True`"
             )
-        if self.unit.lost_write:
-            self._handler.set_header(LOST, "1")
+        attempts = self.attempts
+        if self.unit.lost_write and not attempts.response.has_left:
+            attempts.lost_write = True
+            tell_writes(attempts, self._handler.set_header, self._handler.add_header)
 
     def client_left(self, cancels: bool | None) -> None:
         """The client has disconnected.

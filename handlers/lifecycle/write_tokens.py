@@ -5,10 +5,10 @@ https://www.bailis.org/papers/hat-vldb2014.pdf calls it read your writes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from tornado.httputil import HTTPHeaders, HTTPServerRequest
+from tornado.httputil import HTTPServerRequest
 from tornado.web import Application
 
 from db import Database
@@ -19,6 +19,8 @@ WROTE = "Wrote"
 READ_AFTER = "Read-After"
 LOST = "Write-Lost"
 COOKIE = "onfinish_wrote"
+
+Put = Callable[[str, str], None]
 
 TOKENS_MAX = 16
 MALFORMED = (
@@ -50,28 +52,32 @@ def writes_to_see(
         cookie = request.cookies.get(COOKIE) if settings.get("write_cookie_s") else None
         written = None if cookie is None else tokens.read(cookie.value)
         return () if written is None else (written,)
-    # Of a list, empty elements are ignored: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.1.2
-    found = [tokens.read(token) for each in given.split(",") if (token := each.strip())]
-    known = [each for each in found if each is not None]
-    if not 0 < len(found) <= TOKENS_MAX or len(known) < len(found):
-        raise Problem(400, MALFORMED)
-    return known
+    # Of a list, some empty elements are ignored: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.1.2
+    named = [token for each in given.split(",", 2 * TOKENS_MAX) if (token := each.strip())]
+    if 0 < len(named) <= TOKENS_MAX:  # before they are read: each is a computation
+        known = [written for token in named if (written := tokens.read(token)) is not None]
+        if len(known) == len(named):
+            return known
+    raise Problem(400, MALFORMED)
 
 
-def tell_writes(answered: Answered, headers: HTTPHeaders) -> None:
-    """Put the token of what was written into a response's headers, and whether a write was lost."""
-    settings = answered.application.settings
-    life_s = settings.get("write_cookie_s")
+def tell_writes(answered: Answered, put: Put, add: Put) -> None:
+    """Tell of what was written, and whether a write was lost, whose cookie is of no use any more.
+
+    Args:
+        put: sets a header of the response.
+        add: adds one to others of its name.
+    """
+    settings, request = answered.application.settings, answered.request
     database: Database = settings["database"]
-    token = ""
+    life_s, token = settings.get("write_cookie_s"), ""
     if answered.lost_write:
-        headers[LOST] = "1"
-        life_s = life_s and 0  # the cookie is of no use any more
+        put(LOST, "1")
+        put("Cache-Control", "no-store")  # a cache would tell it to other clients, or again
     if answered.written is not None and database.write_tokens is not None:
-        headers[WROTE] = token = database.write_tokens.token_of(answered.written)
-        life_s = settings.get("write_cookie_s")
-    if life_s is not None:
-        secure = "; Secure" if answered.request.protocol == "https" else ""
-        headers.add(
-            "Set-Cookie", f"{COOKIE}={token}; Max-Age={life_s}; Path=/; HttpOnly; SameSite=Lax{secure}"
-        )
+        token = database.write_tokens.token_of(answered.written)
+        put(WROTE, token)
+    if life_s and (token or READ_AFTER not in request.headers):  # else it is another write's
+        secure = "; Secure" if request.protocol == "https" else ""
+        life = f"Max-Age={life_s if token else 0}; Path=/; HttpOnly; SameSite=Lax{secure}"
+        add("Set-Cookie", f"{COOKIE}={token}; {life}")

@@ -5,12 +5,14 @@ https://spec.openapis.org/oas/v3.1.1.html
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
@@ -68,16 +70,38 @@ class About:
     first_step: Callable[[Session], str | None] | None = None
 
 
-class Document(NamedTuple):
-    """The document as it is sent, and its entity tag."""
+class Document:
+    """The document, and its form on the wire. Lives as long as its application.
 
-    body: bytes
-    etag: str
+    Made by the first request for it: it is a tenth of a start and three MiB, and most processes need none.
 
-    @classmethod
-    def of(cls, described: Json) -> Document:
-        body = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode()
-        return cls(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+    Args:
+        make: calls `describe`.
+    """
+
+    def __init__(self, make: Callable[[], Json]) -> None:
+        self._make = make
+
+    @cached_property
+    def described(self) -> Json:
+        """The document itself."""
+        return self._make()
+
+    @cached_property
+    def body(self) -> bytes:
+        """What is sent."""
+        return json.dumps(self.described, ensure_ascii=False, separators=(",", ":")).encode()
+
+    @cached_property
+    def etag(self) -> str:
+        """Its entity tag."""
+        return f'"{hashlib.sha256(self.body).hexdigest()[:32]}"'
+
+    async def made(self) -> Self:
+        """Itself, complete. Made in a thread, since it takes some hundredths of a second."""
+        if "etag" not in vars(self):
+            await asyncio.to_thread(lambda: self.etag)
+        return self
 
 
 def describe(operations: Sequence[RoutedOperation], about: About, limits: Limits) -> Json:

@@ -28,8 +28,9 @@ class OpenApiHandler(ProblemHandler):
             {"openapi": "3.1.1", "info": {"title": "onfinish", "version": "0.1.0"}, "paths": {}},
         ),
     )
-    def get(self) -> None:
-        document: Document = self.settings["openapi"]
+    async def get(self) -> None:
+        openapi: Document = self.settings["openapi"]
+        document = await openapi.made()
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", REVALIDATED)
         self.set_header("ETag", document.etag)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 
 from conf import Settings
 from server.commands._backend import backend_of
@@ -21,6 +22,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     from server.processes.supervisor import serve_in_processes
     from server.processes.unhandled import log_unhandled
 
+    gc.freeze()  # what was imported lives as long as the process
     log_unhandled()
     backend_of(settings)  # a database that is not supported is reported like any other wrong setting
     check_event_loop(settings)

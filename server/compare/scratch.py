@@ -14,7 +14,7 @@ from conf import DatabaseSettings
 from db import make_engine, make_url
 from db.backends.choose import backend_for
 from db.engines.engine import blocking
-from db.schema import migrate
+from db.schema.newest import bring_up
 from server.compare.model import REFUSE_AT_COMMIT, Base
 
 _MEMORY = "/dev/shm"
@@ -34,7 +34,7 @@ def scratch_database(settings: DatabaseSettings) -> Iterator[DatabaseSettings]:
     """
     url = make_url(settings)
     with _folder(url.drivername) if backend_for(url).belongs_to_process else _schema(settings) as scratch:
-        migrate.upgrade(scratch)  # for the commit markers: without them a COMMIT without an answer is unknown
+        bring_up(scratch)  # for the commit markers: without them a COMMIT without an answer is unknown
         with _connection(scratch) as connection:
             Base.metadata.create_all(connection)
             for statement in REFUSE_AT_COMMIT[connection.dialect.name]:

@@ -82,6 +82,12 @@ MARKERS = Family(
     ("answer",),
 )
 LEFT = Family("onfinish_commits_left", "COMMITs that were cut, and that the server is still at.", "gauge", ())
+UNREPLICATED = Family(
+    "onfinish_commits_unreplicated_total",
+    "COMMITs whose wait for a synchronous standby was cancelled.",
+    "counter",
+    (),
+)
 LAG = Family(
     "onfinish_replica_lag_seconds", "How far behind its primary the reader's server is.", "gauge", ()
 )
@@ -98,7 +104,7 @@ READS_AFTER = Family(
     ("how",),
 )
 WRITES_LOST = Family(
-    "onfinish_writes_lost_total", "Writes that a failover lost, as their tokens show.", "counter", ()
+    "onfinish_writes_lost_total", "Reads that told of a write that a failover has lost.", "counter", ()
 )
 LEAKS = Family(
     "onfinish_leaks_total", "Units of work that stayed open for longer than leak_s.", "counter", ()
@@ -119,6 +125,7 @@ FAMILIES = (
     RETRIES,
     MARKERS,
     LEFT,
+    UNREPLICATED,
     LAG,
     STANDBY,
     FAILOVERS,
@@ -173,8 +180,9 @@ class Metrics(Observer):
         self._offsets: dict[tuple[str, ...], int] = {}
         self._pools: dict[str, _Pool] = {}
         self._add(LEFT, by=0)
+        self._add(UNREPLICATED, by=0)
         self._add(FAILOVERS, by=0)
-        for how in ("replica", "waited", "primary"):
+        for how in ("reader", "waited", "primary"):
             self._add(READS_AFTER, how, by=0)
         self._add(WRITES_LOST, by=0)
         self._add(LEAKS, by=0)
@@ -291,6 +299,10 @@ class Metrics(Observer):
     def left(self, change: int) -> None:
         """See `Observer`."""
         self._add(LEFT, by=change)
+
+    def unreplicated(self) -> None:
+        """See `Observer`."""
+        self._add(UNREPLICATED)
 
     def behind(self, behind_s: float | None) -> None:
         """See `Observer`."""

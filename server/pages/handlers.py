@@ -190,9 +190,9 @@ class DocsHandler(PageHandler):
     def prepare(self) -> None:
         """Refuse no caller."""
 
-    def get(self) -> None:
+    async def get(self) -> None:
         """Every operation, to read and to try."""
-        document = self.pages.application.document
+        document = (await self.pages.application.document.made()).described
         self.show(
             "docs.html",
             current="API",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from db.errors import DatabaseError
 from db.health import Fault, faults_of
 from handlers.json_api.errors import ProblemBody
 from handlers.json_api.problem import Page
-from handlers.openapi.document import About
+from handlers.openapi.document import About, Document
 from server.edge.http import DrainingServer
 from server.monitoring.ops import Ops
 from server.monitoring.process import Process
@@ -93,12 +92,12 @@ class Application:
 
     Args:
         about: how it introduces itself.
-        document: what ``/openapi.json`` has.
+        document: what ``/openapi.json`` answers.
         revision: of the schema that the code expects.
     """
 
     about: About
-    document: Mapping[str, Any]
+    document: Document
     revision: str | None
 
 

@@ -45,12 +45,10 @@ class Link(NamedTuple):
 
 
 class Site:
-    """Templates and assets, read once. Lives as long as the process."""
+    """Templates, each compiled for the first page that needs it, and assets. Lives as long as the process."""
 
     def __init__(self) -> None:
         self._loader = Loader(str(_FOLDER / "templates"))
-        for path in (_FOLDER / "templates").glob("*.html"):
-            self._loader.load(path.name)  # now: the first page would wait for it, and all requests with it
         self.assets: Mapping[str, Asset] = {
             path.name: Asset(path.read_bytes(), _MEDIA_TYPES[path.suffix])
             for path in sorted((_FOLDER / "assets").iterdir())

@@ -20,7 +20,7 @@ from conf.logs import set_up_logs
 from db import Database, Jobs
 from db.doctor.findings import Finding
 from db.health import first_look
-from db.schema import migrate
+from db.schema.newest import bring_up, bring_up_on, newest
 from handlers.websocket import Sockets
 from server.app import make_app
 from server.compare.mount import close_twins
@@ -130,9 +130,8 @@ class Lifecycle:
         try:
             if parent is None:
                 await self._bring_schema_up(database)
-                self._findings = await first_look(
-                    database, revision=migrate.head(self._settings.database.models)
-                )
+                revision = newest(self._settings.database.models).head
+                self._findings = await first_look(database, revision=revision)
             try:
                 listening = listen(self._settings) if parent is None else parent.listening
             except CannotListen as error:
@@ -189,13 +188,9 @@ class Lifecycle:
         def upgrade() -> None:
             if database.backend.shares_one_connection:  # in memory: no other connection would see it
                 with database.writer.engine.begin() as connection:
-                    migrate.upgrade_on(
-                        connection,
-                        version_table=self._settings.database.version_table,
-                        models=self._settings.database.models,
-                    )
+                    bring_up_on(connection, self._settings.database)
             else:
-                migrate.upgrade(self._settings.database)
+                bring_up(self._settings.database)
 
         await asyncio.get_running_loop().run_in_executor(None, upgrade)
 

@@ -19,7 +19,7 @@ from db.backends.choose import backend_for
 from db.doctor.findings import Finding
 from db.engines.engine import make_url
 from db.health import first_look
-from db.schema import migrate
+from db.schema.newest import bring_up, newest
 from server.app import first_step
 from server.edge.listening import CannotListen, listen
 from server.monitoring.history import History
@@ -125,7 +125,7 @@ class Supervisor:
     def run(self) -> int:
         """Serve until a stop signal. Returns the worst exit status of the processes that were stopped."""
         if backend_for(make_url(self._settings.database)).belongs_to_process:
-            migrate.upgrade(self._settings.database)
+            bring_up(self._settings.database)
         asyncio.run(self._look_at_database())
         try:
             self._listening = listen(self._settings)
@@ -155,7 +155,8 @@ class Supervisor:
         """Find what is wrong for every process once, before there are any."""
         database = Database(self._settings.database)
         try:
-            self._findings = await first_look(database, revision=migrate.head(self._settings.database.models))
+            revision = newest(self._settings.database.models).head
+            self._findings = await first_look(database, revision=revision)
             if not self._findings:
                 self._next_step = await first_step(database)
         finally:

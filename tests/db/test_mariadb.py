@@ -41,7 +41,7 @@ from db.errors import (
     Unavailable,
     Unreachable,
 )
-from db.health import why_not_ready
+from db.health import Fault, faults_of, why_not_ready
 from db.idempotency import Answer, Key
 from tests.fixtures.databases import RawSql
 from tests.fixtures.logs import ExpectLog
@@ -515,6 +515,59 @@ async def test_a_commit_whose_answer_is_lost_is_unknown(through: Database, proxy
 
     assert unit.outcome is Outcome.UNKNOWN
     assert wait_until(lambda: len(sql("SELECT id FROM books")) == 1)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("applied", [True, False])
+async def test_a_commit_that_the_server_calls_failed_may_be_applied_and_is_unknown(
+    through: Database, proxy: Proxy, sql: RawSql, applied: bool
+):
+    """1180, as of a Galera node that lost its cluster while it sent the transaction; and its connection,
+    whose transaction is in doubt, has no further user."""
+    unit = through.unit_of_work()
+    await unit.run(model.create_book, unit.session)
+    told = b'#HY000Got error 6 "No such device or address" during COMMIT'
+    packet = b"\xff" + (1180).to_bytes(2, "little") + told
+    proxy.answer(b"COMMIT", len(packet).to_bytes(3, "little") + b"\x01" + packet, delivered=applied)
+
+    with pytest.raises(OutcomeUnknown):
+        await unit.settle(keep=True)
+    before = proxy.accepted
+    async with through.unit_of_work() as following:
+        await following.run(model.create_book, following.session)
+
+    assert unit.outcome is Outcome.UNKNOWN
+    assert wait_until(lambda: len(sql("SELECT id FROM books")) == 1 + applied)
+    assert proxy.accepted == before + 1
+
+
+@pytest.mark.gen_test
+async def test_a_commit_that_hangs_keeps_its_slot_and_is_told_whatever_it_waits_for(
+    own_mariadb_server: MakeServer, expect_log: ExpectLog
+):
+    """Here for a replica that is not there, up to a limit of the server's. It does not tell what for."""
+    server = own_mariadb_server(options={"log-bin": "log", "rpl-semi-sync-master-timeout": "4000"})
+    name = server.create_database()
+    server._execute(f"CREATE TABLE {name}.notes (body TEXT)")
+    server._execute("SET GLOBAL rpl_semi_sync_master_enabled = ON")
+    database = Database(DatabaseSettings(url=server.url_for(name), pool_size=2))
+    faults: list[Fault] = []
+
+    with expect_log("onfinish.db", "did not end it in time"), pytest.raises(OutcomeUnknown):
+        async with database.unit_of_work(deadline_at=time.monotonic() + 0.5) as unit:
+            await unit.run(
+                lambda session: session.execute(text("INSERT INTO notes VALUES ('')")), unit.session
+            )
+    taken = database.writer.limiter.taken
+    while not faults and database.writer.limiter.taken:
+        faults = await faults_of(database, revision=None)
+        await asyncio.sleep(0.1)
+
+    assert taken == 1
+    assert [each.told.partition(":")[0] for each in faults] == ["no COMMIT succeeds"]
+    assert await asyncio.to_thread(wait_until, lambda: not database.writer.limiter.taken, timeout_s=10)
+    assert await faults_of(database, revision=None) == []
+    await database.close()
 
 
 @pytest.mark.gen_test

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from db import Database
 from db.errors import DatabaseError, SchemaError
 from db.health import why_not_ready
 from db.schema import guards as migration, migrate
+from db.schema.newest import bring_up, newest
 from tests.fixtures.databases import RawSql
 from tests.fixtures.migrations import KERNEL_TABLES, AddRevision, Neighbours, tables
 
@@ -136,6 +138,72 @@ def test_another_applications_revision_is_not_taken_for_ours(
     )
     assert tables(empty_settings) == {"customers", "alembic_version"}
     assert "another application's" in migrate.drift(empty_settings)[0]
+
+
+def test_a_database_of_another_application_with_the_newest_revisions_name_is_not_taken_for_ours(
+    empty_settings: DatabaseSettings, neighbours: Neighbours
+):
+    """At a server's start, which looks no further where the schema is the newest."""
+    neighbours(newest().head)
+
+    with pytest.raises(SchemaError, match="no table of that revision is there"):
+        bring_up(empty_settings)
+
+    assert tables(empty_settings) == {"customers", "alembic_version"}
+
+
+def test_a_start_migrates_what_is_behind(empty_settings: DatabaseSettings):
+    migrate.upgrade(empty_settings, "kernel_0001")
+
+    bring_up(empty_settings)
+
+    assert migrate.current(empty_settings) == migrate.head()
+    assert migrate.drift(empty_settings) == []
+
+
+REVISIONS = {
+    "literals": [
+        'revision = "a1"\ndown_revision = None\nbranch_labels = ("app",)\ndepends_on = "kernel_0003"',
+        'revision = "a2"\ndown_revision = "a1"\nbranch_labels = None\ndepends_on = None',
+    ],
+    "annotated": [
+        'revision: str = "a1"\ndown_revision: str | None = None\nbranch_labels = ("app",)\ndepends_on = None'
+    ],
+    "two_heads": [
+        'revision = "a1"\ndown_revision = None\nbranch_labels = ("app",)\ndepends_on = ("kernel_0002",)',
+        'revision = "a2"\ndown_revision = "a1"\nbranch_labels = None\ndepends_on = None',
+        'revision = "a3"\ndown_revision = "a1"\nbranch_labels = None\ndepends_on = None',
+    ],
+    "merged": [
+        'revision = "a1"\ndown_revision = None\nbranch_labels = ("app",)\ndepends_on = None',
+        'revision = "a2"\ndown_revision = "a1"\nbranch_labels = None\ndepends_on = None',
+        'revision = "a3"\ndown_revision = "a1"\nbranch_labels = None\ndepends_on = None',
+        'revision = "a4"\ndown_revision = ("a2", "a3")\nbranch_labels = None\ndepends_on = None',
+    ],
+    "computed": ['revision = "a" + "1"\ndown_revision = None\nbranch_labels = ("app",)\ndepends_on = None'],
+    "depends_on_a_label": [
+        'revision = "a1"\ndown_revision = None\nbranch_labels = ("app",)\ndepends_on = "kernel"'
+    ],
+    "depends_on_nothing_that_it_names": ['revision = "a1"\ndown_revision = None\nbranch_labels = ("app",)'],
+}
+
+
+@pytest.mark.parametrize("files", REVISIONS.values(), ids=REVISIONS.keys())
+def test_the_newest_revisions_are_those_that_alembic_finds(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+):
+    """A server reads the files without it, however they are written."""
+    name = f"shop_{request.node.callspec.id}"
+    folder = tmp_path / name / "migrations"
+    folder.mkdir(parents=True)
+    for package in (folder, folder.parent):
+        (package / "__init__.py").touch()
+    for number, text in enumerate(files):
+        (folder / f"{number}_more.py").write_text(f"{text}\n\n\ndef upgrade():\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert newest([name]) == (migrate.head([name]), migrate.known([name]))
+    assert newest() == (migrate.head(), migrate.known())
 
 
 @pytest.mark.gen_test

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from conf import DatabaseSettings
 from db import Database
 from db.backends.mysql import hosts_of
-from db.errors import Unavailable
+from db.errors import OutcomeUnknown, Unavailable
 from tests.fixtures.mariadb import USER, MariaDbServer
 from tests.fixtures.postgres import free_port
 
@@ -127,6 +127,27 @@ def test_the_host_that_takes_writes_is_chosen_and_one_that_stops_to_is_left(
     finally:
         database.dispose()
         mariadb_server._execute("DROP USER plain@127.0.0.1")
+
+
+def test_a_commit_that_a_server_refuses_since_it_has_become_read_only_is_undone_for_certain(
+    open_database: MakeDatabase, own_mariadb_server: Callable[..., MariaDbServer]
+):
+    """As in a switchover. A request runs no risk to be called unknown for it."""
+    server = own_mariadb_server()
+    server._execute("GRANT SELECT, INSERT ON *.* TO plain@127.0.0.1 IDENTIFIED BY 'plain'")
+    name = server.create_database()
+    server._execute(f"CREATE TABLE {name}.x (id INT)")
+    database = open_database(url=f"mariadb+pymysql://plain:plain@127.0.0.1:{server.port}/{name}")
+
+    def write(session: Session) -> None:
+        session.execute(text("INSERT INTO x VALUES (1)"))
+        server._execute("SET GLOBAL read_only = ON")
+
+    with pytest.raises(Unavailable, match="takes no writes") as refused:
+        database.run_in_transaction(write)
+
+    assert not isinstance(refused.value, OutcomeUnknown)
+    assert server._execute(f"SELECT * FROM {name}.x") == []
 
 
 def test_a_replica_is_taken_where_any_server_will_do(

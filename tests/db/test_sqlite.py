@@ -227,6 +227,7 @@ print(busy)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_file_lose_nothing(database_url: str, sql: RawSql):
     """A unit that finds the file busy too long is to be retried; then the sum is right."""
     create_counters(sql)

@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import make_url, text
+from pydantic import SecretStr
+from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.orm import Session
 
 from conf import DatabaseSettings
@@ -75,6 +76,42 @@ def in_schema(session: Session) -> None:
 def as_role(session: Session) -> None:
     session.execute(text("SET LOCAL ROLE tenant"))
     session.execute(text("INSERT INTO tenant.notes VALUES ('a')"))
+
+
+class OfTenant(Session):
+    """Each of its transactions begins in the tenant's schema, as SQLAlchemy's own recipes have it."""
+
+
+@event.listens_for(OfTenant, "after_begin")
+def begin_in_schema(session: Session, transaction: object, connection: Connection) -> None:
+    connection.execute(text("SET LOCAL search_path TO tenant"))
+
+
+def write_there(session: Session) -> None:
+    session.execute(text("INSERT INTO notes VALUES ('a')"))
+
+
+def read_there(session: Session) -> int:
+    return int(session.execute(text("SELECT count(*) FROM notes")).scalar_one())
+
+
+async def test_a_write_is_found_by_its_token_where_transactions_begin_in_another_schema(
+    database_settings: DatabaseSettings,
+):
+    """In a snapshot, and on the primary, where one that is missing is looked for."""
+    given = database_settings.model_copy(update={"write_token_key": SecretStr("k" * 32)})
+    database = Database(given, session_class=OfTenant)
+    try:
+        async with database.unit_of_work() as writing:
+            await writing.run(write_there, writing.session)
+        assert writing.written is not None
+        lost = writing.written._replace(row="ab" * 16)
+        for written in (writing.written, lost):
+            async with database.unit_of_work(read_only=True, snapshot=True, read_after=[written]) as reading:
+                assert await reading.run(read_there, reading.session) == 1
+            assert reading.lost_write is (written is lost)
+    finally:
+        await database.close()
 
 
 async def grant_as_told(database: Database, sql: RawSql) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from sqlalchemy.orm import Session
 from conf import DatabaseSettings
 from db import Database
 from db.errors import ConnectionLost, StatementFailed
+from db.work import commit_marker
+from db.work.commit_marker import delete_old_markers
 from db.written import KEPT_S, WriteTokens, Written, marker_text
 from tests.fixtures.backends import GREENLETS
 from tests.fixtures.databases import RawSql
@@ -88,6 +91,26 @@ class TestTokens:
     def test_a_token_without_commit_markers_stops_the_start(self):
         with pytest.raises(ValueError, match="commit_witness"):
             DatabaseSettings(url="postgresql://x/y", write_token_key=KEY, commit_witness=False)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_marker_is_deleted_when_it_is_a_day_old_by_the_clock_that_it_was_written_by(
+    database: Database, sql: RawSql, monkeypatch: pytest.MonkeyPatch
+):
+    """The server's. By that of an instance that is fast, a write would be told lost: its token is young."""
+    for name, age in (("young", "23 hours 59 minutes"), ("old", "24 hours 1 minute")):
+        sql(
+            "INSERT INTO commit_witness (connection, transaction, update_time)"
+            f" VALUES ('{name}', '', now() - interval '{age}')"
+        )
+    fast = datetime.now(UTC) + timedelta(hours=2)
+    monkeypatch.setattr(commit_marker, "utc_now", lambda: fast, raising=False)
+
+    deleted = database.run_in_transaction(delete_old_markers)
+
+    assert deleted == 1
+    assert "young" in [row["connection"] for row in sql("SELECT connection FROM commit_witness")]
+    assert "old" not in [row["connection"] for row in sql("SELECT connection FROM commit_witness")]
 
 
 @through_every_driver

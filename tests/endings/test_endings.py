@@ -62,6 +62,7 @@ def test_each_slow_ending_keeps_every_promise(world: World, subtests: pytest.Sub
     play_by_name(world, SLOW_ONES, subtests)
 
 
+@pytest.mark.every_driver
 def test_every_promise_holds(world: World):
     """Some hundred programs, the same in each run."""
     explore(world, examples=EXAMPLES, derandomize=True)

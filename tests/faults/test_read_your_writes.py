@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import make_url
+from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.ioloop import IOLoop
 from tornado.routing import URLSpec
 from tornado.web import Application
@@ -70,6 +71,18 @@ class ExportHandler(ApiHandler):
             await self.flush()
 
 
+class HurriedExportHandler(ApiHandler):
+    """Streams a line before it has read anything."""
+
+    streams = True
+
+    async def get(self) -> None:
+        self.write("begins\n")
+        await self.flush()
+        await self.run(model.list_books, self.session, limit=1)
+        await self.flush()
+
+
 class SnapshotHandler(ApiHandler):
     """A read in REPEATABLE READ, whose snapshot is taken by the look at the marker."""
 
@@ -108,6 +121,21 @@ class ReadingSocket(SessionWebSocketHandler):
             return
         book = await self.run(model.get_book, self.session, book_id=book_id)
         self.write_message({"id": book.id, "lost": self.lost_write})
+
+
+class RetriedSocket(SessionWebSocketHandler):
+    """A message whose first attempt fails behind its read."""
+
+    read_only = True
+    retry_on = (KeyError,)
+    attempts = 0
+
+    async def handle_message(self, message: str | bytes) -> None:
+        await self.run(model.list_books, self.session, limit=1)
+        self.attempts += 1
+        if self.attempts == 1:
+            raise KeyError
+        self.write_message({"attempts": self.attempts, "lost": self.lost_write})
 
 
 class WritingSocket(SessionWebSocketHandler):
@@ -159,10 +187,12 @@ class DescribedHandler(ApiHandler):
 OWN_ROUTES = [
     URLSpec("/described", DescribedHandler),
     URLSpec("/export", ExportHandler),
+    URLSpec("/hurried", HurriedExportHandler),
     URLSpec("/snapshots/([0-9a-f]{32})", SnapshotHandler),
     URLSpec("/tagged/([0-9]+)", TaggedHandler),
     URLSpec("/writes", WriteInReadHandler),
     URLSpec("/reading", ReadingSocket),
+    URLSpec("/retried", RetriedSocket),
     URLSpec("/redirects", RedirectHandler),
     URLSpec("/writing", WritingSocket),
 ]
@@ -352,6 +382,25 @@ class TestAReplicaThatLags:
         assert in_snapshot.code == 200
         assert book_id not in stale.body.decode().split()
 
+    async def test_head_is_answered_as_get_is(self, client: Client):
+        written = await write(client)
+        path = written.headers["Location"]
+
+        answers = [await client.head(path, headers=each) for each in (after(written), {})]
+
+        assert [each.code for each in answers] == [200, 404]
+
+    async def test_tokens_may_come_in_several_headers(self, client: Client):
+        """A proxy may fold them into one, or a client send one for each."""
+        first, second = [await write(client) for _ in range(2)]
+        lines = "".join(f"Read-After: {each.headers['Wrote']}\r\n" for each in (first, second))
+
+        with socket.create_connection(("127.0.0.1", client.port)) as plain:
+            plain.sendall(f"GET {first.headers['Location']} HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
+            answer = await asyncio.to_thread(plain.recv, 100)
+
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
     async def test_a_conditional_read_compares_with_what_was_written(self, client: Client):
         """The tag of the old representation is not current any more, though the replica thinks so."""
         shelf = await client.post("/shelves", {"name": "of a tag"})
@@ -436,6 +485,46 @@ class TestAReplicaThatLags:
         answer = await client.get(f"/books/{'b' * 32}", headers={"Read-After": told["wrote"]})
         assert answer.code == 200
 
+    async def test_a_socket_tells_of_a_lost_write_where_its_message_has_failed(
+        self, client: Client, database: Database
+    ):
+        """What was written is not there: its handler raises, and has no word with the client any more."""
+        headers = {"Read-After": token_of_a_lost_write(database)}
+        socket = await websocket_connect(
+            HTTPRequest(f"ws://127.0.0.1:{client.port}/reading", headers=headers)
+        )
+
+        told = []
+        for _ in range(2):
+            await socket.write_message("c" * 32)
+            told.append(json.loads(await socket.read_message() or ""))
+        socket.close()
+
+        assert [each["status"] for each in told] == [404, 404]
+        assert [each.get("write_lost") for each in told] == [True, None]
+
+    async def test_a_message_that_is_retried_tells_of_a_lost_write_too(
+        self, client: Client, database: Database
+    ):
+        headers = {"Read-After": token_of_a_lost_write(database)}
+        socket = await websocket_connect(
+            HTTPRequest(f"ws://127.0.0.1:{client.port}/retried", headers=headers)
+        )
+
+        await socket.write_message("")
+        told = json.loads(await socket.read_message() or "")
+        socket.close()
+
+        assert told == {"attempts": 2, "lost": True}
+
+    async def test_a_handshake_with_a_header_that_is_no_list_of_tokens_is_refused(self, client: Client):
+        request = HTTPRequest(f"ws://127.0.0.1:{client.port}/reading", headers={"Read-After": "x"})
+
+        with pytest.raises(HTTPClientError) as refused:
+            await websocket_connect(request)
+
+        assert refused.value.code == 400
+
     async def test_a_repeated_request_has_a_token_of_its_own(self, client: Client):
         """Its client may have lost the first answer, and that one's token."""
         keyed = {"Idempotency-Key": "again"}
@@ -458,7 +547,16 @@ async def test_a_replica_that_is_in_step_is_read_from(
 
     answer = await client.get(written.headers["Location"], headers=after(written))
 
-    assert (answer.code, recorded.counts) == (200, {"replica": 1})
+    assert (answer.code, recorded.counts) == (200, {"reader": 1})
+
+
+@pytest.mark.parametrize("further", [{"database.reader_url": None}], ids=["none"])
+async def test_without_a_replica_no_read_is_counted_as_one_of_a_replica(client: Client, recorded: Recorded):
+    written = await write(client)
+
+    answer = await client.get(written.headers["Location"], headers=after(written))
+
+    assert (answer.code, recorded.counts) == (200, {"reader": 1})
 
 
 @pytest.mark.parametrize("drivername", DRIVERS)
@@ -500,7 +598,8 @@ async def test_the_deadline_holds_while_a_replica_is_waited_for(
     token = token_of_a_lost_write(database)
     client = serve(app)
 
-    with expect_log("tornado.access", "504"):
+    # It may pass in a statement, which is logged.
+    with expect_log("tornado.access", "504"), expect_log("onfinish.handlers", "504", required=False):
         answer = await client.get("/books", headers={"Read-After": token})
 
     assert answer.code == 504
@@ -514,6 +613,7 @@ async def test_a_client_that_leaves_while_a_replica_is_waited_for_ends_its_read(
     """The slot is free again long before the wait would be over."""
     database.settings = database.settings.model_copy(update={"read_after_wait_ms": 10_000})
     token = token_of_a_lost_write(database)
+    assert (await client.get("/books")).code == 200  # else its client may leave while it connects
 
     with socket.create_connection(("127.0.0.1", client.port)) as leaving:
         leaving.sendall(f"GET /books HTTP/1.1\r\nHost: x\r\nRead-After: {token}\r\n\r\n".encode())
@@ -542,10 +642,45 @@ async def test_the_cookie_of_a_lost_write_is_taken_back_and_one_over_https_is_se
 
     written = await client.post("/books", BOOK, headers=https)
     lost = await client.get("/books", headers={"Cookie": cookie})
+    streamed = await client.get("/export", headers={"Cookie": cookie})
+    too_early = await client.get("/hurried", headers={"Cookie": cookie})
 
     assert written.headers["Set-Cookie"].endswith("; SameSite=Lax; Secure")
-    assert lost.headers["Write-Lost"] == "1"
-    assert lost.headers["Set-Cookie"].startswith("onfinish_wrote=; Max-Age=0; Path=/;")
+    for answer in (lost, streamed):
+        assert answer.headers["Write-Lost"] == "1"
+        assert answer.headers.get_list("Set-Cookie") == [
+            "onfinish_wrote=; Max-Age=0; Path=/; HttpOnly; SameSite=Lax"
+        ]
+    assert (too_early.code, too_early.headers.get("Write-Lost")) == (200, None)
+
+
+@pytest.mark.parametrize("further", [{"http.write_cookie_s": 60}], ids=["cookie"])
+async def test_the_cookie_of_another_write_than_the_lost_one_stays(client: Client, database: Database):
+    """The header is read in its place."""
+    written = await write(client)
+    cookie = written.headers["Set-Cookie"].partition(";")[0]
+    lost = {"Read-After": token_of_a_lost_write(database)}
+
+    answer = await client.get("/books", headers=lost | {"Cookie": cookie})
+
+    assert answer.headers["Write-Lost"] == "1"
+    assert answer.headers.get_list("Set-Cookie") == []
+
+
+async def test_no_cache_tells_another_read_of_a_lost_write(client: Client, database: Database):
+    """One that keeps an answer gives it to others; a 304 changes the headers of the one that it has."""
+    lost = {"Read-After": token_of_a_lost_write(database)}
+    shelf = await client.post("/shelves", {"name": "of a cache"})
+    path = f"/tagged/{shelf.json()['id']}"
+    tag = (await client.get(path, headers=after(shelf))).headers["ETag"]
+
+    answers = [
+        await client.get(path, headers=lost),
+        await client.get(path, headers=lost | {"If-None-Match": tag}),
+    ]
+
+    assert [(each.code, each.headers["Write-Lost"]) for each in answers] == [(200, "1"), (304, "1")]
+    assert [each.headers.get("Cache-Control") for each in answers] == ["no-store"] * 2
 
 
 @pytest.mark.parametrize("further", [{}, {"database.write_token_key": None}], ids=["tokens", "none"])
@@ -593,12 +728,14 @@ async def test_only_what_was_committed_has_a_token(client: Client, expect_log: E
     assert "Wrote" not in read.headers
 
 
-@pytest.mark.parametrize("given", ["x", "", ",", "A" * 56, "of another key", "17 of them"])
+@pytest.mark.parametrize("given", ["x", "", ",", "A" * 56, "of another key", "one of several", "17 of them"])
 async def test_a_header_that_is_no_list_of_our_tokens_is_a_problem_that_names_it(client: Client, given: str):
     written = await write(client)
     token = written.headers["Wrote"]
     if given == "of another key":
         given = WriteTokens("o" * 32).token_of(Written("ab" * 16, 1, 0.0))
+    elif given == "one of several":
+        given = f"{token}, x, {token}"
     elif given == "17 of them":
         given = ", ".join([token] * 17)
 
@@ -644,7 +781,7 @@ class TestBehindPgBouncer:
         assert (stale.code, [each.code for each in behind]) == (404, [200, 200])
         assert written.json()["id"] in behind[1].body.decode()
         assert [each.code for each in in_step] == [200] * 4
-        assert recorded.counts == {"primary": 2, "replica": 4}
+        assert recorded.counts == {"primary": 2, "reader": 4}
 
 
 @pytest.mark.debian
@@ -685,7 +822,7 @@ class TestBehindHaProxy:
 
         assert with_token == {200: 40}
         assert without[404] > 5, "HAProxy led no connection to the replica"
-        assert recorded.counts["replica"] > 5, "HAProxy led no connection to the primary"
+        assert recorded.counts["reader"] > 5, "HAProxy led no connection to the primary"
 
 
 @pytest.mark.debian

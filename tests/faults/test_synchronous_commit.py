@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 
+import psycopg2
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 from tornado.ioloop import IOLoop
 
 from conf import Settings
-from db import Database
+from db import Database, health
 from db.errors import OutcomeUnknown
 from db.observer import Observer
 from tests.faults.conftest import POOL_SIZE
@@ -81,12 +83,16 @@ def settings(settings: Settings, further: dict[str, object]) -> Settings:
 
 
 class Left(Observer):
-    """COMMITs that hang at the server. Lives as long as its database."""
+    """COMMITs that hang at the server, and those that no standby has. Lives as long as its database."""
 
     count = 0
+    unreplicated_count = 0
 
     def left(self, change: int) -> None:
         self.count += change
+
+    def unreplicated(self) -> None:
+        self.unreplicated_count += 1
 
 
 @pytest.fixture
@@ -148,6 +154,7 @@ async def test_a_wait_that_is_cancelled_may_be_taken_for_a_success_with_a_warnin
     set_standbys: SetStandbys,
     end_waits: Callable[[str], None],
     expect_log: ExpectLog,
+    observer: Left,
 ):
     set_standbys("absent")
 
@@ -155,6 +162,38 @@ async def test_a_wait_that_is_cancelled_may_be_taken_for_a_success_with_a_warnin
         _, answer = await post_until(service, ledger, end_waits, "pg_cancel_backend")
 
     assert answer.code == 201
+    assert observer.unreplicated_count == 1
+
+
+@pytest.mark.parametrize("further", [{"unreplicated_commit": name} for name in ("unknown", "kept")], ids=str)
+async def test_a_thread_is_told_the_same_of_a_wait_that_is_cancelled(
+    service_database: Database,
+    sql: RawSql,
+    set_standbys: SetStandbys,
+    end_waits: Callable[[str], None],
+    caplog: pytest.LogCaptureFixture,
+    further: dict[str, object],
+    observer: Left,
+):
+    """In scopes each driver's place is psycopg2's, which blocks."""
+    sql("CREATE TABLE notes (body text)")
+    set_standbys("absent")
+
+    def write() -> str:
+        try:
+            with service_database.session_scope() as session:
+                write_a_note(session)
+        except OutcomeUnknown:
+            return "unknown"
+        return "kept"
+
+    writing = asyncio.ensure_future(asyncio.to_thread(write))
+    await asyncio.to_thread(end_waits, "pg_cancel_backend")
+
+    assert await writing == further["unreplicated_commit"]
+    assert observer.unreplicated_count == 1
+    warnings = [each.message for each in caplog.records if "standby was cancelled" in each.message]
+    assert len(warnings) == (further["unreplicated_commit"] == "kept")
 
 
 async def test_a_warning_of_a_trigger_at_commit_is_no_cancelled_wait(
@@ -216,22 +255,57 @@ async def test_an_instance_that_has_written_nothing_sees_that_no_commit_succeeds
     set_standbys: SetStandbys,
     waiting: Callable[[], list[int]],
 ):
-    """Another one's COMMIT hangs for seconds."""
+    """Another instance's COMMIT hangs for seconds. Another application may wait for more."""
     set_standbys("absent")
 
-    def commit() -> None:
-        with cluster.admin_connection(database_name) as connection, connection.cursor() as cursor:
-            cursor.execute("CREATE TABLE other ()")
+    def commit(database: str, application: str) -> None:
+        connection = psycopg2.connect(cluster.url_for(database), application_name=application)
+        with contextlib.closing(connection), connection.cursor() as cursor:
+            cursor.execute("SELECT pg_current_xact_id(); SELECT pg_logical_emit_message(true, '', '')")
+            connection.commit()
 
-    hangs = asyncio.ensure_future(asyncio.to_thread(commit))
-    assert await asyncio.to_thread(wait_until, lambda: bool(waiting()))
-    await asyncio.sleep(2.5)
+    async def hang(*sessions: tuple[str, str]) -> list[asyncio.Task[None]]:
+        before = len(await asyncio.to_thread(waiting))
+        tasks = [asyncio.create_task(asyncio.to_thread(commit, *each)) for each in sessions]
+        assert await asyncio.to_thread(wait_until, lambda: len(waiting()) == before + len(tasks))
+        await asyncio.sleep(2.5)
+        return tasks
+
+    others = await hang(("postgres", "onfinish"), (database_name, "psql"))
+    beside_others = await service.get("/readyz?work=writes")
+    instances = await hang((database_name, "onfinish 4711"))
     ready = await service.get("/readyz?work=writes")
     set_standbys("")
-    await hangs
+    await asyncio.gather(*others, *instances)
 
-    assert ready.code == 503
+    assert (beside_others.code, ready.code) == (200, 503)
     assert (await service.get("/readyz?work=writes")).code == 200
+
+
+async def test_a_pool_that_is_full_of_commits_that_hang_is_not_ready_for_writes(
+    service_database: Database,
+    sql: RawSql,
+    set_standbys: SetStandbys,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """No slot is free to ask with, and none is cut before its deadline."""
+    sql("CREATE TABLE notes (body text)")
+    set_standbys("absent")
+    monkeypatch.setattr(health, "CHECK_TIMEOUT_S", 0.3)
+
+    async def write() -> None:
+        async with service_database.unit_of_work() as unit:
+            await unit.run(write_a_note, unit.session)
+
+    writing = [asyncio.create_task(write()) for _ in range(POOL_SIZE)]
+    await asyncio.sleep(2.5)
+    found = await health.faults_of(service_database, revision=None, work="writes")
+    set_standbys("")
+    await asyncio.gather(*writing)
+
+    assert [each.told for each in found] == [
+        f"no COMMIT succeeds: {POOL_SIZE} wait for a synchronous standby"
+    ]
 
 
 async def test_a_commit_that_hangs_is_kept_once_whatever_follows_its_unit(

@@ -77,6 +77,9 @@ def _watched(by: str, url: str) -> dict[str, Any]:
     return seen
 
 
+@pytest.mark.parametrize(
+    "backend", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 class TestSentry:
     @pytest.fixture
     def events(self, guarded: Watched) -> dict[str, list[Any]]:

@@ -111,7 +111,6 @@ def test_the_metadata_say_what_it_is_and_needs(metadata):
         "psycopg2-binary",
         "alembic",
         "pydantic",
-        "pydantic-settings",
         "prometheus-client",
         "tqdm",
         "typing-extensions",

@@ -73,6 +73,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 def test_code_that_cannot_be_loaded_is_told_and_the_old_serves_until_it_is_mended(
     server: ServerProcess, program: Path
 ):

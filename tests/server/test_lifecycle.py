@@ -28,6 +28,21 @@ from tests.fixtures.waiting import wait_until
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 
+NOT_FOR_SERVING = {
+    "alembic",
+    "asyncpg",
+    "dotenv",
+    "mako",
+    "matplotlib",
+    "psycopg",
+    "psycopg2",
+    "pydantic_settings",
+    "pymysql",
+    "sqlalchemy.dialects.postgresql",
+    "tqdm",
+}
+"""What other commands, other databases and extras need."""
+
 WritersHeldUp = Callable[[], AbstractContextManager[Callable[[], None]]]
 
 
@@ -80,6 +95,18 @@ def test_a_new_sqlite_file_gets_its_schema_at_the_start(start_server, tmp_path):
 
     assert server.request("GET", "/readyz").status == 200
     assert RawSql(url)("SELECT key FROM idempotency_keys") == []
+
+
+@on_sqlite
+def test_a_server_whose_schema_is_the_newest_imports_no_more_than_it_needs(database_url, start_server):
+    """Neither Alembic, which is for migrations, nor the drivers and dialects of other databases."""
+    server = start_server(url=database_url, environ={"PYTHONPROFILEIMPORTTIME": "1"}, warm=False)
+    assert server.request("GET", "/readyz").status == 200
+
+    imported = set(re.findall(r"^import time: .*\| +(\S+)$", server.err, re.MULTILINE))
+
+    assert {"tornado.web", "sqlalchemy.dialects.sqlite.pysqlite"} <= imported
+    assert imported & NOT_FOR_SERVING == set()
 
 
 @on_postgresql

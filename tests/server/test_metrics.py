@@ -233,15 +233,23 @@ async def test_a_request_that_runs_again_is_counted_with_its_reason(seen: Seen, 
 
 @on_sqlite
 @pytest.mark.gen_test
+async def test_a_commit_that_no_standby_has_is_counted(seen: Seen):
+    seen.database.backend.observer.unreplicated()
+
+    assert seen.numbers()["onfinish_commits_unreplicated_total",] == 1
+
+
+@on_sqlite
+@pytest.mark.gen_test
 async def test_reads_with_a_token_are_counted_by_how_they_ended(seen: Seen):
     """And writes that a failover has lost."""
     observer = seen.database.observer
-    for how in ("replica", "waited", "primary", "primary"):
+    for how in ("reader", "waited", "primary", "primary"):
         observer.read_after(how)
     observer.write_lost()
 
     numbers = seen.numbers()
-    assert [numbers["onfinish_reads_after_write_total", how] for how in ("replica", "waited", "primary")] == [
+    assert [numbers["onfinish_reads_after_write_total", how] for how in ("reader", "waited", "primary")] == [
         1,
         1,
         2,

@@ -33,6 +33,9 @@ def test_to_find_the_session_takes_longer_than_to_have_it_as_an_argument():
     assert 0 < found["explicit"] < found["contextvar"] < found["registry"] < 100_000
 
 
+@pytest.mark.parametrize(
+    "backend", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 def test_when_the_commit_happens_decides_what_an_acknowledgment_is_worth(scratch: DatabaseSettings):
     """Held back until COMMIT nothing is lost; sent before it, it is, and what was refused is kept."""
     found = commit_times(scratch, Amount(requests=2, kills=1), silent)

@@ -89,7 +89,9 @@ async def test_a_select_that_a_handler_sends_in_a_loop_is_found_too(
     client = beside(seen, serve, [("/loops", Loops)])
     with expect_log("onfinish.requests", "5 times the same SELECT"):
         await client.get("/loops", headers={"X-Request-Id": "abc.1"})
-    [finding] = (await kept(seen, "abc.1"))["findings"]
+    findings = (await kept(seen, "abc.1"))["findings"]
+    # On a busy machine it may also have held its connection between two of them.
+    [finding] = [each for each in findings if each["kind"] == "n+1"]
 
     assert "test_findings.py" in finding["line"]
     assert finding["line"].endswith(" get")
