@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from greenlet import getcurrent
 from sqlalchemy.util.concurrency import greenlet_spawn
 
-from db.capacity.greenlets import Worker, Workers
+from db.capacity.greenlets import Worker
 from db.capacity.threads import Threads
 from db.errors import DeadlinePassed, Unavailable
 from db.guard import StatementGuard
@@ -42,6 +42,13 @@ ABANDON_AFTER_S = 1.0
 
 _LOOP_LOOK_S = 1.0
 """How often a thread that waits for the event loop looks whether that was closed."""
+
+_LONG_S = 0.005
+"""A call that has had the event loop for so long, a bulk say, lets others pass between its statements."""
+
+_TURNS = 8
+"""For so many turns of the loop, which is what a short request takes from its first byte to its answer: else
+each of them has a statement of a bulk in it, and a probe beside bulks of 10,000 waited twice as long."""
 
 
 class Call:
@@ -188,13 +195,14 @@ class GreenletExecutor(Executor):
     def __init__(self) -> None:
         self._detached: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._workers: Workers | None = None
+        self._idle: list[Worker] = []
+        """Workers of that loop; its thread alone can switch to them."""
 
     def start(self, work: Work, ended: Callable[[Call], None]) -> Call:
-        loop, workers = asyncio.get_running_loop(), self._workers
-        if workers is None or self._loop is not loop:
-            self._loop, self._workers = loop, workers = loop, Workers()
-        return GreenletCall(workers, work, ended)
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._idle = loop, []
+        return GreenletCall(self._idle, work, ended)
 
     def detach(self, work: Work) -> None:
         task = asyncio.get_running_loop().create_task(greenlet_spawn(work))
@@ -298,32 +306,62 @@ class _WaitsOnLoop(Call):
 class GreenletCall(_WaitsOnLoop):
     """A call in a greenlet, over SQLAlchemy's own bridge: where its driver waits, the loop goes on.
 
-    In a task of its own, so that a waiter may be cancelled without breaking the connection.
+    Its first part runs at once, in the caller's task, and each further one where what it awaits is done. So a
+    call needs no task of its own, and a waiter may be cancelled without breaking the connection.
+
+    Args:
+        idle: the workers of the loop that are free; one is taken, and given back.
     """
 
-    def __init__(self, workers: Workers, work: Work, ended: Callable[[Call], None]) -> None:
+    def __init__(self, idle: list[Worker], work: Work, ended: Callable[[Call], None]) -> None:
         super().__init__(ended)
-        self._begun = self._cancelled = False
-        self._task = self.loop.create_task(self._run(workers, work))
+        self._idle = idle
+        self._worker = worker = idle.pop() if idle else Worker()
+        self._awaited: asyncio.Future[Any] | None = None
+        self._cancelled = False
+        self._had_s = 0.0
+        worker.work, worker.is_done = work, False
+        worker.gr_context = contextvars.copy_context()
+        self._go_on(worker.switch)
 
     def _cancel(self) -> None:
-        if self._begun:
-            self._task.cancel()
-        else:  # a task that is cancelled before its first step takes none: it would never arrive
-            self._cancelled = True
+        if self._awaited is not None and not self._awaited.cancel():
+            self._cancelled = True  # it is done, and its result on its way
 
-    async def _run(self, workers: Workers, work: Work) -> None:
-        self._begun = True
-        if self._cancelled:
-            self._arrive(None, asyncio.CancelledError())
+    def _go_on(self, switch: Callable[..., Any], *arguments: Any) -> None:
+        """Switch to the worker, until it has ended or awaits something."""
+        began = time.perf_counter()
+        awaited = switch(*arguments)
+        worker = self._worker
+        if worker.is_done:
+            result, error = worker.result, worker.raised
+            worker.result = worker.raised = worker.gr_context = None
+            if not worker.dead:
+                self._idle.append(worker)
+            self._arrive(result, error)
             return
+        self._had_s += time.perf_counter() - began
+        if not asyncio.isfuture(awaited):
+            awaited = self.loop.create_task(_value_of(awaited), context=worker.gr_context)
+        self._awaited = awaited
+        awaited.add_done_callback(self._resume if self._had_s <= _LONG_S else self._let_others_pass)
+
+    def _resume(self, awaited: asyncio.Future[Any]) -> None:
         try:
-            result, error = await workers.do(work)
-        except GeneratorExit:  # the loop is closed, and no waiter is left
-            raise
-        except BaseException as raised:  # noqa: BLE001  # whatever it is, it is raised in the waiters
-            result, error = None, raised
-        self._arrive(result, error)
+            if self._cancelled:
+                self._cancelled = False
+                raise asyncio.CancelledError  # as what it awaits would have raised it
+            value = awaited.result()
+        except BaseException:  # noqa: BLE001  # it belongs to the work that waits
+            self._go_on(self._worker.throw, *sys.exc_info())
+        else:
+            self._go_on(self._worker.switch, value)
+
+    def _let_others_pass(self, awaited: asyncio.Future[Any], turns: int = _TURNS) -> None:
+        if turns:
+            self.loop.call_soon(self._let_others_pass, awaited, turns - 1)
+        else:
+            self._resume(awaited)
 
 
 class LoopThreadCall(_WaitsOnLoop, ThreadCall):

@@ -462,7 +462,8 @@ class AsyncUnitOfWork:
             finally:
                 self._registry.work_ended(worker)
 
-        call = self._call = self._executor.start(work, self._call_ended)
+        call = self._executor.start(work, self._call_ended)
+        self._call = None if call.is_over else call
         if self._guard.reason is not None:  # only the end of a stopped unit follows, and may hang too
             self._ending = asyncio.get_running_loop().create_task(self._end_call(call))
         return call.answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable, Collection
 from types import TracebackType
@@ -16,12 +17,15 @@ from handlers.json_api.cors import cors_headers, preflight_headers
 from handlers.json_api.debug import debug_of
 from handlers.json_api.errors import ProblemBody, body_of, log_fault, log_refusal
 from handlers.json_api.security_headers import security_headers
-from handlers.lifecycle._tornado import leave_body_unread
+from handlers.lifecycle._tornado import begin_with, leave_body_unread, lines_of
 from handlers.lifecycle.errors import Problem, is_fault, leaves_unknown, meant, problem_of, status_of
 from handlers.lifecycle.instrumentation import InstrumentedHandler, report_to_trackers
 from handlers.request_id import HEADER, request_id_of
 
 MIB = 1024 * 1024
+
+_default_headers: dict[str, tuple[int, dict[str, list[str]]]] = {}
+"""By protocol: the second in which they were made, and the headers of an answer that has begun."""
 
 BODILESS = (204, 304)
 """Statuses without a body, besides those below 200."""
@@ -70,6 +74,19 @@ class ProblemHandler(InstrumentedHandler):
     def request_id(self) -> str:
         """The id that the answer, the log and the problem carry."""
         return request_id_of(self.request)
+
+    def clear(self) -> None:
+        """As Tornado's. The headers that every answer carries are made once a second, and copied."""
+        if type(self).set_default_headers is not ProblemHandler.set_default_headers or self._cors_origins:
+            super().clear()
+            return
+        protocol, second = self.request.protocol, int(time.time())
+        made_in, lines = _default_headers.get(protocol, (0, {}))
+        if made_in == second:
+            begin_with(self, lines)
+        else:
+            super().clear()
+            _default_headers[protocol] = second, lines_of(self)
 
     def set_default_headers(self) -> None:
         """What every answer carries, errors too. An override calls ``super()``."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tornado.httputil import HTTPServerRequest
+from collections.abc import Mapping
+
+from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.web import RequestHandler, _has_stream_request_body
 
 STREAMS_BODY = "_stream_request_body"
@@ -17,6 +19,19 @@ def has_stream_request_body(handler: type) -> bool:
 def leave_body_unread(request: HTTPServerRequest) -> None:
     """Have Tornado not read a body as a form, which it does before any handler runs. There is no setting."""
     request._parse_body = _nothing  # type: ignore[method-assign]
+
+
+def lines_of(handler: RequestHandler) -> dict[str, list[str]]:
+    """The headers of an answer as they are now, a list of lines for each name; for `begin_with`."""
+    return {name: list(lines) for name, lines in handler._headers._as_list.items()}
+
+
+def begin_with(handler: RequestHandler, lines: Mapping[str, list[str]]) -> None:
+    """As Tornado's `clear`, with headers that have been checked before: each that is set is checked anew."""
+    handler._headers = headers = HTTPHeaders()
+    headers._as_list.update((name, line.copy()) for name, line in lines.items())
+    handler._write_buffer = []
+    handler._status_code, handler._reason = 200, "OK"
 
 
 class AccessLine(RequestHandler):

@@ -14,7 +14,7 @@ import pytest
 from greenlet import GreenletExit
 from sqlalchemy.util.concurrency import await_
 
-from db.capacity.greenlets import Workers
+from db.capacity.executor import GreenletCall, GreenletExecutor, nothing_follows
 
 
 class Thing:
@@ -30,18 +30,23 @@ def waits_for(value: Any) -> Callable[[], Any]:
     return lambda: await_(arrives(value))
 
 
+async def do(executor: GreenletExecutor, work: Callable[[], Any]) -> Any:
+    """What a call of some work returns, in a greenlet."""
+    return await executor.start(work, nothing_follows).answer
+
+
 @pytest.mark.gen_test
 async def test_work_waits_where_the_loop_goes_on_and_its_worker_is_used_again():
-    workers = Workers()
+    executor = GreenletExecutor()
 
-    first = await asyncio.gather(*(workers.do(waits_for(number)) for number in range(3)))
-    resting = list(workers._idle)
-    again = await workers.do(waits_for("again"))
+    first = await asyncio.gather(*(do(executor, waits_for(number)) for number in range(3)))
+    resting = list(executor._idle)
+    again = await do(executor, waits_for("again"))
 
-    assert first == [(0, None), (1, None), (2, None)]
-    assert again == ("again", None)
+    assert first == [0, 1, 2]
+    assert again == "again"
     assert len(resting) == 3
-    assert set(workers._idle) == set(resting)
+    assert set(executor._idle) == set(resting)
 
 
 @pytest.mark.gen_test
@@ -56,7 +61,7 @@ async def test_long_work_lets_a_short_request_pass_between_two_of_its_statements
             pieces += 1
             await_(arrives(None))
 
-    doing = asyncio.create_task(Workers().do(work))
+    doing = asyncio.create_task(do(GreenletExecutor(), work))
     while pieces < 10:  # noqa: ASYNC110  # turns are what is counted
         await asyncio.sleep(0)
     before = pieces
@@ -65,40 +70,42 @@ async def test_long_work_lets_a_short_request_pass_between_two_of_its_statements
     passed = pieces - before
 
     assert passed <= 1
-    assert await doing == (None, None)
+    await doing
 
 
 @pytest.mark.gen_test
 async def test_what_is_raised_is_handed_over_and_the_worker_goes_on():
-    workers = Workers()
+    executor = GreenletExecutor()
     fault = SystemExit("an exit, too")
 
     def fails() -> None:
         await_(arrives(None))
         raise fault
 
-    assert await workers.do(fails) == (None, fault)
-    assert await workers.do(waits_for(1)) == (1, None)
+    with pytest.raises(SystemExit) as raised:
+        await do(executor, fails)
+
+    assert raised.value is fault
+    assert await do(executor, waits_for(1)) == 1
 
 
 @pytest.mark.gen_test
 async def test_work_that_ends_its_greenlet_ends_as_any_other():
-    workers = Workers()
+    executor = GreenletExecutor()
 
     def ends() -> None:
         raise GreenletExit
 
-    result, error = await workers.do(ends)
+    with pytest.raises(GreenletExit):
+        await do(executor, ends)
 
-    assert result is None
-    assert isinstance(error, GreenletExit)
-    assert await workers.do(waits_for(1)) == (1, None)
+    assert await do(executor, waits_for(1)) == 1
 
 
 @pytest.mark.gen_test
 async def test_a_worker_at_rest_holds_nothing_of_what_it_has_done():
     """Neither the work, nor its result, what it raised, and the context that it ran in."""
-    workers = Workers()
+    executor = GreenletExecutor()
     things: list[weakref.ref[Thing]] = []
     variable: contextvars.ContextVar[Thing] = contextvars.ContextVar("variable")
 
@@ -113,9 +120,11 @@ async def test_a_worker_at_rest_holds_nothing_of_what_it_has_done():
                 raise RuntimeError(thing)
             return variable.get()
 
-        result, error = await workers.do(work)
-        assert (result is thing) is not fails
-        assert (error is None) is not fails
+        if fails:
+            with pytest.raises(RuntimeError):
+                await do(executor, work)
+        else:
+            assert await do(executor, work) is thing
 
     for fails in (False, True):
         await asyncio.create_task(request(fails=fails))
@@ -123,12 +132,12 @@ async def test_a_worker_at_rest_holds_nothing_of_what_it_has_done():
     gc.collect()
 
     assert [thing() for thing in things] == [None, None]
-    assert len(workers._idle) == 1
+    assert len(executor._idle) == 1
 
 
 @pytest.mark.gen_test
 async def test_a_cancel_reaches_the_place_where_the_work_waits():
-    workers = Workers()
+    executor = GreenletExecutor()
     met: list[str] = []
 
     def work() -> str:
@@ -138,10 +147,52 @@ async def test_a_cancel_reaches_the_place_where_the_work_waits():
             met.append("cancelled")
         return await_(arrives("went on"))  # type: ignore[no-any-return]
 
-    task = asyncio.create_task(workers.do(work))
+    call = executor.start(work, nothing_follows)
     await asyncio.sleep(0)
-    task.cancel()
+    assert isinstance(call, GreenletCall)
+    call._cancel()
 
-    assert await task == ("went on", None)
+    assert await call.answer == "went on"
     assert met == ["cancelled"]
-    assert await workers.do(waits_for(1)) == (1, None)
+    assert await do(executor, waits_for(1)) == 1
+
+
+@pytest.mark.gen_test
+async def test_a_cancel_of_what_is_done_already_reaches_the_work_too():
+    """What it awaits is done, and the work has not gone on: as a task at its next step."""
+    executor = GreenletExecutor()
+    awaited = asyncio.get_running_loop().create_future()
+
+    call = executor.start(lambda: await_(awaited), nothing_follows)
+    awaited.set_result("too late")
+    assert isinstance(call, GreenletCall)
+    call._cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await call.answer
+
+
+@pytest.mark.gen_test
+async def test_work_that_waits_for_nothing_is_done_when_it_has_started():
+    call = GreenletExecutor().start(lambda: "done", nothing_follows)
+
+    assert call.is_over
+    assert await call.answer == "done"
+
+
+@pytest.mark.gen_test
+async def test_work_has_a_copy_of_its_callers_context_and_what_it_awaits_has_that_one():
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+    executor = GreenletExecutor()
+    variable.set("the caller's")
+
+    async def look() -> str:
+        return variable.get()
+
+    def work() -> tuple[str, Any]:
+        found = variable.get()
+        variable.set("the work's")
+        return found, await_(look())
+
+    assert await do(executor, work) == ("the caller's", "the work's")
+    assert variable.get() == "the caller's"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
 import pytest
 from tornado.httputil import HTTPHeaders
 from tornado.web import Application, HTTPError
@@ -142,3 +145,46 @@ async def test_over_tls_browsers_are_told_to_stay_there(serve: Serve):
     client = serve(Application([("/", Various)]), protocol="https")
 
     assert (await client.get("/?way=json")).headers["Strict-Transport-Security"] == "max-age=31536000"
+
+
+async def test_what_one_answer_sets_is_not_in_the_next_of_the_same_second(serve: Serve):
+    """The headers of all answers are made once a second, and each answer has its own."""
+
+    class Sets(ProblemHandler):
+        def get(self) -> None:
+            if self.get_argument("own", None):
+                self.set_header("Cache-Control", "private")
+                self.add_header("X-Frame-Options", "SAMEORIGIN")
+                self.add_header("X-Own", "1")
+                self.clear_header("Referrer-Policy")
+            self.write_json("x")
+
+    client = serve(Application([("/", Sets)]))
+
+    for _ in range(3):
+        own = await client.get("/?own=1")
+        plain = await client.get("/")
+
+        assert own.headers.get_list("X-Frame-Options") == ["DENY", "SAMEORIGIN"]
+        assert "X-Own" in own.headers
+        assert_secure(plain.headers)
+        assert "X-Own" not in plain.headers
+        assert abs((parsedate_to_datetime(plain.headers["Date"]) - datetime.now(UTC)).total_seconds()) < 60
+
+
+async def test_a_class_with_headers_of_its_own_has_them_and_leaves_the_others_alone(serve: Serve):
+    class Own(ProblemHandler):
+        def set_default_headers(self) -> None:
+            super().set_default_headers()
+            self.set_header("X-Class", "own")
+
+        def get(self) -> None:
+            self.write_json("x")
+
+    client = serve(Application([("/own", Own), ("/", Various)]))
+
+    answers = [await client.get(path) for path in ("/own", "/?way=json", "/own", "/?way=json")]
+
+    assert [answer.headers.get("X-Class") for answer in answers] == ["own", None, "own", None]
+    for answer in answers:
+        assert_secure(answer.headers)
