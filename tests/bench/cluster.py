@@ -66,7 +66,7 @@ class LoadOnAll(Load):
         for port in itertools.islice(itertools.cycle(self._ports), self._number):
             one = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._sockets[one.fileno()] = one
+            self.sockets[one.fileno()] = one
         return self
 
 
