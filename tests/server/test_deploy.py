@@ -135,7 +135,7 @@ def test_the_containers_have_settings_that_exist():
 def test_the_containers_url_passes_the_check_that_the_service_waits_for(
     own_postgres_cluster: Callable[..., PostgresCluster],
 ):
-    """In production; a folder stands for the volume, and an address that is none of a machine's for a name."""
+    """In production; a folder stands for the volume, an address that is not loopback for a name."""
     cluster = own_postgres_cluster(durable=True, options={"listen_addresses": "127.0.0.1,127.0.0.2"})
     url = (
         url_of_the_containers()
