@@ -124,6 +124,7 @@ def test_the_containers_have_settings_that_exist():
     assert (settings.environment, settings.http.address) == ("production", "0.0.0.0")
     assert f"EXPOSE {settings.http.port}\n" in image
     assert f"http://127.0.0.1:{settings.http.port}/livez" in image
+    assert image.startswith(f"# {service['build']['dockerfile']}\n")  # Docker alone looks for a Dockerfile
     assert service["ports"] == [f"127.0.0.1:{settings.http.port}:{settings.http.port}"]
     assert float(service["stop_grace_period"].removesuffix("s")) > longest_stop_s()
     [extras] = re.findall(r"'\.\[(.*)\]'", image)
