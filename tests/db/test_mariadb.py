@@ -594,7 +594,7 @@ async def test_a_black_hole_ends_at_the_deadline_and_the_pool_is_whole(
         assert await unit.run(lambda session: session.scalar(text("SELECT 2")), unit.session) == 2
 
 
-def test_a_connection_killed_at_rest_is_not_noticed(own_database: OwnDatabase, sql: RawSql) -> None:
+def test_a_connection_killed_while_idle_costs_no_request(own_database: OwnDatabase, sql: RawSql) -> None:
     database = own_database(pool_ping_after_s=0)
     for read_only in (False, True):
         with database.session_scope(read_only=read_only) as session:

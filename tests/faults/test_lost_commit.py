@@ -220,7 +220,7 @@ async def test_a_connection_killed_in_the_middle_of_a_request_is_not_noticed_by_
     assert [row["id"] for row in sql("SELECT id FROM books")] == [response.json()["id"]]
 
 
-async def test_a_connection_killed_at_rest_is_not_noticed(app: Application, serve: Serve, sql: RawSql):
+async def test_a_connection_killed_while_idle_costs_no_request(app: Application, serve: Serve, sql: RawSql):
     client = serve(app)
     await client.post("/shelves", {"name": "warm"})
     await client.get("/shelves")

@@ -25,7 +25,7 @@ from server.cli import find_commands
 from server.monitoring.metrics import FAMILIES
 from server.processes.lifecycle import CLOSE_S
 from tests.fixtures.pgbouncer import MakeBouncer
-from tests.fixtures.postgres import free_port
+from tests.fixtures.postgres import PostgresCluster, free_port
 from tests.fixtures.process import ServerProcess, StartServer
 from tests.fixtures.waiting import wait_until
 from tests.server.test_cli import run
@@ -85,6 +85,12 @@ def longest_stop_s() -> float:
     return float(http["grace_s"] + http["drain_s"] + CLOSE_S)
 
 
+def url_of_the_containers() -> str:
+    """`DATABASE_URL` as the compose file has it, with a password."""
+    [url] = re.findall(r" DATABASE_URL=(postgresql://\S+)", block("yaml", "# compose.yaml"))
+    return str(url).replace("…", "x")
+
+
 def commands_of(unit: str) -> list[str]:
     """What a unit runs, one after the other."""
     return re.findall(r"^ExecStart=/srv/onfinish/\.venv/bin/python -m server (\w+)$", unit, re.MULTILINE)
@@ -110,20 +116,39 @@ def test_the_containers_have_settings_that_exist():
     [environment] = re.findall(r"^ENV (.*)$", image, re.MULTILINE)
     variables = dict(each.split("=", 1) for each in environment.split())
 
-    url = "postgresql://onfinish:x@postgres/onfinish?sslmode=disable"
-    settings = load_settings(environ={**variables, **service["environment"], "DATABASE_URL": url})
+    environ = {**variables, **service["environment"], "DATABASE_URL": url_of_the_containers()}
+    settings = load_settings(environ=environ)
 
     others = {"MALLOC_ARENA_MAX", "PYTHONDONTWRITEBYTECODE"}
     assert {*variables, *service["environment"]} - others <= {name.variable for name in names().values()}
     assert (settings.environment, settings.http.address) == ("production", "0.0.0.0")
     assert f"EXPOSE {settings.http.port}\n" in image
     assert f"http://127.0.0.1:{settings.http.port}/livez" in image
+    assert image.startswith(f"# {service['build']['dockerfile']}\n")  # Docker alone looks for a Dockerfile
     assert service["ports"] == [f"127.0.0.1:{settings.http.port}:{settings.http.port}"]
     assert float(service["stop_grace_period"].removesuffix("s")) > longest_stop_s()
     [extras] = re.findall(r"'\.\[(.*)\]'", image)
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     assert set(extras.split(",")) <= set(setup["options.extras_require"])
+
+
+def test_the_containers_url_passes_the_check_that_the_service_waits_for(
+    own_postgres_cluster: Callable[..., PostgresCluster],
+):
+    """In production; a folder stands for the volume, an address that is not loopback for a name."""
+    cluster = own_postgres_cluster(durable=True, options={"listen_addresses": "127.0.0.1,127.0.0.2"})
+    url = (
+        url_of_the_containers()
+        .replace("onfinish:x", f"{cluster.user}:{cluster.password}")
+        .replace("@postgres/", f"@127.0.0.2:{cluster.port}/")
+        .replace("/var/run/postgresql", f"{cluster.folder}&port={cluster.port}")
+        .replace("/onfinish?", f"/{cluster.create_database()}?")
+    )
+
+    done = [run(command, ENVIRONMENT="production", DATABASE_URL=url) for command in ("migrate", "check")]
+
+    assert [each.status for each in done] == [0, 0], done
 
 
 def test_prometheus_asks_the_port_that_the_service_has_for_it():

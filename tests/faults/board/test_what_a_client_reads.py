@@ -83,7 +83,7 @@ async def until_waiting(sql: RawSql, event: str) -> None:
     assert await asyncio.to_thread(wait_until, lambda: bool(sql(query, event=event)), timeout_s=5.0)
 
 
-async def test_a_backend_ended_at_rest_is_not_noticed(
+async def test_a_backend_ended_while_idle_costs_no_request(
     five_questions: FiveQuestions, asker: Asker, service: Client, sql: RawSql
 ):
     await five_questions.remember()
