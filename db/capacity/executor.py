@@ -306,8 +306,10 @@ class _WaitsOnLoop(Call):
 class GreenletCall(_WaitsOnLoop):
     """A call in a greenlet, over SQLAlchemy's own bridge: where its driver waits, the loop goes on.
 
-    Its first part runs at once, in the caller's task, and each further one where what it awaits is done. So a
-    call needs no task of its own, and a waiter may be cancelled without breaking the connection.
+    Its first part runs at once, in the caller's task. What follows a future that it awaits, as psycopg2's
+    connections do here, runs in that one's callback; from its first coroutine on it has a task of its own, in
+    which a driver goes from one to the next without a turn of the loop between them. So a waiter may be
+    cancelled without breaking the connection.
 
     Args:
         idle: the workers of the loop that are free; one is taken, and given back.
@@ -318,33 +320,46 @@ class GreenletCall(_WaitsOnLoop):
         self._idle = idle
         self._worker = worker = idle.pop() if idle else Worker()
         self._awaited: asyncio.Future[Any] | None = None
-        self._cancelled = False
+        self._task_has_begun = self._cancelled = False
         self._had_s = 0.0
         worker.work, worker.is_done = work, False
         worker.gr_context = contextvars.copy_context()
         self._go_on(worker.switch)
 
     def _cancel(self) -> None:
-        if self._awaited is not None and not self._awaited.cancel():
-            self._cancelled = True  # it is done, and its result on its way
+        # A future that is done has its result on the way; a task that has not begun would never begin.
+        if self._awaited is not None and (self._is_beginning or not self._awaited.cancel()):
+            self._cancelled = True
+
+    @property
+    def _is_beginning(self) -> bool:
+        return isinstance(self._awaited, asyncio.Task) and not self._task_has_begun
 
     def _go_on(self, switch: Callable[..., Any], *arguments: Any) -> None:
-        """Switch to the worker, until it has ended or awaits something."""
+        """Switch to the worker, and see to what it awaits then, if it has not ended."""
+        awaited = self._switch(switch, *arguments)
+        if awaited is None:
+            return
+        if asyncio.isfuture(awaited) and self._had_s <= _LONG_S:
+            self._awaited = awaited
+            awaited.add_done_callback(self._resume)
+        else:
+            self._awaited = self.loop.create_task(self._drive(awaited), context=self._worker.gr_context)
+
+    def _switch(self, switch: Callable[..., Any], *arguments: Any) -> Any:
+        """Switch to the worker. Returns what it awaits; None where it has ended, and all is done."""
         began = time.perf_counter()
         awaited = switch(*arguments)
         worker = self._worker
-        if worker.is_done:
-            result, error = worker.result, worker.raised
-            worker.result = worker.raised = worker.gr_context = None
-            if not worker.dead:
-                self._idle.append(worker)
-            self._arrive(result, error)
-            return
-        self._had_s += time.perf_counter() - began
-        if not asyncio.isfuture(awaited):
-            awaited = self.loop.create_task(_value_of(awaited), context=worker.gr_context)
-        self._awaited = awaited
-        awaited.add_done_callback(self._resume if self._had_s <= _LONG_S else self._let_others_pass)
+        if not worker.is_done:
+            self._had_s += time.perf_counter() - began
+            return awaited
+        result, error = worker.result, worker.raised
+        worker.result = worker.raised = worker.gr_context = None
+        if not worker.dead:
+            self._idle.append(worker)
+        self._arrive(result, error)
+        return None
 
     def _resume(self, awaited: asyncio.Future[Any]) -> None:
         try:
@@ -357,11 +372,22 @@ class GreenletCall(_WaitsOnLoop):
         else:
             self._go_on(self._worker.switch, value)
 
-    def _let_others_pass(self, awaited: asyncio.Future[Any], turns: int = _TURNS) -> None:
-        if turns:
-            self.loop.call_soon(self._let_others_pass, awaited, turns - 1)
-        else:
-            self._resume(awaited)
+    async def _drive(self, awaited: Awaitable[Any]) -> None:
+        self._task_has_begun = True
+        if self._cancelled and self._awaited is not None:
+            self._awaited.cancel()  # this task, at the first place where it waits
+        while awaited is not None:
+            try:
+                value = await awaited
+                if self._had_s > _LONG_S:
+                    for _ in range(_TURNS):
+                        await asyncio.sleep(0)
+            except GeneratorExit:  # the loop is closed, and no waiter is left
+                raise
+            except BaseException:  # noqa: BLE001  # it belongs to the work that waits
+                awaited = self._switch(self._worker.throw, *sys.exc_info())
+            else:
+                awaited = self._switch(self._worker.switch, value)
 
 
 class LoopThreadCall(_WaitsOnLoop, ThreadCall):

@@ -173,6 +173,48 @@ async def test_a_cancel_of_what_is_done_already_reaches_the_work_too():
 
 
 @pytest.mark.gen_test
+async def test_a_cancel_before_its_task_has_begun_reaches_the_work_too():
+    executor = GreenletExecutor()
+    met: list[str] = []
+
+    def work() -> str:
+        try:
+            await_(asyncio.sleep(60))
+        except asyncio.CancelledError:
+            met.append("cancelled")
+        return await_(arrives("went on"))  # type: ignore[no-any-return]
+
+    call = executor.start(work, nothing_follows)
+    assert isinstance(call, GreenletCall)
+    call._cancel()
+
+    assert await call.answer == "went on"
+    assert met == ["cancelled"]
+
+
+@pytest.mark.gen_test
+async def test_work_goes_from_one_coroutine_to_the_next_without_a_turn_of_the_loop():
+    """A driver may begin the next one with what the last has seen, and nothing comes between."""
+    seen: list[str] = []
+
+    async def sees(what: str) -> None:
+        seen.append(what)
+
+    async def waits_and_has_others_run() -> None:
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(seen.append, "another's")
+
+    def work() -> None:
+        await_(waits_and_has_others_run())
+        await_(sees("the first"))
+        await_(sees("the second"))
+
+    await do(GreenletExecutor(), work)
+
+    assert seen[:2] == ["the first", "the second"]
+
+
+@pytest.mark.gen_test
 async def test_work_that_waits_for_nothing_is_done_when_it_has_started():
     call = GreenletExecutor().start(lambda: "done", nothing_follows)
 
