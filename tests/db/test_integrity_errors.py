@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from db import Database
 from db.errors import Conflict, ConstraintFailed
-from tests.fixtures.databases import RawSql
+from tests.fixtures.databases import RawSql, has_tables
 from tests.handlers.notes import DDL, Note, add_note
 
 pytestmark = [
@@ -18,9 +18,9 @@ pytestmark = [
 
 
 @pytest.fixture
-def notes(backend: str, database_tables: str, sql: RawSql) -> None:
+def notes(backend: str, sql: RawSql) -> None:
     """The table, with one row."""
-    if database_tables != "notes":
+    if not has_tables(sql, "notes"):
         sql.run_each(DDL[backend])
     sql("INSERT INTO notes (text) VALUES ('taken')")
 

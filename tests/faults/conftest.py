@@ -16,7 +16,7 @@ from db import Database
 from tests.faults.five_questions import FiveQuestions
 from tests.faults.ledger import Ledger
 from tests.faults.load import Load
-from tests.fixtures.databases import RawSql
+from tests.fixtures.databases import RawSql, has_tables
 from tests.fixtures.logs import ExpectLog
 from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.proxies import MakeProxy, Proxy
@@ -62,9 +62,9 @@ def sql(cluster: PostgresCluster, database_name: str) -> RawSql:
 
 
 @pytest.fixture
-def shelves(request: pytest.FixtureRequest, sql: RawSql) -> None:
-    """The tables of `tests.service` in that database; one of `database_url` has them."""
-    if "database_url" not in request.fixturenames:
+def shelves(sql: RawSql) -> None:
+    """The tables of `tests.service` in that database, or in the one that the test has in its place."""
+    if not has_tables(sql, "shelves"):
         create_shelves(sql)
 
 

@@ -12,7 +12,7 @@ from tornado.web import Application, RequestHandler
 from db import Database
 from handlers import log_request
 from server.testing.outcome import has_failed
-from tests.fixtures.databases import RawSql, offer_tables
+from tests.fixtures.databases import RawSql, has_tables, offer_tables
 from tests.fixtures.server import Client, Serve
 from tests.handlers import custody
 from tests.handlers.notes import DDL
@@ -22,9 +22,9 @@ Mount = Callable[..., Client]
 
 
 @pytest.fixture
-def notes(backend: str, database_tables: str, sql: RawSql) -> Notes:
+def notes(backend: str, sql: RawSql) -> Notes:
     """Makes the table ``notes``; called, gives the texts that are in the database, past everything tested."""
-    if database_tables != "notes":
+    if not has_tables(sql, "notes"):
         sql.run_each(DDL[backend])
     return lambda: [row["text"] for row in sql("SELECT text FROM notes ORDER BY id")]
 
