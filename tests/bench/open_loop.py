@@ -90,7 +90,7 @@ def offer(
             poll.register(number, select.EPOLLIN)
             one.setblocking(False)  # with a time-out, each call would ask the kernel twice
         clock, started = time.perf_counter, time.perf_counter()
-        while at < len(due_s) or under_way:
+        while at < len(due_s) or under_way or not ended_s:
             now_s = clock() - started
             if not began_s and now_s >= due_s[lead]:
                 began_s, cpu_s = now_s, time.thread_time()
@@ -102,14 +102,14 @@ def offer(
                 if at >= lead:
                     late_s.append(now_s - due_s[at])
                 at += 1
-            if not ended_s and now_s >= due_s[-1]:
+            if not ended_s and now_s >= due_s[-1] and now_s > began_s:  # all may be late at once
                 ended_s, cpu_s = now_s, time.thread_time() - cpu_s
                 look()
             under_way_max = max(under_way_max, len(under_way))
             patience_s = max(0.0, due_s[at] - now_s) if at < len(due_s) and free else TIMEOUT_S
-            ready = poll.poll(patience_s)
+            ready = poll.poll(patience_s) if under_way or at < len(due_s) else []
             now_s = clock() - started
-            if not ready and patience_s == TIMEOUT_S:
+            if not ready and under_way and patience_s == TIMEOUT_S:
                 raise LoadError(f"{len(under_way)} requests were not answered in {TIMEOUT_S:g} s")
             for number, _ in ready:
                 answer = incoming[number]

@@ -78,6 +78,15 @@ def test_a_request_without_a_free_connection_counts_from_its_own_moment():
     assert found.late_ms > 200
 
 
+def test_where_all_of_them_are_late_at_once_some_time_passes_between_the_first_and_the_last():
+    """As on a machine that stands still for longer than the whole of it takes."""
+    with answering(SERVED, after_s=0.0, connections=10) as port, Load(port, 10) as load:
+        found = offer(load, [request("GET", "/")] * 10, rate=1e9, lead=2, statuses=(200,), look=lambda: None)
+
+    assert found.seconds > 0
+    assert found.answers == {200: 10}
+
+
 def test_another_status_ends_it():
     with (
         answering(REFUSED, after_s=0, connections=1) as port,
