@@ -40,7 +40,7 @@ NOT_FOR_SERVING = {
     "pymysql",
     "tqdm",
 }
-"""What other commands, other databases and extras need. SQLAlchemy's dialects are not among it: a table with a
+"""What other commands, other databases and extras need. SQLAlchemy's dialects are not among it: a table's
 ``postgresql_where`` loads PostgreSQL's."""
 
 WritersHeldUp = Callable[[], AbstractContextManager[Callable[[], None]]]
