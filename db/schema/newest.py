@@ -92,14 +92,19 @@ def _names_in(value: str | Sequence[str] | None) -> Sequence[str]:
 def _constants_of(path: Path) -> list[Any]:
     """Of a revision's constants the values; ... for one that is not a literal, or not there."""
     values: dict[str, Any] = dict.fromkeys(_CONSTANTS, ...)
-    for node in ast.parse(path.read_bytes()).body:
+    for node in ast.parse(path.read_bytes(), str(path)).body:
         match node:
             case (
                 ast.Assign(targets=[ast.Name(id=name)], value=ast.expr() as value)
                 | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
-            ) if name in values:
-                try:
-                    values[name] = ast.literal_eval(value)
-                except ValueError:
-                    values[name] = ...
+            ):
+                if name in values:
+                    try:
+                        values[name] = ast.literal_eval(value)
+                    except ValueError:
+                        values[name] = ...
+            case ast.Expr() | ast.Import() | ast.ImportFrom() | ast.FunctionDef() | ast.ClassDef():
+                pass
+            case _:  # it may change the constants, or refuse to be imported
+                return [...] * len(values)
     return [*values.values()]

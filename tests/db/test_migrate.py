@@ -185,6 +185,15 @@ REVISIONS = {
         'revision = "a1"\ndown_revision = None\nbranch_labels = ("app",)\ndepends_on = "kernel"'
     ],
     "depends_on_nothing_that_it_names": ['revision = "a1"\ndown_revision = None\nbranch_labels = ("app",)'],
+    "changed_below": [
+        'revision = "a1"\ndown_revision = None\nbranch_labels = ("app",)\ndepends_on = None',
+        'revision = "a2"\ndown_revision = "a1"\nbranch_labels = None\ndepends_on = None\n'
+        "if True:\n    down_revision = None",
+    ],
+    "two_at_once": [
+        'revision = "a1"\ndown_revision = None\nbranch_labels = ("app",)\ndepends_on = None\n'
+        'revision, more = "a2", "a3"',
+    ],
 }
 
 
@@ -204,6 +213,19 @@ def test_the_newest_revisions_are_those_that_alembic_finds(
 
     assert newest([name]) == (migrate.head([name]), migrate.known([name]))
     assert newest() == (migrate.head(), migrate.known())
+
+
+def test_a_revision_that_is_no_python_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "shop_unfinished" / "migrations"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").touch()
+    (folder / "half.py").write_text("revision = (\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(SyntaxError) as refused:
+        newest(["shop_unfinished"])
+
+    assert refused.value.filename == str(folder / "half.py")
 
 
 @pytest.mark.gen_test
