@@ -214,12 +214,10 @@ class AdmissionLimiter:
         Args:
             ahead: how many callers it has before it beside those in the queue.
         """
-        now = time.monotonic()
-        if self._queued_since is None:
-            self._queued_since = now
         if self.waiting_max is not None:
             return len(self._queue) + ahead < self.waiting_max
-        if now - self._queued_since < timeout_s:
+        now = time.monotonic()
+        if self._queued_since is None or now - self._queued_since < timeout_s:
             return True
         served = len(self._served) - bisect_left(self._served, now - timeout_s)
         return len(self._queue) + ahead < served + self.size
@@ -241,6 +239,8 @@ class AdmissionLimiter:
                 self.refused += 1
             elif waiter.slot is None:
                 self._queue.append(waiter)
+                if self._queued_since is None:
+                    self._queued_since = time.monotonic()
         self._wake(None if waiter.slot is None else waiter)
         if refused:
             raise PoolTimeout(too_many_wait(self.size, self.name, waiting))

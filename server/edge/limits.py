@@ -139,7 +139,8 @@ class RequestLimits(HTTPMessageDelegate):
         self._stream.request_received()
         if (refusal := getattr(self._handler, "refusal", None)) is not None:
             routed = cast(Any, self._delegate).delegate
-            if (error := refusal(routed.application, routed.request.method)) is not None:
+            has_begun = routed.stream_request_body  # its handler's `run` raises what this would have
+            if not has_begun and (error := refusal(routed.application, routed.request.method)) is not None:
                 self._refuse(problem_of(error, 503), routed)
                 return
         if self._body_bytes > LARGE_BYTES:

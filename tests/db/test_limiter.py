@@ -650,3 +650,17 @@ def test_many_threads_and_many_tasks_with_little_patience():
     assert served > 100
     assert (limiter.taken, limiter.waiting) == (0, 0)
     assert len([limiter.acquire_nowait() for _ in range(3)]) == 3
+
+
+@pytest.mark.gen_test
+async def test_callers_that_are_admitted_and_never_come_do_not_begin_a_queue():
+    """As of requests that are 422 before their first call: a later burst finds an empty queue."""
+    limiter = AdmissionLimiter(1, name="writer")
+    for _ in range(3):
+        assert limiter.refusal(0.05) is None
+    await asyncio.sleep(0.1)
+
+    burst = [limiter.refusal(0.05) for _ in range(5)]
+
+    assert burst == [None] * 5
+    await asyncio.sleep(0)

@@ -15,6 +15,7 @@ import pytest
 from tornado.web import Application, RequestHandler, stream_request_body
 
 import server.edge.linger
+from db.errors import PoolTimeout
 from handlers import ProblemHandler
 from handlers.ops import LivezHandler
 from tests.fixtures.clock import own_time
@@ -53,6 +54,14 @@ class Upload(RequestHandler):
 
     def post(self) -> None:
         self.write(str(self.size))
+
+
+class UploadOfFullPool(Upload):
+    """What a handler that is refused early inherits, where its pool is full."""
+
+    @classmethod
+    def refusal(cls, application: Application, method: str) -> PoolTimeout:
+        return PoolTimeout("all slots are taken")
 
 
 @pytest.fixture
@@ -386,3 +395,13 @@ async def test_an_upload_that_falls_silent_is_closed(start_edge: StartEdge):
         wire.writer.write(post(b"x" * 300)[:-10])
 
         assert await wire.rest() == b""
+
+
+async def test_a_handler_that_reads_its_body_as_it_comes_has_begun_and_is_not_refused_early(
+    start_edge: StartEdge,
+):
+    edge = start_edge(Application([("/upload", UploadOfFullPool)]), body_max_bytes=1000)
+
+    answer = await edge.ask(post(b"x" * 10, path="/upload"))
+
+    assert (answer.code, answer.body) == (200, b"10")
