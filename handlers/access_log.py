@@ -24,9 +24,12 @@ def log_request(handler: RequestHandler) -> None:
     a warning, the rest as information: an error has a line of its own, and a client's mistakes need no
     attention.
     """
+    status = handler.get_status()
+    if not access_log.isEnabledFor(_level_of(status)):
+        return
     request = handler.request
     log_answer(
-        handler.get_status(),
+        status,
         method=request.method or "-",
         path=request.path,
         remote_ip=request.remote_ip or "-",
@@ -54,7 +57,7 @@ def log_answer(
         path: as the client sent it, however long.
         statements: how many statements it took; None for an answer that has no session.
     """
-    level = logging.WARNING if status >= 500 else logging.INFO
+    level = _level_of(status)
     if not access_log.isEnabledFor(level):
         return
     shown = path if len(path) <= _PATH_CHARS_MAX else f"{path[:_PATH_CHARS_MAX]}…"
@@ -63,6 +66,10 @@ def log_answer(
     args = (status, method[:_METHOD_CHARS_MAX], shown, remote_ip, took_s * 1000, work, request_id)
     # Logger.log would search the stack for the calling line, which is this one.
     access_log.handle(access_log.makeRecord(access_log.name, level, *_HERE, _LINE, args, None, "log_answer"))
+
+
+def _level_of(status: int) -> int:
+    return logging.WARNING if status >= 500 else logging.INFO
 
 
 _HERE = log_answer.__code__.co_filename, log_answer.__code__.co_firstlineno

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -169,7 +169,7 @@ class CommitMarkers:
         if row is None:
             self._tell_that_there_is_no_table()
             return own
-        mark, number = uuid.uuid4().hex[:MARK_CHARS], row.number + 1
+        mark, number = os.urandom(MARK_CHARS // 2).hex(), row.number + 1
         text = marker_text(number, mark)
         marker = CommitMarker(mark, functools.partial(self._mark_of, row), row, number)
         guard = guard_of(connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -143,11 +144,10 @@ class HeldResponse(HTTPConnection):
 
 
 def _check_headers(headers: HTTPHeaders) -> None:
-    lines = [f"{name}: {value}" for name, value in headers.get_all()]
-    text = "".join(lines)
+    text = "".join(itertools.chain.from_iterable(headers.get_all()))
     if "\r" in text or "\n" in text:
-        broken = next(line for line in lines if "\r" in line or "\n" in line)
-        raise ValueError(f"the header {broken.partition(':')[0]!r} contains a line break")
+        broken = next(name for name, value in headers.get_all() if {"\r", "\n"} & {*name, *value})
+        raise ValueError(f"the header {broken!r} contains a line break")
     text.encode("latin1")
 
 

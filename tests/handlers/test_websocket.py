@@ -678,6 +678,7 @@ async def test_nothing_is_registered_once_a_message_is_decided(port_of, words):
     assert words() == []
 
 
+@pytest.mark.executor("threads")  # in a greenlet its sleep would stop the loop, and the handler with it
 async def test_what_a_message_raised_beside_a_commit_that_fails_is_in_the_log(port_of, words, expect_log):
     """The COMMIT's error is what is answered; the other one would be nowhere."""
 
