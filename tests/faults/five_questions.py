@@ -162,9 +162,7 @@ class FiveQuestions:
     def _held_more(self) -> list[str]:
         assert self._before is not None
         before, now = self._before, self._held()
-        # The last ends by itself: when its look at a COMMIT that was cut has met the time-outs of a connect.
-        threads = {"onfinish-stopper": 4, "asyncio": 32, "onfinish-left-commits": 1}
-        limits = Counter(threads) | before.threads  # of each the greater
+        limits = Counter({"onfinish-stopper": 4, "asyncio": 32}) | before.threads  # of each the greater
         more = [f"{now.threads[name]} threads {name!r}" for name in now.threads - limits]
         more += [f"{number} of {name}" for name, number in (now.objects - before.objects).items()]
         if now.files > before.files:
