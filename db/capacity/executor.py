@@ -320,20 +320,16 @@ class GreenletCall(_WaitsOnLoop):
         self._idle = idle
         self._worker = worker = idle.pop() if idle else Worker()
         self._awaited: asyncio.Future[Any] | None = None
-        self._task_has_begun = self._cancelled = False
+        self._begins = self._cancelled = False
         self._had_s = 0.0
         worker.work, worker.is_done = work, False
         worker.gr_context = contextvars.copy_context()
         self._go_on(worker.switch)
 
     def _cancel(self) -> None:
-        # A future that is done has its result on the way; a task that has not begun would never begin.
-        if self._awaited is not None and (self._is_beginning or not self._awaited.cancel()):
+        # A future that is done has its result on the way; its own task would never begin.
+        if self._awaited is not None and (self._begins or not self._awaited.cancel()):
             self._cancelled = True
-
-    @property
-    def _is_beginning(self) -> bool:
-        return isinstance(self._awaited, asyncio.Task) and not self._task_has_begun
 
     def _go_on(self, switch: Callable[..., Any], *arguments: Any) -> None:
         """Switch to the worker, and see to what it awaits then, if it has not ended."""
@@ -344,6 +340,7 @@ class GreenletCall(_WaitsOnLoop):
             self._awaited = awaited
             awaited.add_done_callback(self._resume)
         else:
+            self._begins = True
             self._awaited = self.loop.create_task(self._drive(awaited), context=self._worker.gr_context)
 
     def _switch(self, switch: Callable[..., Any], *arguments: Any) -> Any:
@@ -373,7 +370,7 @@ class GreenletCall(_WaitsOnLoop):
             self._go_on(self._worker.switch, value)
 
     async def _drive(self, awaited: Awaitable[Any]) -> None:
-        self._task_has_begun = True
+        self._begins = False
         if self._cancelled and self._awaited is not None:
             self._awaited.cancel()  # this task, at the first place where it waits
         while awaited is not None:

@@ -18,13 +18,16 @@ class ApiHandler(SessionHandler, ProblemHandler):
     """
 
     refused_early: ClassVar[bool] = False
-    """Whether a request that its pool does not admit is refused before it has a handler, for half of the CPU:
-    `prepare`, `write_error` and the like are not called. For handlers whose every method uses the session."""
+    """Whether a request that its pool does not admit is refused before it has a handler, for less than half
+    of the CPU: without `prepare`, `write_error` and the like. For handlers that always use the session."""
 
     @classmethod
     def refusal(cls, application: Application, method: str) -> PoolTimeout | None:
-        """Why the server refuses a request before it has a handler, and counts it as refused; else None."""
-        if not cls.refused_early or method == "OPTIONS":
+        """Why the server refuses a request before it has a handler, and counts it as refused; else None.
+
+        Asked where a class is `refused_early`.
+        """
+        if method == "OPTIONS":  # it has no session
             return None
         database = application.settings["database"]
         reads = method in ("GET", "HEAD") if cls.read_only is None else cls.read_only

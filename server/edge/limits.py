@@ -137,14 +137,15 @@ class RequestLimits(HTTPMessageDelegate):
     def finish(self) -> None:
         """The request is complete: the handler runs, or waits for its turn."""
         self._stream.request_received()
-        if (refusal := getattr(self._handler, "refusal", None)) is not None:
+        handler = self._handler
+        if getattr(handler, "refused_early", False):
             routed = cast(Any, self._delegate).delegate
             has_begun = routed.stream_request_body  # its handler's `run` raises what this would have
-            if not has_begun and (error := refusal(routed.application, routed.request.method)) is not None:
+            if not has_begun and (error := handler.refusal(routed.application, routed.request.method)):
                 self._refuse(problem_of(error, 503), routed)
                 return
         if self._body_bytes > LARGE_BYTES:
-            at_once = getattr(self._handler, "large_bodies_at_once", None)
+            at_once = getattr(handler, "large_bodies_at_once", None)
             if at_once is not None:
                 self._waiting = asyncio.ensure_future(self._finish_in_turn(at_once))
                 return

@@ -165,10 +165,10 @@ class Sampler:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Start, on the loop of the process."""
-        # In the middle of each second: no timer that is early, and no clock that is set by a little, has two
-        # samples in one second, of which the second would replace the first.
-        delay_s = 1.5 - time.time() % 1.0
+        """Start, on the loop of the process: the first sample is taken within a second."""
+        self._sample_in((0.5 - time.time()) % 1.0)
+
+    def _sample_in(self, delay_s: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._sample)
 
     def stop(self) -> None:
@@ -185,4 +185,6 @@ class Sampler:
         self._before = totals
         full = [limiter.taken >= limiter.size for limiter in self._limiters]
         self._history.put(self._process, int(time.time()), numbers, full)
-        self.start()
+        # In the middle of each second: no timer that is early, and no clock that is set by a little, has two
+        # samples in one second, of which the second would replace the first.
+        self._sample_in(1.5 - time.time() % 1.0)

@@ -140,10 +140,30 @@ def test_a_timer_that_fires_early_loses_no_count(database: Database, monkeypatch
     assert past.pools["writer"].taken[-20:] == [0] * 20
 
 
+@pytest.mark.parametrize("into_s", [0.0, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_the_first_sample_is_taken_within_a_second(
+    database: Database, monkeypatch: pytest.MonkeyPatch, into_s: float
+):
+    """In the middle of a second, as all of them: a process that has just started is looked at too."""
+    loop, history = EarlyLoop(), History()
+    loop.now += into_s
+    monkeypatch.setattr("asyncio.get_running_loop", lambda: loop)
+    monkeypatch.setattr("time.time", lambda: loop.now)
+    began = loop.now
+
+    Sampler(history, 0, database, lambda: [0.0] * len(COUNTS)).start()
+    loop.fire()
+
+    monkeypatch.undo()
+    assert loop.now - began < 1.0
+    assert loop.now % 1.0 == pytest.approx(0.5, abs=0.01)
+
+
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.gen_test
 async def test_once_the_database_is_closed_no_sample_is_taken(database_settings: DatabaseSettings):
-    """The first is due in 1.5 s at most."""
+    """The first is due in 1 s at most."""
     database, process = Database(database_settings), Process()
     process.sampler(database).start()
 

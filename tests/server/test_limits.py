@@ -59,6 +59,8 @@ class Upload(RequestHandler):
 class UploadOfFullPool(Upload):
     """What a handler that is refused early inherits, where its pool is full."""
 
+    refused_early = True
+
     @classmethod
     def refusal(cls, application: Application, method: str) -> PoolTimeout:
         return PoolTimeout("all slots are taken")
@@ -405,3 +407,20 @@ async def test_a_handler_that_reads_its_body_as_it_comes_has_begun_and_is_not_re
     answer = await edge.ask(post(b"x" * 10, path="/upload"))
 
     assert (answer.code, answer.body) == (200, b"10")
+
+
+async def test_only_a_handler_that_is_refused_early_is_asked(start_edge: StartEdge):
+    """A method of that name may be an application's own."""
+
+    class Own(RequestHandler):
+        def refusal(self) -> str:
+            return "its own"
+
+        def get(self) -> None:
+            self.write(self.refusal())
+
+    edge = start_edge(Application([("/", Own)]))
+
+    answer = await edge.ask(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert (answer.code, answer.body) == (200, b"its own")

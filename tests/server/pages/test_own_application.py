@@ -231,7 +231,10 @@ async def test_pools_and_units_of_other_databases_are_shown_by_their_names(
 
     client = served(serve, database, ("/bills", Bills), databases={"billing": billing})
     request = asyncio.create_task(client.post("/bills", headers={"X-Request-Id": "abc.1"}))
-    live = await live_when(client, lambda live: [unit for unit in live["units"] if unit["sql"]])
+    live = await live_when(
+        client,
+        lambda live: [unit for unit in live["units"] if unit["sql"] and unit["headline"].startswith("idle")],
+    )
     page = (await client.get("/-/live", headers=BROWSER)).body.decode()
     as_text = (await client.get("/-/live.txt")).body.decode()
     go_on.set()
