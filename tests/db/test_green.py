@@ -49,8 +49,17 @@ async def test_work_waits_where_the_loop_goes_on_and_its_worker_is_used_again():
     assert set(executor._idle) == set(resting)
 
 
+def soon() -> asyncio.Future[None]:
+    """A future, as psycopg2's connections await, that is done in the next turn of the loop."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+    loop.call_soon(future.set_result, None)
+    return future
+
+
+@pytest.mark.parametrize("awaits", [lambda: arrives(None), soon], ids=["coroutine", "future"])
 @pytest.mark.gen_test
-async def test_long_work_lets_a_short_request_pass_between_two_of_its_statements():
+async def test_long_work_lets_a_short_request_pass_between_two_of_its_statements(awaits: Callable[[], Any]):
     """Of six turns of the loop, one has a piece of it at most."""
     pieces = 0
 
@@ -59,7 +68,7 @@ async def test_long_work_lets_a_short_request_pass_between_two_of_its_statements
         for _ in range(30):
             time.sleep(0.001)
             pieces += 1
-            await_(arrives(None))
+            await_(awaits())
 
     doing = asyncio.create_task(do(GreenletExecutor(), work))
     while pieces < 10:  # noqa: ASYNC110  # turns are what is counted

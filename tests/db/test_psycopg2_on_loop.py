@@ -271,3 +271,12 @@ async def test_an_error_leaves_the_connection_to_the_next(database: Database, sq
 
     assert await do(database, lambda session: session.scalar(text(pid))) == before
     assert wait_until(lambda: not sql("SELECT 1 AS x FROM pg_stat_activity WHERE state LIKE 'idle in%'"))
+
+
+async def test_functions_that_send_nothing_follow_one_another(database: Database):
+    """Each has ended when its call has begun: there is nothing that it waits for."""
+    async with database.unit_of_work() as unit:
+        first = await unit.run(str, 1)
+        second = await unit.run(str, 2)
+
+    assert (first, second) == ("1", "2")

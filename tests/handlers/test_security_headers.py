@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -10,6 +11,7 @@ from tornado.httputil import HTTPHeaders
 from tornado.web import Application, HTTPError
 
 from handlers import ApiHandler, NotFoundHandler, ProblemHandler
+from handlers.json_api import problem
 from handlers.json_api.security_headers import SECURITY_HEADERS
 from tests.fixtures.browser import Page
 from tests.fixtures.edge import StartEdge
@@ -170,6 +172,17 @@ async def test_what_one_answer_sets_is_not_in_the_next_of_the_same_second(serve:
         assert_secure(plain.headers)
         assert "X-Own" not in plain.headers
         assert abs((parsedate_to_datetime(plain.headers["Date"]) - datetime.now(UTC)).total_seconds()) < 60
+
+
+async def test_headers_of_another_second_are_made_anew(serve: Serve):
+    """Their Date is in them."""
+    client = serve(Application([("/", Various)]))
+    problem._default_headers["http"] = int(time.time()) - 5, {"X-Stale": ["1"]}
+
+    answer = await client.get("/?way=json")
+
+    assert "X-Stale" not in answer.headers
+    assert_secure(answer.headers)
 
 
 async def test_a_class_with_headers_of_its_own_has_them_and_leaves_the_others_alone(serve: Serve):
