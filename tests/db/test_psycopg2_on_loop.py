@@ -273,6 +273,7 @@ async def test_an_error_leaves_the_connection_to_the_next(database: Database, sq
     assert wait_until(lambda: not sql("SELECT 1 AS x FROM pg_stat_activity WHERE state LIKE 'idle in%'"))
 
 
+@on_loop
 async def test_functions_that_send_nothing_follow_one_another(database: Database):
     """Each has ended when its call has begun: there is nothing that it waits for."""
     async with database.unit_of_work() as unit:
