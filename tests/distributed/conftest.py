@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -176,6 +176,31 @@ async def goes_on(ledger: Ledger, within_s: float = ON_AGAIN_S) -> float:
         assert time.monotonic() - began < within_s, f"no write succeeded: {dict(ledger.answers)}"
         await asyncio.sleep(0.01)
     return time.monotonic() - began
+
+
+async def switches_over(cluster: PatroniCluster, ledger: Ledger) -> float:
+    """A switchover, once the load is at work; returns how long the next write took then, in seconds."""
+    await at_work(ledger)
+    await asyncio.to_thread(cluster.switch_over)
+    return await goes_on(ledger)
+
+
+async def fails_over(
+    cluster: PatroniCluster, ledger: Ledger, leader: Member, *steps: Callable[[], object]
+) -> float:
+    """Another leader takes over, once the load is at work.
+
+    Args:
+        steps: what makes it do so, one after the other.
+
+    Returns:
+        How long after that the next write took, in seconds.
+    """
+    await at_work(ledger)
+    for step in steps:
+        await asyncio.to_thread(step)
+    await asyncio.to_thread(cluster.wait_for_leader, other_than=leader)
+    return await goes_on(ledger)
 
 
 def synchronous_standby(cluster: PatroniCluster) -> Member:

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.conftest import at_work, broken_promises, differences, goes_on, rows_of, ways
+from tests.distributed.conftest import (
+    at_work,
+    broken_promises,
+    differences,
+    fails_over,
+    rows_of,
+    switches_over,
+    ways,
+)
 from tests.distributed.read_after import ReadAfterLoad
 from tests.faults.ledger import Ledger
 from tests.fixtures.patroni import PatroniCluster
@@ -49,9 +57,7 @@ async def test_a_switchover_loses_no_acknowledged_write(
 ):
     """The leader stops in order, and its standby has all of it first."""
     async with load:
-        await at_work(ledger)
-        await asyncio.to_thread(cluster.switch_over)
-        took_s = await goes_on(ledger)
+        took_s = await switches_over(cluster, ledger)
         await asyncio.sleep(0.5)
 
     print(f"first write {took_s:.2f} s after the new leader; {dict(ledger.answers)}; {dict(load.reads)}")
@@ -66,10 +72,7 @@ async def test_a_leader_that_is_killed_beside_a_standby_in_step_takes_little_alo
     leader = await asyncio.to_thread(cluster.wait_for_leader)
 
     async with load:
-        await at_work(ledger)
-        await asyncio.to_thread(leader.kill)
-        await asyncio.to_thread(cluster.wait_for_leader, other_than=leader)
-        took_s = await goes_on(ledger)
+        took_s = await fails_over(cluster, ledger, leader, leader.kill)
 
     lost = await lost_and_told(cluster, ledger, load)
     print(f"{lost} lost; first write {took_s:.2f} s after; {dict(ledger.answers)}; {dict(load.reads)}")
@@ -89,11 +92,8 @@ async def test_what_a_killed_leader_takes_along_that_its_standby_had_not_is_told
         await asyncio.to_thread(standby.kill)  # frozen, its kernel would receive for it
         await asyncio.sleep(0.5)
         meanwhile = ledger.acknowledged - before
-        await asyncio.to_thread(leader.kill)
-        await asyncio.to_thread(cluster.forget_leader)
-        await asyncio.to_thread(standby.start)
-        await asyncio.to_thread(cluster.wait_for_leader, other_than=leader)
-        took_s = await goes_on(ledger)
+        steps = (leader.kill, cluster.forget_leader, standby.start)
+        took_s = await fails_over(cluster, ledger, leader, *steps)
 
     lost = await lost_and_told(cluster, ledger, load)
     print(f"{lost} of {meanwhile} lost; {took_s:.2f} s; {dict(ledger.answers)}; {dict(load.reads)}")
@@ -111,10 +111,7 @@ async def test_what_a_frozen_leader_acknowledges_when_it_wakes_is_told_where_it_
     leader = await asyncio.to_thread(cluster.wait_for_leader)
 
     async with load:
-        await at_work(ledger)
-        await asyncio.to_thread(leader.freeze)
-        await asyncio.to_thread(cluster.wait_for_leader, other_than=leader)
-        took_s = await goes_on(ledger)
+        took_s = await fails_over(cluster, ledger, leader, leader.freeze)
         await asyncio.to_thread(leader.thaw)
         await asyncio.sleep(3.0)
 

@@ -12,7 +12,15 @@ from typing import Any
 import psycopg2
 import pytest
 
-from tests.distributed.conftest import at_work, broken_promises, goes_on, synchronous_standby, ways
+from tests.distributed.conftest import (
+    at_work,
+    broken_promises,
+    fails_over,
+    goes_on,
+    switches_over,
+    synchronous_standby,
+    ways,
+)
 from tests.distributed.read_after import ReadAfterLoad
 from tests.faults.ledger import Ledger
 from tests.fixtures.patroni import PASSWORD, USER, PatroniCluster
@@ -35,9 +43,7 @@ async def test_a_switchover_under_load_loses_no_acknowledged_write(
     load: ReadAfterLoad, ledger: Ledger, cluster: PatroniCluster
 ):
     async with load:
-        await at_work(ledger)
-        await asyncio.to_thread(cluster.switch_over)
-        took_s = await goes_on(ledger)
+        took_s = await switches_over(cluster, ledger)
         await asyncio.sleep(0.5)
 
     print(f"first write {took_s:.2f} s after the new leader; {dict(ledger.answers)}; {dict(load.reads)}")
@@ -52,11 +58,8 @@ async def test_a_leader_that_is_killed_loses_no_acknowledged_write(
     leader = await asyncio.to_thread(cluster.wait_for_leader)
 
     async with load:
-        await at_work(ledger)
-        await asyncio.to_thread(leader.kill)
-        await asyncio.to_thread(cluster.forget_leader)  # the frozen one below is waited for
-        await asyncio.to_thread(cluster.wait_for_leader, other_than=leader)
-        took_s = await goes_on(ledger)
+        # The frozen one below is waited for until etcd forgets it.
+        took_s = await fails_over(cluster, ledger, leader, leader.kill, cluster.forget_leader)
         await asyncio.sleep(0.5)
 
     print(f"first write {took_s:.2f} s after the new leader; {dict(ledger.answers)}; {dict(load.reads)}")
@@ -72,10 +75,7 @@ async def test_a_leader_that_is_frozen_and_wakes_loses_no_acknowledged_write(
     leader = await asyncio.to_thread(cluster.wait_for_leader)
 
     async with load:
-        await at_work(ledger)
-        await asyncio.to_thread(leader.freeze)
-        await asyncio.to_thread(cluster.wait_for_leader, other_than=leader)
-        took_s = await goes_on(ledger)
+        took_s = await fails_over(cluster, ledger, leader, leader.freeze)
         await asyncio.to_thread(leader.thaw)
         await asyncio.sleep(2.0)
 

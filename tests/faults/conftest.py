@@ -10,8 +10,7 @@ import pytest
 from tornado.ioloop import IOLoop
 from tornado.web import Application
 
-import db.schema.migrate
-from conf import DatabaseSettings, Settings, load_settings
+from conf import Settings, load_settings
 from db import Database
 from tests.faults.five_questions import FiveQuestions
 from tests.faults.ledger import Ledger
@@ -22,6 +21,7 @@ from tests.fixtures.postgres import PostgresCluster
 from tests.fixtures.proxies import MakeProxy, Proxy
 from tests.fixtures.server import Client, Serve
 from tests.fixtures.service import MakeApp, create_shelves
+from tests.fixtures.standby import migrated
 from tests.fixtures.waiting import wait_until
 
 TEMPLATE = "migrated"
@@ -32,16 +32,8 @@ REQUEST_TIMEOUT_S = 2.0
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[PostgresCluster]:
     """A server to stop, kill and restart. What it has told to be committed, a kill does not lose."""
-    cluster = PostgresCluster(
-        max_connections=30, options={"synchronous_commit": "on", "full_page_writes": "on"}
-    )
-    try:
-        cluster.start()
-        cluster.create_database(TEMPLATE)
-        db.schema.migrate.upgrade(DatabaseSettings(url=cluster.url_for(TEMPLATE)))
+    with migrated(TEMPLATE, max_connections="30", synchronous_commit="on", full_page_writes="on") as cluster:
         yield cluster
-    finally:
-        cluster.remove()
 
 
 @pytest.fixture
