@@ -68,9 +68,9 @@ def test_a_moment_without_a_zone_is_refused(database: Database):
 
 
 def test_times_sort_as_times_also_those_of_raw_sql(database: Database, sql: RawSql):
-    """The database's own default is written in the same format as ours."""
+    """The database's own default is written in the same format as ours; SQLite's has milliseconds."""
     with database.session_scope() as session:
-        session.add(Shelf(name="before"))
+        session.add(Shelf(name="before", create_time=datetime.now(UTC) - timedelta(seconds=1)))
     sql("INSERT INTO shelves (name) VALUES ('by raw sql')")
     with database.session_scope() as session:
         session.add(Shelf(name="after", create_time=datetime.now(UTC) + timedelta(seconds=1)))

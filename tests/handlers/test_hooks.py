@@ -205,7 +205,7 @@ async def test_a_handler_that_awaits_for_ever_ends_at_its_deadline(
     """``_auto_finish = False`` and an event that never comes: ``on_finish`` would never run."""
 
     class Handler(ApiHandler):
-        timeout_s = 0.2
+        timeout_s = 0.6  # which its first statement does not take
 
         async def post(self) -> None:
             self._auto_finish = False
